@@ -1,0 +1,1 @@
+"""Figures: how fast, how many, how much memory."""

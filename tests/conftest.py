@@ -1,0 +1,43 @@
+"""What holds for every test: a skip that is not expected, in writing, fails the run."""
+
+from pathlib import Path
+
+import pytest
+
+EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
+
+
+class SkipGuard:
+    """Collects what was skipped (or expected to fail) without a line in expected_skips.txt."""
+
+    def __init__(self, expected: frozenset[str]) -> None:
+        self._expected = expected
+        self.unexpected: list[str] = []
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        excused = report.skipped or hasattr(report, "wasxfail")
+        if excused and report.nodeid not in self._expected:
+            self.unexpected.append(report.nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.unexpected and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for nodeid in self.unexpected:
+            terminalreporter.write_line(
+                f"UNEXPECTED SKIP {nodeid}: make it run, or name it in {EXPECTED_SKIPS.name}",
+                red=True,
+            )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    lines = EXPECTED_SKIPS.read_text(encoding="utf-8").splitlines()
+    expected = frozenset(line for line in lines if line and not line.startswith("#"))
+    config.pluginmanager.register(SkipGuard(expected), "skip-guard")

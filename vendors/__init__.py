@@ -1,0 +1,1 @@
+"""Switches of DPUs, one driver a vendor, behind one contract."""

@@ -1,0 +1,1 @@
+"""The Overweave agent: pure core, thin adapters, and the wiring that joins them."""

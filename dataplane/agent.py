@@ -1,0 +1,253 @@
+"""The loop: one thread folds events into the desired state; everything else only posts events."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from dataplane.contracts import AttachRefusedError, Clock, Feed, Target
+from dataplane.core.admission import INVALID_CONFIG, TRY_AGAIN, settle
+from dataplane.core.derive import derive
+from dataplane.core.desired import Desired, LocalNode, Port
+from dataplane.core.errors import InvalidValueError, OverweaveError
+from dataplane.core.events import (
+    AttachCancelled,
+    AttachmentsLoaded,
+    AttachRequest,
+    Detached,
+    Event,
+    TargetReport,
+)
+from dataplane.core.model import AttachmentKey
+from dataplane.core.overhead import pod_mtu
+from dataplane.core.snapshot import Snapshot, obstacle
+from dataplane.core.state import State, fold
+from dataplane.worker import Job, Worker, concerned_rendering
+
+_LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the database
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop drives; ``watch`` is told which segments' rows this node must see."""
+
+    targets: Sequence[Target]
+    feeds: Sequence[Feed]
+    watch: Callable[[frozenset[str]], None]
+
+
+class Agent:
+    """The deciding thread, its workers and feeds; implements contracts.Attachments."""
+
+    def __init__(self, node: LocalNode, parts: Parts, clock: Clock) -> None:
+        """Prepare the loop for ``node``; nothing runs before ``start``."""
+        self._parts = parts
+        self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._workers = [Worker(target, self.post, clock) for target in parts.targets]
+        self._snapshot = Snapshot(State(node), tuple(target.name for target in parts.targets))
+        self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
+
+    def start(self, loaded: AttachmentsLoaded) -> None:
+        """Begin with what the local files hold, then take events from the feeds."""
+        self.post(loaded)
+        self._thread.start()
+        for worker in self._workers:
+            worker.start()
+        for feed in self._parts.feeds:
+            feed.start(self.post)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End all threads; the dataplane stays as it is."""
+        for feed in self._parts.feeds:
+            feed.stop()
+        for worker in self._workers:
+            worker.stop(timeout_s)
+        self._inbox.put(None)
+        self._thread.join(timeout_s)
+
+    def post(self, event: Event) -> None:
+        """Hand an event to the deciding thread; never blocks, callable from any thread."""
+        self._inbox.put(event)
+
+    def poke(self, *targets: str) -> None:
+        """Have the named Targets (all if none is named) observe and repair now."""
+        for worker in self._workers:
+            if not targets or worker.target.name in targets:
+                worker.poke()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Return the newest picture of all that is known."""
+        return self._snapshot
+
+    @property
+    def overdue(self) -> dict[str, float]:
+        """Return by how many seconds each late Target exceeds its deadline."""
+        late = {worker.target.name: worker.overdue_s for worker in self._workers}
+        return {name: seconds for name, seconds in late.items() if seconds}
+
+    # --- contracts.Attachments -----------------------------------------------------------------
+
+    def admit(self, request: AttachRequest, timeout_s: float) -> Port:
+        """Reserve MAC, addresses and slot; waits ``timeout_s`` for the database where it must."""
+        self.post(request)
+        if not self._wait(lambda snapshot: _is_answered(snapshot, request), timeout_s):
+            self.post(replace(request, wait_for_fabric=False))
+            self._wait(lambda snapshot: _is_answered(snapshot, request), _LAST_WORD_S)
+        snapshot = self._snapshot
+        refusal = snapshot.state.refusals.get(request.key)
+        port = snapshot.port(request.key)
+        if port is not None and refusal is None:
+            return port
+        self.cancel(request.key)
+        if refusal is None:
+            raise AttachRefusedError(TRY_AGAIN, "the agent could not decide in time; try again")
+        raise AttachRefusedError(refusal.code, refusal.message)
+
+    def cancel(self, key: AttachmentKey) -> None:
+        """Give a reservation or an attachment up."""
+        self.post(AttachCancelled(key))
+
+    def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Return once every local Target holds the attachment; else AttachRefusedError."""
+        if not self._wait(lambda snapshot: not snapshot.unprogrammed(key), timeout_s):
+            reasons = "; ".join(self._snapshot.unprogrammed(key))
+            raise AttachRefusedError(
+                TRY_AGAIN,
+                f"the dataplane did not take the attachment within {timeout_s:g} s: {reasons}",
+            )
+
+    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Return whether the fabric row was committed in time."""
+        return self._wait(lambda snapshot: snapshot.is_published(key), timeout_s)
+
+    def detach(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Forget the attachment and wait until every local Target has."""
+        if key not in self._snapshot.state.attachments:
+            return
+        self.post(Detached(key))
+        if not self._wait(lambda snapshot: snapshot.is_forgotten(key), timeout_s):
+            log.warning("detach.late", key=key, timeout_s=timeout_s)
+
+    def find(self, key: AttachmentKey) -> Port | None:
+        """Return the port of an attachment as it is desired now."""
+        return self._snapshot.port(key)
+
+    def keys(self) -> tuple[AttachmentKey, ...]:
+        """Return every attachment of this node."""
+        return tuple(self._snapshot.state.attachments)
+
+    def faults(self, key: AttachmentKey) -> tuple[str, ...]:
+        """Observe every Target anew and return what differs for this attachment."""
+        snapshot = self._snapshot
+        desired, attachment = snapshot.desired, snapshot.state.attachments.get(key)
+        if desired is None or attachment is None:
+            return ("the agent does not know this attachment",)
+        others = {k: a for k, a in snapshot.state.attachments.items() if k != key}
+        without = derive(replace(snapshot.state, attachments=others)) or desired
+        job = Job(snapshot.generation, desired, snapshot.state.bindings)
+        connected = snapshot.state.fabric.connected
+        workers = [w for w in self._workers if connected or w.target.name in snapshot.local_targets]
+        return tuple(fault for worker in workers for fault in _faults(worker, job, without))
+
+    def segment_mtu(self, segment: str) -> int:
+        """Return the pod MTU of a segment in bytes; AttachRefusedError if it is not known."""
+        state = self._snapshot.state
+        known = state.fabric.segment(segment)
+        if known is None or state.underlay is None:
+            raise AttachRefusedError(
+                INVALID_CONFIG, f"segment {segment!r} is not known on this node"
+            )
+        try:
+            return pod_mtu(known, state.underlay.mtu)
+        except InvalidValueError as error:
+            raise AttachRefusedError(INVALID_CONFIG, str(error)) from error
+
+    def obstacle(self) -> str | None:
+        """Return why an ADD would fail now, None if it would not."""
+        return obstacle(self._snapshot)
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (events := self._next_events()) is not None:
+            try:
+                self._take(events)
+            except Exception:  # one bad event must not end the only thread that decides
+                log.exception("agent.crashed", events=[type(event).__name__ for event in events])
+
+    def _next_events(self) -> list[Event] | None:
+        """Block for one event, then take all that are waiting: a burst is decided once."""
+        events: list[Event] = []
+        event = self._inbox.get()
+        while event is not None:
+            events.append(event)
+            if self._inbox.empty():
+                return events
+            event = self._inbox.get()
+        return None
+
+    def _take(self, events: list[Event]) -> None:
+        before = self._snapshot
+        state, reports = before.state, dict(before.reports)
+        for event in events:
+            if isinstance(event, TargetReport):
+                reports[event.target] = event
+            else:
+                state = fold(state, event)
+        state = settle(state)
+        after = replace(_decide(before, state), reports=reports)
+        with self._changed:
+            self._snapshot = after
+            self._changed.notify_all()
+        if state.interest != before.state.interest:
+            self._parts.watch(state.interest)
+        if after.generation != before.generation and after.desired is not None:
+            for worker in self._workers:
+                worker.submit(Job(after.generation, after.desired, state.bindings))
+
+    def _wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: condition(self._snapshot), timeout_s)
+
+
+def _decide(before: Snapshot, state: State) -> Snapshot:
+    if state is before.state:
+        return before
+    desired = derive(state) or before.desired
+    if desired == before.desired and state.bindings == before.state.bindings:
+        return replace(before, state=state)
+    generation = before.generation + 1
+    keys = {attachment.key for attachment in desired.attachments} if desired else set()
+    converged = min((report.generation for report in before.reports.values()), default=0)
+    left = {key: since for key, since in before.gone.items() if since > converged}
+    return replace(
+        before,
+        state=state,
+        desired=desired,
+        generation=generation,
+        since={key: before.since.get(key, generation) for key in keys},
+        gone={**left, **{key: generation for key in before.since if key not in keys}},
+    )
+
+
+def _is_answered(snapshot: Snapshot, request: AttachRequest) -> bool:
+    return request.key in snapshot.state.refusals or request.key in snapshot.since
+
+
+def _faults(worker: Worker, job: Job, without: Desired) -> tuple[str, ...]:
+    name = worker.target.name
+    try:
+        concerned = concerned_rendering(worker.target, job, without)
+        change = worker.inspect(concerned)
+    except OverweaveError as error:
+        return (f"{name}: {error}",)
+    missing = tuple(f"{name}: {key} is missing" for key in change.add)
+    return missing + tuple(f"{name}: {key} is not as it should be" for key in change.update)

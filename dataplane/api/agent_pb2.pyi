@@ -1,0 +1,142 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPortsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTunnelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("node", "obstacle", "fabric_connected", "fabric_error", "fabric_access", "vteps", "targets", "problems", "ports", "unpublished", "blocked", "modes")
+    class ModesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLE_FIELD_NUMBER: _ClassVar[int]
+    FABRIC_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    FABRIC_ERROR_FIELD_NUMBER: _ClassVar[int]
+    FABRIC_ACCESS_FIELD_NUMBER: _ClassVar[int]
+    VTEPS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    UNPUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    MODES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    obstacle: str
+    fabric_connected: bool
+    fabric_error: str
+    fabric_access: str
+    vteps: _containers.RepeatedScalarFieldContainer[str]
+    targets: _containers.RepeatedCompositeFieldContainer[TargetStatus]
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    ports: int
+    unpublished: _containers.RepeatedCompositeFieldContainer[Port]
+    blocked: _containers.RepeatedCompositeFieldContainer[Port]
+    modes: _containers.ScalarMap[str, str]
+    def __init__(self, node: _Optional[str] = ..., obstacle: _Optional[str] = ..., fabric_connected: _Optional[bool] = ..., fabric_error: _Optional[str] = ..., fabric_access: _Optional[str] = ..., vteps: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[_Union[TargetStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[str]] = ..., ports: _Optional[int] = ..., unpublished: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., modes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class TargetStatus(_message.Message):
+    __slots__ = ("name", "generation", "error", "pending", "overdue_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    OVERDUE_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    generation: int
+    error: str
+    pending: _containers.RepeatedScalarFieldContainer[str]
+    overdue_s: float
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., error: _Optional[str] = ..., pending: _Optional[_Iterable[str]] = ..., overdue_s: _Optional[float] = ...) -> None: ...
+
+class Port(_message.Message):
+    __slots__ = ("node", "container_id", "ifname", "netns", "identity", "segment", "vni", "mac", "ips", "mtu", "access_port", "ovs_port", "state", "reason", "detail", "published", "guard")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    NETNS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VNI_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_PORT_FIELD_NUMBER: _ClassVar[int]
+    OVS_PORT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    GUARD_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    container_id: str
+    ifname: str
+    netns: str
+    identity: str
+    segment: str
+    vni: int
+    mac: str
+    ips: _containers.RepeatedScalarFieldContainer[str]
+    mtu: int
+    access_port: str
+    ovs_port: str
+    state: str
+    reason: str
+    detail: str
+    published: bool
+    guard: str
+    def __init__(self, node: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., netns: _Optional[str] = ..., identity: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., access_port: _Optional[str] = ..., ovs_port: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., published: _Optional[bool] = ..., guard: _Optional[str] = ...) -> None: ...
+
+class Tunnel(_message.Message):
+    __slots__ = ("node", "segment", "vni", "encap", "local", "remote", "udp_port", "remote_nodes", "endpoints", "mtu")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VNI_FIELD_NUMBER: _ClassVar[int]
+    ENCAP_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_FIELD_NUMBER: _ClassVar[int]
+    UDP_PORT_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_NODES_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    segment: str
+    vni: int
+    encap: str
+    local: str
+    remote: str
+    udp_port: int
+    remote_nodes: _containers.RepeatedScalarFieldContainer[str]
+    endpoints: int
+    mtu: int
+    def __init__(self, node: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., encap: _Optional[str] = ..., local: _Optional[str] = ..., remote: _Optional[str] = ..., udp_port: _Optional[int] = ..., remote_nodes: _Optional[_Iterable[str]] = ..., endpoints: _Optional[int] = ..., mtu: _Optional[int] = ...) -> None: ...
+
+class ListPortsResponse(_message.Message):
+    __slots__ = ("ports",)
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    ports: _containers.RepeatedCompositeFieldContainer[Port]
+    def __init__(self, ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ...) -> None: ...
+
+class ListTunnelsResponse(_message.Message):
+    __slots__ = ("tunnels",)
+    TUNNELS_FIELD_NUMBER: _ClassVar[int]
+    tunnels: _containers.RepeatedCompositeFieldContainer[Tunnel]
+    def __init__(self, tunnels: _Optional[_Iterable[_Union[Tunnel, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,149 @@
+"""The server side of overweave.v1.Agent: snapshots of the deciding thread as messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+
+from dataplane.api import agent_pb2 as pb
+from dataplane.api import agent_pb2_grpc as rpc
+from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.model import IpAddress, Node
+from dataplane.core.snapshot import Snapshot, obstacle
+
+_THREADS = 4
+
+
+class Source(Protocol):
+    """What the service shows."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Return the newest picture of all the agent knows."""
+        ...
+
+    @property
+    def overdue(self) -> Mapping[str, float]:
+        """Return by how many seconds each late Target exceeds its deadline."""
+        ...
+
+
+class AgentService(rpc.AgentServicer):
+    """Answers from the newest snapshot; ``modes`` and ``access`` are facts of the start-up."""
+
+    def __init__(self, source: Source, modes: Mapping[str, str], access: str) -> None:
+        """Show ``source``; ``access`` says how the fabric database is reached."""
+        self._source = source
+        self._modes = dict(modes)
+        self._access = access
+
+    def GetStatus(self, request: pb.GetStatusRequest, context: object) -> pb.Status:
+        """Return readiness, modes, targets and problems."""
+        del request, context
+        snapshot = self._source.snapshot
+        overdue = self._source.overdue
+        ports = _ports(snapshot)
+        state = snapshot.state
+        return pb.Status(
+            node=state.node.name,
+            obstacle=obstacle(snapshot) or "",
+            fabric_connected=state.fabric.connected,
+            fabric_error=state.fabric.error,
+            fabric_access=self._access,
+            vteps=[str(vtep) for vtep in state.vteps],
+            targets=[_target(snapshot, name, overdue.get(name, 0.0)) for name in snapshot.targets],
+            problems=snapshot.desired.problems if snapshot.desired else (),
+            ports=len(ports),
+            unpublished=[p for p in ports if not p.published and p.state == PortState.ACTIVE],
+            blocked=[p for p in ports if p.state == PortState.BLOCKED],
+            modes=self._modes,
+        )
+
+    def ListPorts(self, request: pb.ListPortsRequest, context: object) -> pb.ListPortsResponse:
+        """Return the access ports in the order of their slots."""
+        del request, context
+        return pb.ListPortsResponse(ports=_ports(self._source.snapshot))
+
+    def ListTunnels(
+        self, request: pb.ListTunnelsRequest, context: object
+    ) -> pb.ListTunnelsResponse:
+        """Return the tunnels by segment and remote VTEP."""
+        del request, context
+        snapshot = self._source.snapshot
+        views = snapshot.desired.segments.values() if snapshot.desired else ()
+        tunnels = [_tunnel(snapshot, view, vtep) for view in views for vtep in view.flood]
+        return pb.ListTunnelsResponse(tunnels=tunnels)
+
+
+def serve(service: AgentService, socket: Path) -> grpc.Server:
+    """Start the service on a unix ``socket`` in a directory only root may enter."""
+    server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="api"))
+    rpc.add_AgentServicer_to_server(service, server)
+    socket.unlink(missing_ok=True)
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    return server
+
+
+def _target(snapshot: Snapshot, name: str, overdue_s: float) -> pb.TargetStatus:
+    report = snapshot.reports.get(name)
+    if report is None:
+        return pb.TargetStatus(name=name, error="has not reported yet", overdue_s=overdue_s)
+    return pb.TargetStatus(
+        name=name,
+        generation=report.generation,
+        error=report.error,
+        pending=[f"{pending.about}: {pending.reason}" for pending in report.pending],
+        overdue_s=overdue_s,
+    )
+
+
+def _ports(snapshot: Snapshot) -> list[pb.Port]:
+    ports = snapshot.desired.ports if snapshot.desired else ()
+    return [_port(snapshot, port) for port in ports]
+
+
+def _port(snapshot: Snapshot, port: Port) -> pb.Port:
+    attachment = port.attachment
+    return pb.Port(
+        node=snapshot.state.node.name,
+        container_id=attachment.container_id,
+        ifname=attachment.ifname,
+        netns=attachment.netns,
+        identity=attachment.identity,
+        segment=attachment.segment,
+        vni=port.segment.vni,
+        mac=attachment.mac,
+        ips=[str(ip) for ip in attachment.ips],
+        mtu=port.mtu,
+        access_port=attachment.access_port,
+        ovs_port=attachment.ovs_port,
+        state=port.state,
+        reason=port.reason or "",
+        detail=port.detail,
+        published=snapshot.is_published(attachment.key),
+        guard=port.segment.guard,
+    )
+
+
+def _tunnel(snapshot: Snapshot, view: SegmentView, vtep: IpAddress) -> pb.Tunnel:
+    segment = view.segment
+    behind: Iterable[RemoteEndpoint] = [r for r in view.remotes if r.vtep == vtep]
+    state = snapshot.state
+    fabric = state.fabric.fabric
+    return pb.Tunnel(
+        node=state.node.name,
+        segment=segment.name,
+        vni=segment.vni,
+        encap=segment.encap,
+        local=str(Node(state.node.name, state.vteps).vtep(segment.underlay) or ""),
+        remote=str(vtep),
+        udp_port=fabric.port(segment.encap),
+        remote_nodes=sorted({remote.endpoint.node for remote in behind}),
+        endpoints=sum(1 for _ in behind),
+        mtu=view.mtu,
+    )

@@ -1,0 +1,155 @@
+"""The boundaries between the pure core, the agent's loop and the adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dataplane.core.desired import Bindings, Desired, Port
+from dataplane.core.diff import Change, Item, Rendering
+from dataplane.core.events import AttachRequest, Event
+from dataplane.core.model import Attachment, AttachmentKey, IpAddress, IpNetwork
+
+Post = Callable[[Event], None]
+"""Hand an event to the deciding thread; never blocks, callable from any thread."""
+
+
+class Target(Protocol):
+    """Something we program. ``apply(diff(render(...), observe()))`` makes the next diff empty."""
+
+    @property
+    def name(self) -> str:
+        """Return the name shown in status."""
+        ...
+
+    @property
+    def deadline_s(self) -> float:
+        """Return after how many seconds a running round is shown as overdue."""
+        ...
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        """Return what should be there. Pure."""
+        ...
+
+    def observe(self) -> Mapping[Hashable, Item]:
+        """Return what is really there now, ours only. Raises TargetError."""
+        ...
+
+    def apply(self, change: Change) -> None:
+        """Make ``change``, whole or not at all where the target can. Raises TargetError."""
+        ...
+
+
+class Feed(Protocol):
+    """A source of events with its own thread; its first events describe everything that exists."""
+
+    def start(self, post: Post) -> None:
+        """Begin to post events."""
+        ...
+
+    def stop(self) -> None:
+        """End the thread and release its sockets."""
+        ...
+
+
+class Clock(Protocol):
+    """Time as an argument."""
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that never goes back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PodRoute:
+    """A route inside a pod; without ``gateway`` its destinations are on the segment's link."""
+
+    destination: IpNetwork
+    gateway: IpAddress | None = None
+
+
+class PodWiring(Protocol):
+    """The pod's end of an attachment: every call may be repeated, and enters the pod's netns."""
+
+    def plumb(self, port: Port, routes: tuple[PodRoute, ...] = ()) -> None:
+        """Create the veth pair, ``ifname`` in the netns, with MAC, MTU and addresses, both ends up.
+
+        An address has the prefix length of the segment's subnet it lies in, outside of all /32 or
+        /128; then ``routes`` give what an IPAM plugin says, its own on-link prefix too.
+        Raises OverweaveError and leaves nothing behind; an interface of that name which is not
+        ours is an error.
+        """
+        ...
+
+    def unplumb(self, attachment: Attachment) -> None:
+        """Remove the veth pair; nothing left, or the netns gone, is success."""
+        ...
+
+    def check(self, port: Port, routes: tuple[PodRoute, ...] = ()) -> tuple[str, ...]:
+        """Return what differs from ``plumb``'s outcome, one sentence each; empty: all is right."""
+        ...
+
+    def announce(self, port: Port) -> None:
+        """Send gratuitous ARP (RFC 5227) and unsolicited NA (RFC 4861 7.2.6) from the pod.
+
+        Raises OverweaveError.
+        """
+        ...
+
+
+class AttachRefusedError(Exception):
+    """An attach that cannot be: ``code`` is CNI's (CNI spec, Error), the text one sentence."""
+
+    def __init__(self, code: int, message: str, details: str = "") -> None:
+        """Keep the CNI error code beside the sentence."""
+        super().__init__(message)
+        self.code = code
+        self.details = details
+
+
+class Attachments(Protocol):
+    """What the deciding thread offers to CNI; every call blocks its own caller only."""
+
+    def admit(self, request: AttachRequest, timeout_s: float) -> Port:
+        """Reserve MAC, addresses and slot, keep them in the local file and begin to program them.
+
+        Raises AttachRefusedError. Asking again for the same key returns the same Port.
+        """
+        ...
+
+    def cancel(self, key: AttachmentKey) -> None:
+        """Give a reservation up; used when a later step of ADD fails."""
+        ...
+
+    def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Return once every local Target holds the attachment; else AttachRefusedError."""
+        ...
+
+    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Return True once the fabric row is committed, False if that did not happen in time."""
+        ...
+
+    def detach(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Forget the attachment and wait until targets and local file have; unknown: success."""
+        ...
+
+    def find(self, key: AttachmentKey) -> Port | None:
+        """Return the port of an attachment as the agent sees it now."""
+        ...
+
+    def keys(self) -> tuple[AttachmentKey, ...]:
+        """Return every attachment this node holds (for GC)."""
+        ...
+
+    def faults(self, key: AttachmentKey) -> tuple[str, ...]:
+        """Observe every target anew and return what differs for this attachment (for CHECK)."""
+        ...
+
+    def segment_mtu(self, segment: str) -> int:
+        """Return a segment's pod MTU in bytes; AttachRefusedError names an unknown segment."""
+        ...
+
+    def obstacle(self) -> str | None:
+        """Return why an ADD would fail now, None if it would not (for STATUS)."""
+        ...

@@ -1,0 +1,276 @@
+"""Whether and how a requested attachment can be: ``settle`` answers every open request. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dataplane.core.addressing import allocate, default_mac, plan_blocks
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.events import AttachRequest
+from dataplane.core.model import (
+    MAX_SLOTS,
+    Attachment,
+    IpAddress,
+    Segment,
+    family_of,
+    in_any,
+)
+from dataplane.core.overhead import pod_mtu
+from dataplane.core.reasons import Reason
+from dataplane.core.state import Refusal, State
+from dataplane.core.views import block_addresses, is_granted, known_endpoints, segment_losses
+
+TRY_AGAIN = 11  # CNI spec, Error: "try again later"
+INVALID_CONFIG = 7  # CNI spec, Error: "invalid network config"
+DUPLICATE = 110  # ours: codes from 100 on are the plugin's (CNI spec, Error)
+NOT_GRANTED = 111
+EXHAUSTED = 112
+NO_UNDERLAY = 113
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The request cannot be answered yet; ``refusal`` is the answer once waiting has to end."""
+
+    refusal: Refusal
+
+
+class _RefusedError(Exception):
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(code, message)
+
+
+class _WaitingError(Exception):
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(TRY_AGAIN, message)
+
+
+def settle(state: State) -> State:
+    """Return ``state`` with moves decided, sequences taken and answerable requests answered."""
+    state = _supersede(_take_sequences(state))
+    for request in state.requests.values():
+        outcome = admit(state, request)
+        if isinstance(outcome, Wait):
+            continue
+        open_requests = {k: r for k, r in state.requests.items() if k != request.key}
+        if isinstance(outcome, Refusal):
+            state = replace(
+                state, requests=open_requests, refusals={**state.refusals, request.key: outcome}
+            )
+        else:
+            attachments = {**state.attachments, request.key: outcome}
+            state = _supersede(replace(state, requests=open_requests, attachments=attachments))
+    return state
+
+
+def admit(state: State, request: AttachRequest) -> Attachment | Refusal | Wait:
+    """Decide one request; asking again for an attachment that exists returns it unchanged."""
+    existing = state.attachments.get(request.key)
+    if existing:
+        return existing
+    try:
+        return _admit(state, request)
+    except _RefusedError as refused:
+        return refused.refusal
+    except _WaitingError as waiting:
+        return Wait(waiting.refusal) if request.wait_for_fabric else waiting.refusal
+
+
+def _admit(state: State, request: AttachRequest) -> Attachment:
+    segment = _segment(state, request)
+    _check_underlay(state, segment, request)
+    synced = segment.name in state.fabric.synced
+    if not synced and (request.wait_for_fabric or not state.node.attach_without_fabric):
+        raise _WaitingError(f"segment {segment.name}: {_unsynced_cause(state)}")
+    mac = request.mac or default_mac(segment.name, request.identity)
+    attachment = Attachment(
+        container_id=request.key.container_id,
+        ifname=request.key.ifname,
+        netns=request.netns,
+        segment=segment.name,
+        mac=mac,
+        ips=(),
+        identity=request.identity,
+        slot=_free_slot(state),
+        ipam=request.ipam,
+        mtu=request.mtu,
+    )
+    if synced:
+        attachment = replace(attachment, sequence=_next_sequence(state, attachment))
+    attachment = replace(attachment, ips=_ips(state, segment, request))
+    _refuse_duplicate(state, attachment)
+    _refuse_ungranted(state, attachment)
+    return attachment
+
+
+def _segment(state: State, request: AttachRequest) -> Segment:
+    segment = state.fabric.segment(request.segment)
+    if segment:
+        return segment
+    if not state.fabric.base_synced:
+        raise _WaitingError(
+            f"segment {request.segment} is not known here: {_unsynced_cause(state)}"
+        )
+    raise _RefusedError(
+        INVALID_CONFIG,
+        f"segment {request.segment!r} does not exist in this fabric;"
+        " list those that do with 'overweave get segment'",
+    )
+
+
+def _unsynced_cause(state: State) -> str:
+    if not state.fabric.connected:
+        cause = state.fabric.error or "no answer"
+        return f"the fabric database is away ({cause}); try again when it is back"
+    return "the fabric database has not sent its rows yet; try again"
+
+
+def _check_underlay(state: State, segment: Segment, request: AttachRequest) -> None:
+    node = state.node
+    if state.underlay is None:
+        raise _RefusedError(
+            NO_UNDERLAY,
+            f"node {node.name}: underlay interface {node.underlay_interface} does not exist",
+        )
+    if not any(family_of(vtep) is segment.underlay for vtep in state.vteps):
+        raise _RefusedError(
+            NO_UNDERLAY,
+            f"segment {segment.name} uses an {segment.underlay} underlay, and node {node.name}"
+            f" has no such address on {node.underlay_interface}",
+        )
+    try:
+        largest = pod_mtu(segment, state.underlay.mtu)
+    except InvalidValueError as error:
+        raise _RefusedError(NO_UNDERLAY, str(error)) from error
+    if request.mtu is not None and request.mtu > largest:
+        raise _RefusedError(
+            INVALID_CONFIG, f"mtu {request.mtu} is larger than segment {segment.name}'s {largest}"
+        )
+
+
+def _next_sequence(state: State, attachment: Attachment) -> int:
+    own = attachment.endpoint(state.node.name).key
+    seen = [
+        endpoint.sequence
+        for endpoint in known_endpoints(state, attachment.segment)
+        if endpoint.identity == attachment.identity and endpoint.key != own
+    ]
+    return max(seen, default=-1) + 1
+
+
+def _ips(state: State, segment: Segment, request: AttachRequest) -> tuple[IpAddress, ...]:
+    if request.ipam:
+        return _ipam_ips(segment, request)
+    if request.ips:
+        return _static_ips(state, segment, request)
+    if not segment.subnets:
+        return ()
+    return _block_ips(state, segment)
+
+
+def _ipam_ips(segment: Segment, request: AttachRequest) -> tuple[IpAddress, ...]:
+    for ip in request.ips:
+        if segment.subnets and not in_any(ip, segment.subnets):
+            raise _RefusedError(
+                INVALID_CONFIG,
+                f"address {ip} from the IPAM plugin is in no subnet of segment {segment.name}",
+            )
+    return request.ips
+
+
+def _static_ips(state: State, segment: Segment, request: AttachRequest) -> tuple[IpAddress, ...]:
+    bound = {address.ip: address for address in state.fabric.addresses(segment.name)}
+    for ip in request.ips:
+        if not in_any(ip, segment.static_ranges):
+            raise _RefusedError(
+                INVALID_CONFIG,
+                f"address {ip} is not in a static range of segment {segment.name}"
+                f" ({', '.join(map(str, segment.static_ranges)) or 'it has none'})",
+            )
+        owner = bound.get(ip)
+        if owner is None:
+            raise _WaitingError(
+                f"address {ip} of segment {segment.name} could not be claimed in the database"
+            )
+        if owner.identity != request.identity:
+            raise _RefusedError(
+                DUPLICATE, f"address {ip} of segment {segment.name} belongs to {owner.identity}"
+            )
+    return request.ips
+
+
+def _block_ips(state: State, segment: Segment) -> tuple[IpAddress, ...]:
+    node = state.node.name
+    blocks = state.fabric.blocks(segment.name)
+    in_use = {ip for endpoint in known_endpoints(state, segment.name) for ip in endpoint.ips}
+    chosen = allocate(segment, (block for block in blocks if block.node == node), in_use)
+    if chosen is not None:
+        return chosen
+    exhausted = plan_blocks(segment, node, blocks, block_addresses(state, segment.name)).exhausted
+    if exhausted:
+        raise _RefusedError(
+            EXHAUSTED,
+            f"segment {segment.name}: subnet {exhausted[0]} is exhausted, every block is taken;"
+            " add a subnet",
+        )
+    raise _WaitingError(
+        f"segment {segment.name}: no free address here, and {_unsynced_cause(state)}"
+    )
+
+
+def _free_slot(state: State) -> int:
+    used = {attachment.slot for attachment in state.attachments.values()}
+    slot = next((slot for slot in range(MAX_SLOTS) if slot not in used), None)
+    if slot is None:
+        raise _RefusedError(
+            EXHAUSTED, f"node {state.node.name} has no free port, {MAX_SLOTS} are in use"
+        )
+    return slot
+
+
+def _refuse_duplicate(state: State, attachment: Attachment) -> None:
+    for other in known_endpoints(state, attachment.segment):
+        if other.identity == attachment.identity:
+            continue
+        shared = {attachment.mac, *attachment.ips} & {other.mac, *other.ips}
+        if shared:
+            raise _RefusedError(
+                DUPLICATE,
+                f"{min(map(str, shared))} on segment {attachment.segment} is already used by"
+                f" {other.identity} on node {other.node}",
+            )
+
+
+def _refuse_ungranted(state: State, attachment: Attachment) -> None:
+    if not is_granted(state, attachment.endpoint(state.node.name)):
+        raise _RefusedError(
+            NOT_GRANTED,
+            f"no grant lets node {state.node.name} claim {attachment.mac} with"
+            f" {', '.join(map(str, attachment.ips)) or 'no address'}"
+            f" on segment {attachment.segment}",
+        )
+
+
+def _take_sequences(state: State) -> State:
+    late = [
+        a
+        for a in state.attachments.values()
+        if a.sequence is None and a.segment in state.fabric.synced
+    ]
+    for attachment in late:
+        taken = replace(attachment, sequence=_next_sequence(state, attachment))
+        state = replace(state, attachments={**state.attachments, taken.key: taken})
+    return state
+
+
+def _supersede(state: State) -> State:
+    lost = {}
+    for segment in state.present & state.fabric.synced:
+        losses = segment_losses(state, segment)
+        for attachment in state.local(segment):
+            loss = losses.get(attachment.endpoint(state.node.name).key)
+            if loss and loss.reason is Reason.SUPERSEDED and attachment.superseded_by is None:
+                lost[attachment.key] = replace(attachment, superseded_by=loss.winner.node)
+    return replace(state, attachments={**state.attachments, **lost}) if lost else state

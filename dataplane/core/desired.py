@@ -1,0 +1,118 @@
+"""From events to the desired state: ``fold`` remembers, ``derive`` decides. Both are pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dataplane.core.events import Link
+from dataplane.core.model import (
+    Address,
+    Attachment,
+    Block,
+    Endpoint,
+    Fabric,
+    FabricEntity,
+    IpAddress,
+    Node,
+    Segment,
+)
+from dataplane.core.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """What the configuration file says of this node; empty ``vteps``: the NIC's own addresses."""
+
+    name: str
+    underlay_interface: str
+    vteps: tuple[IpAddress, ...] = ()
+    attach_without_fabric: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """Numbers that the kernel and OVS gave: links by name, OpenFlow ports by interface name."""
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    ofports: Mapping[str, int] = field(default_factory=dict)
+
+
+class PortState(StrEnum):
+    """Whether a local port may send and be reached."""
+
+    ACTIVE = "active"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A local attachment with the verdict on it; ``mtu`` in bytes; ``reason`` if blocked."""
+
+    attachment: Attachment
+    segment: Segment
+    mtu: int
+    state: PortState = PortState.ACTIVE
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEndpoint:
+    """An Endpoint of another node that won on its Segment, and the VTEP it is behind."""
+
+    endpoint: Endpoint
+    vtep: IpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentView:
+    """One Segment that is present here; ``flood`` are the VTEPs of its other members, sorted."""
+
+    segment: Segment
+    synced: bool
+    mtu: int
+    ports: tuple[Port, ...]
+    remotes: tuple[RemoteEndpoint, ...]
+    flood: tuple[IpAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The rows this node should have in the fabric database."""
+
+    node: Node
+    endpoints: tuple[Endpoint, ...]
+    blocks: tuple[Block, ...]
+    addresses: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """Everything the targets render from; immutable, complete, free of kernel numbers.
+
+    ``segments`` are those present here, by name. ``publication`` is None until the underlay
+    address is known. ``kept`` are the rows to keep in local files, so that ADD works after a
+    restart without the fabric database.
+    """
+
+    node: LocalNode
+    fabric: Fabric
+    vteps: tuple[IpAddress, ...]
+    segments: Mapping[str, SegmentView]
+    publication: Publication | None
+    attachments: tuple[Attachment, ...]
+    kept: tuple[FabricEntity, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Return the VNIs whose fabric view is incomplete: nothing of theirs may be taken away."""
+        return frozenset(view.segment.vni for view in self.segments.values() if not view.synced)
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Return every local port, in the order of its slot."""
+        ports = [port for view in self.segments.values() for port in view.ports]
+        return tuple(sorted(ports, key=lambda port: port.attachment.slot))

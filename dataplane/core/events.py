@@ -1,0 +1,168 @@
+"""Everything the deciding thread can be told; nothing else changes its mind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataplane.core.diff import Pending
+from dataplane.core.model import (
+    Attachment,
+    AttachmentKey,
+    Block,
+    FabricEntity,
+    IpAddress,
+    Mac,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A netdev of this node as the kernel reports it; ``mtu`` in bytes."""
+
+    name: str
+    ifindex: int
+    mac: str
+    mtu: int
+    up: bool
+    addresses: tuple[IpAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A netdev appeared or changed."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkGone:
+    """A netdev disappeared."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfportChanged:
+    """OVS gave an interface its OpenFlow port number; None: it has none, ``error`` says why."""
+
+    interface: str
+    ofport: int | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FabricChanged:
+    """Rows of the fabric database that exist (new or changed) and rows that ceased to exist."""
+
+    upserts: tuple[FabricEntity, ...] = ()
+    deletes: tuple[FabricEntity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FabricConnection:
+    """The fabric database answers, or does not and why."""
+
+    connected: bool
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FabricSynced:
+    """The rows seen are complete: for the base tables (``segment`` None) or for one segment."""
+
+    segment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRefused:
+    """Another node was faster in claiming this Block."""
+
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class AddressBound:
+    """The database bound a static-range address to an identity, as asked by an attach."""
+
+    segment: str
+    ip: IpAddress
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """A container runtime asks for an interface; empty ``ips`` and no ``mac``: we choose.
+
+    ``ipam`` is true if addresses come from a named IPAM plugin (then ``ips`` are taken as given).
+    ``wait_for_fabric`` is false once the caller has waited long enough for the database.
+    ``network`` is the name in the CNI network configuration.
+    """
+
+    key: AttachmentKey
+    netns: str
+    segment: str
+    identity: str
+    mac: Mac | None = None
+    ips: tuple[IpAddress, ...] = ()
+    ipam: bool = False
+    mtu: int | None = None
+    wait_for_fabric: bool = True
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachCancelled:
+    """A request is given up: what was reserved for it is free again."""
+
+    key: AttachmentKey
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentsLoaded:
+    """The attachments, segments and blocks that the local files of an earlier run hold."""
+
+    attachments: tuple[Attachment, ...]
+    entities: tuple[FabricEntity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """An attachment is gone: DEL, GC, or a tombstone."""
+
+    key: AttachmentKey
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """A Target has converged on ``generation``, or says why not."""
+
+    target: str
+    generation: int
+    error: str = ""
+    pending: tuple[Pending, ...] = ()
+    changed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Monotonic time in seconds, told at least once a second."""
+
+    now: float
+
+
+StateEvent = (
+    LinkChanged
+    | LinkGone
+    | OfportChanged
+    | FabricChanged
+    | FabricConnection
+    | FabricSynced
+    | BlockRefused
+    | AddressBound
+    | AttachRequest
+    | AttachCancelled
+    | AttachmentsLoaded
+    | Detached
+    | Tick
+)
+Event = StateEvent | TargetReport

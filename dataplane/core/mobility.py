@@ -1,0 +1,71 @@
+"""Who owns a MAC or an address that several Endpoints claim (RFC 7432 section 15). Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from dataplane.core.model import Endpoint, EndpointKey, IpAddress
+from dataplane.core.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why an Endpoint is not programmed: ``winner`` moved it away or claims the same thing."""
+
+    winner: Endpoint
+    reason: Reason
+
+
+def resolve(
+    endpoints: Iterable[Endpoint], vteps: Mapping[str, IpAddress]
+) -> dict[EndpointKey, Loss]:
+    """Return the losers among the Endpoints of one segment; the same input loses on every node.
+
+    Equal identity is a move: the higher sequence wins, a tie goes to the lower VTEP. Another
+    identity is a duplicate: the lower VTEP wins. ``vteps`` gives each node's VTEP address.
+    """
+    contested = _contested(list(endpoints))
+    if not contested:
+        return {}
+    losses: dict[EndpointKey, Loss] = {}
+    accepted: list[Endpoint] = []
+    for endpoint in sorted(contested, key=lambda e: (-e.sequence, *_rank(e, vteps))):
+        winner = next(
+            (w for w in accepted if w.identity == endpoint.identity and _shares(w, endpoint)), None
+        )
+        if winner:
+            losses[endpoint.key] = Loss(winner, Reason.SUPERSEDED)
+        else:
+            accepted.append(endpoint)
+    settled: list[Endpoint] = []
+    for endpoint in sorted(accepted, key=lambda e: _rank(e, vteps)):
+        winner = next((w for w in settled if _shares(w, endpoint)), None)
+        if winner:
+            losses[endpoint.key] = Loss(winner, Reason.DUPLICATE)
+        else:
+            settled.append(endpoint)
+    return losses
+
+
+def _contested(endpoints: list[Endpoint]) -> list[Endpoint]:
+    claims: defaultdict[object, list[Endpoint]] = defaultdict(list)
+    for endpoint in endpoints:
+        for claim in (endpoint.mac, *endpoint.ips):
+            claims[claim].append(endpoint)
+    found = {e.key: e for group in claims.values() if len(group) > 1 for e in group}
+    return list(found.values())
+
+
+def _shares(one: Endpoint, other: Endpoint) -> bool:
+    return one.mac == other.mac or not set(one.ips).isdisjoint(other.ips)
+
+
+_NO_VTEP = ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
+
+
+def _rank(endpoint: Endpoint, vteps: Mapping[str, IpAddress]) -> tuple[int, int, EndpointKey]:
+    vtep = vteps.get(endpoint.node, _NO_VTEP)
+    return vtep.version, int(vtep), endpoint.key

@@ -1,0 +1,293 @@
+"""The nouns of design section 3 as frozen values, each checked once when it is made.
+
+IP addresses and prefixes are ``ipaddress`` objects, MTUs are bytes, VNIs are 24-bit numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple, Self
+
+from dataplane.core.errors import InvalidValueError
+
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
+
+GENEVE_PORT = 6081  # RFC 8926 section 3.3
+VXLAN_PORT = 4789  # RFC 7348 section 5
+MIN_MTU = 68  # RFC 791: every IPv4 link carries 68 bytes
+MIN_IPV6_MTU = 1280  # RFC 8200 section 5
+MAX_MTU = 65535
+FIRST_SLOT_OFPORT = 100
+MAX_SLOTS = 32768  # ofports stay below OpenFlow's reserved 0xff00 (openflow-common.h, OFPP_MAX)
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+class Mac(str):
+    """A unicast Ethernet address in lower case, ``02:00:00:00:00:01``.
+
+    Raises InvalidValueError for anything that cannot be the address of one interface.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Check and normalise ``text``."""
+        lower = text.lower()
+        if not _MAC.fullmatch(lower):
+            raise InvalidValueError(
+                f"mac {text!r} is not six hexadecimal bytes like 02:00:00:00:00:01"
+            )
+        if int(lower[:2], 16) & 1:
+            raise InvalidValueError(f"mac {text!r} is a multicast or broadcast address")
+        if lower == "00:00:00:00:00:00":
+            raise InvalidValueError("mac 00:00:00:00:00:00 cannot belong to an interface")
+        return super().__new__(cls, lower)
+
+
+class Vni(int):
+    """A VXLAN/Geneve network identifier, 1 to 2^24-1 (RFC 7348 section 5, RFC 8926 section 3.4)."""
+
+    __slots__ = ()
+
+    def __new__(cls, value: int) -> Self:
+        """Check the range of ``value``; 0 is kept free to mean "no segment"."""
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 24:
+            raise InvalidValueError(f"vni {value!r} is not a whole number from 1 to 16777215")
+        return super().__new__(cls, value)
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return ``name`` if it is a valid name of a ``kind``, else raise InvalidValueError."""
+    if not _NAME.fullmatch(name):
+        raise InvalidValueError(
+            f"{kind} name {name!r} is not 1-63 lower-case letters, digits, '-' or '.'"
+            " that begin and end with a letter or digit"
+        )
+    return name
+
+
+class Encap(StrEnum):
+    """Tunnel encapsulation of a Segment."""
+
+    GENEVE = "geneve"
+    VXLAN = "vxlan"
+
+
+class Family(StrEnum):
+    """Address family of the underlay or of an inner packet."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+class Guard(StrEnum):
+    """What is checked on packets that a port sends."""
+
+    IP = "ip"
+    MAC = "mac"
+    OFF = "off"
+
+
+class UnknownUnicast(StrEnum):
+    """What happens to a unicast frame whose destination no Endpoint owns."""
+
+    DROP = "drop"
+    FLOOD = "flood"
+
+
+def family_of(address: IpAddress | IpNetwork) -> Family:
+    """Return the address family of ``address``."""
+    return Family.IPV4 if address.version == 4 else Family.IPV6
+
+
+def in_any(ip: IpAddress, networks: Iterable[IpNetwork]) -> bool:
+    """Say whether ``ip`` lies in one of ``networks``."""
+    return any(ip.version == network.version and ip in network for network in networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """What all nodes must agree on: UDP destination ports of the tunnels."""
+
+    name: str = "overweave"
+    geneve_port: int = GENEVE_PORT
+    vxlan_port: int = VXLAN_PORT
+
+    def port(self, encap: Encap) -> int:
+        """Return the UDP destination port of ``encap``."""
+        return self.geneve_port if encap is Encap.GENEVE else self.vxlan_port
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host or DPU: at most one VTEP address per underlay family; static = no agent runs there."""
+
+    name: str
+    vteps: tuple[IpAddress, ...]
+    static: bool = False
+
+    def vtep(self, family: Family) -> IpAddress | None:
+        """Return this node's VTEP address of ``family``, if it has one."""
+        return next((vtep for vtep in self.vteps if family_of(vtep) is family), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One L2 network; ``mtu`` None means the largest the underlay allows.
+
+    ``underlay`` is the family its tunnels use, so that every node computes the same MTU.
+    Addresses asked for by name come from ``static_ranges``, which no Block covers.
+    """
+
+    name: str
+    vni: Vni
+    encap: Encap = Encap.GENEVE
+    underlay: Family = Family.IPV4
+    mtu: int | None = None
+    subnets: tuple[IpNetwork, ...] = ()
+    static_ranges: tuple[IpNetwork, ...] = ()
+    guard: Guard = Guard.IP
+    unknown_unicast: UnknownUnicast = UnknownUnicast.DROP
+
+
+class EndpointKey(NamedTuple):
+    """Which attachment an Endpoint row is about; static endpoints use identity and ''."""
+
+    node: str
+    container_id: str
+    ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """MAC and addresses on a Segment at a Node; ``sequence`` counts the moves of ``identity``."""
+
+    segment: str
+    node: str
+    mac: Mac
+    ips: tuple[IpAddress, ...]
+    identity: str
+    sequence: int
+    container_id: str
+    ifname: str
+
+    @property
+    def key(self) -> EndpointKey:
+        """Return the name of this row among all rows of the fabric."""
+        return EndpointKey(self.node, self.container_id, self.ifname)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a Segment's subnet that one Node allocates from."""
+
+    segment: str
+    prefix: IpNetwork
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A static-range address bound to an identity, so that it moves with it.
+
+    ``node`` is where the identity was last attached; the node it moves to takes the row over.
+    """
+
+    segment: str
+    ip: IpAddress
+    identity: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The administrator's word that ``node`` may claim ``mac`` (None: any), ``ips`` (none: any)."""
+
+    segment: str
+    node: str
+    mac: Mac | None = None
+    ips: tuple[IpNetwork, ...] = ()
+
+    def allows(self, endpoint: Endpoint) -> bool:
+        """Say whether ``endpoint`` is covered by this grant."""
+        return (
+            (self.segment, self.node) == (endpoint.segment, endpoint.node)
+            and self.mac in (None, endpoint.mac)
+            and (not self.ips or all(in_any(ip, self.ips) for ip in endpoint.ips))
+        )
+
+
+FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant
+
+
+class AttachmentKey(NamedTuple):
+    """CNI's name of an attachment: container id and interface name (CNI spec, section 2)."""
+
+    container_id: str
+    ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A pod interface on this node, kept in a local file before CNI ADD answers.
+
+    ``slot`` numbers its netdevs (vpN, otN) and its OVS port. ``sequence`` is None until the
+    Segment's monitor has synced once. ``ipam`` says that a named IPAM plugin gave the addresses;
+    ``mtu`` is the one asked for, in bytes. ``superseded_by`` names the node whose endpoint won
+    over this one; it stays so until DEL, so that no later view revives a workload that moved.
+    ``network`` is the CNI network's name: GC of one network leaves the others' attachments alone.
+    """
+
+    container_id: str
+    ifname: str
+    netns: str
+    segment: str
+    mac: Mac
+    ips: tuple[IpAddress, ...]
+    identity: str
+    slot: int
+    sequence: int | None = None
+    ipam: bool = False
+    mtu: int | None = None
+    superseded_by: str | None = None
+    network: str = ""
+
+    @property
+    def key(self) -> AttachmentKey:
+        """Return CNI's name of this attachment."""
+        return AttachmentKey(self.container_id, self.ifname)
+
+    @property
+    def access_port(self) -> str:
+        """Return the netdev the endpoint is reached by."""
+        return f"vp{self.slot}"
+
+    @property
+    def ovs_port(self) -> str:
+        """Return the OVS internal port glued to the access port."""
+        return f"ot{self.slot}"
+
+    @property
+    def ofport(self) -> int:
+        """Return the OpenFlow port number asked of OVS, stable across its restarts."""
+        return FIRST_SLOT_OFPORT + self.slot
+
+    def endpoint(self, node: str) -> Endpoint:
+        """Return the fabric row that publishes this attachment from ``node``."""
+        return Endpoint(
+            segment=self.segment,
+            node=node,
+            mac=self.mac,
+            ips=self.ips,
+            identity=self.identity,
+            sequence=self.sequence or 0,
+            container_id=self.container_id,
+            ifname=self.ifname,
+        )

@@ -1,0 +1,90 @@
+"""What the deciding thread shows to others: one immutable picture of all it knows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dataplane.core.desired import Desired, Port
+from dataplane.core.events import TargetReport
+from dataplane.core.model import AttachmentKey
+from dataplane.core.state import State
+
+FABRIC_TARGET = "fabric"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state, what is desired since ``generation``, and what each Target last reported.
+
+    ``since`` is the generation in which an attachment was first part of the desired state;
+    ``gone`` the one in which it was first no part of it any more.
+    """
+
+    state: State
+    targets: tuple[str, ...]
+    desired: Desired | None = None
+    generation: int = 0
+    reports: Mapping[str, TargetReport] = field(default_factory=dict)
+    since: Mapping[AttachmentKey, int] = field(default_factory=dict)
+    gone: Mapping[AttachmentKey, int] = field(default_factory=dict)
+
+    def port(self, key: AttachmentKey) -> Port | None:
+        """Return the local port of an attachment."""
+        ports = self.desired.ports if self.desired else ()
+        return next((port for port in ports if port.attachment.key == key), None)
+
+    @property
+    def local_targets(self) -> tuple[str, ...]:
+        """Return the Targets an ADD waits for: all but the fabric database."""
+        return tuple(name for name in self.targets if name != FABRIC_TARGET)
+
+    def unprogrammed(self, key: AttachmentKey) -> tuple[str, ...]:
+        """Return why the attachment is not yet in place, one phrase per Target; empty: it is."""
+        since = self.since.get(key)
+        if since is None:
+            return ("it is not part of the desired state",)
+        lag = (self._lag(name, since, key) for name in self.local_targets)
+        return tuple(reason for reason in lag if reason)
+
+    def is_published(self, key: AttachmentKey) -> bool:
+        """Say whether the fabric row of the attachment is committed."""
+        since = self.since.get(key)
+        return since is not None and not self._lag(FABRIC_TARGET, since, key)
+
+    def is_forgotten(self, key: AttachmentKey) -> bool:
+        """Say whether every local Target has converged without the attachment."""
+        gone = self.gone.get(key)
+        if gone is None:
+            return key not in self.state.attachments
+        return not any(self._lag(name, gone, key) for name in self.local_targets)
+
+    def _lag(self, target: str, generation: int, key: AttachmentKey) -> str:
+        report = self.reports.get(target)
+        if report is None or report.generation < generation:
+            return f"{target} has not answered yet" + (
+                f" ({report.error})" if report and report.error else ""
+            )
+        pending = next((p for p in report.pending if p.about == key), None)
+        if pending:
+            return f"{target}: {pending.reason}"
+        return f"{target}: {report.error}" if report.error else ""
+
+
+def obstacle(snapshot: Snapshot) -> str | None:
+    """Return why an ADD would fail now, None if it would not (CNI STATUS code 50)."""
+    state = snapshot.state
+    if state.underlay is None:
+        return f"underlay interface {state.node.underlay_interface} does not exist on this node"
+    if not state.vteps:
+        return f"underlay interface {state.node.underlay_interface} has no usable address"
+    for name in snapshot.local_targets:
+        report = snapshot.reports.get(name)
+        if report is None or report.error:
+            return f"{name}: {report.error if report else 'not ready yet'}"
+    fabric = state.fabric
+    if fabric.connected or fabric.base_synced:
+        return None
+    if not state.node.attach_without_fabric or not fabric.cached:
+        return f"the fabric database is away ({fabric.error}) and no segment is known here"
+    return None

@@ -1,0 +1,217 @@
+"""Local files: attachments before ADD answers, segments and blocks for a lone restart.
+
+Each file is written whole, fsynced and renamed, so that a crash leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Rendering
+from dataplane.core.errors import TargetError
+from dataplane.core.events import AttachmentsLoaded
+from dataplane.core.model import (
+    Attachment,
+    Block,
+    Encap,
+    Fabric,
+    FabricEntity,
+    Family,
+    Guard,
+    Mac,
+    Segment,
+    UnknownUnicast,
+    Vni,
+)
+
+_FABRIC_FILE = "fabric.json"
+_ATTACHMENTS = "attachments"
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """One file below the state directory; ``text`` is its whole content."""
+
+    path: str
+    text: str
+
+    @property
+    def scope(self) -> int | None:
+        """Return None: local files never wait for the fabric."""
+        return None
+
+
+class StateFiles:
+    """The Target "state"; ``load`` reads back what it wrote."""
+
+    name = "state"
+    deadline_s = 5.0
+
+    def __init__(self, directory: Path) -> None:
+        """Keep the files below ``directory``, which is made if it is not there (mode 0700)."""
+        self._directory = directory
+        (directory / _ATTACHMENTS).mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        """Return one file per attachment, and one with the rows to keep."""
+        del bindings
+        files = [
+            StateFile(_file_name(a), _dump(_encode_attachment(a))) for a in desired.attachments
+        ]
+        files.append(StateFile(_FABRIC_FILE, _dump([_encode(entity) for entity in desired.kept])))
+        return Rendering({file.path: file for file in files})
+
+    def observe(self) -> Mapping[Hashable, StateFile]:
+        """Read every file. Raises TargetError with the system's message."""
+        try:
+            return {
+                path: StateFile(path, (self._directory / path).read_text())
+                for path in self._paths()
+            }
+        except OSError as error:
+            raise TargetError(f"state directory {self._directory}: {error}") from error
+
+    def apply(self, change: Change) -> None:
+        """Write and remove files; durable on return. Raises TargetError, system message whole."""
+        try:
+            for file in (*change.add.values(), *change.update.values()):
+                _write_durably(self._directory / file.path, file.text)
+            for path in change.remove:
+                (self._directory / str(path)).unlink(missing_ok=True)
+            _fsync(self._directory / _ATTACHMENTS)
+            _fsync(self._directory)
+        except OSError as error:
+            raise TargetError(
+                f"state directory {self._directory}: {error}; make room or fix its permissions"
+            ) from error
+
+    def load(self) -> AttachmentsLoaded:
+        """Return what an earlier run kept. Raises TargetError naming a file that cannot be read."""
+        attachments: list[Attachment] = []
+        entities: list[FabricEntity] = []
+        for path, file in self.observe().items():
+            try:
+                data = json.loads(file.text)
+                if path == _FABRIC_FILE:
+                    entities += [_decode(item) for item in data]
+                else:
+                    attachments.append(_decode_attachment(data))
+            except (ValueError, KeyError, TypeError) as error:
+                raise TargetError(
+                    f"{self._directory / str(path)} is damaged ({error!r}); move it away and detach"
+                    " what it names"
+                ) from error
+        return AttachmentsLoaded(tuple(attachments), tuple(entities))
+
+    def _paths(self) -> list[str]:
+        names = (
+            f"{_ATTACHMENTS}/{p.name}" for p in (self._directory / _ATTACHMENTS).glob("*.json")
+        )
+        fabric = [_FABRIC_FILE] if (self._directory / _FABRIC_FILE).exists() else []
+        return [*names, *fabric]
+
+
+def _file_name(attachment: Attachment) -> str:
+    name = "+".join(quote(part, safe="") for part in attachment.key)
+    return f"{_ATTACHMENTS}/{name}.json"
+
+
+def _write_durably(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _fsync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dump(data: object) -> str:
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+def _encode_attachment(attachment: Attachment) -> dict[str, Any]:
+    plain = {
+        name: getattr(attachment, name)
+        for name in (
+            "container_id",
+            "ifname",
+            "netns",
+            "segment",
+            "mac",
+            "identity",
+            "slot",
+            "sequence",
+            "ipam",
+            "mtu",
+            "superseded_by",
+        )
+    }
+    return {**plain, "ips": [str(ip) for ip in attachment.ips]}
+
+
+def _decode_attachment(data: dict[str, Any]) -> Attachment:
+    ips = tuple(ip_address(ip) for ip in data["ips"])
+    return Attachment(**{**data, "mac": Mac(data["mac"]), "ips": ips})
+
+
+def _encode(entity: FabricEntity) -> dict[str, Any]:
+    match entity:
+        case Fabric(name=name, geneve_port=geneve, vxlan_port=vxlan):
+            return {"kind": "Fabric", "name": name, "geneve_port": geneve, "vxlan_port": vxlan}
+        case Block(segment=segment, prefix=prefix, node=node):
+            return {"kind": "Block", "segment": segment, "prefix": str(prefix), "node": node}
+        case Segment():
+            return {
+                "kind": "Segment",
+                "name": entity.name,
+                "vni": int(entity.vni),
+                "encap": entity.encap,
+                "underlay": entity.underlay,
+                "mtu": entity.mtu,
+                "subnets": [str(subnet) for subnet in entity.subnets],
+                "static_ranges": [str(prefix) for prefix in entity.static_ranges],
+                "guard": entity.guard,
+                "unknown_unicast": entity.unknown_unicast,
+            }
+        case _:
+            raise TypeError(f"{type(entity).__name__} rows are not kept locally")
+
+
+def _decode(data: dict[str, Any]) -> FabricEntity:
+    fields = {key: value for key, value in data.items() if key != "kind"}
+    match data["kind"]:
+        case "Fabric":
+            return Fabric(**fields)
+        case "Block":
+            return Block(**{**fields, "prefix": ip_network(fields["prefix"])})
+        case "Segment":
+            return Segment(
+                name=fields["name"],
+                vni=Vni(fields["vni"]),
+                encap=Encap(fields["encap"]),
+                underlay=Family(fields["underlay"]),
+                mtu=fields["mtu"],
+                subnets=tuple(ip_network(subnet) for subnet in fields["subnets"]),
+                static_ranges=tuple(ip_network(prefix) for prefix in fields["static_ranges"]),
+                guard=Guard(fields["guard"]),
+                unknown_unicast=UnknownUnicast(fields["unknown_unicast"]),
+            )
+        case kind:
+            raise ValueError(f"unknown kind {kind!r}")

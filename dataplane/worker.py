@@ -1,0 +1,153 @@
+"""One thread per Target: the newest desired state is rendered, observed, compared and applied."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import structlog
+
+from dataplane.contracts import Clock, Post, Target
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Rendering, diff
+from dataplane.core.errors import OverweaveError
+from dataplane.core.events import TargetReport
+
+RESYNC_S = 30.0
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A desired state to converge on; a worker holds at most one, the newest."""
+
+    generation: int
+    desired: Desired
+    bindings: Bindings
+
+
+class Worker:
+    """Drives one Target; ``submit`` and ``poke`` never block, ``inspect`` waits for its turn."""
+
+    def __init__(self, target: Target, post: Post, clock: Clock) -> None:
+        """Prepare the thread for ``target``; reports go to ``post``."""
+        self.target = target
+        self._post = post
+        self._clock = clock
+        self._wake = threading.Condition()
+        self._turn = threading.Lock()
+        self._job: Job | None = None
+        self._due = False
+        self._suspect = True
+        self._converged: Rendering | None = None
+        self._stopping = False
+        self._started_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"target-{target.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread after the round under way, leaving everything programmed as it is."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout_s)
+
+    def submit(self, job: Job) -> None:
+        """Converge on ``job``; it replaces one that has not been begun."""
+        with self._wake:
+            self._job = job
+            self._due = True
+            self._wake.notify()
+
+    def poke(self) -> None:
+        """Observe and repair now: what was programmed may be gone."""
+        with self._wake:
+            self._due = self._suspect = True
+            self._wake.notify()
+
+    @property
+    def overdue_s(self) -> float:
+        """Return by how many seconds the round under way exceeds the Target's deadline; else 0."""
+        started = self._started_at
+        elapsed = 0.0 if started is None else self._clock.monotonic() - started
+        return max(0.0, elapsed - self.target.deadline_s)
+
+    def inspect(self, concerned: Rendering) -> Change:
+        """Return the present difference for the keys of ``concerned``, changing nothing."""
+        with self._turn:
+            observed = self.target.observe()
+        seen = {key: item for key, item in observed.items() if key in concerned.items}
+        return diff(concerned, seen)
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        wait_s = RESYNC_S
+        while True:
+            with self._wake:
+                told = self._wake.wait_for(lambda: self._due or self._stopping, timeout=wait_s)
+                if self._stopping:
+                    return
+                self._suspect = self._suspect or not told
+                self._due = False
+                job = self._job
+            if job is None:
+                continue
+            if self._converge(job):
+                retry_s, wait_s = FIRST_RETRY_S, RESYNC_S
+            else:
+                wait_s, retry_s = retry_s, min(retry_s * 2, LAST_RETRY_S)
+
+    def _converge(self, job: Job) -> bool:
+        name = self.target.name
+        self._started_at = self._clock.monotonic()
+        rendering = Rendering({})
+        changed, error = 0, ""
+        try:
+            with self._turn:
+                rendering = self.target.render(job.desired, job.bindings)
+                changed = self._repair(rendering)
+        except OverweaveError as caught:
+            error = str(caught)
+            log.warning("target.failed", target=name, generation=job.generation, error=error)
+        except Exception as caught:  # a fault of ours must not end the thread: say it and retry
+            error = f"internal error, please report it: {caught!r}"
+            log.exception("target.crashed", target=name, generation=job.generation)
+        finally:
+            self._started_at = None
+        if changed and not error:
+            log.info("target.applied", target=name, generation=job.generation, changed=changed)
+        self._post(TargetReport(name, job.generation, error, rendering.pending, changed))
+        return not error
+
+    def _repair(self, rendering: Rendering) -> int:
+        # A generation that asks this Target for nothing new costs no look at the real thing; every
+        # poke, timer and failure does look.
+        if rendering == self._converged and not self._suspect:
+            return 0
+        self._suspect = True
+        change = diff(rendering, self.target.observe())
+        if change:
+            self.target.apply(change)
+        self._suspect = False
+        self._converged = rendering
+        return len(change)
+
+
+def concerned_rendering(target: Target, job: Job, without: Desired) -> Rendering:
+    """Return the part of ``target``'s rendering that is there because of one attachment.
+
+    ``without`` is the desired state had the attachment never been: what differs is its own.
+    """
+    whole = target.render(job.desired, job.bindings)
+    rest = target.render(without, job.bindings).items
+    mine: dict[Hashable, object] = {
+        key: item for key, item in whole.items.items() if rest.get(key) != item
+    }
+    return Rendering({key: whole.items[key] for key in mine}, whole.pending)

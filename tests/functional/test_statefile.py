@@ -1,0 +1,71 @@
+"""The local files: what is written is read back, and damage is named, never guessed at."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dataplane.core.derive import derive
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import diff
+from dataplane.core.errors import TargetError
+from dataplane.statefile import StateFiles
+from tests.unit.test_core_state import OWN_BLOCK, after, request, synced
+
+
+@pytest.fixture
+def desired() -> Desired:
+    result = derive(after(*synced(OWN_BLOCK), request()))
+    assert result is not None
+    return result
+
+
+def converge(target: StateFiles, desired: Desired) -> int:
+    change = diff(target.render(desired, Bindings()), target.observe())
+    target.apply(change)
+    return len(change)
+
+
+def test_what_is_kept_is_read_back(tmp_path: Path, desired: Desired) -> None:
+    target = StateFiles(tmp_path / "state")
+    assert converge(target, desired) == 2
+    assert converge(target, desired) == 0
+    loaded = StateFiles(tmp_path / "state").load()
+    assert loaded.attachments == desired.attachments
+    assert loaded.entities == desired.kept
+
+
+def test_names_that_are_no_file_names_are_kept(tmp_path: Path, desired: Desired) -> None:
+    odd = replace(desired.attachments[0], container_id="../a/b", ifname="eth0+1")
+    target = StateFiles(tmp_path)
+    converge(target, replace(desired, attachments=(odd,)))
+    assert target.load().attachments == (odd,)
+    converge(target, replace(desired, attachments=()))
+    assert target.load().attachments == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("", id="empty"),
+        pytest.param('{"mac"', id="cut off"),
+        pytest.param("{}", id="keys missing"),
+        pytest.param("[1]", id="a list"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, desired: Desired, content: str) -> None:
+    target = StateFiles(tmp_path)
+    converge(target, desired)
+    (file,) = (tmp_path / "attachments").glob("*.json")
+    file.write_text(content)
+    with pytest.raises(TargetError, match=file.name.replace("+", r"\+")):
+        target.load()
+
+
+def test_a_full_or_read_only_place_is_an_error_that_names_it(
+    tmp_path: Path, desired: Desired
+) -> None:
+    target = StateFiles(tmp_path / "state")
+    (tmp_path / "state/attachments").rmdir()
+    with pytest.raises(TargetError, match=str(tmp_path)):
+        converge(target, desired)

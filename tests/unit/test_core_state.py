@@ -1,0 +1,260 @@
+"""Events in, desired state out: what is decided, and what waits."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataplane.core.admission import DUPLICATE, EXHAUSTED, INVALID_CONFIG, TRY_AGAIN, settle
+from dataplane.core.derive import derive
+from dataplane.core.desired import Desired, LocalNode, PortState
+from dataplane.core.events import (
+    AttachRequest,
+    Detached,
+    FabricChanged,
+    FabricConnection,
+    FabricSynced,
+    Link,
+    LinkChanged,
+    StateEvent,
+)
+from dataplane.core.model import (
+    Address,
+    AttachmentKey,
+    Block,
+    Encap,
+    Endpoint,
+    FabricEntity,
+    Family,
+    Grant,
+    Mac,
+    Node,
+    Segment,
+    Vni,
+)
+from dataplane.core.reasons import Reason
+from dataplane.core.state import State, fold
+
+NIC = Link("eth0", 2, "02:00:00:00:00:aa", 1500, up=True, addresses=(ip_address("192.0.2.1"),))
+BLUE = Segment(
+    "blue",
+    Vni(100),
+    subnets=(ip_network("10.0.0.0/24"),),
+    static_ranges=(ip_network("10.0.0.192/26"),),
+)
+N2 = Node("n2", (ip_address("192.0.2.2"),))
+OWN_BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
+POD = AttachmentKey("pod", "eth0")
+
+
+def after(*events: StateEvent, state: State | None = None) -> State:
+    state = state or State(LocalNode("n1", "eth0"))
+    for event in events:
+        state = settle(fold(state, event))
+    return state
+
+
+def rows(*entities: FabricEntity) -> FabricChanged:
+    return FabricChanged(upserts=entities)
+
+
+def synced(*entities: FabricEntity) -> list[StateEvent]:
+    return [
+        LinkChanged(NIC),
+        FabricConnection(connected=True),
+        rows(BLUE, N2, *entities),
+        FabricSynced(),
+        FabricSynced("blue"),
+    ]
+
+
+def remote(identity: str = "other", sequence: int = 0, mac: str = "02:00:00:00:00:02") -> Endpoint:
+    ips = (ip_address("10.0.0.99"),)
+    return Endpoint("blue", "n2", Mac(mac), ips, identity, sequence, f"c-{identity}", "eth0")
+
+
+def request(**changes: object) -> AttachRequest:
+    plain = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0")
+    return replace(plain, **changes)  # type: ignore[arg-type]  # the table below names real fields
+
+
+def desired(state: State) -> Desired:
+    result = derive(state)
+    assert result is not None
+    return result
+
+
+def test_an_attach_claims_a_block_and_then_gets_an_address() -> None:
+    asking = after(*synced(), request())
+    publication = desired(asking).publication
+    assert publication is not None
+    (claimed,) = publication.blocks
+    assert POD in asking.requests
+    done = after(rows(claimed), state=asking)
+    (ip,) = done.attachments[POD].ips
+    assert ip in claimed.prefix
+    assert not done.requests
+
+
+REFUSALS = [
+    pytest.param([], request(segment="nope"), INVALID_CONFIG, "nope", id="unknown segment"),
+    pytest.param(
+        [remote()],
+        request(mac=Mac("02:00:00:00:00:02")),
+        DUPLICATE,
+        "n2",
+        id="mac of another identity",
+    ),
+    pytest.param(
+        [remote()],
+        request(ips=(ip_address("10.0.0.99"),), ipam=True),
+        DUPLICATE,
+        "10.0.0.99",
+        id="an ipam plugin that gives away a used address",
+    ),
+    pytest.param(
+        [],
+        request(ips=(ip_address("10.9.0.1"),), ipam=True),
+        INVALID_CONFIG,
+        "10.9.0.1",
+        id="an ipam address outside every subnet",
+    ),
+    pytest.param(
+        [],
+        request(ips=(ip_address("10.0.0.5"),)),
+        INVALID_CONFIG,
+        "static range",
+        id="an address asked for outside the static range",
+    ),
+    pytest.param(
+        [Address("blue", ip_address("10.0.0.200"), "someone", "n2")],
+        request(ips=(ip_address("10.0.0.200"),)),
+        DUPLICATE,
+        "someone",
+        id="a static address bound to another identity",
+    ),
+    pytest.param(
+        [], request(mtu=1451), INVALID_CONFIG, "1451", id="an mtu the underlay cannot carry"
+    ),
+    pytest.param(
+        [Grant("blue", "n2")], request(), 111, "no grant", id="a segment whose grants name others"
+    ),
+    pytest.param(
+        [Block("blue", ip_network(f"10.0.0.{i * 32}/27"), "n2") for i in range(6)],
+        request(ips=()),
+        EXHAUSTED,
+        "exhausted",
+        id="no block left",
+    ),
+]
+
+
+@pytest.mark.parametrize(("entities", "asked", "code", "words"), REFUSALS)
+def test_refusals(
+    entities: list[FabricEntity], asked: AttachRequest, code: int, words: str
+) -> None:
+    own = [] if code == EXHAUSTED else [OWN_BLOCK]
+    state = after(*synced(*own, *entities), asked)
+    assert state.refusals[POD].code == code
+    assert words in state.refusals[POD].message
+    assert not state.attachments
+
+
+def test_a_used_address_is_never_handed_out_again() -> None:
+    squatter = replace(remote(), ips=(ip_address("10.0.0.1"),))
+    state = after(*synced(OWN_BLOCK, squatter), request())
+    assert state.attachments[POD].ips == (ip_address("10.0.0.2"),)
+
+
+def test_a_static_address_is_bound_before_the_attach_is_answered() -> None:
+    ip = ip_address("10.0.0.200")
+    state = after(*synced(), request(ips=(ip,)))
+    publication = desired(state).publication
+    assert publication is not None
+    assert publication.addresses == (Address("blue", ip, "ns/pod/eth0", "n1"),)
+    state = after(rows(*publication.addresses), state=state)
+    assert state.attachments[POD].ips == (ip,)
+
+
+def test_a_move_takes_the_next_sequence_and_wins() -> None:
+    old = remote(identity="ns/pod/eth0", sequence=4)
+    state = after(*synced(OWN_BLOCK, old), request(mac=old.mac))
+    assert state.attachments[POD].sequence == 5
+    view = desired(state).segments["blue"]
+    assert view.ports[0].state is PortState.ACTIVE
+    assert view.remotes == ()
+
+
+def test_the_loser_of_a_move_is_blocked_withdrawn_and_stays_so() -> None:
+    state = after(*synced(OWN_BLOCK), request())
+    mine = state.attachments[POD]
+    winner = remote(identity=mine.identity, sequence=7, mac=mine.mac)
+    state = after(rows(winner), state=state)
+    result = desired(state)
+    assert result.ports[0].reason is Reason.SUPERSEDED
+    assert result.publication is not None
+    assert result.publication.endpoints == ()
+    state = after(FabricChanged(deletes=(winner,)), state=state)
+    assert desired(state).ports[0].reason is Reason.SUPERSEDED
+
+
+def test_an_attach_without_database_is_unpublished_until_the_segment_syncs() -> None:
+    state = after(*synced(OWN_BLOCK), request())
+    kept = desired(state).kept
+    restarted = State(LocalNode("n1", "eth0"))
+    restarted = replace(restarted, fabric=replace(restarted.fabric, cached=kept))
+    state = after(LinkChanged(NIC), request(), state=restarted)
+    assert POD in state.requests
+    state = after(request(wait_for_fabric=False), state=state)
+    assert state.attachments[POD].sequence is None
+    publication = desired(state).publication
+    assert publication is not None
+    assert publication.endpoints == ()
+    assert desired(state).held == {100}
+    state = after(*synced(OWN_BLOCK), state=state)
+    assert state.attachments[POD].sequence == 0
+    assert desired(state).held == frozenset()
+
+
+def test_an_attach_without_database_can_be_forbidden() -> None:
+    strict = State(LocalNode("n1", "eth0", attach_without_fabric=False))
+    strict = replace(strict, fabric=replace(strict.fabric, cached=(BLUE, OWN_BLOCK)))
+    state = after(LinkChanged(NIC), request(wait_for_fabric=False), state=strict)
+    assert state.refusals[POD].code == TRY_AGAIN
+
+
+def test_a_segment_over_ipv6_needs_an_ipv6_address_here() -> None:
+    green = replace(BLUE, name="green", vni=Vni(5), underlay=Family.IPV6, encap=Encap.VXLAN)
+    state = after(*synced(green), FabricSynced("green"), request(segment="green"))
+    assert "no such address on eth0" in state.refusals[POD].message
+
+
+def test_blocks_are_given_back_after_the_last_attachment() -> None:
+    state = after(*synced(OWN_BLOCK), request(), Detached(POD))
+    publication = desired(state).publication
+    assert publication is not None
+    assert publication.blocks == ()
+
+
+def test_nothing_is_desired_while_the_nic_is_unknown() -> None:
+    assert derive(after(FabricConnection(connected=True))) is None
+
+
+EVENTS: list[StateEvent] = [
+    *synced(OWN_BLOCK)[:3],
+    rows(remote("a", 0, "02:00:00:00:01:01")),
+    rows(replace(remote("b", 0, "02:00:00:00:01:02"), ips=(ip_address("10.0.0.98"),))),
+    rows(Node("n3", (ip_address("192.0.2.3"),))),
+    rows(Grant("blue", "n1"), Grant("blue", "n2")),
+]
+
+
+@given(st.integers())
+def test_the_order_of_independent_events_does_not_matter(seed: int) -> None:
+    shuffled = EVENTS.copy()
+    Random(seed).shuffle(shuffled)
+    end: list[StateEvent] = [FabricSynced(), FabricSynced("blue"), request()]
+    assert derive(after(*shuffled, *end)) == derive(after(*EVENTS, *end))

@@ -1,0 +1,188 @@
+"""The netdevs of a network namespace as events, from the kernel's own notifications."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+from collections.abc import Mapping
+
+from dataplane.contracts import Post
+from dataplane.core.events import Link, LinkChanged, LinkGone
+from dataplane.netlink import addresses, links
+from dataplane.netlink.addresses import Assigned
+from dataplane.netlink.links import Netdev
+from dataplane.netlink.rtnl import KernelError, Message, Rtnl, parse_messages
+
+# linux/rtnetlink.h, as bits of sockaddr_nl.nl_groups
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+_RTMGRP_IPV6_IFADDR = 0x100
+_DATAGRAM_BYTES = 1 << 16
+_RETRY_MS = 1000
+
+LinkEvent = LinkChanged | LinkGone
+
+
+class LinkTable:
+    """What was told so far. No socket, no thread."""
+
+    def __init__(self) -> None:
+        """Begin with nothing told."""
+        self._told: dict[str, Link] = {}
+        self._names: dict[int, str] = {}
+
+    def sync(self, found: Mapping[int, Link]) -> tuple[LinkEvent, ...]:
+        """Take ``found`` for everything that exists; return what is news."""
+        return self.update({**dict.fromkeys(self._names), **found})
+
+    def update(self, found: Mapping[int, Link | None]) -> tuple[LinkEvent, ...]:
+        """Take ``found`` for what the netdevs of these ifindexes are; return what is news."""
+        news: list[LinkEvent] = []
+        for ifindex, link in found.items():
+            if link is None or self._names.get(ifindex) != link.name:
+                news += self._forget(ifindex)
+            if link is not None:
+                news += self._note(link)
+        return tuple(news)
+
+    def _forget(self, ifindex: int) -> list[LinkEvent]:
+        name = self._names.pop(ifindex, None)
+        told = self._told.get(name) if name is not None else None
+        if told is None or told.ifindex != ifindex:
+            return []  # another netdev has taken the name over
+        del self._told[told.name]
+        return [LinkGone(told.name)]
+
+    def _note(self, link: Link) -> list[LinkEvent]:
+        self._names[link.ifindex] = link.name
+        if self._told.get(link.name) == link:
+            return []
+        self._told[link.name] = link
+        return [LinkChanged(link)]
+
+
+class LinkFeed:
+    """Posts LinkChanged and LinkGone for the namespace of the thread that calls ``start``.
+
+    First all that exists. ``Link.up`` is the administrative state; ``Link.addresses`` are the
+    usable ones (no running or failed duplicate detection) of every scope in the kernel's order.
+    """
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._thread: threading.Thread | None = None
+        self._wake: int | None = None
+
+    def start(self, post: Post) -> None:
+        """Begin to post events. Raises OSError if no socket can be had."""
+        # Subscribed before the first listing: what happens in between is looked at twice, and
+        # never missed.
+        notifications = _subscribe()
+        stopped, self._wake = os.pipe2(os.O_CLOEXEC)
+        reader = _Reader(notifications, Rtnl(), stopped, post)
+        self._thread = threading.Thread(target=reader.run, name="links", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and release its sockets."""
+        if self._thread is None or self._wake is None:
+            return
+        os.close(self._wake)  # the reader sees the end of the pipe
+        self._thread.join()
+        self._thread = self._wake = None
+
+
+class _Reader:
+    """The thread of a LinkFeed.
+
+    A notification only says where to look: what is told is what the kernel answers then, so that
+    notifications that are old, doubled or lost (ENOBUFS: look everywhere) do no harm.
+    """
+
+    def __init__(
+        self, notifications: socket.socket, questions: Rtnl, stopped: int, post: Post
+    ) -> None:
+        self._notifications = notifications
+        self._questions = questions
+        self._stopped = stopped
+        self._post = post
+        self._table = LinkTable()
+
+    def run(self) -> None:
+        """Tell what exists, then what changes, until the pipe ends."""
+        try:
+            told = self._look(None)
+            while not self._is_stopped(None if told else _RETRY_MS):
+                places = self._drain()
+                told = self._look(places if told else None)
+        finally:
+            self._notifications.close()
+            self._questions.close()
+            os.close(self._stopped)
+
+    def _look(self, places: set[int] | None) -> bool:
+        """Tell what is news there (None: everywhere); False: it has to be tried again."""
+        try:
+            news = (
+                self._table.sync(self._listing())
+                if places is None
+                else self._table.update({place: self._at(place) for place in places})
+            )
+        except KernelError:
+            return False  # it changed during every try: let the storm pass
+        for event in news:
+            self._post(event)
+        return True
+
+    def _listing(self) -> dict[int, Link]:
+        held = addresses.every(self._questions)
+        netdevs = links.every(self._questions)
+        return {netdev.ifindex: _link(netdev, held.get(netdev.ifindex, ())) for netdev in netdevs}
+
+    def _at(self, ifindex: int) -> Link | None:
+        netdev = links.at(self._questions, ifindex)
+        if netdev is None:
+            return None
+        return _link(netdev, addresses.of(self._questions, ifindex))
+
+    def _is_stopped(self, timeout_ms: int | None) -> bool:
+        poll = select.poll()
+        poll.register(self._notifications, select.POLLIN)
+        poll.register(self._stopped, select.POLLIN)
+        return any(fd == self._stopped for fd, _ in poll.poll(timeout_ms))
+
+    def _drain(self) -> set[int] | None:
+        """Return the netdevs that notifications are about; None if some were lost."""
+        lost, places = False, set[int]()
+        while True:
+            try:
+                datagram = self._notifications.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None if lost else places
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = True
+            else:
+                places.update(_place(message) for message in parse_messages(datagram))
+
+
+def _place(message: Message) -> int:
+    about_address = message.kind in (addresses.RTM_NEWADDR, addresses.RTM_DELADDR)
+    return addresses.ifindex_of(message) if about_address else links.ifindex_of(message)
+
+
+def _link(netdev: Netdev, held: tuple[Assigned, ...]) -> Link:
+    usable = tuple(each.ip for each in held if each.usable)
+    return Link(netdev.name, netdev.ifindex, netdev.mac, netdev.mtu, netdev.up, usable)
+
+
+def _subscribe() -> socket.socket:
+    notifications = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    )
+    notifications.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+    return notifications

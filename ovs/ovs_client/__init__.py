@@ -1,0 +1,1 @@
+"""Transport to Open vSwitch: OVSDB of any schema, OpenFlow bundles, unixctl, and its daemons."""

@@ -1,0 +1,148 @@
+"""The fabric database as a Feed: rows become events, for the segments of interest only."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from dataplane.contracts import Clock, Post
+from dataplane.core.events import FabricChanged, FabricConnection, FabricSynced
+from dataplane.fabric.ledger import Ledger
+from dataplane.fabric.rows import OWNED_TABLES, SEGMENT_TABLES, Faulty, Stored, decode
+from ovs_client.database import Database
+from ovs_client.rows import (
+    Clause,
+    ConditionsSynced,
+    Connected,
+    DatabaseEvent,
+    Disconnected,
+    Row,
+    RowChange,
+    RowsChanged,
+)
+
+_STOP_TIMEOUT_S = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """The agent wants the rows of other segments than before."""
+
+    interest: frozenset[str]
+
+
+class FabricFeed:
+    """Posts FabricChanged, FabricConnection and FabricSynced; starts and stops the connection.
+
+    ``database`` is one of ``agent_database``. A segment's FabricSynced follows its rows. After an
+    outage the rows that changed meanwhile are told as one change, then the connection.
+    """
+
+    def __init__(self, database: Database, node: str, clock: Clock) -> None:
+        self._database = database
+        self._node = node
+        self._clock = clock
+        self._ledger = Ledger(node)
+        self._synced: set[str] = set()
+        self._connected = False
+        self._inbox: queue.SimpleQueue[DatabaseEvent | _Watch | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        database.set_conditions(_conditions(node, frozenset()), frozenset())
+
+    def start(self, post: Post) -> None:
+        """Begin to connect and to post."""
+        self._thread = threading.Thread(
+            target=self._run, args=(post,), name="fabric-feed", daemon=True
+        )
+        self._thread.start()
+        self._database.start(self._inbox.put)
+
+    def stop(self) -> None:
+        """Disconnect and end the thread."""
+        self._database.stop()
+        self._inbox.put(None)
+        if self._thread is not None:
+            self._thread.join(_STOP_TIMEOUT_S)
+
+    def watch(self, segments: frozenset[str]) -> None:
+        """Post the rows of ``segments`` and no others; returns at once, also while disconnected.
+
+        Rows of a segment that is given up are posted as deleted, and it is no longer synced.
+        """
+        self._inbox.put(_Watch(segments))  # before the database can tell of it
+        self._database.set_conditions(_conditions(self._node, segments), segments)
+
+    def _run(self, post: Post) -> None:
+        while True:
+            try:
+                event = self._inbox.get(timeout=self._patience_s())
+            except queue.Empty:
+                _post_change(post, self._ledger.look_again())
+                continue
+            if event is None:
+                return
+            self._take(event, post)
+
+    def _patience_s(self) -> float | None:
+        """Return how long nothing need be done; a second look needs the database."""
+        due = self._ledger.second_look
+        if due is None or not self._connected:
+            return None
+        return max(0.0, due - self._clock.monotonic())
+
+    def _take(self, event: DatabaseEvent | _Watch, post: Post) -> None:
+        now = self._clock.monotonic()
+        match event:
+            case RowsChanged(changes=changes):
+                _post_change(post, self._ledger.take(_decoded(changes), now))
+            case Connected():
+                self._connected = True
+                post(FabricConnection(connected=True))
+                post(FabricSynced())
+            case Disconnected(error=error):
+                self._connected = False
+                post(FabricConnection(connected=False, error=error))
+            case ConditionsSynced(token=segments) if isinstance(segments, frozenset):
+                for segment in sorted(segments & self._ledger.interest - self._synced):
+                    self._synced.add(segment)
+                    post(FabricSynced(segment))
+            case _Watch(interest=interest):
+                self._synced &= interest
+                _post_change(post, self._ledger.watch(interest, now))
+
+
+def _conditions(node: str, segments: frozenset[str]) -> Mapping[str, tuple[Clause, ...]]:
+    wanted: tuple[Clause, ...] = tuple(("segment", "==", segment) for segment in sorted(segments))
+    own: tuple[Clause, ...] = (("node", "==", node),)
+    return {table: wanted + (own if table in OWNED_TABLES else ()) for table in SEGMENT_TABLES}
+
+
+def _decoded(changes: tuple[RowChange, ...]) -> dict[UUID, Stored | None]:
+    """Return each row's value; None if it is gone, or cannot be what it says."""
+    decoded: dict[UUID, Stored | None] = {}
+    for change in changes:
+        if change.new is not None:
+            decoded[change.new.uuid] = _decoded_row(change.new)
+        elif change.old is not None:
+            decoded[change.old.uuid] = None
+    return decoded
+
+
+def _decoded_row(row: Row) -> Stored | None:
+    found = decode(row)
+    if isinstance(found, Faulty):
+        log.warning("fabric.row.ignored", error=found.text)
+        return None
+    return found
+
+
+def _post_change(post: Post, change: FabricChanged) -> None:
+    if change.upserts or change.deletes:
+        post(change)

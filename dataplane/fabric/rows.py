@@ -1,0 +1,290 @@
+"""Between rows of the fabric database and the frozen values of core/model.py. Pure.
+
+A Node's VTEPs are rows of their own, because an index of OVSDB does not look into a set column;
+here such a row is a ``Vtep``, and a Node read from its row alone has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from typing import Any, TypeVar, cast
+
+from dataplane.core.model import (
+    Address,
+    Block,
+    Encap,
+    Endpoint,
+    Fabric,
+    FabricEntity,
+    Family,
+    Grant,
+    Guard,
+    IpAddress,
+    IpNetwork,
+    Mac,
+    Node,
+    Segment,
+    UnknownUnicast,
+    Vni,
+)
+from dataplane.fabric import SCHEMA
+from ovs_client.replica import Extent
+from ovs_client.rows import Row, Value
+
+_Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork)
+_Columns = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Vtep:
+    """A tunnel address of a Node, as a row."""
+
+    node: str
+    address: IpAddress
+
+
+Stored = FabricEntity | Vtep
+"""What one row holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """A row that cannot be what it says, as a careless or hostile writer may leave; ``text`` why.
+
+    ``node`` is whose it is, empty where a row does not say.
+    """
+
+    text: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """How one kind of value is written as columns and read from them."""
+
+    columns: tuple[str, ...]
+    write: Callable[[Any], Mapping[str, Value]]
+    read: Callable[[_Columns], Stored]
+
+
+def table_of(entity: Stored) -> str:
+    """Return the table that holds ``entity``."""
+    return type(entity).__name__
+
+
+def encode(entity: Stored) -> Mapping[str, Value]:
+    """Return the columns of ``entity``'s row."""
+    return _TABLES[table_of(entity)].write(entity)
+
+
+def decode(row: Row) -> Stored | Faulty:
+    """Return what ``row`` holds."""
+    try:
+        return _TABLES[row.table].read(row.columns)
+    except ValueError as error:
+        node = str(row.columns.get("node", ""))
+        return Faulty(f"{row.table} row {row.uuid} is faulty and ignored: {error}", node)
+
+
+def normal(entity: FabricEntity) -> FabricEntity:
+    """Return ``entity`` as it will be read back: sets have no order in the database."""
+    if isinstance(entity, Node):
+        return replace(entity, vteps=_in_order(entity.vteps))
+    return cast("FabricEntity", _TABLES[table_of(entity)].read(encode(entity)))
+
+
+def split(node: Node) -> tuple[Stored, ...]:
+    """Return the values that the rows of ``node`` hold."""
+    return (replace(node, vteps=()), *(Vtep(node.name, vtep) for vtep in _in_order(node.vteps)))
+
+
+def join(node: Node, vteps: Iterable[Vtep]) -> Node:
+    """Return ``node`` with those of ``vteps`` that are its own."""
+    own = (vtep.address for vtep in vteps if vtep.node == node.name)
+    return replace(node, vteps=_in_order(own))
+
+
+def extent(*, conditional: bool) -> Extent:
+    """Return what to replicate: everything, or what hangs on a segment only as asked for."""
+    return Extent(
+        schema=json.loads(SCHEMA.read_text(encoding="utf-8")),
+        tables={name: table.columns for name, table in _TABLES.items()},
+        conditional=SEGMENT_TABLES if conditional else frozenset(),
+        exact=True,
+    )
+
+
+def _write_segment(segment: Segment) -> Mapping[str, Value]:
+    return {
+        "name": segment.name,
+        "vni": int(segment.vni),
+        "encap": segment.encap.value,
+        "underlay": segment.underlay.value,
+        "mtu": _optional(segment.mtu),
+        "subnets": _texts(segment.subnets),
+        "static_ranges": _texts(segment.static_ranges),
+        "guard": segment.guard.value,
+        "unknown_unicast": segment.unknown_unicast.value,
+    }
+
+
+def _read_segment(columns: _Columns) -> Segment:
+    return Segment(
+        name=columns["name"],
+        vni=Vni(columns["vni"]),
+        encap=Encap(columns["encap"]),
+        underlay=Family(columns["underlay"]),
+        mtu=next(iter(columns["mtu"]), None),
+        subnets=_networks(columns["subnets"]),
+        static_ranges=_networks(columns["static_ranges"]),
+        guard=Guard(columns["guard"]),
+        unknown_unicast=UnknownUnicast(columns["unknown_unicast"]),
+    )
+
+
+def _write_endpoint(endpoint: Endpoint) -> Mapping[str, Value]:
+    return {
+        "segment": endpoint.segment,
+        "node": endpoint.node,
+        "mac": str(endpoint.mac),
+        "ips": _texts(endpoint.ips),
+        "identity": endpoint.identity,
+        "sequence": endpoint.sequence,
+        "container_id": endpoint.container_id,
+        "ifname": endpoint.ifname,
+    }
+
+
+def _read_endpoint(columns: _Columns) -> Endpoint:
+    return Endpoint(
+        segment=columns["segment"],
+        node=columns["node"],
+        mac=Mac(columns["mac"]),
+        ips=_in_order(ip_address(text) for text in columns["ips"]),
+        identity=columns["identity"],
+        sequence=columns["sequence"],
+        container_id=columns["container_id"],
+        ifname=columns["ifname"],
+    )
+
+
+def _write_grant(grant: Grant) -> Mapping[str, Value]:
+    return {
+        "segment": grant.segment,
+        "node": grant.node,
+        "mac": _optional(None if grant.mac is None else str(grant.mac)),
+        "ips": _texts(grant.ips),
+    }
+
+
+def _read_grant(columns: _Columns) -> Grant:
+    mac = next(iter(columns["mac"]), None)
+    return Grant(
+        segment=columns["segment"],
+        node=columns["node"],
+        mac=None if mac is None else Mac(mac),
+        ips=_networks(columns["ips"]),
+    )
+
+
+_TABLES: Mapping[str, _Table] = {
+    "Fabric": _Table(
+        columns=("name", "geneve_port", "vxlan_port"),
+        write=lambda fabric: {
+            "name": fabric.name,
+            "geneve_port": fabric.geneve_port,
+            "vxlan_port": fabric.vxlan_port,
+        },
+        read=lambda columns: Fabric(columns["name"], columns["geneve_port"], columns["vxlan_port"]),
+    ),
+    "Node": _Table(
+        columns=("name", "static"),
+        write=lambda node: {"name": node.name, "static": node.static},
+        read=lambda columns: Node(columns["name"], (), columns["static"]),
+    ),
+    "Vtep": _Table(
+        columns=("address", "node"),
+        write=lambda vtep: {"address": str(vtep.address), "node": vtep.node},
+        read=lambda columns: Vtep(columns["node"], ip_address(columns["address"])),
+    ),
+    "Segment": _Table(
+        columns=(
+            "name",
+            "vni",
+            "encap",
+            "underlay",
+            "mtu",
+            "subnets",
+            "static_ranges",
+            "guard",
+            "unknown_unicast",
+        ),
+        write=_write_segment,
+        read=_read_segment,
+    ),
+    "Endpoint": _Table(
+        columns=(
+            "segment",
+            "node",
+            "mac",
+            "ips",
+            "identity",
+            "sequence",
+            "container_id",
+            "ifname",
+        ),
+        write=_write_endpoint,
+        read=_read_endpoint,
+    ),
+    "Block": _Table(
+        columns=("segment", "prefix", "node"),
+        write=lambda block: {
+            "segment": block.segment,
+            "prefix": str(block.prefix),
+            "node": block.node,
+        },
+        read=lambda columns: Block(
+            columns["segment"], ip_network(columns["prefix"]), columns["node"]
+        ),
+    ),
+    "Address": _Table(
+        columns=("segment", "ip", "identity", "node"),
+        write=lambda address: {
+            "segment": address.segment,
+            "ip": str(address.ip),
+            "identity": address.identity,
+            "node": address.node,
+        },
+        read=lambda columns: Address(
+            columns["segment"], ip_address(columns["ip"]), columns["identity"], columns["node"]
+        ),
+    ),
+    "Grant": _Table(
+        columns=("segment", "node", "mac", "ips"), write=_write_grant, read=_read_grant
+    ),
+}
+
+SEGMENT_TABLES = frozenset({"Endpoint", "Block", "Address", "Grant"})
+"""The tables whose rows hang on a segment, and can be had for some segments only."""
+
+OWNED_TABLES = SEGMENT_TABLES - {"Grant"}
+"""Those of them whose rows a node writes, with its name in the column ``node``."""
+
+
+def _in_order(values: Iterable[_Ip]) -> tuple[_Ip, ...]:
+    return tuple(sorted(set(values), key=lambda value: (value.version, value)))
+
+
+def _networks(texts: Iterable[str]) -> tuple[IpNetwork, ...]:
+    return _in_order(ip_network(text) for text in texts)
+
+
+def _texts(values: Iterable[IpAddress | IpNetwork]) -> tuple[str, ...]:
+    return tuple(sorted({str(value) for value in values}))
+
+
+def _optional(value: str | int | None) -> Value:
+    return () if value is None else (value,)

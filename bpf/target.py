@@ -1,0 +1,239 @@
+"""The "glue" Target: our tc filters, and map entries that say which netdev is joined to which."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from bpf.bpffs import Pins
+from bpf.layout import (
+    MAPS,
+    PROGRAMS,
+    TunnelSocket,
+    decode_ifindex,
+    decode_socket,
+    encode_encap,
+    encode_ifindex,
+    encode_socket,
+)
+from bpf.syscalls import BpfMissingError, open_map, open_program
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Item, Pending, Rendering
+from dataplane.core.errors import OverweaveError, TargetError
+from dataplane.core.events import Link
+from dataplane.core.model import Encap
+from dataplane.netlink.rtnl import Rtnl
+from dataplane.netlink.tc import BpfFilter, Slot, delete_bpf, ensure_clsact, list_bpf, replace_bpf
+
+OPHY = "ophy0"
+_OWNER = "overweave:"  # begins the name of each of our filters, whichever version attached it
+
+
+@dataclass(frozen=True, slots=True)
+class FilterItem:
+    """A program on the ingress hook of a netdev; ``netdev`` is its name, for messages only."""
+
+    ifindex: int
+    program: str
+    netdev: str = field(compare=False)
+    scope: int | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Return which filter this is."""
+        return ("filter", self.ifindex)
+
+    def __str__(self) -> str:
+        """Name the netdev in an error."""
+        return f"{self.program} on {self.netdev}"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryItem:
+    """An entry of a map, in its own bytes (bpf/layout.py)."""
+
+    map_name: str
+    map_key: bytes
+    value: bytes
+    scope: int | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Return which entry this is."""
+        return (self.map_name, self.map_key)
+
+    def __str__(self) -> str:
+        """Name the entry in an error."""
+        if self.map_name == "own":
+            return f"own address {decode_socket(self.map_key)}"
+        return f"joint of netdev {decode_ifindex(self.map_key)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Joint:
+    """Two netdevs, each with the program that passes on what it receives."""
+
+    about: Hashable
+    ends: tuple[tuple[str, str], tuple[str, str]]  # (netdev, program), twice
+
+
+class GlueTarget:
+    """Joins vpN with otN, and the underlay NIC with ophy0, in the calling thread's netns."""
+
+    name = "glue"
+    deadline_s = 5.0
+
+    def __init__(self, pins: Pins) -> None:
+        """Open what the loader pinned. Raises BpfError."""
+        self._maps = {spec.name: open_map(pins.map(spec.name)) for spec in MAPS}
+        self._programs = {name: open_program(pins.program(name)) for name in PROGRAMS}
+        self._names = {program.info.id: name for name, program in self._programs.items()}
+
+    def close(self) -> None:
+        """Release the descriptors; filters and maps stay as they are."""
+        for handle in (*self._maps.values(), *self._programs.values()):
+            handle.close()
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        """Return filters and entries of the joints whose two netdevs exist; the rest is pending."""
+        items: list[FilterItem | EntryItem] = [*_own_addresses(desired)]
+        pending = []
+        for joint in _joints(desired):
+            links = [bindings.links.get(netdev) for netdev, _ in joint.ends]
+            here, there = links
+            if here is None or there is None:
+                pending.append(Pending(joint.about, _waiting_for(joint, links)))
+            else:
+                items += _joined(joint, here, there)
+        return Rendering({item.key: item for item in items}, tuple(pending))
+
+    def observe(self) -> Mapping[Hashable, Item]:
+        """Return our filters on all netdevs and all entries. Raises TargetError."""
+        try:
+            found: list[FilterItem | EntryItem] = [*self._filters(), *self._entries()]
+        except OverweaveError as error:
+            raise TargetError(f"glue cannot be read: {error}") from error
+        return {item.key: item for item in found}
+
+    def apply(self, change: Change) -> None:
+        """Make every change that can be made, then raise TargetError with all that could not."""
+        faults = []
+        with Rtnl() as rtnl:
+            for item, step in self._steps(rtnl, change):
+                try:
+                    step()
+                except OverweaveError as error:
+                    faults.append(f"{item}: {error}")
+        if faults:
+            raise TargetError(f"glue: {'; '.join(faults)}")
+
+    def _filters(self) -> Iterator[FilterItem]:
+        with Rtnl() as rtnl:
+            for ifindex, netdev in socket.if_nameindex():
+                ours = _our_filter(rtnl, ifindex)
+                if ours is not None:
+                    yield FilterItem(ifindex, self._program_of(ours), netdev)
+
+    def _program_of(self, found: BpfFilter) -> str:
+        return self._names.get(found.program_id, f"program {found.program_id} of another version")
+
+    def _entries(self) -> Iterator[EntryItem]:
+        for name, bpf_map in self._maps.items():
+            for key, value in bpf_map.items():
+                yield EntryItem(name, key, value)
+
+    def _steps(
+        self, rtnl: Rtnl, change: Change
+    ) -> Iterator[tuple[FilterItem | EntryItem, Callable[[], None]]]:
+        """Yield single changes in an order that no packet falls through.
+
+        A program finds its entries when it is attached, and until it is detached.
+        """
+        wanted = [*change.add.values(), *change.update.values()]
+        old_filters, old_entries = _apart(change.remove.values())
+        filters, entries = _apart(wanted)
+        for item in old_filters:
+            yield item, partial(delete_bpf, rtnl, Slot(item.ifindex))
+        for entry in entries:
+            yield entry, partial(self._set, entry)
+        for item in filters:
+            yield item, partial(self._attach, rtnl, item)
+        for entry in old_entries:
+            yield entry, partial(self._unset, entry)
+
+    def _attach(self, rtnl: Rtnl, item: FilterItem) -> None:
+        ensure_clsact(rtnl, item.ifindex)
+        slot = Slot(item.ifindex)
+        foreign = _in_slot(rtnl, slot)
+        if foreign is not None and not _is_ours(foreign):
+            raise TargetError(
+                f"the place is taken by filter {foreign.name!r} of someone else; to list it run:"
+                f" tc filter show dev {item.netdev} ingress"
+            )
+        replace_bpf(rtnl, slot, self._programs[item.program].fd, f"{_OWNER}{item.program}")
+
+    def _set(self, item: EntryItem) -> None:
+        self._maps[item.map_name].update(item.map_key, item.value)
+
+    def _unset(self, item: EntryItem) -> None:
+        with contextlib.suppress(BpfMissingError):
+            self._maps[item.map_name].delete(item.map_key)
+
+
+def _own_addresses(desired: Desired) -> Iterator[EntryItem]:
+    for vtep in desired.vteps:
+        for encap in Encap:
+            key = encode_socket(TunnelSocket(vtep, desired.fabric.port(encap)))
+            yield EntryItem("own", key, encode_encap(encap))
+
+
+def _joints(desired: Desired) -> Iterator[_Joint]:
+    nic = desired.node.underlay_interface
+    yield _Joint(nic, ((nic, "underlay"), (OPHY, "ophy")))
+    # A blocked port is joined too: it is Open vSwitch that says who may send.
+    for port in desired.ports:
+        attachment = port.attachment
+        access, inner = attachment.access_port, attachment.ovs_port
+        yield _Joint(attachment.key, ((access, "access_port"), (inner, "ovs_port")))
+
+
+def _joined(joint: _Joint, here: Link, there: Link) -> Iterator[FilterItem | EntryItem]:
+    for (netdev, program), link, other in zip(
+        joint.ends, (here, there), (there, here), strict=True
+    ):
+        yield FilterItem(link.ifindex, program, netdev)
+        yield EntryItem("glue", encode_ifindex(link.ifindex), encode_ifindex(other.ifindex))
+
+
+def _waiting_for(joint: _Joint, links: Iterable[Link | None]) -> str:
+    missing = [netdev for (netdev, _), link in zip(joint.ends, links, strict=True) if link is None]
+    return f"there is no netdev {' or '.join(missing)} yet"
+
+
+def _apart(
+    items: Iterable[FilterItem | EntryItem],
+) -> tuple[list[FilterItem], list[EntryItem]]:
+    filters: list[FilterItem] = []
+    entries: list[EntryItem] = []
+    for item in items:
+        if isinstance(item, FilterItem):
+            filters.append(item)
+        else:
+            entries.append(item)
+    return filters, entries
+
+
+def _our_filter(rtnl: Rtnl, ifindex: int) -> BpfFilter | None:
+    found = _in_slot(rtnl, Slot(ifindex))
+    return found if found is not None and _is_ours(found) else None
+
+
+def _in_slot(rtnl: Rtnl, slot: Slot) -> BpfFilter | None:
+    return next((found for found in list_bpf(rtnl, slot.ifindex) if found.slot == slot), None)
+
+
+def _is_ours(found: BpfFilter) -> bool:
+    return found.name.startswith(_OWNER)

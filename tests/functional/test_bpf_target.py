@@ -1,0 +1,589 @@
+"""The glue on real netdevs: what passes, what stays, and that it is repaired.
+
+A veth stands for each netdev of a node; its other end, in the namespace ``ends``, for what is
+behind it: pod, Open vSwitch, wire.
+"""
+
+import shutil
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Packet
+
+from bpf import loader
+from bpf.bpffs import Pins
+from bpf.layout import MAPS, TunnelSocket, encode_encap, encode_ifindex, encode_socket
+from bpf.loader import load
+from bpf.syscalls import open_map, open_program
+from bpf.target import EntryItem, FilterItem, GlueTarget
+from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
+from dataplane.core.diff import Change, Pending, Rendering, diff
+from dataplane.core.errors import TargetError
+from dataplane.core.events import Link
+from dataplane.core.model import Attachment, Encap, Fabric, Mac, Segment, Vni
+from dataplane.netlink.rtnl import Rtnl
+from dataplane.netlink.tc import Slot, ensure_clsact, replace_bpf
+from tests.functional.bpf_support import (
+    Namespace,
+    Tap,
+    host_socket,
+    mounted_bpffs,
+    namespace,
+    readable,
+)
+
+NETDEVS = {"nic0": "wire0", "ophy0": "inphy", "vp1": "pod1", "ot1": "in1"}
+NIC_MAC, WIRE_MAC = "02:00:00:00:09:01", "02:00:00:00:09:02"
+OWN4, PEER4 = "10.9.0.1", "10.9.0.2"
+OWN6, PEER6 = "2001:db8::1", "2001:db8::2"
+MARKER = b"overweave-marker"
+TO_GENEVE = UDP(sport=40000, dport=6081) / MARKER
+FROM_WIRE = Ether(src=WIRE_MAC, dst=NIC_MAC)
+MADE_UP = Ether(src=NIC_MAC, dst="02:00:00:00:77:02")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node's namespace with the glue in it, and the far ends of its netdevs."""
+
+    space: Namespace
+    ends: Namespace
+    pins: Pins
+    target: GlueTarget
+
+    def bindings(self) -> Bindings:
+        names = self.space.netns.run(socket.if_nameindex)
+        return Bindings(
+            {name: Link(name, ifindex, NIC_MAC, 1500, up=True) for ifindex, name in names}
+        )
+
+    def change(self, desired: Desired) -> Change:
+        rendering = self.target.render(desired, self.bindings())
+        return diff(rendering, self.space.netns.run(self.target.observe))
+
+    def apply(self, change: Change) -> None:
+        self.space.netns.run(lambda: self.target.apply(change))
+
+    def converge(self, desired: Desired) -> Change:
+        """Return what had to be changed; afterwards nothing must."""
+        change = self.change(desired)
+        self.apply(change)
+        assert not self.change(desired)
+        return change
+
+    def tap(self, end: str) -> Tap:
+        return Tap(self.ends, end)
+
+    def filters(self, netdev: str) -> str:
+        return self.space.tc("filter", "show", "dev", netdev, "ingress")
+
+
+def add_netdev(space: Namespace, ends: Namespace, name: str) -> None:
+    end = NETDEVS[name]
+    space.ip("link", "add", "name", name, "type", "veth", "peer", "name", end, "netns", ends.name)
+    for where, netdev in ((space, name), (ends, end)):
+        if netdev not in {"nic0", "wire0"}:
+            where.netns.run(partial(disable_ipv6, netdev))
+        where.ip("link", "set", netdev, "up")
+
+
+def disable_ipv6(netdev: str) -> None:
+    switch = Path(f"/proc/sys/net/ipv6/conf/{netdev}/disable_ipv6")
+    switch.write_text("1", encoding="ascii")
+
+
+def add_addresses(space: Namespace, netdev: str, mac: str, ipv4: str, ipv6: str) -> None:
+    space.ip("link", "set", netdev, "address", mac, "mtu", "9000")
+    space.ip("address", "add", f"{ipv4}/24", "dev", netdev)
+    space.ip("address", "add", f"{ipv6}/64", "dev", netdev, "nodad")
+
+
+@contextmanager
+def wired(pins: Pins) -> Iterator[Node]:
+    with namespace() as space, namespace() as ends:
+        for netdev in NETDEVS:
+            add_netdev(space, ends, netdev)
+        add_addresses(space, "nic0", NIC_MAC, OWN4, OWN6)
+        add_addresses(ends, "wire0", WIRE_MAC, PEER4, PEER6)
+        target = GlueTarget(pins)
+        yield Node(space, ends, pins, target)
+        target.close()
+
+
+@pytest.fixture(scope="module")
+def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pins]:
+    """Return programs and maps that the tests share, because compiling takes the longest."""
+    with mounted_bpffs(tmp_path_factory.mktemp("target") / "bpf") as bpffs:
+        yield load(bpffs)
+
+
+@pytest.fixture
+def node(pins: Pins) -> Iterator[Node]:
+    with wired(pins) as node:
+        yield node
+    for spec in MAPS:
+        with open_map(pins.map(spec.name)) as used:
+            for key, _ in list(used.items()):
+                used.delete(key)
+
+
+def port(slot: int = 1, state: PortState = PortState.ACTIVE) -> Port:
+    attachment = Attachment(
+        container_id=f"c{slot}",
+        ifname="eth0",
+        netns=f"/run/netns/c{slot}",
+        segment="blue",
+        mac=Mac("02:00:00:00:01:01"),
+        ips=(),
+        identity=f"default/c{slot}/eth0",
+        slot=slot,
+    )
+    return Port(attachment, SEGMENT, 1450, state)
+
+
+SEGMENT = Segment("blue", Vni(5001))
+
+
+def desired(*ports: Port, vteps: tuple[str, ...] = (OWN4, OWN6), nic: str = "nic0") -> Desired:
+    view = SegmentView(SEGMENT, synced=True, mtu=1450, ports=ports, remotes=(), flood=())
+    return Desired(
+        node=LocalNode("n1", nic),
+        fabric=Fabric(geneve_port=6081, vxlan_port=4790),
+        vteps=tuple(ip_address(vtep) for vtep in vteps),
+        segments={"blue": view},
+        publication=None,
+        attachments=tuple(port.attachment for port in ports),
+    )
+
+
+ONE_PORT = desired(port())
+NOTHING = Rendering({})
+
+
+@pytest.fixture
+def glued(node: Node) -> Node:
+    node.converge(ONE_PORT)
+    return node
+
+
+# What passes
+
+
+@pytest.mark.parametrize(
+    ("come_in", "go_out"),
+    [
+        pytest.param("pod1", "in1", id="pod-to-ovs"),
+        pytest.param("in1", "pod1", id="ovs-to-pod"),
+    ],
+)
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(Ether(dst="02:00:00:00:01:02") / IP(dst="10.1.0.2") / MARKER, id="unicast"),
+        pytest.param(Ether(dst="ff:ff:ff:ff:ff:ff") / ARP() / MARKER, id="arp-broadcast"),
+        pytest.param(Ether(dst="33:33:00:00:00:01") / IPv6(dst="ff02::1") / MARKER, id="multicast"),
+        pytest.param(Ether(dst="02:00:00:00:01:02") / Dot1Q(vlan=7) / IP() / MARKER, id="vlan"),
+    ],
+)
+def test_every_frame_passes_once_and_unchanged(
+    glued: Node, come_in: str, go_out: str, packet: Packet
+) -> None:
+    frame = bytes(packet)
+    with glued.tap(come_in) as sender, glued.tap(go_out) as receiver:
+        sender.send(frame)
+        assert without_tag(receiver.received(MARKER)) == without_tag([frame])
+
+
+def without_tag(frames: list[bytes]) -> list[bytes]:
+    """Take out the VLAN tag, which the kernel hands to a packet socket beside the frame."""
+    return [f[:12] + f[16:] if f[12:14] == b"\x81\x00" else f for f in frames]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(IP(src=PEER4, dst=OWN4) / TO_GENEVE, id="geneve-ipv4"),
+        pytest.param(IPv6(src=PEER6, dst=OWN6) / TO_GENEVE, id="geneve-ipv6"),
+        pytest.param(IP(src=PEER4, dst=OWN4) / UDP(dport=4790) / MARKER, id="vxlan-ipv4"),
+        pytest.param(IPv6(src=PEER6, dst=OWN6) / UDP(dport=4790) / MARKER, id="vxlan-ipv6"),
+    ],
+)
+def test_tunnel_packets_go_to_ovs_and_not_to_the_host(glued: Node, packet: Packet) -> None:
+    frame = bytes(FROM_WIRE / packet)
+    with (
+        glued.tap("wire0") as wire,
+        glued.tap("inphy") as ovs,
+        host_socket(glued.space, packet[UDP].dport) as host,
+    ):
+        wire.send(frame)
+        assert ovs.received(MARKER) == [frame]
+        assert not readable(host)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(IP(src=PEER4, dst=OWN4) / UDP(dport=6082) / MARKER, id="other-port-ipv4"),
+        pytest.param(IPv6(src=PEER6, dst=OWN6) / UDP(dport=6082) / MARKER, id="other-port-ipv6"),
+        pytest.param(IP(src=PEER4, dst="10.9.0.7") / TO_GENEVE, id="other-address-of-the-host"),
+        pytest.param(
+            IPv6(src=PEER6, dst=OWN6) / IPv6ExtHdrHopByHop() / TO_GENEVE, id="extension-header"
+        ),
+    ],
+)
+def test_packets_of_the_host_reach_the_host(glued: Node, packet: Packet) -> None:
+    glued.space.ip("address", "add", "10.9.0.7/24", "dev", "nic0")
+    with (
+        glued.tap("wire0") as wire,
+        glued.tap("inphy") as ovs,
+        host_socket(glued.space, packet[UDP].dport) as host,
+    ):
+        wire.send(bytes(FROM_WIRE / packet))
+        assert host.recv(100) == MARKER
+        assert not ovs.received(MARKER, 0.2)
+
+
+def test_fragments_are_put_together_by_the_host(glued: Node) -> None:
+    datagram = UDP(sport=40000, dport=6081, len=40, chksum=0) / (MARKER * 2)
+    head, tail = bytes(datagram)[:24], bytes(datagram)[24:]
+    with (
+        glued.tap("wire0") as wire,
+        glued.tap("inphy") as ovs,
+        host_socket(glued.space, 6081) as host,
+    ):
+        whole = IP(src=PEER4, dst=OWN4, id=7, proto=17)
+        for offset, part in ((0, head), (len(head) // 8, tail)):
+            piece = whole.copy()
+            piece.frag, piece.flags = offset, "MF" if offset == 0 else ""
+            wire.send(bytes(FROM_WIRE / piece / part))
+        assert host.recv(100) == MARKER * 2
+        assert not ovs.received(MARKER, 0.2)
+
+
+def test_tagged_tunnel_packets_are_for_a_vlan_of_the_host(glued: Node) -> None:
+    tagged = FROM_WIRE / Dot1Q(vlan=5) / IP(src=PEER4, dst=OWN4) / TO_GENEVE
+    with glued.tap("wire0") as wire, glued.tap("inphy") as ovs, Tap(glued.space, "nic0") as nic:
+        wire.send(bytes(tagged))
+        assert len(nic.received(MARKER)) == 1
+        assert not ovs.received(MARKER, 0.2)
+
+
+def test_truncated_tunnel_packets_stay_with_the_host(glued: Node) -> None:
+    padded = bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / UDP(dport=6081))
+    with glued.tap("wire0") as wire, glued.tap("inphy") as ovs:
+        for length in range(14, len(padded)):
+            wire.send(padded[:length])
+        wire.send(padded)
+        assert ovs.received(NIC_MAC_BYTES, 0.5) == [padded]
+
+
+NIC_MAC_BYTES = bytes.fromhex(NIC_MAC.replace(":", ""))
+
+
+def test_headers_outside_the_linear_part_are_found(glued: Node) -> None:
+    """With 14 linear bytes, which virtio_net_hdr asks for, all else lies in pages."""
+    frame = bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / UDP(dport=6081) / (MARKER * 400))
+    header = struct.pack("=BBHHHH", 0, 0, 14, 0, 0, 0)  # linux/virtio_net.h, hdr_len
+    glued.ends.ip("link", "set", "inphy", "mtu", "9000")
+    glued.space.ip("link", "set", "ophy0", "mtu", "9000")
+    with glued.tap("wire0") as wire, glued.tap("inphy") as ovs:
+        wire.expect_vnet_header()
+        wire.send(header + frame)
+        assert ovs.received(MARKER) == [frame]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(IP(src=OWN4, dst=PEER4) / TO_GENEVE, id="ipv4"),
+        pytest.param(IPv6(src=OWN6, dst=PEER6) / TO_GENEVE, id="ipv6"),
+    ],
+)
+def test_the_kernel_finds_the_neighbour_of_what_ovs_sends(glued: Node, packet: Packet) -> None:
+    with glued.tap("inphy") as ovs, glued.tap("wire0") as wire:
+        ovs.send(bytes(MADE_UP / packet))  # no neighbour is known yet
+        found = wire.received(MARKER)
+        assert found == [bytes(Ether(src=NIC_MAC, dst=WIRE_MAC) / packet)]
+
+
+def test_nothing_of_ovs_but_ip_leaves(glued: Node) -> None:
+    with glued.tap("inphy") as ovs, glued.tap("wire0") as wire:
+        ovs.send(bytes(MADE_UP / ARP(pdst=PEER4) / MARKER))
+        assert not wire.received(MARKER, 0.3)
+
+
+def test_a_joint_without_entry_drops(glued: Node) -> None:
+    """The pod must not reach the host's stack: its ARP request for the host stays unanswered."""
+    with open_map(glued.pins.map("glue")) as glue:
+        glue.delete(encode_ifindex(glued.space.ifindex("vp1")))
+    request = Ether(src="02:00:00:00:01:01", dst="ff:ff:ff:ff:ff:ff") / ARP(
+        hwsrc="02:00:00:00:01:01", psrc="10.9.0.9", pdst=OWN4
+    )
+    with glued.tap("pod1") as pod:
+        pod.send(bytes(request))
+        assert not pod.received(b"", 0.3)
+
+
+# What is kept and repaired
+
+
+def test_target_starts_from_nothing(node: Node) -> None:
+    change = node.converge(ONE_PORT)
+    assert len(change.add) == len(change) == 4 + 4 + 4  # filters, joints, own sockets
+
+
+def damage_filter(node: Node) -> None:
+    node.space.tc("filter", "del", "dev", "nic0", "ingress", "pref", "100")
+
+
+def damage_clsact(node: Node) -> None:
+    node.space.tc("qdisc", "del", "dev", "vp1", "clsact")
+
+
+def damage_entries(node: Node) -> None:
+    with open_map(node.pins.map("glue")) as glue:
+        for key, _ in list(glue.items()):
+            glue.delete(key)
+
+
+def damage_joint(node: Node) -> None:
+    with open_map(node.pins.map("glue")) as glue:
+        glue.update(encode_ifindex(node.space.ifindex("vp1")), encode_ifindex(1))
+
+
+def damage_own(node: Node) -> None:
+    with open_map(node.pins.map("own")) as own:
+        own.delete(encode_socket(TunnelSocket(ip_address(OWN4), 6081)))
+
+
+def add_stranger(node: Node) -> None:
+    with open_map(node.pins.map("own")) as own:
+        own.update(b"\xee" * own.info.key_size, encode_encap(Encap.VXLAN))
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes"),
+    [
+        pytest.param(damage_filter, 1, id="filter-deleted"),
+        pytest.param(damage_clsact, 1, id="clsact-deleted"),
+        pytest.param(damage_entries, 4, id="joints-deleted"),
+        pytest.param(damage_joint, 1, id="joint-misdirected"),
+        pytest.param(damage_own, 1, id="own-address-deleted"),
+        pytest.param(add_stranger, 1, id="unknown-entry-added"),
+    ],
+)
+def test_damage_is_repaired(glued: Node, damage: Callable[[Node], None], changes: int) -> None:
+    damage(glued)
+    assert len(glued.converge(ONE_PORT)) == changes
+    with glued.tap("wire0") as wire, glued.tap("inphy") as ovs:
+        wire.send(bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / TO_GENEVE))
+        assert len(ovs.received(MARKER)) == 1
+    with glued.tap("pod1") as pod, glued.tap("in1") as ovs:
+        pod.send(bytes(Ether(dst="02:00:00:00:01:02") / IP() / MARKER))
+        assert len(ovs.received(MARKER)) == 1
+
+
+def test_netdev_made_anew_is_followed(glued: Node) -> None:
+    """As after ``ovs-vswitchd exit --cleanup``, which deletes every internal port."""
+    before = glued.space.ifindex("ot1")
+    glued.space.ip("link", "delete", "ot1")
+    add_netdev(glued.space, glued.ends, "ot1")
+    assert glued.space.ifindex("ot1") != before
+    change = glued.converge(ONE_PORT)
+    assert (len(change.add), len(change.update), len(change.remove)) == (2, 1, 1)
+    for come_in, go_out in (("pod1", "in1"), ("in1", "pod1")):
+        with glued.tap(come_in) as sender, glued.tap(go_out) as receiver:
+            sender.send(bytes(Ether(dst="02:00:00:00:01:02") / IP() / MARKER))
+            assert len(receiver.received(MARKER)) == 1
+
+
+def test_foreign_filter_sees_what_is_not_ours_and_stays(node: Node) -> None:
+    """Another's u32 at another preference, as a second overlay on the same NIC would have it."""
+    node.space.ip("link", "add", "name", "theirs", "type", "veth", "peer", "name", "monitor")
+    for netdev in ("theirs", "monitor"):
+        node.space.ip("link", "set", netdev, "up")
+    node.space.tc("qdisc", "add", "dev", "nic0", "clsact")
+    node.space.tc(
+        "filter", "add", "dev", "nic0", "ingress", "pref", "200", "protocol", "ip", "u32",
+        "match", "ip", "dport", "6082", "0xffff",
+        "action", "mirred", "egress", "redirect", "dev", "theirs",
+    )  # fmt: skip
+    node.converge(ONE_PORT)
+    with node.tap("wire0") as wire, Tap(node.space, "monitor") as monitor:
+        wire.send(bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / UDP(dport=6082) / MARKER))
+        assert len(monitor.received(MARKER)) == 1
+    node.apply(diff(NOTHING, node.space.netns.run(node.target.observe)))
+    listed = node.filters("nic0")
+    assert "pref 200" in listed
+    assert "pref 100" not in listed
+
+
+def foreign_in_our_place(node: Node) -> None:
+    """Attach a program in our slot by another name than ours begin with."""
+    node.space.netns.run(lambda: _attach_foreign(node))
+
+
+def _attach_foreign(node: Node) -> None:
+    with Rtnl() as rtnl, open_program(node.pins.program("underlay")) as program:
+        ifindex = socket.if_nametoindex("nic0")
+        ensure_clsact(rtnl, ifindex)
+        replace_bpf(rtnl, Slot(ifindex), program.fd, "theirs")
+
+
+def test_foreign_filter_in_our_place_is_named_and_the_rest_is_done(node: Node) -> None:
+    foreign_in_our_place(node)
+    with pytest.raises(TargetError, match=r"underlay on nic0.*'theirs'.*tc filter show dev nic0"):
+        node.converge(ONE_PORT)
+    assert " theirs " in node.filters("nic0")
+    left = node.change(ONE_PORT)
+    assert [item.netdev for item in left.add.values()] == ["nic0"]
+
+
+def test_foreign_filter_in_our_place_is_not_removed(glued: Node) -> None:
+    foreign_in_our_place(glued)
+    glued.apply(diff(NOTHING, glued.space.netns.run(glued.target.observe)))
+    assert " theirs " in glued.filters("nic0")
+
+
+def test_ingress_qdisc_of_someone_else_serves_as_well(node: Node) -> None:
+    node.space.tc("qdisc", "add", "dev", "nic0", "ingress")
+    node.converge(ONE_PORT)
+    with node.tap("wire0") as wire, node.tap("inphy") as ovs:
+        wire.send(bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / TO_GENEVE))
+        assert len(ovs.received(MARKER)) == 1
+
+
+def test_nothing_desired_leaves_nothing_of_ours(glued: Node) -> None:
+    glued.apply(diff(NOTHING, glued.space.netns.run(glued.target.observe)))
+    assert not glued.space.netns.run(glued.target.observe)
+    assert not any("bpf" in glued.filters(netdev) for netdev in NETDEVS)
+
+
+def test_other_nic_in_the_configuration_frees_the_old_one(glued: Node) -> None:
+    glued.space.ip("link", "add", "name", "nic1", "type", "veth", "peer", "name", "wire1")
+    glued.converge(desired(port(), nic="nic1"))
+    assert "overweave:underlay" not in glued.filters("nic0")
+    assert "overweave:underlay" in glued.filters("nic1")
+
+
+def test_detached_port_goes(glued: Node) -> None:
+    change = glued.converge(desired())
+    assert len(change) == len(change.remove) == 4
+    assert "bpf" not in glued.filters("vp1")
+
+
+def test_changed_address_replaces_the_old_one(glued: Node) -> None:
+    change = glued.converge(desired(port(), vteps=("10.9.0.7", OWN6)))
+    assert (len(change.add), len(change.update), len(change.remove)) == (2, 0, 2)
+
+
+def test_blocked_port_is_joined_too(node: Node) -> None:
+    rendering = node.target.render(desired(port(state=PortState.BLOCKED)), node.bindings())
+    assert rendering == node.target.render(ONE_PORT, node.bindings())
+
+
+@pytest.mark.parametrize(
+    ("missing", "pending"),
+    [
+        pytest.param(
+            ["ot1"], [Pending(("c1", "eth0"), "there is no netdev ot1 yet")], id="ovs-port"
+        ),
+        pytest.param(
+            ["vp1", "ot1"],
+            [Pending(("c1", "eth0"), "there is no netdev vp1 or ot1 yet")],
+            id="whole-port",
+        ),
+        pytest.param(["ophy0"], [Pending("nic0", "there is no netdev ophy0 yet")], id="ophy"),
+        pytest.param([], [], id="none"),
+    ],
+)
+def test_what_cannot_be_joined_is_pending(
+    node: Node, missing: list[str], pending: list[Pending]
+) -> None:
+    links = {name: link for name, link in node.bindings().links.items() if name not in missing}
+    rendering = node.target.render(ONE_PORT, Bindings(links))
+    assert list(rendering.pending) == pending
+    assert len(rendering.items) == 12 - 4 * bool(missing)
+
+
+def test_netdev_that_vanishes_meanwhile_costs_only_itself(node: Node) -> None:
+    change = node.change(ONE_PORT)
+    node.space.ip("link", "delete", "ot1")
+    with pytest.raises(TargetError, match=r"ovs_port on ot1: .*No such device"):
+        node.apply(change)
+    with node.tap("wire0") as wire, node.tap("inphy") as ovs:
+        wire.send(bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / TO_GENEVE))
+        assert len(ovs.received(MARKER)) == 1
+
+
+def test_new_programs_replace_the_old_ones_without_a_lost_packet(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(loader.SOURCE, source, ignore=shutil.ignore_patterns("*.py", "stubs"))
+    with mounted_bpffs(tmp_path / "bpf") as bpffs, wired(load(bpffs, source)) as old:
+        old.converge(ONE_PORT)
+        with (source / "overlay.c").open("a", encoding="utf-8") as file:
+            file.write("/* the next version */\n")
+        new = replace(old, target=GlueTarget(load(bpffs, source)))
+        sent, received = replace_under_traffic(old, new)
+        new.target.close()
+    print(f"{sent} frames while the programs were replaced 40 times")
+    assert received == sent > 0
+
+
+def replace_under_traffic(old: Node, new: Node) -> tuple[int, int]:
+    """Return how many frames a pod sent meanwhile, and how many arrived."""
+    frame = bytes(Ether(dst="02:00:00:00:01:02") / IP() / MARKER)
+    done = threading.Event()
+    with old.tap("pod1") as pod, old.tap("in1") as ovs, ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(send_until, done, pod, frame)
+        for node in (new, old) * 20:
+            change = node.converge(ONE_PORT)
+            assert len(change.update) == len(change) == 4
+        done.set()
+        return counting.result(), len(ovs.received(MARKER))
+
+
+def send_until(done: threading.Event, tap: Tap, frame: bytes) -> int:
+    count = 0
+    while not done.is_set():
+        tap.send(frame)
+        count += 1
+        time.sleep(0.0002)
+    return count
+
+
+def test_entries_are_there_while_their_program_is(node: Node) -> None:
+    """The order of single changes, which no packet can be timed to show."""
+    change = node.change(ONE_PORT)
+    both = Change(add=change.add, update=change.add, remove=change.add)
+    with Rtnl() as rtnl:
+        order = [type(item) for item, _ in node.target._steps(rtnl, both)]
+    entries = [EntryItem] * 8
+    filters = [FilterItem] * 4
+    assert order == filters + entries * 2 + filters * 2 + entries
+
+
+def test_cost_of_a_round(glued: Node) -> None:
+    """Printed, not asserted: what an observation costs with 200 netdevs."""
+    for slot in range(2, 100):
+        glued.space.ip("link", "add", f"vp{slot}", "type", "veth", "peer", "name", f"ot{slot}")
+    wanted = desired(*(port(slot) for slot in range(1, 100)))
+    begin = time.monotonic()
+    glued.apply(glued.change(wanted))
+    converged = time.monotonic()
+    glued.space.netns.run(glued.target.observe)
+    observed = time.monotonic()
+    print(f"99 ports: {converged - begin:.3f} s to join, {observed - converged:.4f} s to observe")

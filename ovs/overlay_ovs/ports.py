@@ -1,0 +1,159 @@
+"""Target "ovs-ports": our two bridges and their ports, in the database of Open vSwitch.
+
+Rows carry the node's name in external_ids. What does not carry it is never touched: a bridge or
+port of somebody else under one of our names is an error that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Pending, Rendering
+from dataplane.core.errors import TargetError
+from dataplane.core.events import Link
+from dataplane.core.model import Encap
+from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
+from overlay_ovs.tables import INTEGRATION_BRIDGE, UNDERLAY_BRIDGE
+from ovs_client.errors import DatabaseError
+from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
+
+# Pods take 100 and above (core.model.FIRST_SLOT_OFPORT).
+_OFPORTS = {TUNNEL_PORTS[Encap.GENEVE]: 1, TUNNEL_PORTS[Encap.VXLAN]: 2, UNDERLAY_PORT: 1}
+_FROM_NIC = (UNDERLAY_BRIDGE, UNDERLAY_PORT)
+_NIC_SCOPE = 0  # no segment has VNI 0: held while the NIC is not known
+_USERSPACE = "netdev"
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A bridge or port as an item of the diff."""
+
+    value: Bridge | Port
+
+    @property
+    def scope(self) -> int | None:
+        """Return the scope that is held while the NIC is unknown, for what copies from it."""
+        return _NIC_SCOPE if self.value.name in _FROM_NIC else None
+
+
+class PortsTarget:
+    """The bridges and ports that ``vswitch`` holds for ``node``; the switch itself acts on them."""
+
+    name = "ovs-ports"
+    deadline_s = 10.0
+
+    def __init__(self, vswitch: VSwitch, node: str) -> None:
+        self._vswitch = vswitch
+        self._node = node
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        marks = {OWNER_KEY: self._node}
+        values: list[Bridge | Port] = [
+            _bridge(INTEGRATION_BRIDGE, marks),
+            *_tunnel_ports(desired, marks),
+            *_pod_ports(desired, marks),
+        ]
+        nic = bindings.links.get(desired.node.underlay_interface)
+        if nic is None:
+            waiting = Pending(UNDERLAY_BRIDGE, f"no link {desired.node.underlay_interface} yet")
+            return Rendering(_items(values), (waiting,), frozenset({_NIC_SCOPE}))
+        return Rendering(_items([*values, *_underlay(nic, marks)]))
+
+    def observe(self) -> Mapping[Hashable, Configured]:
+        self._check_connected()
+        bridges = [each for each in self._vswitch.bridges().values() if self._owns(each)]
+        ports = [each for each in self._vswitch.ports().values() if self._owns(each)]
+        # A bridge has a port of its own name, which comes and goes with it.
+        return _items([*bridges, *(port for port in ports if port.name != port.bridge)])
+
+    def apply(self, change: Change) -> None:
+        self._check_connected()
+        wanted = [item.value for item in (*change.add.values(), *change.update.values())]
+        gone = [item.value for item in change.remove.values()]
+        self._check_names(wanted)
+        try:
+            self._vswitch.delete(_names(gone, Bridge), _names(gone, Port))
+            self._vswitch.ensure(
+                (value for value in wanted if isinstance(value, Bridge)),
+                (value for value in wanted if isinstance(value, Port)),
+            )
+        except DatabaseError as error:
+            raise TargetError(str(error)) from error
+
+    def _owns(self, value: Bridge | Port) -> bool:
+        return value.external_ids.get(OWNER_KEY) == self._node
+
+    def _check_connected(self) -> None:
+        if self._vswitch.error is not None:
+            raise TargetError(f"{self._vswitch.error}; start ovsdb-server, or correct its address")
+
+    def _check_names(self, wanted: Iterable[Bridge | Port]) -> None:
+        held: dict[str, Bridge | Port] = {**self._vswitch.ports(), **self._vswitch.bridges()}
+        for value in wanted:
+            holder = held.get(value.name)
+            if holder is not None and not self._owns(holder):
+                kind = "bridge" if isinstance(holder, Bridge) else f"port of {holder.bridge}"
+                owner = holder.external_ids.get(OWNER_KEY)
+                whose = f"belongs to node {owner}" if owner else "is not ours"
+                raise TargetError(
+                    f"{kind} {value.name} exists and {whose} (external_ids:{OWNER_KEY} is not"
+                    f" {self._node}): remove or rename it, or give this node an Open vSwitch"
+                    " of its own"
+                )
+
+
+def _items(values: Iterable[Bridge | Port]) -> dict[Hashable, Configured]:
+    return {(type(value).__name__, value.name): Configured(value) for value in values}
+
+
+def _names(values: Iterable[Bridge | Port], kind: type[Bridge | Port]) -> list[str]:
+    return [value.name for value in values if isinstance(value, kind)]
+
+
+def _bridge(name: str, marks: Mapping[str, str], mac: str = "") -> Bridge:
+    config = {"hwaddr": mac} if mac else {}
+    return Bridge(name, _USERSPACE, "secure", other_config=config, external_ids=marks)
+
+
+def _tunnel_ports(desired: Desired, marks: Mapping[str, str]) -> Iterator[Port]:
+    """Yield one port per encapsulation; flows choose VTEP, family and VNI."""
+    for encap, name in TUNNEL_PORTS.items():
+        number = str(desired.fabric.port(encap))
+        yield Port(
+            name,
+            INTEGRATION_BRIDGE,
+            encap.value,
+            options={"remote_ip": "flow", "key": "flow", "dst_port": number},
+            ofport_request=_OFPORTS[name],
+            external_ids=marks,
+        )
+
+
+def _pod_ports(desired: Desired, marks: Mapping[str, str]) -> Iterator[Port]:
+    """Yield the internal port that each attachment is glued to, blocked or not."""
+    for port in desired.ports:
+        yield Port(
+            port.attachment.ovs_port,
+            INTEGRATION_BRIDGE,
+            "internal",
+            ofport_request=port.attachment.ofport,
+            mtu_request=port.mtu,
+            external_ids=marks,
+        )
+
+
+def _underlay(nic: Link, marks: Mapping[str, str]) -> tuple[Bridge, Port]:
+    """Return the bridge with the NIC's MAC and its one port, as large as the NIC's frames."""
+    return (
+        _bridge(UNDERLAY_BRIDGE, marks, nic.mac),
+        Port(
+            UNDERLAY_PORT,
+            UNDERLAY_BRIDGE,
+            "internal",
+            ofport_request=_OFPORTS[UNDERLAY_PORT],
+            mtu_request=nic.mtu,
+            external_ids=marks,
+        ),
+    )

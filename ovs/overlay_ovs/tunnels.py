@@ -1,0 +1,147 @@
+"""Target "ovs-tunnels": where OVS sends tunnel packets. All of it is lost when OVS restarts.
+
+Each VTEP's gateway is this node's own address, and that address has one made-up neighbour: the
+kernel, behind ophy0, finds the real next hop. Neighbours age in OVS, so they are set again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from dataplane.contracts import Clock
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Rendering
+from dataplane.core.errors import TargetError
+from dataplane.core.model import IpAddress
+from overlay_ovs.tables import UNDERLAY_BRIDGE
+from ovs_client.unixctl import Unixctl, UnixctlError
+
+GATEWAY_MAC = "02:00:00:00:77:02"  # replaced by the kernel on the way to the NIC
+AGEING_S = 3600  # the most that OVS takes
+_REFRESH_S = 20.0  # below the worker's period: each of its rounds sets neighbours again
+_FABRIC_SCOPE = 0  # no segment has VNI 0: held while any segment's view is incomplete
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to a VTEP: by our own address, on ow-phy."""
+
+    vtep: IpAddress
+    gateway: IpAddress
+
+    @property
+    def scope(self) -> int:
+        """Return the scope that is held while any view is incomplete: VTEPs serve many segments."""
+        return _FABRIC_SCOPE
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The MAC that OVS writes on packets for ``address``."""
+
+    address: IpAddress
+    mac: str
+    scope: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ageing:
+    """After how many seconds without use OVS forgets a neighbour."""
+
+    seconds: int
+    scope: int | None = None
+
+
+TunnelItem = Route | Neighbour | Ageing
+
+
+class TunnelsTarget:
+    """Routes and neighbours of tunnels in the ovs-vswitchd that ``unixctl`` reaches."""
+
+    name = "ovs-tunnels"
+    deadline_s = 10.0
+
+    def __init__(self, unixctl: Unixctl, clock: Clock) -> None:
+        self._unixctl = unixctl
+        self._clock = clock
+        self._set_at: dict[IpAddress, float] = {}
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:  # noqa: ARG002  # Target's signature
+        own = {address.version: address for address in desired.vteps}
+        vteps = {vtep for view in desired.segments.values() for vtep in view.flood}
+        items: dict[Hashable, TunnelItem] = {"ageing": Ageing(AGEING_S)}
+        items |= {address: Neighbour(address, GATEWAY_MAC) for address in own.values()}
+        for vtep in vteps:
+            if vtep.version in own:
+                route = Route(vtep, own[vtep.version])
+                items[route] = route
+        return Rendering(items, held=frozenset({_FABRIC_SCOPE} if desired.held else ()))
+
+    def observe(self) -> Mapping[Hashable, TunnelItem]:
+        seconds = int(self._call("tnl/neigh/aging"))
+        items: dict[Hashable, TunnelItem] = {"ageing": Ageing(seconds)}
+        items |= {route: route for route in _routes(self._call("ovs/route/show"))}
+        neighbours = _neighbours(self._call("tnl/neigh/show"))
+        return items | {each.address: each for each in neighbours if self._is_fresh(each)}
+
+    def apply(self, change: Change) -> None:
+        # A route replaces one to the same VTEP, so old ones are removed first.
+        for item in change.remove.values():
+            self._remove(item)
+        for item in (*change.add.values(), *change.update.values()):
+            self._set(item)
+
+    def _is_fresh(self, neighbour: Neighbour) -> bool:
+        """Say whether we know that it will not be forgotten soon: OVS does not tell its age."""
+        set_at = self._set_at.get(neighbour.address)
+        return set_at is not None and self._clock.monotonic() - set_at < _REFRESH_S
+
+    def _set(self, item: TunnelItem) -> None:
+        match item:
+            case Ageing():
+                self._call("tnl/neigh/aging", str(item.seconds))
+            case Neighbour():
+                self._call("tnl/neigh/set", UNDERLAY_BRIDGE, str(item.address), item.mac)
+                self._set_at[item.address] = self._clock.monotonic()
+            case Route():
+                self._call(
+                    "ovs/route/add", _host_prefix(item.vtep), UNDERLAY_BRIDGE, str(item.gateway)
+                )
+
+    def _remove(self, item: TunnelItem) -> None:
+        match item:
+            case Route():
+                self._call("ovs/route/del", _host_prefix(item.vtep))
+            case Neighbour():
+                self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
+            case Ageing():
+                pass  # always wanted
+
+    def _call(self, command: str, *arguments: str) -> str:
+        try:
+            return self._unixctl.call(command, *arguments)
+        except UnixctlError as error:
+            hint = f"; is {arguments[-1]} on {UNDERLAY_BRIDGE}?" if "route/add" in command else ""
+            raise TargetError(f"{error}{hint}") from error
+
+
+def _host_prefix(address: IpAddress) -> str:
+    return f"{address}/{address.max_prefixlen}"
+
+
+def _routes(shown: str) -> Iterator[Route]:
+    """Yield what ``ovs/route/show`` says of routes that were added by command on ow-phy."""
+    for line in shown.splitlines():
+        words = line.split()
+        if words[:1] == ["User:"] and words[2:5:2] == ["dev", "GW"] and words[3] == UNDERLAY_BRIDGE:
+            yield Route(ip_address(words[1].partition("/")[0]), ip_address(words[5]))
+
+
+def _neighbours(shown: str) -> Iterator[Neighbour]:
+    """Yield what ``tnl/neigh/show`` says of ow-phy's neighbours; its first two lines are a head."""
+    for line in shown.splitlines()[2:]:
+        address, mac, bridge = line.split()
+        if bridge == UNDERLAY_BRIDGE:
+            yield Neighbour(ip_address(address), mac)

@@ -1,0 +1,232 @@
+"""A real Open vSwitch to ask what it does with a frame, in a namespace and directories of its own.
+
+Frames go in and come out at the very devices that pods and the NIC are glued to. No test waits for
+a frame that must not come: a sentinel that was sent after it, twice, has come instead.
+"""
+
+import ctypes
+import os
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from scapy.contrib.geneve import GENEVE
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet
+
+from dataplane.core.model import Encap, IpAddress
+from ovs_client.daemons import OvsInstance, Place
+from tests.unit.overlay_builders import NIC, OWN4, OWN6, TUNNELS
+
+GATEWAY_MAC = "02:00:00:00:77:02"
+_CLONE_NEWNET = 0x40000000
+_ETH_P_ALL = 3
+_SENTINEL = b"\xff" * 6 + b"\x02\x00\x00\x00\xee\x01" + b"\x88\xb5" + bytes(46)
+_PORTS = {Encap.GENEVE: 6081, Encap.VXLAN: 4789}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Tunnelled:
+    """An encapsulated frame as it stands on the wire."""
+
+    encap: Encap
+    vni: int
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.encap}:{self.vni}>{self.target}"
+
+
+class Switch:
+    """An OvsInstance with our bridges, internal ports ot1..otN and sockets on all of them."""
+
+    def __init__(self, ovs: OvsInstance, slots: Iterable[int]) -> None:
+        self.ovs = ovs
+        self.rundir = ovs.place.directory
+        assert ovs.place.netns is not None
+        self.netns = ovs.place.netns
+        self._create([f"ot{slot}" for slot in slots])
+        names = [f"ot{slot}" for slot in slots] + ["ophy0", "sent", "seen"]
+        self._sockets = in_netns(self.netns, lambda: {name: _open(name) for name in names})
+
+    def close(self) -> None:
+        for each in self._sockets.values():
+            each.close()
+
+    def ask(self, device: str, frame: bytes) -> dict[str, list[bytes]]:
+        """Return the frames that come out, by device, when ``frame`` comes from ``device``."""
+        for each in self._sockets.values():
+            _drain(each)
+        self._sockets[device].send(frame)
+        self.settle()
+        return {
+            name: frames
+            for name, each in self._sockets.items()
+            if name not in ("sent", "seen") and (frames := _drain(each))
+        }
+
+    def settle(self) -> None:
+        """Return once all frames sent so far have been switched.
+
+        OVS polls its ports in turn: once a second sentinel has passed, each was polled.
+        """
+        for _ in range(2):
+            self._sockets["sent"].send(_SENTINEL)
+            self._sockets["seen"].settimeout(5)
+            while self._sockets["seen"].recv(2000) != _SENTINEL:
+                pass
+
+    def control(self, *words: str) -> str:
+        """Run an ovs-appctl command, independently of the code under test."""
+        pid = (self.rundir / "ovs-vswitchd.pid").read_text(encoding="ascii").strip()
+        return _run("ovs-appctl", "-t", f"{self.rundir}/ovs-vswitchd.{pid}.ctl", *words)
+
+    def configure(self, *words: str) -> str:
+        """Run an ovs-vsctl command, independently of the code under test."""
+        return _run("ovs-vsctl", f"--db={self.ovs.remote}", "--timeout=20", *words)
+
+    def openflow(self, command: str, bridge: str, *words: str) -> str:
+        """Run an ovs-ofctl command, independently of the code under test."""
+        socket_name = f"unix:{self.rundir / bridge}.mgmt"
+        return _run("ovs-ofctl", "-O", "OpenFlow14", command, socket_name, *words)
+
+    def ip(self, *words: str) -> str:
+        """Run the tool of iproute2 in the namespace."""
+        return _run("nsenter", f"--net={self.netns}", "ip", *words)
+
+    def route(self, vtep: IpAddress) -> None:
+        """Teach OVS the way to ``vtep``."""
+        own = OWN4 if vtep.version == 4 else OWN6
+        self.control("ovs/route/add", f"{vtep}/{vtep.max_prefixlen}", "ow-phy", str(own))
+        self.control("tnl/neigh/set", "ow-phy", str(own), GATEWAY_MAC)
+
+    def _sysctl(self, device: str, disable_ipv6: int) -> None:
+        setting = f"net.ipv6.conf.{device}.disable_ipv6={disable_ipv6}"
+        _run("nsenter", f"--net={self.netns}", "sysctl", "-qw", setting)
+
+    def _create(self, ports: list[str]) -> None:
+        words: list[str] = []
+        for bridge in ("ow-int", "ow-phy"):
+            words += ["--", "add-br", bridge, "--", "set", "bridge", bridge]
+            words += ["datapath_type=netdev", "fail_mode=secure"]
+        words += [f'other_config:hwaddr="{NIC.mac}"']
+        words += _port("ow-phy", "ophy0", TUNNELS["ophy0"], "type=internal")
+        for encap in ("geneve", "vxlan"):
+            flow_based = (f"type={encap}", "options:remote_ip=flow", "options:key=flow")
+            words += _port("ow-int", f"ow-{encap}", TUNNELS[f"ow-{encap}"], *flow_based)
+        for name in ports:
+            words += _port("ow-int", name, 100 + int(name.removeprefix("ot")), "type=internal")
+        words += _port("ow-int", "sent", 5001, "type=internal")
+        words += _port("ow-int", "seen", 5002, "type=internal")
+        self._sysctl("default", 1)  # devices say nothing of their own
+        self.configure(*words[1:])
+        for name in (*ports, "ophy0", "sent", "seen"):
+            self.ip("link", "set", name, "up")
+        self._sysctl("ow-phy", 0)
+        self.ip("addr", "add", f"{OWN4}/32", "dev", "ow-phy", "noprefixroute")
+        self.ip("-6", "addr", "add", f"{OWN6}/128", "dev", "ow-phy", "nodad", "noprefixroute")
+        self.openflow("add-flow", "ow-int", "priority=65000,in_port=5001,actions=output:5002")
+
+
+@contextmanager
+def running_switch(directory: Path, slots: Iterable[int] = ()) -> Iterator[Switch]:
+    """Provide a Switch in ``directory`` and a namespace of its own; both end with it."""
+    name = f"hlpd-{uuid.uuid4().hex[:8]}"
+    _run("ip", "netns", "add", name)
+    ovs = OvsInstance(Place(directory / "ovs", directory / "log", Path("/run/netns") / name))
+    try:
+        ovs.start()
+        switch = Switch(ovs, tuple(slots))
+        yield switch
+        switch.close()
+    finally:
+        ovs.stop()
+        _run("ip", "netns", "delete", name)
+
+
+def encapsulate(encap: Encap, vni: int, source: IpAddress, inner: Packet | bytes) -> bytes:
+    """Return the frame by which ``source`` sends ``inner`` to this node."""
+    family, own = (IP, OWN4) if source.version == 4 else (IPv6, OWN6)
+    outer = family(src=str(source), dst=str(own))
+    header = GENEVE(vni=vni) if encap is Encap.GENEVE else VXLAN(vni=vni)
+    udp = UDP(sport=50000, dport=_PORTS[encap])
+    return bytes(Ether(src=GATEWAY_MAC, dst=NIC.mac) / outer / udp / header / Ether(bytes(inner)))
+
+
+def decapsulate(frame: bytes) -> tuple[Tunnelled, bytes]:
+    """Return how an encapsulated frame travels, and what is in it."""
+    outer = Ether(frame).payload
+    encap = next(encap for encap, number in _PORTS.items() if outer[UDP].dport == number)
+    kind = GENEVE if encap is Encap.GENEVE else VXLAN
+    header = kind(bytes(outer[UDP].payload))  # whatever scapy guessed from the source port
+    inner = bytes(header.payload)
+    return Tunnelled(encap, header.vni, outer.src, outer.dst), inner
+
+
+def outputs(answer: dict[str, list[bytes]]) -> list[str]:
+    """Return where frames came out, sorted: devices, and tunnels as ``geneve:VNI>VTEP``."""
+    found: list[str] = []
+    for device, frames in answer.items():
+        tunnelled = device == "ophy0"
+        found += [str(decapsulate(frame)[0]) if tunnelled else device for frame in frames]
+    return sorted(found)
+
+
+def in_netns(netns: Path, function: Callable[[], Result]) -> Result:
+    """Run ``function`` in a thread that has entered ``netns``."""
+    result: list[Result] = []
+
+    def enter_and_run() -> None:
+        with netns.open("rb") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"cannot enter {netns}")
+        result.append(function())
+
+    thread = threading.Thread(target=enter_and_run)
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def _port(bridge: str, name: str, ofport: int, *columns: str) -> list[str]:
+    made = ["--", "add-port", bridge, name, "--", "set", "interface", name, *columns]
+    return [*made, f"ofport_request={ofport}"]
+
+
+def _open(device: str) -> socket.socket:
+    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    opened.bind((device, 0))
+    return opened
+
+
+def _drain(opened: socket.socket) -> list[bytes]:
+    """Return what the device delivered, without what was sent by it."""
+    frames = []
+    opened.setblocking(False)
+    try:
+        while True:
+            frame, address = opened.recvfrom(9000)
+            if address[2] != socket.PACKET_OUTGOING:
+                frames.append(frame)
+    except BlockingIOError:
+        return frames
+
+
+def _run(*words: str) -> str:
+    result = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    )
+    assert result.returncode == 0, f"{' '.join(words)}: {result.stderr}"
+    return result.stdout

@@ -1,0 +1,310 @@
+"""The verbs: what a request means, over the agent's attachments and the pod's wiring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from dataplane.cni.call import Call, ContainerLocks
+from dataplane.cni.errors import CniError, Code, as_cni_error
+from dataplane.cni.ipam import Ipam, PluginMissingError
+from dataplane.cni.netns import check_netns
+from dataplane.cni.request import (
+    AddRequest,
+    CheckRequest,
+    Delegate,
+    DelRequest,
+    GcRequest,
+    Request,
+    StatusRequest,
+    Verb,
+)
+from dataplane.cni.result import Given, add_result, given_fault, previous_faults
+from dataplane.cni.strict_json import JsonObject
+from dataplane.contracts import Attachments, AttachRefusedError, PodRoute, PodWiring
+from dataplane.core.desired import Port
+from dataplane.core.events import AttachRequest
+from dataplane.core.model import AttachmentKey
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long each step may take, in seconds; together less than a request's deadline."""
+
+    request: float = 50.0  # below the shim's, which is below what runtimes wait
+    delegate: float = 20.0
+    delegate_undo: float = 5.0
+    admit: float = 1.0
+    programmed: float = 10.0
+    published: float = 1.0
+    detach: float = 10.0
+    settle: float = 2.0  # SPEC.md, CHECK: "allow a reasonable convergence delay"
+    look_again: float = 0.25
+
+
+class Handler:
+    """Serves parsed requests from many threads; requests of one container wait for each other."""
+
+    def __init__(
+        self, attachments: Attachments, wiring: PodWiring, ipam: Ipam, limits: Limits
+    ) -> None:
+        """Serve over ``attachments`` and ``wiring``."""
+        self._attachments = attachments
+        self._wiring = wiring
+        self._ipam = ipam
+        self._containers = ContainerLocks()
+        self.limits = limits
+
+    def handle(self, request: Request, call: Call) -> JsonObject | None:
+        """Do what is asked and return the result to print. Raises CniError."""
+        with as_cni_error():
+            match request:
+                case AddRequest():
+                    return self._add(request, call)
+                case DelRequest():
+                    self._delete(request, call)
+                case CheckRequest():
+                    self._check(request, call)
+                case GcRequest():
+                    self._collect_garbage(request, call)
+                case StatusRequest():
+                    self._status(request, call)
+        return None
+
+    def stop(self) -> None:
+        """Kill the IPAM plugins that are running, so that their requests end."""
+        self._ipam.stop()
+
+    # --- ADD ---
+
+    def _add(self, request: AddRequest, call: Call) -> JsonObject:
+        with self._containers.hold(request.key.container_id, call):
+            self._refuse_if_attached(request.key)
+            check_netns(request.netns)
+            self._check_mtu(request)
+            with ExitStack() as undo:
+                given = self._given(request, call, undo)
+                port = self._admit(request, given, call, undo)
+                self._connect(port, given.routes_in(port.segment), call, undo)
+                result = add_result(request.network.version, port, request.previous, given)
+                undo.pop_all()
+        return result
+
+    def _refuse_if_attached(self, key: AttachmentKey) -> None:
+        port = self._attachments.find(key)
+        if port is not None:
+            raise CniError(
+                Code.ALREADY_ATTACHED,
+                f"container {key.container_id} already has {key.ifname}, attached to segment"
+                f" {port.segment.name}: call DEL first",
+            )
+
+    def _check_mtu(self, request: AddRequest) -> None:
+        """Ask for the segment before anything is made; an unknown one is refused here."""
+        largest = self._attachments.segment_mtu(request.segment)
+        if request.mtu is not None and request.mtu > largest:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"mtu {request.mtu} does not fit: segment {request.segment} carries {largest}",
+            )
+
+    def _given(self, request: AddRequest, call: Call, undo: ExitStack) -> Given:
+        delegate = request.network.ipam
+        if delegate is None:
+            return Given(request.ips)
+        # Before the ADD: SPEC.md section 4 wants a DEL also after one that failed.
+        undo.callback(_undo, "release addresses", lambda: self._release(delegate, call))
+        with call.phase("ipam"):
+            given = self._ipam.add(delegate, call, self.limits.delegate)
+        missing = [ip for ip in request.ips if ip.ip not in {other.ip for other in given.addresses}]
+        if missing:
+            raise CniError(
+                Code.DELEGATE_FAILED,
+                f"IPAM plugin {delegate.plugin} did not give the address {missing[0].ip} that was"
+                " asked for",
+            )
+        return given
+
+    def _release(self, delegate: Delegate, call: Call) -> None:
+        own = Call(self.limits.delegate_undo)
+        try:
+            self._ipam.forward(delegate, Verb.DEL, own, self.limits.delegate_undo)
+        finally:
+            call.stderr += own.stderr
+
+    def _admit(self, request: AddRequest, given: Given, call: Call, undo: ExitStack) -> Port:
+        wanted = AttachRequest(
+            key=request.key,
+            netns=request.netns,
+            segment=request.segment,
+            identity=request.identity,
+            mac=request.mac,
+            ips=tuple(address.ip for address in given.addresses),
+            ipam=request.network.ipam is not None,
+            mtu=request.mtu,
+            network=request.network.name,
+        )
+        undo.callback(_undo, "cancel", lambda: self._attachments.cancel(request.key))
+        with call.phase("admit"):
+            port = self._attachments.admit(wanted, call.remaining(self.limits.admit))
+        fault = given_fault(given.addresses, port.segment)
+        if fault is not None:
+            ipam = request.network.ipam
+            if ipam is None:
+                raise CniError(Code.INVALID_CONFIG, f"the runtime asks for {fault}")
+            raise CniError(Code.DELEGATE_FAILED, f"IPAM plugin {ipam.plugin} gave {fault}")
+        return port
+
+    def _connect(
+        self, port: Port, routes: tuple[PodRoute, ...], call: Call, undo: ExitStack
+    ) -> None:
+        """Wire the pod while the targets program, then make both known."""
+        key = port.attachment.key
+        undo.callback(_undo, "unplumb", lambda: self._wiring.unplumb(port.attachment))
+        with call.phase("plumb"):
+            self._wiring.plumb(port, routes)
+        with call.phase("program"):
+            self._attachments.wait_programmed(key, call.remaining(self.limits.programmed))
+        with call.phase("announce"):
+            self._wiring.announce(port)
+        with call.phase("publish"):
+            published = self._attachments.wait_published(key, call.remaining(self.limits.published))
+        log.info("attached", key=key, published=published, phases=call.phases)
+
+    # --- DEL and GC ---
+
+    def _delete(self, request: DelRequest, call: Call) -> None:
+        """Take everything away as far as possible; only then report what was not."""
+        failures = _Failures()
+        with self._containers.hold(request.key.container_id, call):
+            known = self._attachments.find(request.key) is not None
+            self._detach(request.key, call, failures)
+            if request.ipam is not None:
+                with failures.kept():
+                    self._forward_delete(request.ipam, call, known=known)
+        failures.raise_all()
+
+    def _detach(self, key: AttachmentKey, call: Call, failures: _Failures) -> None:
+        port = self._attachments.find(key)
+        if port is not None:
+            with failures.kept(), call.phase("unplumb"):
+                self._wiring.unplumb(port.attachment)
+        with failures.kept(), call.phase("detach"):
+            self._attachments.detach(key, call.remaining(self.limits.detach))
+
+    def _forward_delete(self, delegate: Delegate, call: Call, *, known: bool) -> None:
+        try:
+            self._forward(delegate, Verb.DEL, call)
+        except PluginMissingError:
+            if known:
+                raise
+            # What cannot be run, where nothing was attached, holds nothing to release.
+
+    def _collect_garbage(self, request: GcRequest, call: Call) -> None:
+        failures = _Failures()
+        for key in self._stale(request):
+            with failures.kept(), self._containers.hold(key.container_id, call):
+                self._detach(key, call, failures)
+                log.info("collected", key=key, network=request.network.name)
+        if request.network.ipam is not None:
+            with failures.kept():
+                self._forward(request.network.ipam, Verb.GC, call)
+        failures.raise_all()
+
+    def _stale(self, request: GcRequest) -> list[AttachmentKey]:
+        """Return this network's attachments that are no longer wanted; others' are not ours."""
+        ports = [self._attachments.find(key) for key in self._attachments.keys()]  # noqa: SIM118
+        held = [port.attachment for port in ports if port is not None]
+        return [
+            attachment.key
+            for attachment in held
+            if attachment.network == request.network.name and attachment.key not in request.valid
+        ]
+
+    # --- CHECK and STATUS ---
+
+    def _check(self, request: CheckRequest, call: Call) -> None:
+        with self._containers.hold(request.key.container_id, call):
+            check_netns(request.netns)
+            with call.phase("check"):
+                self._expect_no_faults(request)
+            if request.network.ipam is not None:
+                self._forward(request.network.ipam, Verb.CHECK, call)
+
+    def _expect_no_faults(self, request: CheckRequest) -> None:
+        give_up = time.monotonic() + self.limits.settle
+        while faults := self._faults(request):
+            if time.monotonic() >= give_up:
+                more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+                raise CniError(
+                    Code.CHECK_FAILED,
+                    f"{request.key.ifname} of container {request.key.container_id}:"
+                    f" {faults[0]}{more}",
+                    "; ".join(faults),
+                )
+            time.sleep(self.limits.look_again)
+
+    def _faults(self, request: CheckRequest) -> Sequence[str]:
+        port = self._attachments.find(request.key)
+        if port is None:
+            return ("it is not attached by this node's agent",)
+        faults = list(previous_faults(request.previous, port, request.netns))
+        if port.segment.name != request.segment:
+            faults.append(
+                f"it is attached to segment {port.segment.name}, not to {request.segment}"
+            )
+        return [*faults, *self._wiring.check(port), *self._attachments.faults(request.key)]
+
+    def _status(self, request: StatusRequest, call: Call) -> None:
+        obstacle = self._attachments.obstacle()
+        if obstacle is not None:
+            raise CniError(Code.NOT_AVAILABLE, obstacle)
+        try:
+            self._attachments.segment_mtu(request.segment)
+            if request.network.ipam is not None:
+                self._forward(request.network.ipam, Verb.STATUS, call)
+        except (AttachRefusedError, CniError) as error:
+            unavailable = (Code.NOT_AVAILABLE, Code.LIMITED_CONNECTIVITY)
+            code = error.code if error.code in unavailable else Code.NOT_AVAILABLE
+            raise CniError(code, str(error), error.details) from None
+
+    def _forward(self, delegate: Delegate, verb: Verb, call: Call) -> None:
+        with call.phase("ipam"):
+            self._ipam.forward(delegate, verb, call, self.limits.delegate)
+
+
+class _Failures:
+    """What went wrong on the way, kept so that the rest is still done."""
+
+    def __init__(self) -> None:
+        self._errors: list[CniError] = []
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        try:
+            with as_cni_error():
+                yield
+        except CniError as error:
+            self._errors.append(error)
+
+    def raise_all(self) -> None:
+        if not self._errors:
+            return
+        sentences = dict.fromkeys(str(error) for error in self._errors)
+        details = dict.fromkeys(error.details for error in self._errors if error.details)
+        raise CniError(self._errors[0].code, "; ".join(sentences), "; ".join(details))
+
+
+def _undo(step: str, action: Callable[[], None]) -> None:
+    """Take one step of a failed ADD back; a failure here must not hide why ADD failed."""
+    try:
+        with as_cni_error():
+            action()
+    except CniError as error:
+        log.warning("a failed ADD was not undone whole", step=step, error=str(error))

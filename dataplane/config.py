@@ -1,0 +1,272 @@
+"""The agent's configuration file, read once, as a value. All its faults are told at once."""
+
+from __future__ import annotations
+
+import socket
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from dataplane.core.desired import LocalNode
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import family_of
+from dataplane.documents import (
+    Fault,
+    FaultyFileError,
+    Ip,
+    NodeName,
+    Strict,
+    read_documents,
+    shown,
+    validate,
+)
+
+INSTALLED_CONFIG = Path("/etc/overweave/agent.yaml")
+_SUN_PATH = 107  # unix(7): sun_path less its final zero byte
+_LONGEST_SOCKET = "ovs-vswitchd.4194304.ctl"  # the longest name below run_dir or ovs.rundir
+_LONGEST_IFNAME = 15  # IFNAMSIZ of linux/if.h less the final zero byte
+
+
+def _directory(value: object) -> Path:
+    path = Path(value) if isinstance(value, str) else None
+    if path is None or not path.is_absolute() or "\0" in str(path) or ".." in path.parts:
+        raise InvalidValueError(f"{shown(value)} is not an absolute path")
+    return path
+
+
+def _socket_directory(value: object) -> Path:
+    path = _directory(value)
+    length = len(str(path / _LONGEST_SOCKET).encode())
+    if length > _SUN_PATH:
+        raise InvalidValueError(
+            f"{shown(value)} is too long: its sockets would have names of {length} bytes,"
+            f" the kernel takes {_SUN_PATH}"
+        )
+    return path
+
+
+def _interface(name: str) -> str:
+    if (
+        not 1 <= len(name.encode()) <= _LONGEST_IFNAME
+        or {*name} & {*"/: \t\n"}
+        or name in (".", "..")
+    ):
+        raise InvalidValueError(f"interface {name!r} is no name that Linux gives to an interface")
+    return name
+
+
+def _remotes(text: str) -> str:
+    """Check the members of an OVSDB cluster, as ``unix:/PATH`` or ``tcp:HOST:PORT,tcp:...``."""
+    for remote in text.split(","):
+        method, _, where = remote.partition(":")
+        if not (
+            _is_path(where) if method == "unix" else method in ("tcp", "ssl") and _is_host(where)
+        ):
+            raise InvalidValueError(
+                f"remote {remote!r} is not unix:/PATH, tcp:ADDRESS:PORT or ssl:ADDRESS:PORT"
+                " (IPv6 in brackets); several with commas between"
+            )
+    return text
+
+
+def _is_path(where: str) -> bool:
+    return where.startswith("/") and len(where.encode()) <= _SUN_PATH
+
+
+def _is_host(where: str) -> bool:
+    host, _, port = where.rpartition(":")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        return False
+    if host.startswith("["):
+        return host.endswith("]") and _is_ip(host[1:-1], 6)
+    return bool(host) and ":" not in host and host == host.strip()
+
+
+def _is_ip(text: str, version: int) -> bool:
+    try:
+        return ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+Directory = Annotated[Path, PlainValidator(_directory)]
+SocketDirectory = Annotated[Path, PlainValidator(_socket_directory)]
+Remote = Annotated[str, AfterValidator(_remotes)]
+
+
+def _hostname() -> str:
+    return socket.gethostname().lower()
+
+
+class AttachWithoutFabric(StrEnum):
+    """What CNI ADD does while the fabric database is away."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+class Underlay(Strict):
+    """The NIC that carries the tunnels; without ``addresses`` its first of each family is used."""
+
+    interface: Annotated[str, AfterValidator(_interface)]
+    addresses: list[Ip] = []
+
+    @model_validator(mode="after")
+    def _one_per_family(self) -> Underlay:
+        families = [family_of(address) for address in self.addresses]
+        for family in families:
+            if families.count(family) > 1:
+                both = ", ".join(str(a) for a in self.addresses if family_of(a) is family)
+                raise InvalidValueError(
+                    f"underlay.addresses {both}: a node has one {family} address"
+                )
+        return self
+
+
+class FabricAccess(Strict):
+    """Where the fabric database is, and who we are to it: needed for ``ssl:`` remotes."""
+
+    remote: Remote
+    private_key: Directory | None = None
+    certificate: Directory | None = None
+    ca_cert: Directory | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the certificate files by key."""
+        named = {key: getattr(self, key) for key in ("private_key", "certificate", "ca_cert")}
+        return {key: path for key, path in named.items() if path is not None}
+
+    @model_validator(mode="after")
+    def _certificates(self) -> FabricAccess:
+        missing = [k for k in ("private_key", "certificate", "ca_cert") if k not in self.files]
+        if "ssl:" in self.remote and missing:
+            raise InvalidValueError(
+                f"fabric.remote {self.remote!r} needs fabric.{' and fabric.'.join(missing)}"
+            )
+        absent = [f"fabric.{key} {path}" for key, path in self.files.items() if not path.is_file()]
+        if absent:
+            raise InvalidValueError(f"{', '.join(absent)}: no such file on this machine")
+        return self
+
+
+class OvsAccess(Strict):
+    """The Open vSwitch to program: the node's own, or with ``manage`` one the agent runs."""
+
+    manage: bool = False
+    rundir: SocketDirectory | None = None
+    remote: Remote | None = None
+
+
+class AgentConfig(Strict):
+    """Everything the agent is told; what is left out has the value that ``EXAMPLE`` shows."""
+
+    node: NodeName = Field(default_factory=_hostname, validate_default=True)
+    underlay: Underlay
+    fabric: FabricAccess
+    ovs: OvsAccess = OvsAccess()
+    state_dir: Directory = Path("/var/lib/overweave")
+    run_dir: SocketDirectory = Path("/run/overweave")
+    bpffs: Directory = Path("/sys/fs/bpf/overweave")
+    attach_without_fabric: Annotated[AttachWithoutFabric, Field(strict=False)] = (
+        AttachWithoutFabric.ALLOW
+    )
+
+    @model_validator(mode="after")
+    def _own_switch_has_its_own_socket(self) -> AgentConfig:
+        own = f"unix:{self.ovs_rundir / 'db.sock'}"
+        if self.ovs.manage and self.ovs.remote not in (None, own):
+            raise InvalidValueError(
+                f"ovs.remote {self.ovs.remote!r} is another Open vSwitch: with ovs.manage it is"
+                f" {own}; leave ovs.remote out, or set ovs.manage: false"
+            )
+        return self
+
+    @property
+    def cni_socket(self) -> Path:
+        """Return the socket that overweave-cni talks to."""
+        return self.run_dir / "cni.sock"
+
+    @property
+    def api_socket(self) -> Path:
+        """Return the socket of the agent's own gRPC service."""
+        return self.run_dir / "api.sock"
+
+    @property
+    def ovs_rundir(self) -> Path:
+        """Return the directory of the switch's sockets and pid files."""
+        own = Path("/var/lib/overweave/ovs") if self.ovs.manage else Path("/run/openvswitch")
+        return self.ovs.rundir or own
+
+    @property
+    def ovs_remote(self) -> str:
+        """Return the OVSDB remote of the switch."""
+        return self.ovs.remote or f"unix:{self.ovs_rundir / 'db.sock'}"
+
+    @property
+    def local_node(self) -> LocalNode:
+        """Return what the deciding thread needs of all this."""
+        return LocalNode(
+            name=self.node,
+            underlay_interface=self.underlay.interface,
+            vteps=tuple(self.underlay.addresses),
+            attach_without_fabric=self.attach_without_fabric is AttachWithoutFabric.ALLOW,
+        )
+
+
+EXAMPLE = """\
+# overweave agent. What is commented out is the default.
+
+# The node's name in the fabric; the CN of its certificate. Default: the host's name.
+# node: node1
+
+underlay:
+  interface: eth0              # the NIC that carries the tunnels; it keeps its addresses
+  # addresses: [192.0.2.11]    # tunnel end points, one per family; default: the NIC's first
+
+fabric:
+  # unix:/PATH, tcp:ADDRESS:PORT (unauthenticated) or ssl:ADDRESS:PORT; several with commas between
+  remote: unix:/var/lib/overweave/fabric/db.sock
+  # private_key: /etc/overweave/node1-privkey.pem    # these three for ssl:
+  # certificate: /etc/overweave/node1-cert.pem
+  # ca_cert: /etc/overweave/cacert.pem
+
+# ovs:
+#   manage: false              # true: the agent starts an Open vSwitch of its own and restarts it
+#   rundir: /run/openvswitch   # with manage: /var/lib/overweave/ovs
+#   remote: unix:/run/openvswitch/db.sock
+
+# state_dir: /var/lib/overweave        # attachments, and what ADD needs while the database is away
+# run_dir: /run/overweave              # cni.sock and api.sock
+# bpffs: /sys/fs/bpf/overweave         # where eBPF programs and maps outlive the agent
+# attach_without_fabric: allow         # or refuse: no ADD while the database is away
+"""
+
+
+def parse_config(text: str, source: str) -> AgentConfig:
+    """Return the configuration in ``text``. Raises FaultyFileError with every fault."""
+    documents, faults = read_documents(text)
+    if len(documents) != 1 or not isinstance(documents[0].value, dict):
+        what = f"{len(documents)} documents" if len(documents) != 1 else "no keys with values"
+        more = () if faults else (Fault(1, "", f"{what} in it; a configuration is one mapping"),)
+        raise FaultyFileError(source, (*faults, *more))
+    config, sentences = validate(AgentConfig, documents[0].value)
+    told = [Fault(documents[0].line(location), "", text) for location, text in sentences]
+    if config is None or faults:
+        raise FaultyFileError(source, (*faults, *told))
+    return config
+
+
+def load_config(path: Path) -> AgentConfig:
+    """Return the configuration of file ``path``. Raises InvalidValueError, FaultyFileError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        advice = "print one to start from: overweave config example"
+        raise InvalidValueError(f"{path}: {error.strerror}; {advice}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"{path}: not UTF-8 text, at byte {error.start}") from error
+    return parse_config(text, str(path))

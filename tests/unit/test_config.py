@@ -1,0 +1,219 @@
+"""The agent's configuration file: the example, the defaults, and every way to get it wrong."""
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataplane.config import EXAMPLE, AgentConfig, load_config, parse_config
+from dataplane.core.desired import LocalNode
+from dataplane.core.errors import InvalidValueError
+from dataplane.documents import FaultyFileError
+
+MINIMAL = """
+node: node1
+underlay: {interface: eth0}
+fabric: {remote: "unix:/run/db.sock"}
+"""
+
+
+def config(more: str = "") -> AgentConfig:
+    return parse_config(MINIMAL + more, "agent.yaml")
+
+
+def faults(text: str) -> list[str]:
+    with pytest.raises(FaultyFileError) as error:
+        parse_config(text, "agent.yaml")
+    return str(error.value).splitlines()
+
+
+def test_the_example_is_valid() -> None:
+    assert parse_config(EXAMPLE, "example").underlay.interface == "eth0"
+
+
+def test_the_example_shows_the_defaults() -> None:
+    defaults = r"(?m)^# (?=(ovs|state_dir|run_dir|bpffs|attach_without_fabric|  \w+):)"
+    shown, count = re.subn(defaults, "", EXAMPLE)
+    assert count == 8
+    example = parse_config(shown, "example without comments")
+    plain = parse_config(EXAMPLE, "example")
+    assert (example.ovs_rundir, example.ovs_remote) == (plain.ovs_rundir, plain.ovs_remote)
+    unset = {"ovs", "node"}
+    assert example.model_dump(exclude=unset) == plain.model_dump(exclude=unset)
+
+
+def test_what_the_file_leaves_out() -> None:
+    found = config()
+    assert found.local_node == LocalNode("node1", "eth0", (), attach_without_fabric=True)
+    assert found.cni_socket == Path("/run/overweave/cni.sock")
+    assert found.api_socket == Path("/run/overweave/api.sock")
+    assert found.ovs_remote == "unix:/run/openvswitch/db.sock"
+
+
+def test_what_the_file_says() -> None:
+    found = parse_config(
+        """
+        node: node1
+        underlay: {interface: eth0, addresses: [192.0.2.1, "2001:db8::1"]}
+        fabric: {remote: "tcp:192.0.2.9:6640,tcp:[2001:db8::9]:6640,tcp:db.example:6640"}
+        attach_without_fabric: refuse
+        """,
+        "agent.yaml",
+    )
+    vteps = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    assert found.local_node == LocalNode("node1", "eth0", vteps, attach_without_fabric=False)
+
+
+def test_the_node_is_called_like_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "Host7.example")
+    text = MINIMAL.replace("node: node1", "")
+    assert parse_config(text, "agent.yaml").node == "host7.example"
+    monkeypatch.setattr("socket.gethostname", lambda: "under_score")
+    assert "node name 'under_score'" in faults(text)[0]
+
+
+def test_a_managed_switch_lives_in_its_own_directory() -> None:
+    found = config("ovs: {manage: true}")
+    assert found.ovs_remote == "unix:/var/lib/overweave/ovs/db.sock"
+    assert config("ovs: {manage: true, rundir: /o}").ovs_remote == "unix:/o/db.sock"
+
+
+def test_certificates_that_are_there_are_taken(tmp_path: Path) -> None:
+    for name in ("key", "cert", "ca"):
+        (tmp_path / name).touch()
+    access = (
+        f"{{remote: 'ssl:192.0.2.9:6640', private_key: {tmp_path}/key,"
+        f" certificate: {tmp_path}/cert, ca_cert: {tmp_path}/ca}}"
+    )
+    text = MINIMAL.replace('{remote: "unix:/run/db.sock"}', access)
+    assert parse_config(text, "agent.yaml").fabric.files["ca_cert"] == tmp_path / "ca"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        pytest.param("node1", "Node_1", "node name 'Node_1' is not", id="node name"),
+        pytest.param("node1", "5", "node 5: ", id="node is a number"),
+        pytest.param("{interface: eth0}", "", "underlay None is not keys", id="empty underlay"),
+        pytest.param("{interface: eth0}", "{}", "underlay.interface is missing", id="no NIC"),
+        pytest.param("eth0", "a/b", "underlay: interface 'a/b'", id="NIC with slash"),
+        pytest.param("eth0", "'a b'", "underlay: interface 'a b'", id="NIC with blank"),
+        pytest.param("eth0", "sixteen-letters-", "interface 'sixteen", id="NIC too long"),
+        pytest.param("eth0", "..", "underlay: interface '..'", id="NIC dots"),
+        pytest.param(
+            "eth0", "eth0, addresses: [300.0.0.1]", "addresses[0]: '300.0.0.1' is", id="no address"
+        ),
+        pytest.param(
+            "eth0", "eth0, addresses: [127.0.0.1]", "'127.0.0.1' cannot be", id="loopback address"
+        ),
+        pytest.param(
+            "eth0", "eth0, addresses: [239.0.0.1]", "'239.0.0.1' cannot be", id="multicast address"
+        ),
+        pytest.param(
+            "eth0", "eth0, addresses: ['fe80::1%eth0']", "has a zone", id="address with zone"
+        ),
+        pytest.param(
+            "eth0",
+            "eth0, addresses: [192.0.2.1, 192.0.2.2]",
+            "underlay.addresses 192.0.2.1, 192.0.2.2: a node has one ipv4",
+            id="two addresses of a family",
+        ),
+        pytest.param("eth0", "eth0, mtu: 9000", "unknown key underlay.mtu", id="unknown inner key"),
+        pytest.param("fabric:", "fabrik:", "unknown key fabrik (did you mean fabric?)", id="typo"),
+        pytest.param("unix:/run/db.sock", "unix:db.sock", "remote 'unix:db", id="relative socket"),
+        pytest.param("unix:/run/db.sock", "tcp:h", "fabric: remote 'tcp:h'", id="no port"),
+        pytest.param("unix:/run/db.sock", "tcp:h:0", "remote 'tcp:h:0'", id="port 0"),
+        pytest.param("unix:/run/db.sock", "tcp:h:65536", "'tcp:h:65536'", id="port too large"),
+        pytest.param("unix:/run/db.sock", "tcp:::1:6640", "'tcp:::1:6640'", id="IPv6 unbracketed"),
+        pytest.param("unix:/run/db.sock", "tcp:[::1:6640", "'tcp:[::1:6640'", id="bracket open"),
+        pytest.param("unix:/run/db.sock", "pssl:6640", "remote 'pssl:6640'", id="a listener"),
+        pytest.param("unix:/run/db.sock", "unix:/a,,", "remote ''", id="empty member"),
+        pytest.param(
+            "unix:/run/db.sock",
+            "ssl:h:6640",
+            "fabric.remote 'ssl:h:6640' needs fabric.private_key and fabric.certificate and",
+            id="ssl without certificates",
+        ),
+        pytest.param(
+            '"}', '", ca_cert: /nowhere/ca}', "fabric.ca_cert /nowhere/ca: no such file", id="no CA"
+        ),
+    ],
+)
+def test_a_fault_names_key_and_value(old: str, new: str, told: str) -> None:
+    assert old in MINIMAL
+    found = faults(MINIMAL.replace(old, new, 1))
+    assert any(told in fault for fault in found), found
+    assert all(fault.startswith("agent.yaml, line ") for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        pytest.param("ovs: {manage: 'yes'}", "ovs.manage 'yes'", id="manage is text"),
+        pytest.param("ovs: {rundir: o}", "ovs.rundir: 'o' is not an absolute", id="relative"),
+        pytest.param(
+            "ovs: {manage: true, remote: 'unix:/o'}", "ovs.remote 'unix:/o'", id="managed elsewhere"
+        ),
+        pytest.param("state_dir: 5", "state_dir: 5 is not an absolute path", id="number as path"),
+        pytest.param("state_dir: /a/../b", "state_dir: '/a/../b'", id="dots in path"),
+        pytest.param(f"run_dir: /{'x' * 100}", "is too long", id="socket name too long"),
+        pytest.param("attach_without_fabric: off", "attach_without_fabric 'off'", id="no boolean"),
+        pytest.param("node: again", "key 'node' is already there", id="key twice"),
+        pytest.param("---\na: 1", "2 documents", id="two documents"),
+        pytest.param("a: [", "not YAML", id="broken YAML"),
+        pytest.param("a: !!python/name:os.system", "not YAML: could not", id="Python in YAML"),
+        pytest.param("a: \x00", "not YAML: special characters", id="NUL"),
+    ],
+)
+def test_a_fault_in_what_has_defaults(more: str, told: str) -> None:
+    assert any(told in fault for fault in faults(MINIMAL + more))
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:
+    found = faults("node: N\nunderlay: {interface: a/b}\nfabric: {remote: x}\nfoo: 1\nnode: M\n")
+    lines = [int(fault.split("line ")[1].split(":")[0]) for fault in found]
+    assert lines == [2, 3, 4, 5, 5]
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "a", "~"])
+def test_what_is_no_mapping_is_one_fault(text: str) -> None:
+    assert len(faults(text)) == 1
+
+
+def test_a_file_that_is_not_there_says_how_to_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"agent\.yaml: No such file.*config example"):
+        load_config(tmp_path / "agent.yaml")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_bytes(b"node: \xff")
+    with pytest.raises(InvalidValueError, match="not UTF-8 text, at byte 6"):
+        load_config(tmp_path / "agent.yaml")
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+keys = st.sampled_from([*AgentConfig.model_fields, "other"])
+
+
+@given(st.dictionaries(keys, values))
+def test_no_content_breaks_the_reader(content: dict[str, object]) -> None:
+    with pytest.raises(FaultyFileError):  # underlay and fabric are never right by chance
+        parse_config(yaml.safe_dump(content), "agent.yaml")
+
+
+@given(st.text())
+def test_no_text_breaks_the_reader(text: str) -> None:
+    with pytest.raises(FaultyFileError):
+        parse_config(text, "agent.yaml")

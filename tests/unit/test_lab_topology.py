@@ -1,0 +1,118 @@
+"""Topology files: what a lab consists of, and what is said about one that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from dataplane.core.errors import InvalidValueError
+from dataplane.documents import FaultyFileError
+from dataplane.lab.layout import LabPaths
+from dataplane.lab.topology import Kind, default_topology, load_topology, read_topology
+
+
+def test_default_is_four_dual_stack_agents_on_1500_bytes() -> None:
+    topology = default_topology()
+    assert topology.mtu == 1500
+    assert [node.name for node in topology.agents] == ["n1", "n2", "n3", "n4"]
+    assert [[str(a) for a in node.addresses] for node in topology.nodes[:2]] == [
+        ["192.0.2.1/24", "2001:db8:0:1::1/64"],
+        ["192.0.2.2/24", "2001:db8:0:1::2/64"],
+    ]
+    assert read_topology(topology.text, "again") == topology
+
+
+def test_a_file_says_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        "underlay: {mtu: 9000, prefixes: [198.51.100.0/28]}\n"
+        "nodes:\n- name: host\n- {name: peer, kind: bare}\n",
+        encoding="utf-8",
+    )
+    topology = load_topology(path)
+    assert topology.mtu == 9000
+    assert [node.kind for node in topology.nodes] == [Kind.AGENT, Kind.BARE]
+    assert [str(node.addresses[0]) for node in topology.nodes] == [
+        "198.51.100.1/28",
+        "198.51.100.2/28",
+    ]
+    assert [node.name for node in topology.agents] == ["host"]
+    assert topology.node("peer").kind is Kind.BARE
+
+
+NODES = "nodes: [{name: n1}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        pytest.param("", ["line 1: a topology is one document, this has 0"], id="empty"),
+        pytest.param("nodes: []", ["nodes []"], id="no node"),
+        pytest.param("{}", ["nodes is missing"], id="nodes missing"),
+        pytest.param(f"{NODES}colour: red", ["line 2: unknown key colour"], id="unknown key"),
+        pytest.param("nodes: [{name: N_1}]", ["'N_1'"], id="bad name"),
+        pytest.param(f"nodes: [{{name: {'n' * 16}}}]", ["name"], id="name longer than a netdev's"),
+        pytest.param("nodes: [{name: n1, kind: dpu}]", ["nodes[0].kind 'dpu'"], id="bad kind"),
+        pytest.param(
+            f"underlay: {{mtu: 1200}}\n{NODES}", ["line 1: underlay.mtu 1200"], id="mtu too small"
+        ),
+        pytest.param(
+            f"underlay: {{mtu: yes}}\n{NODES}", ["underlay.mtu 'yes'"], id="mtu no number"
+        ),
+        pytest.param(
+            f"underlay: {{prefixes: [10.0.0.1/24]}}\n{NODES}", ["10.0.0.1/24"], id="host bits set"
+        ),
+        pytest.param(
+            "nodes:\n- name: n1\n- name: n1\n- name: fabric\n",
+            [
+                "line 3: nodes[1].name 'n1': another node is called so",
+                "line 4: nodes[2].name 'fabric': the lab itself has something of that name",
+            ],
+            id="names that clash, all at once",
+        ),
+        pytest.param(
+            "underlay:\n  prefixes:\n  - 10.0.0.0/31\n  - 10.1.0.0/24\nnodes: [{name: n1}]",
+            [
+                "line 3: underlay.prefixes: 10.0.0.0/31 is too small for 1 nodes",
+                "line 4: underlay.prefixes: 10.1.0.0/24 is the second one of its family",
+            ],
+            id="prefixes, all at once",
+        ),
+    ],
+)
+def test_faults(text: str, sentences: list[str]) -> None:
+    with pytest.raises(FaultyFileError) as caught:
+        read_topology(text, "lab.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(sentences)
+    for line, words in zip(lines, sentences, strict=True):
+        assert line.startswith("lab.yaml, line ")
+        assert words in line
+
+
+def test_an_unreadable_file_is_said() -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"topology /nowhere cannot be read: .*No such file"
+    ):
+        load_topology(Path("/nowhere"))
+
+
+def test_an_unknown_node_is_said_with_those_there_are() -> None:
+    with pytest.raises(InvalidValueError, match=r"no node 'n9'; its nodes are n1, n2, n3, n4"):
+        default_topology().node("n9")
+
+
+@pytest.mark.parametrize("name", ["", "a-b", "Lab", "thirteenchars", "a/b", "..", "ü"])
+def test_names_a_lab_cannot_have(name: str) -> None:
+    with pytest.raises(InvalidValueError, match="is not 1-12 lower-case letters or digits"):
+        LabPaths(name)
+
+
+@pytest.mark.parametrize("name", ["", "../n1", "a/b", "Pod", "-x", "x" * 64])
+def test_names_a_member_cannot_have(name: str) -> None:
+    with pytest.raises(InvalidValueError, match="that begin and end with a letter or digit"):
+        LabPaths("lab").netns(name)
+
+
+def test_namespaces_of_one_lab_never_begin_like_those_of_another() -> None:
+    prefixes = [LabPaths(name).prefix for name in ("a", "ab", "a1", "lab")]
+    assert not [(x, y) for x in prefixes for y in prefixes if x != y and y.startswith(x)]

@@ -28,6 +28,7 @@ from dataplane.core.snapshot import Snapshot, obstacle
 from dataplane.core.state import State, fold
 from dataplane.worker import Job, Worker, concerned_rendering
 
+_KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
 _LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the database
 
 log = structlog.get_logger()
@@ -159,11 +160,15 @@ class Agent:
 
     def segment_mtu(self, segment: str) -> int:
         """Return the pod MTU of a segment in bytes; AttachRefusedError if it is not known."""
+        self._wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
         state = self._snapshot.state
         known = state.fabric.segment(segment)
-        if known is None or state.underlay is None:
+        if known is None:
+            code = INVALID_CONFIG if state.fabric.base_synced else TRY_AGAIN
+            raise AttachRefusedError(code, f"segment {segment!r} is not known on this node")
+        if state.underlay is None:
             raise AttachRefusedError(
-                INVALID_CONFIG, f"segment {segment!r} is not known on this node"
+                TRY_AGAIN, obstacle(self._snapshot) or "the node has no underlay"
             )
         try:
             return pod_mtu(known, state.underlay.mtu)
@@ -236,6 +241,12 @@ def _decide(before: Snapshot, state: State) -> Snapshot:
         since={key: before.since.get(key, generation) for key in keys},
         gone={**left, **{key: generation for key in before.since if key not in keys}},
     )
+
+
+def _is_segment_clear(snapshot: Snapshot, segment: str) -> bool:
+    state = snapshot.state
+    known = state.fabric.segment(segment) is not None or state.fabric.base_synced
+    return known and state.underlay is not None
 
 
 def _is_answered(snapshot: Snapshot, request: AttachRequest) -> bool:

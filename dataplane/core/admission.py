@@ -17,7 +17,7 @@ from dataplane.core.model import (
 )
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.reasons import Reason
-from dataplane.core.state import Refusal, State
+from dataplane.core.state import Refusal, State, give_up_segments
 from dataplane.core.views import block_addresses, is_granted, known_endpoints, segment_losses
 
 TRY_AGAIN = 11  # CNI spec, Error: "try again later"
@@ -49,6 +49,7 @@ class _WaitingError(Exception):
 
 def settle(state: State) -> State:
     """Return ``state`` with moves decided, sequences taken and answerable requests answered."""
+    before = state
     state = _supersede(_take_sequences(state))
     for request in state.requests.values():
         outcome = admit(state, request)
@@ -62,7 +63,7 @@ def settle(state: State) -> State:
         else:
             attachments = {**state.attachments, request.key: outcome}
             state = _supersede(replace(state, requests=open_requests, attachments=attachments))
-    return state
+    return give_up_segments(before, state)
 
 
 def admit(state: State, request: AttachRequest) -> Attachment | Refusal | Wait:

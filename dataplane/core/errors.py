@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+
 
 class OverweaveError(Exception):
     """An error an operator can act on; its text is one clear sentence."""
@@ -13,6 +15,18 @@ class InvalidValueError(OverweaveError, ValueError):
 
 class TargetError(OverweaveError):
     """What we program refused a change; the text keeps its own message whole."""
+
+
+class PartlyRefusedError(TargetError):
+    """What we program refused some of a change and took the rest.
+
+    ``refused`` gives the reason by object: an attachment by its AttachmentKey, others by name.
+    """
+
+    def __init__(self, message: str, refused: Mapping[Hashable, str]) -> None:
+        """Keep the reasons beside the sentence."""
+        super().__init__(message)
+        self.refused = refused
 
 
 class FabricUnavailableError(OverweaveError):

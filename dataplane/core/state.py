@@ -189,12 +189,22 @@ def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Deta
     refusals = _without(state.refusals, event.key)
     if isinstance(event, AttachRequest):
         return replace(state, requests={**state.requests, event.key: event}, refusals=refusals)
-    return replace(
+    after = replace(
         state,
         attachments=_without(state.attachments, event.key),
         requests=_without(state.requests, event.key),
         refusals=refusals,
     )
+    return give_up_segments(state, after)
+
+
+def give_up_segments(before: State, after: State) -> State:
+    """Return ``after`` with segments nobody here needs any more marked as incomplete."""
+    given_up = before.interest - after.interest
+    if not given_up & after.fabric.synced:
+        return after
+    fabric = replace(after.fabric, synced=after.fabric.synced - given_up)
+    return replace(after, fabric=fabric)
 
 
 def _fold_fabric(

@@ -1,0 +1,193 @@
+"""Starts one agent: local files, Open vSwitch, eBPF, fabric, API and CNI, in this order."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+
+from bpf.bpffs import ensure_mounted
+from bpf.loader import load
+from bpf.target import GlueTarget
+from dataplane.agent import Agent, Parts
+from dataplane.api.service import AgentService, serve
+from dataplane.cni.handler import Handler, Limits
+from dataplane.cni.ipam import Ipam
+from dataplane.cni.server import CniServer
+from dataplane.config import AgentConfig, FabricAccess
+from dataplane.contracts import Post
+from dataplane.core.errors import OverweaveError
+from dataplane.fabric.feed import FabricFeed
+from dataplane.fabric.store import agent_database
+from dataplane.fabric.target import FabricTarget
+from dataplane.host.pod import VethWiring
+from dataplane.host.target import LinksTarget
+from dataplane.netlink.monitor import LinkFeed
+from dataplane.statefile import StateFiles
+from overlay_ovs.feed import OvsFeed
+from overlay_ovs.ports import PortsTarget
+from overlay_ovs.target import FlowsTarget
+from overlay_ovs.tunnels import TunnelsTarget
+from ovs_client.daemons import DaemonError, OvsInstance, Place
+from ovs_client.database import Tls
+from ovs_client.unixctl import Unixctl
+from ovs_client.vswitch import VSwitch
+
+_SUPERVISE_S = 1.0
+_CNI_GRACE_S = 2.0
+_OVS_TARGETS = ("ovs-ports", "ovs-flows", "ovs-tunnels")
+
+log = structlog.get_logger()
+
+
+class SystemClock:
+    """The kernel's monotonic clock."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some fixed moment."""
+        return time.monotonic()
+
+
+class OvsSupervisor:
+    """With ``ovs.manage``: starts an Open vSwitch of our own, and again when it has died.
+
+    It runs detached and outlives the agent.
+    """
+
+    def __init__(self, instance: OvsInstance) -> None:
+        """Supervise ``instance``."""
+        self._instance = instance
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ovs-supervisor", daemon=True)
+
+    def start(self, post: Post) -> None:
+        """Start what does not run, then look after it; has no events to ``post``."""
+        del post
+        self._instance.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; Open vSwitch goes on."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_SUPERVISE_S):
+            try:
+                if not self._instance.running():
+                    log.warning("ovs.restarting", place=str(self._instance.place.directory))
+                    self._instance.start()
+            except DaemonError as error:
+                log.error("ovs.start.failed", error=str(error))  # noqa: TRY400  # an operator's fault
+
+
+def run_agent(config: AgentConfig) -> None:
+    """Run the agent of ``config`` until SIGTERM or SIGINT, which leave the dataplane as it is.
+
+    Raises OverweaveError if it cannot start.
+    """
+    _log_to_stderr()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(config.state_dir))
+        _start(config, stack)
+        log.info("agent.started", node=config.node, cni=str(config.cni_socket))
+        ended.wait()
+        log.info("agent.ending", node=config.node)
+
+
+def _start(config: AgentConfig, stack: ExitStack) -> None:
+    clock = SystemClock()
+    files = StateFiles(config.state_dir)
+    loaded = files.load()
+    ensure_mounted(config.bpffs)
+    glue = GlueTarget(load(config.bpffs))
+    stack.callback(glue.close)
+    vswitch = VSwitch(config.ovs_remote)
+    unixctl = Unixctl(config.ovs_rundir)
+    database = agent_database(config.fabric.remote, _tls(config.fabric))
+    fabric = FabricFeed(database, config.node, clock)
+    ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke(*_OVS_TARGETS))
+    own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
+    targets = (
+        files,
+        PortsTarget(vswitch, config.node),
+        FlowsTarget(config.ovs_rundir),
+        TunnelsTarget(unixctl, clock),
+        LinksTarget(),
+        glue,
+        FabricTarget(database, config.node),
+    )
+    agent = Agent(
+        config.local_node, Parts(targets, (*own, LinkFeed(), ovs, fabric), fabric.watch), clock
+    )
+    stack.callback(agent.stop)
+    agent.start(loaded)
+    _serve(config, agent, stack)
+
+
+def _serve(config: AgentConfig, agent: Agent, stack: ExitStack) -> None:
+    config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.run_dir.chmod(0o700)
+    modes = {"underlay": "userspace", "fastpath": "off: glue only"}
+    api = serve(AgentService(agent, modes, _access(config.fabric)), config.api_socket)
+    stack.callback(lambda: api.stop(None).wait())
+    ipam = Ipam()
+    stack.callback(ipam.stop)
+    cni = CniServer(config.cni_socket, Handler(agent, VethWiring(), ipam, Limits()))
+    stack.callback(cni.stop, _CNI_GRACE_S)
+    cni.start()
+
+
+def _own_switch(config: AgentConfig) -> OvsInstance:
+    return OvsInstance(Place(config.ovs_rundir, config.ovs_rundir, None))
+
+
+def _tls(access: FabricAccess) -> Tls | None:
+    if access.private_key is None or access.certificate is None or access.ca_cert is None:
+        return None
+    return Tls(access.private_key, access.certificate, access.ca_cert)
+
+
+def _access(access: FabricAccess) -> str:
+    method = access.remote.partition(":")[0]
+    return {"ssl": "ssl", "unix": "unix"}.get(method, f"{method} (unauthenticated)")
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[TextIO]:
+    """Hold the state directory: two agents in one would undo each other's work."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state_dir / "agent.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OverweaveError(
+                f"another agent already runs with state_dir {state_dir}; stop it, or give this one"
+                " a state_dir and run_dir of its own"
+            ) from error
+        yield lock
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event")),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

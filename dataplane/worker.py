@@ -129,7 +129,7 @@ class Worker:
     def _repair(self, rendering: Rendering) -> int:
         # A generation that asks this Target for nothing new costs no look at the real thing; every
         # poke, timer and failure does look.
-        if rendering == self._converged and not self._suspect:
+        if not self._suspect and _is_same(rendering, self._converged):
             return 0
         self._suspect = True
         change = diff(rendering, self.target.observe())
@@ -138,6 +138,11 @@ class Worker:
         self._suspect = False
         self._converged = rendering
         return len(change)
+
+
+def _is_same(rendering: Rendering, before: Rendering | None) -> bool:
+    """Say whether two renderings ask for the same; what is still pending asks for nothing."""
+    return before is not None and rendering.items == before.items and rendering.held == before.held
 
 
 def concerned_rendering(target: Target, job: Job, without: Desired) -> Rendering:

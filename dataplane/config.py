@@ -58,7 +58,7 @@ def _interface(name: str) -> str:
     return name
 
 
-def _remotes(text: str) -> str:
+def check_remote(text: str) -> str:
     """Check the members of an OVSDB cluster, as ``unix:/PATH`` or ``tcp:HOST:PORT,tcp:...``."""
     for remote in text.split(","):
         method, _, where = remote.partition(":")
@@ -94,7 +94,7 @@ def _is_ip(text: str, version: int) -> bool:
 
 Directory = Annotated[Path, PlainValidator(_directory)]
 SocketDirectory = Annotated[Path, PlainValidator(_socket_directory)]
-Remote = Annotated[str, AfterValidator(_remotes)]
+Remote = Annotated[str, AfterValidator(check_remote)]
 
 
 def _hostname() -> str:

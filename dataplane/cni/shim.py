@@ -16,9 +16,10 @@ VERSIONS = (b"0.3.1", b"0.4.0", b"1.0.0", b"1.1.0")
 MAX_CONFIG = 1 << 20
 CONNECT_S = 1.5  # an agent that is away is known within 2 s
 ANSWER_S = 55.0  # longer than the agent takes, shorter than runtimes wait
-MAX_TOMBSTONES = 4096
+MAX_TOMBSTONES = 1024  # more than the attachments of a node
 NAME_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
 
+CODE_ENVIRONMENT = 4
 CODE_IO_FAILURE = 5
 CODE_TRY_AGAIN = 11
 CODE_NOT_AVAILABLE = 50
@@ -32,16 +33,16 @@ def main() -> int:
     """Serve one invocation and return the exit status."""
     environment = posix.environ
     command = environment.get(b"CNI_COMMAND", b"")
-    # A person who just types the name is not made to wait for the end of stdin.
+    if not command:  # a person typed the name: do not wait for the end of stdin
+        return print_error(CODE_ENVIRONMENT, "CNI_COMMAND is missing or empty", b"")
     try:
-        config = read_all(0, MAX_CONFIG + 1) if command else b""
+        config = read_all(0, MAX_CONFIG + 1)
     except OSError as error:
         return print_error(CODE_IO_FAILURE, f"stdin cannot be read: {error}", b"")
     if command == b"VERSION":
         return answer_version(config)
     path = top_level_text(config, b"agentSocket") or SOCKET
-    block = b"\0".join(name + b"=" + value for name, value in environment.items())
-    request = b"%d %d\n" % (len(block), len(config)) + block + config
+    request = pack(environment, config)
     try:
         status, stdout, stderr = ask(path, request)
     except (OSError, ValueError, AgentError) as error:
@@ -49,6 +50,12 @@ def main() -> int:
     write_all(1, stdout)
     write_all(2, stderr)
     return status
+
+
+def pack(environment: dict[bytes, bytes], config: bytes) -> bytes:
+    """Return the request as it is sent, and kept."""
+    block = b"\0".join(name + b"=" + value for name, value in environment.items())
+    return b"%d %d\n" % (len(block), len(config)) + block + config
 
 
 def ask(path: bytes, request: bytes) -> tuple[int, bytes, bytes]:

@@ -104,10 +104,15 @@ def plan_delete(kind: str, name: str, present: Collection[FabricEntity]) -> Plan
 
 def plan_node_delete(name: str, present: Collection[FabricEntity]) -> Plan:
     """Return what frees all that node ``name`` owns; InvalidValueError if that is nothing."""
-    owned = _sorted(row for row in _rows(present).values() if _owner(row) == name)
+    owned = node_rows(name, present)
     if not owned:
         raise InvalidValueError(f"node {name!r} does not exist; see: overweave get node")
     return Plan(remove=owned)
+
+
+def node_rows(name: str, present: Iterable[FabricEntity]) -> tuple[FabricEntity, ...]:
+    """Return the rows that node ``name`` owns, itself first."""
+    return _sorted(row for row in _rows(present).values() if _owner(row) == name)
 
 
 def title(entity: FabricEntity) -> str:

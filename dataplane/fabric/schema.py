@@ -77,6 +77,7 @@ def create_database(path: Path, fabric: Fabric | None = None) -> None:
     _tool("create", str(half_made), str(SCHEMA))
     _transact(half_made, _first_rows(fabric or Fabric()))
     half_made.rename(path)
+    half_made.with_name(f".{half_made.name}.~lock~").unlink(missing_ok=True)  # of ovsdb-tool
 
 
 def set_listeners(path: Path, targets: Sequence[str], tls: Tls | None = None) -> None:

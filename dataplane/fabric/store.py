@@ -22,7 +22,7 @@ from dataplane.fabric.rows import (
 )
 from ovs_client.database import Database, Tls
 from ovs_client.errors import DatabaseError, DatabaseUnavailableError
-from ovs_client.operations import Delete, Insert, Operation, Update
+from ovs_client.operations import Delete, Expect, Insert, Operation, Update
 from ovs_client.rows import Row
 
 _Found = tuple[Row, Stored | Faulty]
@@ -44,6 +44,7 @@ class FabricStore:
 
     def __init__(self, remote: str, tls: Tls | None = None) -> None:
         self._database = Database(remote, extent(conditional=False), tls=tls)
+        self._seen: tuple[_Found, ...] | None = None
 
     def __enter__(self) -> Self:
         self._database.start()
@@ -63,8 +64,9 @@ class FabricStore:
         self._database.stop()
 
     def read(self) -> tuple[FabricEntity, ...]:
-        """Return everything in the fabric, but for ``faults``."""
-        stored = [value for _, value in self._rows()]
+        """Return everything in the fabric, but for ``faults``; the next write builds on it."""
+        self._seen = self._found()
+        stored = [value for _, value in self._seen]
         vteps = [value for value in stored if isinstance(value, Vtep)]
         return tuple(
             join(value, vteps) if isinstance(value, Node) else value
@@ -74,16 +76,18 @@ class FabricStore:
 
     def faults(self) -> tuple[str, ...]:
         """Return a sentence for each row that cannot be what it says; nodes ignore such rows."""
-        return tuple(value.text for _, value in self._rows() if isinstance(value, Faulty))
+        return tuple(value.text for _, value in self._found() if isinstance(value, Faulty))
 
     def write(
         self, upserts: Iterable[FabricEntity] = (), deletes: Iterable[FabricEntity] = ()
     ) -> None:
         """Make ``upserts`` be and ``deletes`` not be, in one durable transaction.
 
-        Raises FabricUnavailableError, or OverweaveError with the database's own words.
+        Raises FabricUnavailableError, or OverweaveError with the database's own words, also where
+        what would be overwritten is not as it was last read.
         """
-        operations = _operations(tuple(self._rows()), tuple(upserts), tuple(deletes))
+        seen, self._seen = self._seen, None
+        operations = _operations(seen or self._found(), tuple(upserts), tuple(deletes))
         try:
             self._database.transact(operations, _COMMIT_TIMEOUT_S)
         except DatabaseUnavailableError as error:
@@ -91,41 +95,51 @@ class FabricStore:
         except DatabaseError as error:
             raise OverweaveError(str(error)) from error
 
-    def _rows(self) -> tuple[_Found, ...]:
+    def _found(self) -> tuple[_Found, ...]:
         tables = self._database.snapshot().values()
         return tuple((row, decode(row)) for rows in tables for row in rows)
 
 
 def upsert(entity: Stored, row: Row | None) -> tuple[Operation, ...]:
-    """Return what makes ``row``, or a new one, hold ``entity``; nothing if it does."""
+    """Return what makes ``row`` as it was seen, or a new one, hold ``entity``; maybe nothing."""
     columns = encode(entity)
     if row is None:
         return (Insert(table_of(entity), columns),)
     changed = {name: value for name, value in columns.items() if row.columns[name] != value}
-    return (Update(row.table, row.uuid, changed),) if changed else ()
+    if not changed:
+        return ()
+    seen = {name: row.columns[name] for name in changed}
+    return Expect(row.table, row.uuid, seen), Update(row.table, row.uuid, changed)
 
 
 def _operations(
     found: tuple[_Found, ...], upserts: tuple[FabricEntity, ...], deletes: tuple[FabricEntity, ...]
 ) -> list[Operation]:
+    present = {_key(value): row for row, value in found}
     wanted = {_key(part): part for entity in upserts for part in _parts(entity)}
-    unwanted = {_key(entity) for entity in deletes}
-    nodes = {entity.name for entity in (*upserts, *deletes) if isinstance(entity, Node)}
-    present = {_key(value): row for row, value in found if not isinstance(value, Faulty)}
-    removed = [
-        row
-        for row, value in found
-        if (_hangs_on(value, nodes) or _key(value) in unwanted) and _key(value) not in wanted
-    ]
+    unwanted = {_key(part) for entity in deletes for part in _parts(entity)}
+    unwanted |= _hanging(found, _node_names(upserts), _node_names(deletes))
+    gone = [present[key] for key in unwanted - wanted.keys() if key in present]
     return [
-        *(Delete(row.table, row.uuid) for row in removed),
+        *(Delete(row.table, row.uuid) for row in gone),
         *(op for key, entity in wanted.items() for op in upsert(entity, present.get(key))),
     ]
 
 
-def _hangs_on(value: Stored | Faulty, nodes: Collection[str]) -> bool:
-    """Say whether ``value`` is a VTEP or a faulty row of a node that is written or deleted."""
-    return isinstance(value, Vtep | Faulty) and value.node in nodes
+def _hanging(
+    found: tuple[_Found, ...], written: Collection[str], deleted: Collection[str]
+) -> set[Hashable]:
+    """Return what goes along: VTEPs that a node no longer lists, faulty rows of one that goes."""
+    return {
+        _key(value)
+        for _, value in found
+        if (isinstance(value, Vtep) and value.node in written)
+        or (isinstance(value, Vtep | Faulty) and value.node in deleted)
+    }
+
+
+def _node_names(entities: Iterable[FabricEntity]) -> set[str]:
+    return {entity.name for entity in entities if isinstance(entity, Node)}
 
 
 def _parts(entity: FabricEntity) -> tuple[Stored, ...]:
@@ -133,10 +147,5 @@ def _parts(entity: FabricEntity) -> tuple[Stored, ...]:
 
 
 def _key(value: Stored | Faulty) -> Hashable:
-    match value:
-        case Vtep(address=address):
-            return Vtep, address
-        case Faulty():
-            return value
-        case _:
-            return key_of(value)
+    """Return what names a row; a VTEP that changes hands is another row."""
+    return value if isinstance(value, Vtep | Faulty) else key_of(value)

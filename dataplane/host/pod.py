@@ -14,7 +14,8 @@ from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError, TargetError
 from dataplane.core.model import Attachment, IpAddress, IpNetwork
 from dataplane.host.announcement import announcement
-from dataplane.netlink import addresses, links, routes, sysctl
+from dataplane.netlink import addresses, links, sysctl
+from dataplane.netlink import routes as kernel_routes
 from dataplane.netlink.addresses import IpInterface
 from dataplane.netlink.links import LinkChange, LinkSpec, Netdev
 from dataplane.netlink.netns import Netns, NetnsError
@@ -29,7 +30,7 @@ _OWN_NETNS = Path("/proc/thread-self/ns/net")
 class VethWiring:
     """A PodWiring; the node's namespace is that of the calling thread. Any thread may call."""
 
-    def plumb(self, port: Port, pod_routes: tuple[PodRoute, ...] = ()) -> None:
+    def plumb(self, port: Port, routes: tuple[PodRoute, ...] = ()) -> None:
         """Create or complete the pair; see PodWiring."""
         attachment = port.attachment
         with Netns(attachment.netns) as netns, Rtnl() as node:
@@ -37,7 +38,7 @@ class VethWiring:
             try:
                 vp = _make_pair(node, netns, port)
                 _finish_node_end(node, vp, port)
-                netns.run(lambda: _finish_pod_end(port, pod_routes))
+                netns.run(lambda: _finish_pod_end(port, routes))
             except BaseException:
                 with suppress(OverweaveError):
                     self.unplumb(attachment)
@@ -51,7 +52,7 @@ class VethWiring:
             if vp is not None and _is_ours(vp) and vp.alias in ("", alias(attachment)):
                 links.delete(node, vp.ifindex)
 
-    def check(self, port: Port, pod_routes: tuple[PodRoute, ...] = ()) -> tuple[str, ...]:
+    def check(self, port: Port, routes: tuple[PodRoute, ...] = ()) -> tuple[str, ...]:
         """Look at the pair; see PodWiring."""
         attachment = port.attachment
         try:
@@ -60,7 +61,7 @@ class VethWiring:
                 pod = netns.run(lambda: _pod_end(attachment))
                 if pod is None:
                     return (f"interface {attachment.ifname} does not exist in {attachment.netns}",)
-                faults = netns.run(lambda: _pod_faults(port, pod, pod_routes))
+                faults = netns.run(lambda: _pod_faults(port, pod, routes))
                 if vp is None or not _are_peers(node, netns, vp, pod):
                     faults += (f"{attachment.ifname} is not joined to {attachment.access_port}",)
                 return faults
@@ -167,7 +168,7 @@ def _pod_end(attachment: Attachment) -> Netdev | None:
         return links.find(pod, attachment.ifname)
 
 
-def _finish_pod_end(port: Port, pod_routes: tuple[PodRoute, ...]) -> None:
+def _finish_pod_end(port: Port, routes: tuple[PodRoute, ...]) -> None:
     """Bring the pod's interface up, with addresses and routes; called inside the pod."""
     attachment = port.attachment
     with Rtnl() as pod:
@@ -182,8 +183,10 @@ def _finish_pod_end(port: Port, pod_routes: tuple[PodRoute, ...]) -> None:
         links.change(pod, found.ifindex, wanted)
         for ip in attachment.ips:
             addresses.replace(pod, found.ifindex, interface_of(ip, port.segment.subnets))
-        for route in pod_routes:
-            routes.ensure(pod, routes.Route(found.ifindex, route.destination, route.gateway))
+        for route in routes:
+            kernel_routes.ensure(
+                pod, kernel_routes.Route(found.ifindex, route.destination, route.gateway)
+            )
 
 
 def _prepare_ipv6(attachment: Attachment) -> None:
@@ -195,14 +198,14 @@ def _prepare_ipv6(attachment: Attachment) -> None:
         sysctl.set_ipv6(attachment.ifname, "disable_ipv6", 0)
 
 
-def _pod_faults(port: Port, pod: Netdev, pod_routes: tuple[PodRoute, ...]) -> tuple[str, ...]:
+def _pod_faults(port: Port, pod: Netdev, routes: tuple[PodRoute, ...]) -> tuple[str, ...]:
     """Return what is wrong with the pod's interface; called inside the pod."""
     attachment = port.attachment
     with Rtnl() as rtnl:
         held = {each.interface for each in addresses.of(rtnl, pod.ifindex)}
-        known = set(routes.of(rtnl, pod.ifindex)) if pod_routes else set()
+        known = set(kernel_routes.of(rtnl, pod.ifindex)) if routes else set()
     wanted = (interface_of(ip, port.segment.subnets) for ip in attachment.ips)
-    asked = (routes.Route(pod.ifindex, each.destination, each.gateway) for each in pod_routes)
+    asked = (kernel_routes.Route(pod.ifindex, each.destination, each.gateway) for each in routes)
     name = attachment.ifname
     return (
         *([] if pod.up else [f"{name} is down"]),

@@ -8,13 +8,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -23,54 +21,13 @@ from dataplane.core.errors import OverweaveError
 from dataplane.lab import lab, matrix, probes, sysdump
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.matrix import Verdict
-from dataplane.lab.probes import Station
-from dataplane.lab.runtime import Pod, Runtime
-from dataplane.lab.topology import Topology
+from dataplane.lab.runtime import Runtime
+from dataplane.lab.scene import COLOURS, INTENT, MOVER, Colour, Scene, silent
+from dataplane.lab.topology import default_topology
 
 NAME = "demo"
 _SHOWN_FAULTS = 8
-_ATTACHING = 2
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Colour:
-    """A segment of the demo; the last pod's node is that of the first: a pair within one node."""
-
-    name: str
-    number: int
-    encap: str
-    underlay: str
-
-    @property
-    def document(self) -> str:
-        """Return the intent that makes it."""
-        return (
-            f"kind: Segment\nname: {self.name}\nvni: {1000 + self.number}\n"
-            f"encap: {self.encap}\nunderlay: {self.underlay}\n"
-            f"subnets: [10.{self.number}.0.0/20, 'fd00:{self.number}::/64']\n"
-            f"static_ranges: [10.{self.number}.15.0/24, 'fd00:{self.number}::f000/116']\n"
-        )
-
-    def pods(self, nodes: Sequence[str]) -> list[Pod]:
-        """Return its pods, one on each node and one more on the first."""
-        return [
-            Pod(f"{self.name}{n}", node, self.name)
-            for n, node in enumerate((*nodes, nodes[0]), start=1)
-        ]
-
-
-COLOURS = (
-    Colour("blue", 1, "geneve", "ipv4"),
-    Colour("green", 2, "vxlan", "ipv4"),
-    Colour("teal", 3, "geneve", "ipv6"),
-    Colour("lime", 4, "vxlan", "ipv6"),
-)
-INTENT = "---\n".join(colour.document for colour in COLOURS)
-# The workload that moves asks for its addresses by name: they are its own, on every node.
-MOVER = Pod(
-    "blue2", "n2", "blue", "02:00:00:00:00:b2", ("10.1.15.2/20", "fd00:1::f002/64"), "blue2"
-)
+_MOVE_TO = "n4"
 
 
 @dataclass(slots=True)
@@ -78,10 +35,7 @@ class Demo:
     """One run: what it made so far, and what it found wrong."""
 
     console: Console
-    paths: LabPaths
-    runtime: Runtime
-    topology: Topology | None = None
-    segments: dict[str, list[Station]] = field(default_factory=dict)
+    scene: Scene
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
@@ -114,61 +68,44 @@ class Demo:
         self.console.print(f"  [cyan]{name:<10}[/cyan] {said} [dim]{took:.1f} s[/dim]")
 
     def _up(self) -> str:
-        lab.down(self.paths, _silent)
-        self.topology = lab.up(self.paths, None, _silent)
-        agents = len(self.topology.agents)
-        return (
-            f"{agents} nodes, each its own Open vSwitch and agent,"
-            f" underlay {self.topology.mtu} bytes, IPv4 + IPv6"
-        )
+        self.scene.up()
+        mtu = self.scene.topology.mtu
+        return f"{len(self.scene.topology.agents)} nodes with Open vSwitch and agent, MTU {mtu}"
 
     def _apply(self) -> str:
-        lab.apply(self.paths, INTENT)
-        return f"{', '.join(colour.name for colour in COLOURS)}: overweave apply"
+        lab.apply(self.scene.paths, INTENT)
+        return f"{', '.join(colour.name for colour in COLOURS)}: applied"
 
     def _attach(self) -> str:
-        assert self.topology is not None
-        nodes = [node.name for node in self.topology.agents]
-        wanted = [pod for colour in COLOURS for pod in colour.pods(nodes)]
-        wanted = [MOVER if pod.name == MOVER.name else pod for pod in wanted]
-        with ThreadPoolExecutor(_ATTACHING, "add") as pool:
-            added = list(pool.map(lambda pod: _timed(lambda: self.runtime.add(pod)), wanted))
-        for pod, (_, station) in zip(wanted, added, strict=True):
-            self.segments.setdefault(pod.segment, []).append(station)
-        typical = statistics.median(took for took, _ in added)
-        return f"{len(added)} attached by overweave-cni, ADD typically {typical * 1000:.0f} ms"
+        took = self.scene.attach()
+        typical = statistics.median(took) * 1000
+        return f"{len(took)} attached by overweave-cni, ADD typically {typical:.0f} ms"
 
     def _verify(self) -> str:
-        for name, stations in self.segments.items():
+        for name, stations in self.scene.segments.items():
             self._note(name, matrix.verify(stations))
-        return "ping, full MTU with DF, TCP, broadcast; over inner IPv4 and IPv6"
+        return "ping, TCP, broadcast, full MTU with DF; inner IPv4, IPv6"
 
     def _isolate(self) -> str:
-        leaks = matrix.leaks(self.segments)
+        leaks = matrix.leaks(self.scene.segments)
         self.faults += leaks
-        pods = sum(map(len, self.segments.values()))
         if leaks:
-            return f"[red]{len(leaks)} of {pods} pods heard what they should not, or not[/red]"
-        return f"forged frames at {pods} pods: each heard in its own segment, none across"
+            return f"[red]forged frames: {len(leaks)} went where they should not[/red]"
+        pods = sum(map(len, self.scene.segments.values()))
+        return f"forged frames to {pods} pods: none left its segment"
 
     def _move(self) -> str:
-        stations = self.segments[MOVER.segment]
-        before = next(station for station in stations if station.name == MOVER.name)
-        watcher = stations[0]
+        before = self.scene.station(MOVER.name)
+        watcher = self.scene.segments[MOVER.segment][0]
         with probes.flow(watcher, before.ip(4), interval=0.01) as echo:
             time.sleep(0.2)
-            moved = replace(MOVER, name=f"{MOVER.name}-moved", node="n4")
-            after = self.runtime.add(moved)
-            self.runtime.delete(MOVER.name)
+            after = self.scene.move(MOVER, _MOVE_TO)
             time.sleep(0.5)
         if (after.mac, after.ips) != (before.mac, before.ips):
             self.faults.append(f"moved with another MAC or address: {before} became {after}")
-        stations[stations.index(before)] = after
-        self._note(MOVER.segment, matrix.verify(stations))
-        return (
-            f"{MOVER.name} n2 to n4 keeps {after.mac}, {after.ip(4)}, {after.ip(6)};"
-            f" unheard for {echo.longest_gap * 1000:.0f} ms"
-        )
+        self._note(MOVER.segment, matrix.verify(self.scene.segments[MOVER.segment]))
+        gap = echo.longest_gap * 1000
+        return f"{MOVER.name} {MOVER.node} to {_MOVE_TO} with MAC and IPs, {gap:.0f} ms unheard"
 
     def _note(self, segment: str, verdict: Verdict) -> None:
         """Keep the verdict; a segment looked at twice is as good as the worse of both."""
@@ -186,7 +123,7 @@ class Demo:
         return table
 
     def _row(self, colour: Colour) -> Iterator[str]:
-        stations, verdict = self.segments[colour.name], self.verdicts[colour.name]
+        stations, verdict = self.scene.segments[colour.name], self.verdicts[colour.name]
         mark = "green" if verdict.reachable == verdict.pairs and not verdict.lost else "red"
         yield from (f"[bold]{colour.name}[/bold]", colour.encap, colour.underlay)
         yield str(len(stations))
@@ -200,7 +137,7 @@ def main() -> int:
     """Run the demo and return the exit status; leaves nothing unless KEEP=1."""
     console = Console(highlight=False)
     paths = LabPaths(NAME)
-    demo = Demo(console, paths, Runtime(paths))
+    demo = Demo(console, Scene(paths, default_topology(), Runtime(paths)))
     good = False
     try:
         with _interruptible():
@@ -211,23 +148,23 @@ def main() -> int:
     except OverweaveError as error:
         demo.faults.append(str(error))
     finally:
-        _finish(demo, good=good)
+        _finish(demo)
     print(demo.last_line())
     return 0 if good else 1
 
 
-def _finish(demo: Demo, *, good: bool) -> None:
+def _finish(demo: Demo) -> None:
     for fault in demo.faults[:_SHOWN_FAULTS]:
         demo.console.print(f"  [red]{fault}[/red]", soft_wrap=True)
-    if demo.faults and demo.topology is not None:
+    if demo.faults:
         target = Path(tempfile.mkdtemp(prefix="overweave-demo-"))
-        where = sysdump.collect(demo.paths, demo.topology, target)
+        where = sysdump.collect(demo.scene.paths, demo.scene.topology, target)
         demo.console.print(f"logs, flows and maps: {where}")
     if os.environ.get("KEEP") == "1":
         demo.console.print(_NEXT)
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half a lab
-    lab.down(demo.paths, _silent)
+    lab.down(demo.scene.paths, silent)
 
 
 _NEXT = f"""\
@@ -250,16 +187,6 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _timed(action: Callable[[], _Result]) -> tuple[float, _Result]:
-    began = time.monotonic()
-    result = action()
-    return time.monotonic() - began, result
-
-
-def _silent(_line: str) -> None:
-    """Say nothing: the demo has its own words."""
 
 
 if __name__ == "__main__":

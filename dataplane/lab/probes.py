@@ -33,6 +33,7 @@ _IP_MTU_DISCOVER = 10  # include/uapi/linux/in.h
 _IPV6_MTU_DISCOVER = 23  # include/uapi/linux/in6.h
 _PMTUDISC_DO = 2  # set DF, and never more than the interface's MTU
 _ETH_P_ALL = 3  # include/uapi/linux/if_ether.h
+_TO_ALL = "ff:ff:ff:ff:ff:ff"
 _RECEIVE = 65535
 _PATIENCE_S = 1.0
 _QUIET_S = 0.1
@@ -169,13 +170,24 @@ def intrude(source: Station, others: Sequence[Station]) -> Counter[str]:
     Routes and neighbours are not asked, so only the overlay stands between them. Returns how many
     of the two frames for it reached each; none got across to whoever is missing.
     """
+    frames = [(other.mac, other.ip(4)) for other in others]
+    return _send_frames(source, [*frames, (_TO_ALL, others[0].ip(4))], others)
+
+
+def stray(source: Station, mac: str, others: Sequence[Station]) -> Counter[str]:
+    """Send a frame to a MAC that nobody has; return how often each other heard it all the same."""
+    return _send_frames(source, [(mac, others[0].ip(4))], others)
+
+
+def _send_frames(
+    source: Station, frames: Sequence[tuple[str, IpAddress]], others: Sequence[Station]
+) -> Counter[str]:
     token = secrets.token_bytes(16)
     kind = (socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     with _Listening(others, kind) as listening, source.socket(*kind) as sender:
         sender.bind((source.ifname, 0))
-        for other in others:
-            sender.send(_udp_frame(source, other.mac, other.ip(4), token))
-        sender.send(_udp_frame(source, "ff:ff:ff:ff:ff:ff", others[0].ip(4), token))
+        for mac, target in frames:
+            sender.send(_udp_frame(source, mac, target, token))
         return listening.count(token)
 
 

@@ -24,7 +24,6 @@ NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
 _NLM_F_CAPPED = 0x100
 _NLM_F_ACK_TLVS = 0x200
-_NLMSG_NOOP = 1
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLMSGERR_ATTR_MSG = 1
@@ -180,12 +179,11 @@ class Rtnl:
         while True:
             for reply in parse_messages(self._socket.recv(_DATAGRAM_BYTES)):
                 if reply.sequence != sequence:
-                    continue  # the rest of an answer that its asker gave up
+                    continue  # the rest of an answer whose asker was interrupted
                 if reply.kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     _raise_error(reply, doing)
                     return
-                if reply.kind != _NLMSG_NOOP:
-                    yield reply
+                yield reply
 
 
 def _aligned(length: int) -> int:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataplane.contracts import Post
 from overlay_ovs.tables import PIPELINES
 from ovs_client.rows import Connected, DatabaseEvent, RowChange, RowsChanged
-from ovs_client.unixctl import Unixctl, UnixctlError
+from ovs_client.unixctl import Unixctl, UnixctlError, Watch
 from ovs_client.vswitch import VSwitch, ofport_changes
 
 _RETRY_S = 0.1
-_WATCH_S = 0.5  # how long stop() may wait for the watching thread
+_WATCH_S = 0.2  # how long stop() may wait for the watching thread
 
 
 class OvsFeed:
@@ -53,16 +53,22 @@ class OvsFeed:
         lost = False
         while not self._stopping.is_set():
             try:
-                watch = self._unixctl.watch()
+                with self._unixctl.watch() as watch:
+                    if lost:
+                        # A process that is ending may still take a connection: does it answer?
+                        self._unixctl.call("version")
+                        self._poke()
+                    lost = self._wait_end(watch)
             except UnixctlError:
                 lost = True
                 self._stopping.wait(_RETRY_S)
-                continue
-            if lost:
-                self._poke()
-            with watch:
-                while not (lost := watch.ended(_WATCH_S)) and not self._stopping.is_set():
-                    pass
+
+    def _wait_end(self, watch: Watch) -> bool:
+        """Return True once the watched process has ended, False once we shall stop."""
+        while not self._stopping.is_set():
+            if watch.ended(_WATCH_S):
+                return True
+        return False
 
 
 def _is_bridge_replaced(event: DatabaseEvent) -> bool:

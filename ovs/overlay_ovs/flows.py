@@ -152,6 +152,9 @@ def _guard_rules() -> Rules:
         # A host speaks to hosts: it is no router (RFC 6105). Ports without guard stand above.
         (GUARD, 300, f"icmp6,icmp_type={_ROUTER_ADVERTISEMENT}", "drop"),
         (GUARD, 300, f"icmp6,icmp_type={_REDIRECT}", "drop"),
+        # OVS shows no type in a fragment, and no ND message may be one (RFC 6980 section 5). What
+        # has crossed no router is meant to be ND; larger pings have not hop limit 255.
+        (GUARD, 300, "icmp6,nw_frag=yes,nw_ttl=255", "drop"),
         # OVS looks behind one tag. Behind two, a receiver that strips priority tags would find
         # what nobody has checked (CVE-2021-27853).
         (GUARD, 300, "dl_type=0x8100", "drop"),

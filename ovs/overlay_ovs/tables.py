@@ -53,7 +53,8 @@ GUARD = Table(
     "guard",
     "whether a pod may claim this MAC, and what its ARP and ND messages say",
     _fields(
-        "in_port dl_src dl_type arp arp_op arp_spa arp_sha icmp6 icmp_type nd_target nd_sll nd_tll"
+        "in_port dl_src dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6 icmp_type"
+        " nd_target nd_sll nd_tll"
     ),
     ("guard_source", "arp_nd"),
 )

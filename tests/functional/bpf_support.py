@@ -16,6 +16,7 @@ from bpf.bpffs import ensure_mounted, unmount
 from dataplane.netlink.netns import Netns
 
 ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
 _SOL_PACKET = 263
 _PACKET_VNET_HDR = 15
 
@@ -72,6 +73,7 @@ class Tap:
     @staticmethod
     def _opened(netdev: str) -> socket.socket:
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 23)  # a test reads at its end
         opened.bind((netdev, ETH_P_ALL))
         return opened
 

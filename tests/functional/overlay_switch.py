@@ -27,6 +27,7 @@ from dataplane.core.model import Encap, IpAddress
 from ovs_client.daemons import OvsInstance, Place
 from tests.unit.overlay_builders import NIC, OWN4, OWN6, TUNNELS
 
+SENTINEL_FLOW = "priority=65000,in_port=5001,actions=output:5002"
 GATEWAY_MAC = "02:00:00:00:77:02"
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
@@ -34,6 +35,22 @@ _SENTINEL = b"\xff" * 6 + b"\x02\x00\x00\x00\xee\x01" + b"\x88\xb5" + bytes(46)
 _PORTS = {Encap.GENEVE: 6081, Encap.VXLAN: 4789}
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Underlay:
+    """What a node's NIC has."""
+
+    mac: str
+    address4: IpAddress
+    address6: IpAddress
+
+    def own(self, vtep: IpAddress) -> IpAddress:
+        """Return the address of ``vtep``'s family."""
+        return self.address4 if vtep.version == 4 else self.address6
+
+
+FIRST_NODE = Underlay(NIC.mac, OWN4, OWN6)
 
 
 @dataclass(frozen=True)
@@ -50,15 +67,20 @@ class Tunnelled:
 
 
 class Switch:
-    """An OvsInstance with our bridges, internal ports ot1..otN and sockets on all of them."""
+    """An OvsInstance in a namespace, the usual tools for it, and sockets on its ports."""
 
-    def __init__(self, ovs: OvsInstance, slots: Iterable[int]) -> None:
+    def __init__(self, ovs: OvsInstance, netns: Path, underlay: Underlay) -> None:
         self.ovs = ovs
+        self.underlay = underlay
+        self.netns = netns
         self.rundir = ovs.place.directory
-        assert ovs.place.netns is not None
-        self.netns = ovs.place.netns
-        self._create([f"ot{slot}" for slot in slots])
-        names = [f"ot{slot}" for slot in slots] + ["ophy0", "sent", "seen"]
+        self._sockets: dict[str, socket.socket] = {}
+
+    def furnish(self, slots: Iterable[int]) -> None:
+        """Make our bridges, the tunnel ports and internal ports ot1..otN, all up and quiet."""
+        ports = [f"ot{slot}" for slot in slots]
+        self._create(ports)
+        names = [*ports, "ophy0", "sent", "seen"]
         self._sockets = in_netns(self.netns, lambda: {name: _open(name) for name in names})
 
     def close(self) -> None:
@@ -108,7 +130,7 @@ class Switch:
 
     def route(self, vtep: IpAddress) -> None:
         """Teach OVS the way to ``vtep``."""
-        own = OWN4 if vtep.version == 4 else OWN6
+        own = self.underlay.own(vtep)
         self.control("ovs/route/add", f"{vtep}/{vtep.max_prefixlen}", "ow-phy", str(own))
         self.control("tnl/neigh/set", "ow-phy", str(own), GATEWAY_MAC)
 
@@ -121,7 +143,7 @@ class Switch:
         for bridge in ("ow-int", "ow-phy"):
             words += ["--", "add-br", bridge, "--", "set", "bridge", bridge]
             words += ["datapath_type=netdev", "fail_mode=secure"]
-        words += [f'other_config:hwaddr="{NIC.mac}"']
+        words += [f'other_config:hwaddr="{self.underlay.mac}"']
         words += _port("ow-phy", "ophy0", TUNNELS["ophy0"], "type=internal")
         for encap in ("geneve", "vxlan"):
             flow_based = (f"type={encap}", "options:remote_ip=flow", "options:key=flow")
@@ -135,23 +157,33 @@ class Switch:
         for name in (*ports, "ophy0", "sent", "seen"):
             self.ip("link", "set", name, "up")
         self._sysctl("ow-phy", 0)
-        self.ip("addr", "add", f"{OWN4}/32", "dev", "ow-phy", "noprefixroute")
-        self.ip("-6", "addr", "add", f"{OWN6}/128", "dev", "ow-phy", "nodad", "noprefixroute")
-        self.openflow("add-flow", "ow-int", "priority=65000,in_port=5001,actions=output:5002")
+        own4, own6 = f"{self.underlay.address4}/32", f"{self.underlay.address6}/128"
+        self.ip("addr", "add", own4, "dev", "ow-phy", "noprefixroute")
+        self.ip("-6", "addr", "add", own6, "dev", "ow-phy", "nodad", "noprefixroute")
+        self.openflow("add-flow", "ow-int", SENTINEL_FLOW)
 
 
 @contextmanager
-def running_switch(directory: Path, slots: Iterable[int] = ()) -> Iterator[Switch]:
-    """Provide a Switch in ``directory`` and a namespace of its own; both end with it."""
+def running_switch(
+    directory: Path,
+    slots: Iterable[int] = (),
+    *,
+    underlay: Underlay = FIRST_NODE,
+    bare: bool = False,
+) -> Iterator[Switch]:
+    """Provide a Switch in ``directory`` and a namespace of its own; ``bare``: without bridges."""
     name = f"hlpd-{uuid.uuid4().hex[:8]}"
     _run("ip", "netns", "add", name)
-    ovs = OvsInstance(Place(directory / "ovs", directory / "log", Path("/run/netns") / name))
+    netns = Path("/run/netns") / name
+    ovs = OvsInstance(Place(directory / "ovs", directory / "log", netns))
+    switch = Switch(ovs, netns, underlay)
     try:
         ovs.start()
-        switch = Switch(ovs, tuple(slots))
+        if not bare:
+            switch.furnish(slots)
         yield switch
-        switch.close()
     finally:
+        switch.close()
         ovs.stop()
         _run("ip", "netns", "delete", name)
 
@@ -214,7 +246,7 @@ def _open(device: str) -> socket.socket:
 def _drain(opened: socket.socket) -> list[bytes]:
     """Return what the device delivered, without what was sent by it."""
     frames = []
-    opened.setblocking(False)
+    opened.settimeout(0)
     try:
         while True:
             frame, address = opened.recvfrom(9000)

@@ -204,15 +204,16 @@ def test_mounting_may_be_repeated(bpffs: Path) -> None:
     assert bpffs.stat().st_mode & 0o777 == 0o700
 
 
-def test_directory_is_judged_by_its_innermost_mount(bpffs: Path) -> None:
-    inner = bpffs / "inner"
-    inner.mkdir()
-    assert is_bpffs(inner)
-    run("mount", "-t", "tmpfs", "none", str(inner))
+@pytest.mark.parametrize("place", ["inner", "."], ids=["inside", "over-it"])
+def test_directory_is_judged_by_the_mount_that_is_seen(bpffs: Path, place: str) -> None:
+    directory = bpffs / place
+    directory.mkdir(exist_ok=True)
+    assert is_bpffs(directory)
+    run("mount", "-t", "tmpfs", "none", str(directory))
     try:
-        assert not is_bpffs(inner)
+        assert not is_bpffs(directory)
     finally:
-        run("umount", str(inner))
+        run("umount", str(directory))
 
 
 def test_directory_with_a_space_is_found(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ class Verdict(IntEnum):
 LOOPBACK = 1  # a packet of BPF_PROG_TEST_RUN comes from the loopback device,
 HOST = "00:00:00:00:00:00"  # whose address this is
 OTHER_HOST = "02:00:00:00:00:99"
-OWN4, OTHER4 = "10.9.0.1", "10.9.0.2"
+# Ends in the bytes of GENEVE_PORT: a UDP header read from inside the IP header would fit.
+OWN4, OTHER4 = "10.9.23.193", "10.9.0.2"
 OWN6, OTHER6 = "2001:db8::1", "2001:db8::2"
 GENEVE_PORT, VXLAN_PORT = 6081, 4790  # one as assigned, one as configured
 

@@ -319,9 +319,16 @@ def test_the_kernel_finds_the_neighbour_of_what_ovs_sends(glued: Node, packet: P
         assert found == [bytes(Ether(src=NIC_MAC, dst=WIRE_MAC) / packet)]
 
 
-def test_nothing_of_ovs_but_ip_leaves(glued: Node) -> None:
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(ARP(pdst=PEER4), id="arp"),
+        pytest.param(Dot1Q(vlan=5) / IP(src=OWN4, dst=PEER4), id="vlan"),
+    ],
+)
+def test_nothing_of_ovs_but_ip_leaves(glued: Node, packet: Packet) -> None:
     with glued.tap("inphy") as ovs, glued.tap("wire0") as wire:
-        ovs.send(bytes(MADE_UP / ARP(pdst=PEER4) / MARKER))
+        ovs.send(bytes(MADE_UP / packet / MARKER))
         assert not wire.received(MARKER, 0.3)
 
 

@@ -156,7 +156,7 @@ def test_namespace_of_another_kind_is_refused(tmp_path: Path) -> None:
         with pytest.raises(NetnsError, match="is not a network namespace"):
             Netns(str(mounted))
     finally:
-        run("umount", str(mounted))
+        run("umount", "--lazy", str(mounted))
 
 
 def test_process_path_opens() -> None:
@@ -273,6 +273,15 @@ def test_listing_is_complete_beyond_one_datagram(space: Netns, rtnl: Rtnl) -> No
         netdev(rtnl, f"d{number}")
     listed = {netdev.ifindex: netdev.name for netdev in links.every(rtnl)}
     assert listed == {each["ifindex"]: each["ifname"] for each in shown(space, "link")}
+
+
+def test_rest_of_an_answer_that_nobody_waited_for_is_skipped(rtnl: Rtnl) -> None:
+    number = netdev(rtnl)
+    dump_links = struct.pack("=IHHII16x", 32, 18, 0x301, 999, 0)  # RTM_GETLINK, NLM_F_DUMP
+    rtnl._socket.send(dump_links)
+    found = links.at(rtnl, number)
+    assert found is not None
+    assert found.name == "d0"
 
 
 def test_ipv6_is_seen_and_set(space: Netns, rtnl: Rtnl) -> None:
@@ -575,6 +584,25 @@ def test_feed_tells_what_changes(
     assert not expected(told.links["d0"])
     ip(space, *words.split())
     assert told.waits_for(lambda seen: expected(seen["d0"]))
+
+
+def test_feed_tells_no_address_whose_detection_failed(space: Netns, rtnl: Rtnl, told: Told) -> None:
+    netdev(rtnl)
+    # The other end holds the address and answers; told are only d0's own.
+    with namespace() as other:
+        ip(space, "link", "set", "d0p", "netns", name_of(other))
+        ip(other, "link", "set", "d0p", "up")
+        ip(other, "addr", "add", "fd00::7/64", "dev", "d0p", "nodad")
+        ip(space, "addr", "add", "fd00::7/64", "dev", "d0")
+        assert wait_until(lambda: "dadfailed" in str(shown(space, "addr", "show", "dev", "d0")))
+        ip(space, "link", "set", "d0", "mtu", "1234")
+        assert told.waits_for(lambda seen: "d0" in seen and seen["d0"].mtu == 1234)
+    assert ip_address("fd00::7") not in [
+        address
+        for event in told.events
+        if isinstance(event, LinkChanged)
+        for address in event.link.addresses
+    ]
 
 
 @pytest.mark.parametrize("how", ["delete", "move", "rename"])

@@ -32,8 +32,8 @@ from dataplane.core.model import (
 MTU = 1400
 NIC = Link("underlay0", 7, "02:00:00:00:aa:01", 1500, up=True)
 OWN4, OWN6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
-VTEP4 = tuple(IPv4Address(f"192.0.2.{n}") for n in (2, 3))
-VTEP6 = tuple(IPv6Address(f"2001:db8::{n}") for n in (2, 3))
+VTEP4: tuple[IpAddress, ...] = tuple(IPv4Address(f"192.0.2.{n}") for n in (2, 3))
+VTEP6: tuple[IpAddress, ...] = tuple(IPv6Address(f"2001:db8::{n}") for n in (2, 3))
 
 GENEVE4 = Segment("geneve4", Vni(100), Encap.GENEVE, Family.IPV4)
 GENEVE6 = Segment("geneve6", Vni(101), Encap.GENEVE, Family.IPV6)

@@ -1,0 +1,90 @@
+"""Lists as tables for people, and as JSON or YAML for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Record = Mapping[str, Any]
+_ENDLESS = 10_000  # columns, where nobody looks: a program that reads wants whole lines
+
+
+class Format(StrEnum):
+    """How a list is shown."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Records with the keys that a table shows, and the further ones of a wide table."""
+
+    kind: str
+    table: tuple[str, ...]
+    wide: tuple[str, ...] = ()
+
+
+def output_option(command: Command) -> Command:
+    """Add ``-o`` to a command."""
+    option = click.option(
+        "-o",
+        "--output",
+        "form",
+        type=click.Choice([*map(str, Format)]),
+        default=Format.TABLE.value,
+        show_default=True,
+    )
+    return option(command)
+
+
+def show(records: Sequence[Record], listing: Listing, form: Format) -> None:
+    """Print ``records``; JSON and YAML hold every key, tables those of ``listing``."""
+    match form:
+        case Format.JSON:
+            click.echo(json.dumps(list(records), indent=2))
+        case Format.YAML:
+            import yaml
+
+            click.echo(yaml.safe_dump([dict(r) for r in records], sort_keys=False), nl=False)
+        case Format.TABLE | Format.WIDE:
+            keys = listing.table + (listing.wide if form is Format.WIDE else ())
+            _show_table(records, keys, listing.kind)
+
+
+def _show_table(records: Sequence[Record], keys: Sequence[str], kind: str) -> None:
+    if not records:
+        click.echo(f"no {kind}s", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for key in keys:
+        table.add_column(key.upper().replace("_", " "), overflow="fold")
+    for record in records:
+        table.add_row(*(_cell(record[key]) for key in keys))
+    console = Console(width=None if sys.stdout.isatty() else _ENDLESS, markup=False, emoji=False)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _cell(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value)) or "-"
+        case None | "":
+            return "-"
+    return str(value)

@@ -1,0 +1,553 @@
+"""What a real Open vSwitch does with our flows, frame by frame: the table is the specification."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv6Address, ip_address
+from typing import Any, cast
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    ICMPv6MLDone,
+    ICMPv6MLReport,
+    ICMPv6MLReport2,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6ND_RA,
+    ICMPv6ND_Redirect,
+    ICMPv6ND_RS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptMTU,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+)
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+from dataplane.core.addressing import eui64_link_local
+from dataplane.core.desired import PortState, RemoteEndpoint
+from dataplane.core.diff import diff
+from dataplane.core.model import Encap, Mac
+from overlay_ovs.target import FlowsTarget
+from tests.functional.overlay_switch import (
+    Switch,
+    decapsulate,
+    encapsulate,
+    outputs,
+    running_switch,
+)
+from tests.unit.overlay_builders import (
+    GENEVE4,
+    GENEVE6,
+    MAC_ONLY,
+    UNGUARDED,
+    VTEP4,
+    VTEP6,
+    VXLAN4,
+    VXLAN6,
+    bindings,
+    desired,
+    ips_of,
+    link_local_of,
+    mac_of,
+    port,
+    remote,
+    view,
+)
+
+UNIVERSAL = Mac("00:53:00:00:00:13")  # globally administered, as of a VF
+UNIVERSAL_LINK_LOCAL = eui64_link_local(UNIVERSAL)
+
+
+def with_mac(mac: Mac) -> RemoteEndpoint:
+    other = remote(19, VXLAN4, VTEP4[0])
+    return replace(other, endpoint=replace(other.endpoint, mac=mac))
+
+
+# Workload N is behind otN, or on another node: see the builders for its MAC and addresses.
+WORLD = (
+    view(
+        GENEVE4,
+        [
+            port(1, GENEVE4),
+            port(2, GENEVE4),
+            port(3, GENEVE4, state=PortState.BLOCKED),
+            port(10, GENEVE4, ips=()),
+        ],
+        [remote(11, GENEVE4, VTEP4[0]), remote(12, GENEVE4, VTEP4[1])],
+    ),
+    view(
+        GENEVE6,
+        [port(4, GENEVE6)],
+        [remote(13, GENEVE6, VTEP6[0]), remote(14, GENEVE6, VTEP6[1])],
+    ),
+    view(VXLAN4, [port(5, VXLAN4)], [remote(15, VXLAN4, VTEP4[0]), with_mac(UNIVERSAL)]),
+    view(VXLAN6, [port(6, VXLAN6)], [remote(16, VXLAN6, VTEP6[0])]),
+    view(MAC_ONLY, [port(7, MAC_ONLY)], [remote(17, MAC_ONLY, VTEP4[0])]),
+    view(
+        UNGUARDED,
+        [port(8, UNGUARDED), port(9, UNGUARDED)],
+        [remote(18, UNGUARDED, VTEP4[1])],
+    ),
+)
+# Where a frame for all goes from pod 1, from pod 8, and from the tunnels of pod 1's segment.
+ALL_OF_1 = ["geneve:100>192.0.2.2", "geneve:100>192.0.2.3", "ot10", "ot2"]
+ALL_OF_8 = ["ot9", "vxlan:105>192.0.2.3"]
+LOCAL_OF_100 = ["ot1", "ot10", "ot2"]
+NOWHERE: list[str] = []
+
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+NOBODY = "0.0.0.0"  # an address in a packet
+Value = Any  # what a field of scapy takes
+GROUP_MAC, GROUP = "33:33:00:00:00:01", "ff02::1"
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
+    with running_switch(tmp_path_factory.mktemp("pipeline"), range(1, 11)) as started:
+        target = FlowsTarget(started.rundir)
+        rendering = target.render(desired(*WORLD), bindings(*WORLD))
+        target.apply(diff(rendering, target.observe()))
+        for vtep in (*VTEP4, *VTEP6):
+            started.route(vtep)
+        yield started
+
+
+def eth(sender: int, target: int | str = BROADCAST) -> Packet:
+    return Ether(src=mac_of(sender), dst=mac_of(target) if isinstance(target, int) else target)
+
+
+def ip4(number: int) -> str:
+    return str(ips_of(number)[0])
+
+
+def ip6(number: int) -> str:
+    return str(ips_of(number)[1])
+
+
+def udp4(sender: int, target: int, **fields: Value) -> Packet:
+    addresses: dict[str, Any] = {"src": ip4(sender), "dst": ip4(target), **fields}
+    return eth(sender, target) / IP(**addresses) / UDP(sport=1, dport=2) / b"hello"
+
+
+def udp6(sender: int, target: int, **fields: Value) -> Packet:
+    addresses: dict[str, Any] = {"src": ip6(sender), "dst": ip6(target), **fields}
+    return eth(sender, target) / IPv6(**addresses) / UDP(sport=1, dport=2) / b"hello"
+
+
+def arp(sender: int, asked: str, **fields: Value) -> Packet:
+    values: dict[str, Any] = {"hwsrc": mac_of(sender), "psrc": ip4(sender), "pdst": asked, **fields}
+    return eth(sender) / ARP(**values)
+
+
+def solicited_node(asked: str) -> str:
+    low = int(IPv6Address(asked)) & 0xFFFFFF
+    return str(IPv6Address(int(IPv6Address("ff02::1:ff00:0")) | low))
+
+
+def icmp6(sender: int, message: Packet, **fields: Value) -> Packet:
+    values: dict[str, Any] = {"src": ip6(sender), "dst": GROUP, "hlim": 255, **fields}
+    return eth(sender, GROUP_MAC) / IPv6(**values) / message
+
+
+def sll(number: int) -> Packet:
+    return ICMPv6NDOptSrcLLAddr(lladdr=mac_of(number))
+
+
+def tll(number: int) -> Packet:
+    return ICMPv6NDOptDstLLAddr(lladdr=mac_of(number))
+
+
+def solicitation(sender: int, asked: str, **fields: Value) -> Packet:
+    message = ICMPv6ND_NS(tgt=asked) / sll(sender)
+    return icmp6(sender, message, **{"dst": solicited_node(asked), **fields})
+
+
+def detection(sender: int, asked: str) -> Packet:
+    """RFC 4862 section 5.4.2."""
+    return icmp6(sender, ICMPv6ND_NS(tgt=asked), src="::", dst=solicited_node(asked))
+
+
+def advertisement(sender: int, claimed: str, *options: Packet) -> Packet:
+    message = ICMPv6ND_NA(tgt=claimed, R=0, S=0, O=1)
+    for option in options:
+        message /= option
+    return icmp6(sender, message)
+
+
+def tagged(packet: Packet, *vlans: int) -> Packet:
+    """Put VLAN tags between the MACs and the rest."""
+    outer = Ether(src=packet.src, dst=packet.dst)
+    for vlan in vlans:
+        outer /= Dot1Q(vlan=vlan)
+    outer.lastlayer().type = packet.type
+    return outer / packet.payload.copy()
+
+
+def link_local(number: int) -> str:
+    return str(link_local_of(number))
+
+
+GUARD = [
+    pytest.param("ot1", udp4(2, 11, src=ip4(1)), NOWHERE, id="another MAC"),
+    pytest.param("ot1", udp4(1, 11, src="10.9.9.9"), NOWHERE, id="a foreign IPv4 source"),
+    pytest.param("ot1", udp4(1, 11, src=ip4(2)), NOWHERE, id="a neighbour's IPv4 source"),
+    pytest.param("ot1", udp4(1, 11, src=NOBODY), NOWHERE, id="IPv4 without source"),
+    pytest.param("ot1", udp6(1, 11, src="fd00::9999"), NOWHERE, id="a foreign IPv6 source"),
+    pytest.param("ot1", udp6(1, 11, src=link_local(2)), NOWHERE, id="a foreign link-local source"),
+    pytest.param("ot1", udp6(1, 11, src="::"), NOWHERE, id="IPv6 UDP without source"),
+    pytest.param("ot1", arp(1, ip4(11), psrc=ip4(2)), NOWHERE, id="ARP with a foreign IP"),
+    pytest.param("ot1", arp(1, ip4(11), hwsrc=mac_of(2)), NOWHERE, id="ARP with a foreign MAC"),
+    pytest.param("ot1", arp(1, ip4(2), psrc=ip4(2), op=2), NOWHERE, id="gratuitous foreign ARP"),
+    pytest.param("ot1", arp(1, ip4(2), psrc=NOBODY, op=2), NOWHERE, id="ARP reply from nobody"),
+    pytest.param("ot1", tagged(arp(1, ip4(11), psrc=ip4(2)), 0), NOWHERE, id="the same, VLAN 0"),
+    pytest.param("ot1", advertisement(1, ip6(2), tll(1)), NOWHERE, id="NA for a foreign target"),
+    pytest.param("ot1", advertisement(1, link_local(2), tll(1)), NOWHERE, id="NA, foreign fe80::"),
+    pytest.param("ot1", advertisement(1, ip6(1), tll(2)), NOWHERE, id="NA with a foreign MAC"),
+    pytest.param("ot1", advertisement(1, ip6(1), tll(2), tll(1)), NOWHERE, id="NA with two MACs"),
+    pytest.param("ot1", advertisement(1, ip6(1), tll(1), tll(2)), NOWHERE, id="NA, two, swapped"),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_NS(tgt=ip6(11)) / sll(2)), NOWHERE, id="NS with a foreign MAC"
+    ),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_NS(tgt=ip6(11)) / sll(2) / sll(1)), NOWHERE, id="NS with two MACs"
+    ),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_NS(tgt=ip6(11)), src=ip6(2)), NOWHERE, id="NS, foreign source"
+    ),
+    pytest.param("ot1", detection(1, ip6(2)), NOWHERE, id="DAD for a foreign address"),
+    pytest.param("ot1", solicitation(1, ip6(1), src="::"), NOWHERE, id="DAD with a MAC"),
+    pytest.param("ot1", icmp6(1, ICMPv6ND_RA()), NOWHERE, id="RA"),
+    pytest.param("ot1", icmp6(1, ICMPv6ND_RA(), src=link_local(1)), NOWHERE, id="RA, fe80::"),
+    pytest.param(
+        "ot1", icmp6(1, IPv6ExtHdrDestOpt() / ICMPv6ND_RA()), NOWHERE, id="RA behind options"
+    ),
+    pytest.param(
+        "ot1", icmp6(1, IPv6ExtHdrFragment(m=1) / ICMPv6ND_RA()), NOWHERE, id="RA in a fragment"
+    ),
+    pytest.param("ot1", tagged(icmp6(1, ICMPv6ND_RA()), 0), NOWHERE, id="RA in VLAN 0"),
+    pytest.param("ot1", icmp6(1, ICMPv6ND_Redirect()), NOWHERE, id="Redirect"),
+    pytest.param("ot1", tagged(udp4(1, 11, src=ip4(2)), 0), NOWHERE, id="foreign IPv4 in VLAN 0"),
+    pytest.param("ot1", tagged(udp4(1, 11, src=ip4(2)), 7), NOWHERE, id="foreign IPv4 in a VLAN"),
+    pytest.param("ot1", tagged(udp4(1, 11), 0, 0), NOWHERE, id="anything in two VLANs"),
+    pytest.param(
+        "ot1",
+        Ether(src=mac_of(1), dst=mac_of(11)) / Dot1AD(vlan=0) / Dot1AD(vlan=0) / IP() / UDP(),
+        NOWHERE,
+        id="anything in two VLANs, IEEE 802.1ad",
+    ),
+    pytest.param("ot1", eth(2) / Raw(b"x" * 46), NOWHERE, id="plain L2 with another MAC"),
+    pytest.param("ot3", udp4(3, 11), NOWHERE, id="anything from a blocked port"),
+    pytest.param("ot7", udp4(8, 17), NOWHERE, id="guard mac: another MAC"),
+    pytest.param("ot7", icmp6(7, ICMPv6ND_RA()), NOWHERE, id="guard mac: RA"),
+    pytest.param("ot7", tagged(udp4(7, 17), 5, 6), NOWHERE, id="guard mac: two VLANs"),
+    pytest.param("ot10", udp4(1, 11), NOWHERE, id="guard ip, no addresses: another MAC"),
+    # What must pass.
+    pytest.param("ot1", detection(1, ip6(1)), ALL_OF_1, id="DAD passes"),
+    pytest.param("ot1", detection(1, link_local(1)), ALL_OF_1, id="DAD for fe80:: passes"),
+    pytest.param("ot1", arp(1, ip4(1)), ALL_OF_1, id="gratuitous ARP request passes"),
+    pytest.param("ot1", arp(1, ip4(1), op=2), ALL_OF_1, id="gratuitous ARP reply passes"),
+    pytest.param("ot1", arp(1, ip4(1), psrc=NOBODY), ALL_OF_1, id="ARP probe passes"),
+    pytest.param("ot1", advertisement(1, ip6(1), tll(1)), ALL_OF_1, id="unsolicited NA passes"),
+    pytest.param("ot1", advertisement(1, ip6(1)), ALL_OF_1, id="NA without MAC passes"),
+    pytest.param(
+        "ot1",
+        icmp6(1, ICMPv6ND_NA(tgt=link_local(1)) / tll(1), src=link_local(1)),
+        ALL_OF_1,
+        id="NA from fe80:: passes",
+    ),
+    pytest.param(
+        "ot1",
+        icmp6(1, ICMPv6ND_NA(tgt=link_local(1)), src=link_local(1)),
+        ALL_OF_1,
+        id="NA from fe80:: without MAC passes",
+    ),
+    pytest.param("ot1", icmp6(1, ICMPv6ND_RS(), src="::"), ALL_OF_1, id="RS without source passes"),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_RS() / sll(1), src=link_local(1)), ALL_OF_1, id="RS passes"
+    ),
+    pytest.param(
+        "ot1",
+        icmp6(1, IPv6ExtHdrHopByHop() / ICMPv6MLReport2(), src="::", hlim=1),
+        ALL_OF_1,
+        id="MLDv2 without source passes",
+    ),
+    pytest.param(
+        "ot1",
+        icmp6(1, IPv6ExtHdrHopByHop() / ICMPv6MLReport(), src="::", hlim=1),
+        ALL_OF_1,
+        id="MLDv1 without source passes",
+    ),
+    pytest.param(
+        "ot1",
+        icmp6(1, IPv6ExtHdrHopByHop() / ICMPv6MLDone(), src="::", hlim=1),
+        ALL_OF_1,
+        id="MLDv1 leaving without source passes",
+    ),
+    pytest.param(
+        "ot1",
+        eth(1, "01:00:5e:00:00:16") / IP(src=NOBODY, dst="224.0.0.22", proto=2) / Raw(bytes(16)),
+        ALL_OF_1,
+        id="IGMP without source passes",
+    ),
+    pytest.param("ot1", udp6(1, 11, src=link_local(1)), ALL_OF_1[:1], id="own fe80:: passes"),
+    pytest.param("ot1", eth(1) / Raw(b"x" * 46), ALL_OF_1, id="plain L2 passes"),
+    pytest.param(
+        "ot1",
+        eth(1, 11) / IPv6(src=ip6(1), dst=ip6(11)) / IPv6ExtHdrFragment(m=1) / ICMPv6EchoRequest(),
+        ALL_OF_1[:1],
+        id="a large ping passes",
+    ),
+    pytest.param("ot1", tagged(udp4(1, 11), 7), ALL_OF_1[:1], id="own addresses in a VLAN pass"),
+    pytest.param(
+        "ot7", udp4(7, 17, src="10.9.9.9"), ["geneve:104>192.0.2.2"], id="guard mac: any IPv4"
+    ),
+    pytest.param(
+        "ot10", udp4(10, 11, src="10.9.9.9"), ALL_OF_1[:1], id="guard ip, no addresses: any IPv4"
+    ),
+    pytest.param("ot8", udp4(2, 18), ALL_OF_8[1:], id="guard off: any MAC"),
+    pytest.param("ot8", tagged(udp4(8, 18), 5, 6), ALL_OF_8[1:], id="guard off: two VLANs"),
+    pytest.param("ot8", icmp6(8, ICMPv6ND_RA()), ALL_OF_8, id="guard off: RA"),
+]
+
+QUESTIONS = [
+    pytest.param("ot1", arp(1, ip4(11)), ["ot1"], id="ARP for a remote pod is answered"),
+    pytest.param("ot1", arp(1, ip4(2)), ["ot1"], id="ARP for a local pod is answered"),
+    pytest.param(
+        "ot1", arp(1, ip4(11), psrc=NOBODY), ["ot1"], id="ARP probe for another's is answered"
+    ),
+    pytest.param(
+        "ot1",
+        eth(1, 11) / ARP(hwsrc=mac_of(1), psrc=ip4(1), pdst=ip4(11)),
+        ["ot1"],
+        id="unicast ARP is answered",
+    ),
+    pytest.param("ot8", arp(8, ip4(9), psrc=ip4(9)), ["ot8"], id="a taken address is defended"),
+    pytest.param("ot1", arp(1, "10.1.0.99"), ALL_OF_1, id="ARP for nobody floods"),
+    pytest.param("ot1", arp(1, ip4(13)), ALL_OF_1, id="ARP for another segment's pod floods"),
+    pytest.param("ot1", arp(1, ip4(3)), ALL_OF_1, id="ARP for a blocked pod floods"),
+    pytest.param("ot1", tagged(arp(1, ip4(11)), 7), ALL_OF_1, id="ARP in a VLAN floods"),
+    pytest.param(
+        "ot1",
+        eth(1, 11) / ARP(op=2, hwsrc=mac_of(1), psrc=ip4(1), hwdst=mac_of(11), pdst=ip4(11)),
+        ALL_OF_1[:1],
+        id="an ARP reply goes to its receiver",
+    ),
+    pytest.param("ot1", solicitation(1, ip6(11)), ["ot1"], id="NS for a remote pod is answered"),
+    pytest.param("ot1", solicitation(1, ip6(2)), ["ot1"], id="NS for a local pod is answered"),
+    pytest.param(
+        "ot1", solicitation(1, link_local(11)), ["ot1"], id="NS for remote fe80:: is answered"
+    ),
+    pytest.param(
+        "ot1", solicitation(1, link_local(2)), ["ot1"], id="NS for local fe80:: is answered"
+    ),
+    pytest.param(
+        "ot4", solicitation(4, link_local(14)), ["ot4"], id="NS for fe80:: over IPv6 is answered"
+    ),
+    pytest.param(
+        "ot5", solicitation(5, str(UNIVERSAL_LINK_LOCAL)), ["ot5"], id="NS, fe80:: of a bought MAC"
+    ),
+    pytest.param("ot1", solicitation(1, ip6(1)), ALL_OF_1, id="NS for oneself floods"),
+    pytest.param("ot1", solicitation(1, link_local(1)), ALL_OF_1, id="NS for own fe80:: floods"),
+    pytest.param("ot1", solicitation(1, "fd00::9999"), ALL_OF_1, id="NS for nobody floods"),
+    pytest.param(
+        "ot1", solicitation(1, "fe80::ff:fe12:3456"), ALL_OF_1, id="NS for nobody's fe80:: floods"
+    ),
+    pytest.param(
+        "ot1", solicitation(1, "fe80::1"), ALL_OF_1, id="NS for fe80:: without MAC in it floods"
+    ),
+    pytest.param("ot1", solicitation(1, link_local(3)), ALL_OF_1, id="NS, blocked fe80::, floods"),
+    pytest.param("ot1", solicitation(1, link_local(13)), ALL_OF_1, id="NS, other segment, floods"),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_NS(tgt=ip6(11))), ALL_OF_1, id="NS without option floods"
+    ),
+    pytest.param("ot1", solicitation(1, ip6(11), hlim=254), ALL_OF_1, id="NS from afar floods"),
+    pytest.param("ot8", detection(8, ip6(9)), ALL_OF_8, id="DAD for another's address floods"),
+    pytest.param(
+        "ot8", solicitation(8, ip6(9), src="::"), ALL_OF_8, id="NS, no source, with option, floods"
+    ),
+]
+
+FORWARDING = [
+    pytest.param("ot1", udp4(1, 2), ["ot2"], id="local pod"),
+    pytest.param("ot1", udp4(1, 11), ["geneve:100>192.0.2.2"], id="remote pod, Geneve, IPv4"),
+    pytest.param("ot4", udp4(4, 14), ["geneve:101>2001:db8::3"], id="remote pod, Geneve, IPv6"),
+    pytest.param("ot5", udp6(5, 15), ["vxlan:102>192.0.2.2"], id="remote pod, VXLAN, IPv4"),
+    pytest.param("ot6", udp6(6, 16), ["vxlan:103>2001:db8::2"], id="remote pod, VXLAN, IPv6"),
+    pytest.param("ot1", udp4(1, 1), NOWHERE, id="hairpin"),
+    pytest.param("ot1", udp4(1, 3), NOWHERE, id="a blocked pod"),
+    pytest.param("ot1", udp4(1, 4), NOWHERE, id="another segment's local pod"),
+    pytest.param("ot1", udp4(1, 13), NOWHERE, id="another segment's remote pod"),
+    pytest.param("ot1", udp4(1, 99), NOWHERE, id="unknown unicast, drop"),
+    pytest.param("ot8", udp4(8, 99), ALL_OF_8, id="unknown unicast, flood"),
+    pytest.param("ot1", eth(1) / IP(src=ip4(1)) / UDP(), ALL_OF_1, id="broadcast"),
+    pytest.param(
+        "ot4",
+        eth(4, GROUP_MAC) / IPv6(src=ip6(4), dst=GROUP) / UDP(),
+        ["geneve:101>2001:db8::2", "geneve:101>2001:db8::3"],
+        id="multicast over IPv6",
+    ),
+]
+
+
+def geneve(vni: int, inner: Packet, vtep: int = 0) -> bytes:
+    return encapsulate(Encap.GENEVE, vni, VTEP4[vtep], inner)
+
+
+def vxlan(vni: int, inner: Packet, vtep: int = 0) -> bytes:
+    return encapsulate(Encap.VXLAN, vni, VTEP4[vtep], inner)
+
+
+FROM_TUNNEL = [
+    pytest.param(geneve(100, udp4(11, 1)), ["ot1"], id="Geneve, IPv4"),
+    pytest.param(encapsulate(Encap.GENEVE, 101, VTEP6[0], udp4(13, 4)), ["ot4"], id="Geneve, IPv6"),
+    pytest.param(vxlan(102, udp6(15, 5)), ["ot5"], id="VXLAN, IPv4"),
+    pytest.param(encapsulate(Encap.VXLAN, 103, VTEP6[0], udp6(16, 6)), ["ot6"], id="VXLAN, IPv6"),
+    pytest.param(geneve(100, udp4(11, 10)), ["ot10"], id="a second port of the segment"),
+    pytest.param(geneve(100, arp(11, ip4(1))), LOCAL_OF_100, id="broadcast: split horizon"),
+    pytest.param(
+        geneve(100, solicitation(11, ip6(1))),
+        LOCAL_OF_100,
+        id="multicast: split horizon, no answer",
+    ),
+    pytest.param(geneve(100, udp4(11, 12)), NOWHERE, id="known remote MAC: split horizon"),
+    pytest.param(vxlan(105, udp4(18, 99), 1), ["ot8", "ot9"], id="unknown unicast, flood"),
+    pytest.param(geneve(100, udp4(11, 99)), NOWHERE, id="unknown unicast, drop"),
+    pytest.param(geneve(100, udp4(11, 3)), NOWHERE, id="a blocked pod"),
+    pytest.param(
+        encapsulate(Encap.GENEVE, 100, ip_address("192.0.2.66"), udp4(11, 1)),
+        NOWHERE,
+        id="unknown VTEP",
+    ),
+    pytest.param(geneve(999, udp4(11, 1)), NOWHERE, id="unknown VNI"),
+    pytest.param(geneve(105, udp4(18, 8), 1), NOWHERE, id="a VXLAN segment's VNI in Geneve"),
+    pytest.param(geneve(104, udp4(17, 7), 1), NOWHERE, id="a VTEP that is in other segments only"),
+    pytest.param(
+        encapsulate(Encap.GENEVE, 100, VTEP6[0], udp4(11, 1)), NOWHERE, id="the other family"
+    ),
+]
+
+
+@pytest.mark.parametrize(("device", "frame", "expected"), GUARD)
+def test_guard(switch: Switch, device: str, frame: Packet, expected: list[str]) -> None:
+    assert outputs(switch.ask(device, bytes(frame))) == expected
+
+
+@pytest.mark.parametrize(("device", "frame", "expected"), QUESTIONS)
+def test_arp_and_nd(switch: Switch, device: str, frame: Packet, expected: list[str]) -> None:
+    assert outputs(switch.ask(device, bytes(frame))) == expected
+
+
+@pytest.mark.parametrize(("device", "frame", "expected"), FORWARDING)
+def test_forwarding(switch: Switch, device: str, frame: Packet, expected: list[str]) -> None:
+    assert outputs(switch.ask(device, bytes(frame))) == expected
+
+
+@pytest.mark.parametrize(("frame", "expected"), FROM_TUNNEL)
+def test_from_tunnel(switch: Switch, frame: bytes, expected: list[str]) -> None:
+    assert outputs(switch.ask("ophy0", frame)) == expected
+
+
+def kind(line: str) -> str:
+    """Return a flow's line without what differs between pods, nodes and segments."""
+    head, _, actions = line.partition(" actions=")
+    tokens = head.replace(" ", "").split(",")
+    telling = ("table=", "priority=", "icmp_type=", "dl_type=", "nw_proto=", "reg3=")
+    fields = (token if token.startswith(telling) else token.split("=")[0] for token in tokens)
+    verbs = re.findall(r"(?:^|,)(\w+)", actions)
+    return f"{','.join(fields)} actions={','.join(verbs)}"
+
+
+def test_every_kind_of_flow_is_used_by_a_row(switch: Switch) -> None:
+    for row in (*GUARD, *QUESTIONS, *FORWARDING):
+        device, frame, _ = cast("tuple[str, Packet, list[str]]", row.values)
+        switch.ask(device, bytes(frame))
+    for row in FROM_TUNNEL:
+        switch.ask("ophy0", cast("bytes", row.values[0]))
+    switch.control("revalidator/purge")  # brings the counters up to date
+    used: Counter[str] = Counter()
+    for bridge in ("ow-int", "ow-phy"):
+        for line in switch.openflow("dump-flows", bridge).splitlines()[1:]:
+            packets = int(re.findall(r"n_packets=(\d+)", line)[0])
+            plain = re.sub(r"(cookie|duration|n_packets|n_bytes|idle_age)=[^,]*, ", "", line)
+            used[kind(plain)] += packets
+    assert not [name for name, packets in used.items() if not packets]
+    assert len(used) > 40
+
+
+@pytest.mark.parametrize(
+    ("device", "frame"),
+    [
+        pytest.param("ot1", udp4(1, 11), id="to a tunnel"),
+        pytest.param("ot1", udp4(1, 2), id="to a local pod"),
+        pytest.param("ot4", eth(4) / IP(src=ip4(4)) / UDP(), id="to all"),
+        pytest.param("ot1", solicitation(1, "fe80::ff:fe12:3456"), id="fe80:: of nobody"),
+        pytest.param("ot1", tagged(udp4(1, 11), 7), id="in a VLAN"),
+    ],
+)
+def test_a_forwarded_frame_is_unchanged(switch: Switch, device: str, frame: Packet) -> None:
+    answer = switch.ask(device, bytes(frame))
+    found = [
+        decapsulate(each)[1] if name == "ophy0" else each
+        for name, frames in answer.items()
+        for each in frames
+    ]
+    assert found
+    assert set(found) == {bytes(frame)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "owner"),
+    [
+        pytest.param(ip4(11), 11, id="remote"),
+        pytest.param(ip4(2), 2, id="local"),
+    ],
+)
+def test_the_arp_answer(switch: Switch, asked: str, owner: int) -> None:
+    (frame,) = switch.ask("ot1", bytes(arp(1, asked)))["ot1"]
+    expected = Ether(src=mac_of(owner), dst=mac_of(1)) / ARP(
+        op=2, hwsrc=mac_of(owner), psrc=asked, hwdst=mac_of(1), pdst=ip4(1)
+    )
+    assert Ether(frame) == Ether(bytes(expected))
+
+
+@pytest.mark.parametrize(
+    ("asked", "owner"),
+    [
+        pytest.param(ip6(11), 11, id="remote"),
+        pytest.param(ip6(2), 2, id="local"),
+        pytest.param(link_local(11), 11, id="remote fe80::"),
+        pytest.param(link_local(2), 2, id="local fe80::"),
+    ],
+)
+@pytest.mark.parametrize(
+    "more", [pytest.param((), id="alone"), pytest.param((ICMPv6NDOptMTU(),), id="and another")]
+)
+def test_the_neighbor_advertisement(
+    switch: Switch, asked: str, owner: int, more: tuple[Packet, ...]
+) -> None:
+    """RFC 4861 section 7.2.4: solicited, with the option, with a right checksum."""
+    question = solicitation(1, asked)
+    message = ICMPv6ND_NA(tgt=asked, R=0, S=1, O=1) / tll(owner)
+    for option in more:
+        question /= option.copy()
+        message /= option.copy()
+    (frame,) = switch.ask("ot1", bytes(question))["ot1"]
+    expected = (
+        Ether(src=mac_of(owner), dst=mac_of(1)) / IPv6(src=asked, dst=ip6(1), hlim=255) / message
+    )
+    assert Ether(frame) == Ether(bytes(expected))
+
+
+def test_the_outer_header(switch: Switch) -> None:
+    (frame,) = switch.ask("ot1", bytes(udp4(1, 11)))["ophy0"]
+    outer = Ether(frame)
+    assert (outer[IP].src, outer[IP].flags, outer[IP].ttl) == ("192.0.2.1", "DF", 64)
+    header = bytes(outer[UDP].payload)[:8]
+    assert header == bytes.fromhex("00006558") + (100).to_bytes(3, "big") + b"\0"  # no options

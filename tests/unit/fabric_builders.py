@@ -1,0 +1,112 @@
+"""Strategies and small builders for what a fabric database holds."""
+
+from ipaddress import ip_address, ip_network
+
+from hypothesis import strategies as st
+
+from dataplane.core.model import (
+    Address,
+    Block,
+    Encap,
+    Endpoint,
+    Fabric,
+    Family,
+    Grant,
+    Guard,
+    IpAddress,
+    IpNetwork,
+    Mac,
+    Node,
+    Segment,
+    UnknownUnicast,
+    Vni,
+)
+
+NAMES = st.sampled_from(["blue", "red", "n1", "n2", "a.b-c"])
+IPS: st.SearchStrategy[IpAddress] = st.ip_addresses()
+PORTS = st.integers(1, 65535)
+TEXT = st.text(min_size=1, max_size=40)
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> IpNetwork:
+    """Return any IPv4 or IPv6 prefix."""
+    address = draw(IPS)
+    return ip_network((address, draw(st.integers(0, address.max_prefixlen))), strict=False)
+
+
+@st.composite
+def macs(draw: st.DrawFn) -> Mac:
+    """Return any unicast MAC."""
+    raw = draw(st.integers(1, (1 << 48) - 1).filter(lambda value: not value >> 40 & 1))
+    return Mac(":".join(f"{raw >> shift & 0xFF:02x}" for shift in range(40, -1, -8)))
+
+
+def some(values: st.SearchStrategy[IpAddress]) -> st.SearchStrategy[tuple[IpAddress, ...]]:
+    """Return a few of ``values``, in any order, repetitions too."""
+    return st.lists(values, max_size=4).map(tuple)
+
+
+def some_networks() -> st.SearchStrategy[tuple[IpNetwork, ...]]:
+    """Return a few prefixes, in any order, repetitions too."""
+    return st.lists(networks(), max_size=4).map(tuple)
+
+
+SEGMENTS = st.builds(
+    Segment,
+    NAMES,
+    st.integers(1, (1 << 24) - 1).map(Vni),
+    st.sampled_from(Encap),
+    st.sampled_from(Family),
+    st.none() | st.integers(68, 65535),
+    some_networks(),
+    some_networks(),
+    st.sampled_from(Guard),
+    st.sampled_from(UnknownUnicast),
+)
+ENDPOINTS = st.builds(
+    Endpoint,
+    segment=NAMES,
+    node=NAMES,
+    mac=macs(),
+    ips=some(IPS),
+    identity=TEXT,
+    sequence=st.integers(0, 1 << 40),
+    container_id=TEXT,
+    ifname=st.text(max_size=15),
+)
+NODES = st.builds(Node, NAMES, some(IPS), st.booleans())
+ENTITIES = st.one_of(
+    st.builds(Fabric, NAMES, PORTS, PORTS),
+    NODES,
+    SEGMENTS,
+    ENDPOINTS,
+    st.builds(Block, NAMES, networks(), NAMES),
+    st.builds(Address, NAMES, IPS, TEXT, NAMES),
+    st.builds(Grant, NAMES, NAMES, st.none() | macs(), some_networks()),
+)
+
+
+def segment(name: str, vni: int) -> Segment:
+    """Return a plain segment of an IPv4 and an IPv6 subnet."""
+    subnets = (ip_network(f"10.{vni}.0.0/20"), ip_network(f"fd00:{vni}::/64"))
+    return Segment(name, Vni(vni), subnets=subnets)
+
+
+def endpoint(node: str, number: int, on: str = "blue", sequence: int = 1) -> Endpoint:
+    """Return the endpoint of workload ``number`` at ``node``."""
+    return Endpoint(
+        segment=on,
+        node=node,
+        mac=Mac(f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"),
+        ips=(ip_address(f"10.1.{number >> 8}.{number & 255}"), ip_address(f"fd00:1::{number:x}")),
+        identity=f"default/pod{number}/eth0",
+        sequence=sequence,
+        container_id=f"pod{number}",
+        ifname="eth0",
+    )
+
+
+def node(name: str, *vteps: str, static: bool = False) -> Node:
+    """Return a node with these VTEP addresses."""
+    return Node(name, tuple(ip_address(vtep) for vtep in vteps), static)

@@ -11,6 +11,7 @@ from pathlib import Path
 from dataplane.core.errors import OverweaveError
 
 _MOUNTS = Path("/proc/self/mountinfo")
+_STANDARD = Path("/sys/fs/bpf")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,13 +55,26 @@ def require_bpffs(directory: Path) -> None:
 
 
 def ensure_mounted(directory: Path) -> None:
-    """Make ``directory`` (mode 0700, created if needed) a bpffs, unless it is in one already."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if is_bpffs(directory):
+    """Make ``directory`` (mode 0700, created if needed) a place for pins, mounting where needed.
+
+    Below /sys/fs/bpf, where no directory can be made before, the bpffs is mounted there, as systemd
+    does; anywhere else at ``directory`` itself. Raises BpffsError.
+    """
+    standard = directory.is_relative_to(_STANDARD)
+    try:
+        if not standard:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _mount_at(_STANDARD if standard else directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BpffsError(f"{directory} cannot be made a bpffs: {error}") from error
+
+
+def _mount_at(point: Path) -> None:
+    if is_bpffs(point):
         return
-    target = os.fsencode(directory)
-    if _libc.mount(b"bpf", target, b"bpf", ctypes.c_ulong(0), b"mode=0700") != 0:
-        raise _refused(f"mount a bpffs at {directory}")
+    if _libc.mount(b"bpf", os.fsencode(point), b"bpf", ctypes.c_ulong(0), b"mode=0700") != 0:
+        raise _refused(f"mount a bpffs at {point}")
 
 
 def unmount(directory: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +22,9 @@ from dataplane.documents import (
     shown,
     validate,
 )
+from dataplane.remotes import SUN_PATH, check_remote
 
 INSTALLED_CONFIG = Path("/etc/overweave/agent.yaml")
-_SUN_PATH = 107  # unix(7): sun_path less its final zero byte
 _LONGEST_SOCKET = "ovs-vswitchd.4194304.ctl"  # the longest name below run_dir or ovs.rundir
 _LONGEST_IFNAME = 15  # IFNAMSIZ of linux/if.h less the final zero byte
 
@@ -40,10 +39,10 @@ def _directory(value: object) -> Path:
 def _socket_directory(value: object) -> Path:
     path = _directory(value)
     length = len(str(path / _LONGEST_SOCKET).encode())
-    if length > _SUN_PATH:
+    if length > SUN_PATH:
         raise InvalidValueError(
             f"{shown(value)} is too long: its sockets would have names of {length} bytes,"
-            f" the kernel takes {_SUN_PATH}"
+            f" the kernel takes {SUN_PATH}"
         )
     return path
 
@@ -56,40 +55,6 @@ def _interface(name: str) -> str:
     ):
         raise InvalidValueError(f"interface {name!r} is no name that Linux gives to an interface")
     return name
-
-
-def check_remote(text: str) -> str:
-    """Check the members of an OVSDB cluster, as ``unix:/PATH`` or ``tcp:HOST:PORT,tcp:...``."""
-    for remote in text.split(","):
-        method, _, where = remote.partition(":")
-        if not (
-            _is_path(where) if method == "unix" else method in ("tcp", "ssl") and _is_host(where)
-        ):
-            raise InvalidValueError(
-                f"remote {remote!r} is not unix:/PATH, tcp:ADDRESS:PORT or ssl:ADDRESS:PORT"
-                " (IPv6 in brackets); several with commas between"
-            )
-    return text
-
-
-def _is_path(where: str) -> bool:
-    return where.startswith("/") and len(where.encode()) <= _SUN_PATH
-
-
-def _is_host(where: str) -> bool:
-    host, _, port = where.rpartition(":")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        return False
-    if host.startswith("["):
-        return host.endswith("]") and _is_ip(host[1:-1], 6)
-    return bool(host) and ":" not in host and host == host.strip()
-
-
-def _is_ip(text: str, version: int) -> bool:
-    try:
-        return ip_address(text).version == version
-    except ValueError:
-        return False
 
 
 Directory = Annotated[Path, PlainValidator(_directory)]

@@ -161,6 +161,7 @@ def _encode_attachment(attachment: Attachment) -> dict[str, Any]:
             "ipam",
             "mtu",
             "superseded_by",
+            "network",
         )
     }
     return {**plain, "ips": [str(ip) for ip in attachment.ips]}

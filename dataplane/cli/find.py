@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dataplane.core.errors import InvalidValueError
+from dataplane.remotes import check_remote
+
+if TYPE_CHECKING:  # a command that is told where to go does without pydantic
+    from dataplane.config import AgentConfig
+    from dataplane.lab.layout import LabPaths
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,38 +60,39 @@ def find_fabric(remote: str | None) -> FabricRemote:
 
     Raises InvalidValueError where that is none or several.
     """
-    from dataplane.config import INSTALLED_CONFIG, check_remote, load_config
-
-    installed = load_config(INSTALLED_CONFIG).fabric if INSTALLED_CONFIG.exists() else None
-    if remote is None and installed is None:
-        return FabricRemote(f"unix:{_only_lab('--fabric').fabric / 'db.sock'}", {})
-    files = installed.files if installed else {}
-    chosen = check_remote(remote) if remote is not None else installed.remote if installed else ""
-    if "ssl:" in chosen and not files:
-        raise InvalidValueError(
-            f"--fabric {chosen!r} needs certificates; name them in {INSTALLED_CONFIG}"
-        )
-    return FabricRemote(chosen, files if "ssl:" in chosen else {})
+    if remote is not None and "ssl:" not in remote:
+        return FabricRemote(check_remote(remote), {})
+    installed = _installed()
+    if remote is not None:
+        if installed is None or not installed.fabric.files:
+            raise InvalidValueError(f"--fabric {remote!r} needs the installed agent's certificates")
+        return FabricRemote(check_remote(remote), installed.fabric.files)
+    if installed is not None:
+        return FabricRemote(installed.fabric.remote, installed.fabric.files)
+    return FabricRemote(f"unix:{_only_lab('--fabric').fabric / 'db.sock'}", {})
 
 
 def find_agents(sockets: tuple[Path, ...]) -> tuple[Path, ...]:
     """Return ``sockets``, else the installed agent's, else those of the only lab that is up."""
-    from dataplane.config import INSTALLED_CONFIG, load_config
-
     if sockets:
         return sockets
-    if INSTALLED_CONFIG.exists():
-        return (load_config(INSTALLED_CONFIG).api_socket,)
+    installed = _installed()
+    if installed is not None:
+        return (installed.api_socket,)
     lab = _only_lab("--agent")
-    found = sorted(
-        config.parent / "run" / "api.sock" for config in lab.directory.glob("*/agent.yaml")
-    )
-    if not found:
+    configs = sorted(lab.directory.glob("*/agent.yaml"))
+    if not configs:
         raise InvalidValueError(f"lab {lab.name} has no agents; finish it with: overweave lab up")
-    return tuple(found)
+    return tuple(config.parent / "run" / "api.sock" for config in configs)
 
 
-def _only_lab(option: str) -> Any:  # noqa: ANN401 - LabPaths, which --help must not import
+def _installed() -> AgentConfig | None:
+    from dataplane.config import INSTALLED_CONFIG, load_config
+
+    return load_config(INSTALLED_CONFIG) if INSTALLED_CONFIG.exists() else None
+
+
+def _only_lab(option: str) -> LabPaths:
     from dataplane.config import INSTALLED_CONFIG
     from dataplane.lab.layout import LABS, LabPaths
 

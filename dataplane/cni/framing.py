@@ -18,8 +18,8 @@ import socket
 import time
 from dataclasses import dataclass
 
+from dataplane.cni.environment import Invocation
 from dataplane.cni.errors import CniError, Code
-from dataplane.cni.request import Invocation
 from dataplane.cni.strict_json import MAX_BYTES
 
 GREETING = b"overweave-cni/1\n"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from dataplane.cni.call import Call, ContainerLocks
+from dataplane.cni.environment import Verb
 from dataplane.cni.errors import CniError, Code, as_cni_error
 from dataplane.cni.ipam import Ipam, PluginMissingError
 from dataplane.cni.netns import check_netns
@@ -21,7 +22,6 @@ from dataplane.cni.request import (
     GcRequest,
     Request,
     StatusRequest,
-    Verb,
 )
 from dataplane.cni.result import Given, add_result, given_fault, previous_faults
 from dataplane.cni.strict_json import JsonObject
@@ -97,12 +97,11 @@ class Handler:
         return result
 
     def _refuse_if_attached(self, key: AttachmentKey) -> None:
-        port = self._attachments.find(key)
-        if port is not None:
+        if key in self._attachments.keys():  # noqa: SIM118 - not a mapping
             raise CniError(
                 Code.ALREADY_ATTACHED,
-                f"container {key.container_id} already has {key.ifname}, attached to segment"
-                f" {port.segment.name}: call DEL first",
+                f"container {key.container_id} already has {key.ifname} from this plugin:"
+                " call DEL first",
             )
 
     def _check_mtu(self, request: AddRequest) -> None:
@@ -183,7 +182,7 @@ class Handler:
         """Take everything away as far as possible; only then report what was not."""
         failures = _Failures()
         with self._containers.hold(request.key.container_id, call):
-            known = self._attachments.find(request.key) is not None
+            known = request.key in self._attachments.keys()  # noqa: SIM118 - not a mapping
             self._detach(request.key, call, failures)
             if request.ipam is not None:
                 with failures.kept():

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataplane.cni.call import Call
+from dataplane.cni.environment import Verb
 from dataplane.cni.errors import CniError, Code, shown
 from dataplane.cni.plugin_process import MAX_STDOUT, Outcome, OutputTooLongError, PluginProcess
-from dataplane.cni.request import Delegate, Verb
+from dataplane.cni.request import Delegate
 from dataplane.cni.result import Given, parse_given
 from dataplane.cni.strict_json import JsonObject, decode
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import TypeVar
 
+from dataplane.cni.environment import NAME, Invocation, Variables, Verb, read_variables
 from dataplane.cni.errors import CniError, Code, shown
 from dataplane.cni.result import PreviousResult, parse_previous
 from dataplane.cni.strict_json import JsonObject, JsonValue, decode
@@ -18,21 +17,13 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import MAX_MTU, MIN_MTU, AttachmentKey, Mac, check_name
 
 CONFIG = "the network configuration"
-MAX_CONTAINER_ID = 200  # with the interface name it must fit into a link's alias and a file name
 MAX_NETWORK_NAME = 255  # SPEC.md: a network's name can be a file name
 MAX_SOCKET_PATH = 107  # unix(7): sun_path holds 108 bytes with the NUL
-MAX_PATH = 4095  # limits.h PATH_MAX, with the NUL
 MAX_WANTED_IPS = 16
 
 IpInterface = IPv4Interface | IPv6Interface
 _Kind = TypeVar("_Kind")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # SPEC.md section 1, `name` and container id
-_IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")  # net/core/dev.c dev_valid_name, no '%'
-_ARG_VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,253}")  # no '/': it joins the parts of an identity
-_POD_PREFIX = "K8S_POD_"
-_OWN_ARGS = frozenset({"IgnoreUnknown", "OVERWEAVE_ENDPOINT", "MAC", "IP"})
-_TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 _OWN_KEYS = ("segment", "agentSocket", "mtu")
 _ELSEWHERE = {
@@ -43,25 +34,7 @@ _OWN_CAPABILITIES = frozenset({"mac", "ips"})
 _IPAM_CAPABILITIES = frozenset({"ipRanges", "dns", "cgroupPath"})  # CONVENTIONS.md, host-local
 
 
-class Verb(StrEnum):
-    """What CNI_COMMAND may be; VERSION is answered by the shim."""
-
-    ADD = "ADD"
-    DEL = "DEL"
-    CHECK = "CHECK"
-    GC = "GC"
-    STATUS = "STATUS"
-
-
 _SINCE = {Verb.CHECK: Version.V0_4_0, Verb.GC: Version.V1_1_0, Verb.STATUS: Version.V1_1_0}
-
-
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """The environment and stdin of the plugin, byte for byte."""
-
-    environment: Mapping[bytes, bytes]
-    config: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +111,9 @@ class StatusRequest:
 Request = AddRequest | DelRequest | CheckRequest | GcRequest | StatusRequest
 
 
-@dataclass(frozen=True, slots=True)
-class _Variables:
-    """The checked CNI_* variables; empty where the verb does not use them."""
-
-    verb: Verb
-    key: AttachmentKey
-    netns: str
-    args: Mapping[str, str]
-
-
 def parse(invocation: Invocation) -> Request:
     """Return what the runtime asks for. Raises CniError with the code SPEC.md gives the fault."""
-    variables = _variables(invocation.environment)
+    variables = read_variables(invocation.environment)
     document = decode(invocation.config, CONFIG)
     version = _version(document)
     if version < _SINCE.get(variables.verb, version):
@@ -179,7 +142,7 @@ def version_of(config: bytes) -> Version:
 
 
 def _attachment_request(
-    variables: _Variables, document: JsonObject, network: Network
+    variables: Variables, document: JsonObject, network: Network
 ) -> AddRequest | CheckRequest:
     document_before = _optional(document, "prevResult", dict)
     previous = None if document_before is None else parse_previous(document_before, network.version)
@@ -191,7 +154,7 @@ def _attachment_request(
 
 
 def _add_request(
-    variables: _Variables,
+    variables: Variables,
     document: JsonObject,
     network: Network,
     previous: PreviousResult | None,
@@ -205,129 +168,12 @@ def _add_request(
         key=variables.key,
         netns=variables.netns,
         segment=_segment(document),
-        identity=_identity(variables.args, variables.key),
+        identity=variables.identity,
         mac=_mac(runtime, variables.args),
         ips=_wanted_ips(document, runtime, variables.args),
         mtu=_mtu(document),
         previous=previous,
     )
-
-
-# --- environment -----------------------------------------------------------------------------
-
-
-class _Environment:
-    """Reads variables and keeps every fault: code 4 wants the names of all that are wrong."""
-
-    def __init__(self, variables: Mapping[bytes, bytes]) -> None:
-        self._variables = variables
-        self._faults: list[str] = []
-
-    def read(self, name: str, check: Callable[[str], _Kind], default: _Kind) -> _Kind:
-        value = self._variables.get(name.encode(), b"")
-        try:
-            return check(value.decode("utf-8"))
-        except UnicodeDecodeError:
-            self._faults.append(f"{name} {shown(value)} is not UTF-8")
-        except ValueError as error:
-            self._faults.append(str(error))
-        return default
-
-    def raise_faults(self) -> None:
-        if self._faults:
-            raise CniError(Code.INVALID_ENVIRONMENT, "; ".join(self._faults))
-
-
-def _variables(environment: Mapping[bytes, bytes]) -> _Variables:
-    reader = _Environment(environment)
-    verb = reader.read("CNI_COMMAND", _command, Verb.STATUS)
-    reader.raise_faults()  # what else is needed depends on the verb
-    key, netns, args = AttachmentKey("", ""), "", dict[str, str]()
-    if verb in (Verb.ADD, Verb.DEL, Verb.CHECK):
-        container = reader.read("CNI_CONTAINERID", _container_id, "")
-        key = AttachmentKey(container, reader.read("CNI_IFNAME", _ifname, ""))
-    if verb in (Verb.ADD, Verb.CHECK):
-        netns = reader.read("CNI_NETNS", _netns, "")
-    if verb is Verb.ADD:
-        args = reader.read("CNI_ARGS", _parse_args, args)
-    reader.raise_faults()
-    return _Variables(verb, key, netns, args)
-
-
-def _command(text: str) -> Verb:
-    if text not in list(Verb):
-        raise ValueError(_wrong("CNI_COMMAND", text, "is none of ADD, DEL, CHECK, GC and STATUS"))
-    return Verb(text)
-
-
-def _container_id(text: str) -> str:
-    if not _NAME.fullmatch(text) or len(text) > MAX_CONTAINER_ID:
-        rule = (
-            f"is not 1-{MAX_CONTAINER_ID} letters, digits, '_', '.' or '-'"
-            " that begin with a letter or digit"
-        )
-        raise ValueError(_wrong("CNI_CONTAINERID", text, rule))
-    return text
-
-
-def _ifname(text: str) -> str:
-    if not _IFNAME.fullmatch(text):
-        rule = "is not 1-15 letters, digits, '_', '.' or '-' that begin with a letter, digit or '_'"
-        raise ValueError(_wrong("CNI_IFNAME", text, rule))
-    if text == "lo":
-        raise ValueError("CNI_IFNAME 'lo' is the loopback interface of every network namespace")
-    return text
-
-
-def _netns(text: str) -> str:
-    if not text.startswith("/") or len(text) > MAX_PATH or "\n" in text:
-        raise ValueError(_wrong("CNI_NETNS", text, "is not the absolute path of a namespace"))
-    return text
-
-
-def _wrong(name: str, value: str, rule: str) -> str:
-    return f"{name} {shown(value)} {rule}" if value else f"{name} is missing or empty"
-
-
-def _parse_args(text: str) -> dict[str, str]:
-    args: dict[str, str] = {}
-    for pair in text.split(";") if text else ():
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise ValueError(f"CNI_ARGS {shown(text)} holds {shown(pair)}, which is no KEY=VALUE")
-        if name in args:
-            raise ValueError(f"CNI_ARGS {shown(text)} holds {name} more than once")
-        args[name] = value
-    ignore = _TRUTH.get(args.get("IgnoreUnknown", "0").lower())
-    if ignore is None:
-        raise ValueError(f"CNI_ARGS IgnoreUnknown={args['IgnoreUnknown']} is neither 1 nor 0")
-    for name, value in args.items():
-        _check_arg(name, value, ignore=ignore)
-    return args
-
-
-def _check_arg(name: str, value: str, *, ignore: bool) -> None:
-    known = name in _OWN_ARGS or name.startswith(_POD_PREFIX)
-    if not known and not ignore:
-        raise ValueError(
-            f"CNI_ARGS {shown(f'{name}={value}')} is not known here;"
-            " IgnoreUnknown=1 would have it ignored"
-        )
-    is_name = name == "OVERWEAVE_ENDPOINT" or name.startswith(_POD_PREFIX)
-    if is_name and value and not _ARG_VALUE.fullmatch(value):
-        raise ValueError(
-            f"CNI_ARGS {shown(f'{name}={value}')} is not 1-253 letters, digits, '_', '.', ':', '-'"
-        )
-
-
-def _identity(args: Mapping[str, str], key: AttachmentKey) -> str:
-    """Return whose endpoint this is: what stays the same when the workload moves."""
-    namespace = args.get(f"{_POD_PREFIX}NAMESPACE")
-    name = args.get(f"{_POD_PREFIX}NAME")
-    if namespace and name:
-        return f"{namespace}/{name}/{key.ifname}"
-    owner = args.get("OVERWEAVE_ENDPOINT") or key.container_id
-    return f"{owner}/{key.ifname}"
 
 
 # --- network configuration -------------------------------------------------------------------
@@ -355,7 +201,7 @@ def _version(document: JsonObject) -> Version:
 
 def _network_name(document: JsonObject) -> str:
     name = _text(document, "name")
-    if not _NAME.fullmatch(name) or len(name) > MAX_NETWORK_NAME:
+    if not NAME.fullmatch(name) or len(name) > MAX_NETWORK_NAME:
         raise _invalid(
             f"name {shown(name)} is not 1-{MAX_NETWORK_NAME} letters, digits, '_', '.' or '-'"
             " that begin with a letter or digit"
@@ -483,7 +329,7 @@ def _delegate(document: JsonObject, invocation: Invocation) -> Delegate | None:
     plugin = None if ipam is None else _optional(ipam, "type", str, "ipam.")
     if not plugin:
         return None
-    if not _NAME.fullmatch(plugin):
+    if not NAME.fullmatch(plugin):
         raise _invalid(f"ipam.type {shown(plugin)} is not the name of a plugin")
     if plugin == document.get("type"):
         raise _invalid(f"ipam.type {shown(plugin)} is this plugin itself: name an IPAM plugin")

@@ -108,25 +108,33 @@ class CniServer:
         self._places.acquire()
         with self._changed:
             self._connections.add(connection)
-        threading.Thread(
-            target=self._serve, args=(connection,), name="cni-request", daemon=True
-        ).start()
+        try:
+            # At once: the shim takes an agent that does not greet it for one that hangs.
+            connection.settimeout(0)
+            connection.sendall(GREETING)
+            threading.Thread(
+                target=self._serve, args=(connection,), name="cni-request", daemon=True
+            ).start()
+        except (OSError, RuntimeError) as error:
+            log.warning("a CNI request was not begun", error=str(error))
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        connection.close()
+        with self._changed:
+            self._connections.discard(connection)
+            self._changed.notify_all()
+        self._places.release()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            connection.settimeout(SEND_S)
-            connection.sendall(GREETING)
             answer = self._answer(connection)
             connection.settimeout(SEND_S)
             connection.sendall(pack_answer(answer))
         except OSError as error:
             log.warning("a CNI answer was not delivered", error=str(error))
         finally:
-            self._places.release()
-            with self._changed:
-                self._connections.discard(connection)
-                self._changed.notify_all()
-            connection.close()
+            self._end(connection)
 
     def _answer(self, connection: socket.socket) -> Answer:
         call = Call(self._handler.limits.request)

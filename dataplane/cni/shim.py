@@ -14,7 +14,8 @@ SOCKET = b"/run/overweave/cni.sock"  # unless the configuration names another: "
 GREETING = b"overweave-cni/1\n"
 VERSIONS = (b"0.3.1", b"0.4.0", b"1.0.0", b"1.1.0")
 MAX_CONFIG = 1 << 20
-CONNECT_S = 1.5  # an agent that is away is known within 2 s
+CONNECT_S = 1.0
+GREETING_S = 5.0  # the agent greets at once; only one that hangs, or has hundreds waiting, does not
 ANSWER_S = 55.0  # longer than the agent takes, shorter than runtimes wait
 MAX_TOMBSTONES = 1024  # more than the attachments of a node
 NAME_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
@@ -68,6 +69,7 @@ def ask(path: bytes, request: bytes) -> tuple[int, bytes, bytes]:
     if owner not in (0, posix.geteuid()):
         raise AgentError(f"it belongs to user {owner}")
     # Nothing is sent before the greeting: an agent that hangs must not act on this much later.
+    connection.settimeout(GREETING_S)
     if receive(connection, len(GREETING)) != GREETING:
         raise AgentError("it speaks another protocol: install the overweave-cni of its version")
     connection.settimeout(ANSWER_S)

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataplane.cni.environment import Invocation
 from dataplane.cni.framing import unpack_invocation
-from dataplane.cni.request import Invocation
 from dataplane.core.model import AttachmentKey
 
 DIRECTORY = "tombstones"

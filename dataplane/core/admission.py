@@ -97,6 +97,7 @@ def _admit(state: State, request: AttachRequest) -> Attachment:
         slot=_free_slot(state),
         ipam=request.ipam,
         mtu=request.mtu,
+        network=request.network,
     )
     if synced:
         attachment = replace(attachment, sequence=_next_sequence(state, attachment))

@@ -50,6 +50,7 @@ class FabricFeed:
         self._node = node
         self._clock = clock
         self._ledger = Ledger(node)
+        self._interest: frozenset[str] = frozenset()  # the newest, ahead of what is in the inbox
         self._synced: set[str] = set()
         self._connected = False
         self._inbox: queue.SimpleQueue[DatabaseEvent | _Watch | None] = queue.SimpleQueue()
@@ -76,6 +77,7 @@ class FabricFeed:
 
         Rows of a segment that is given up are posted as deleted, and it is no longer synced.
         """
+        self._interest = segments
         self._inbox.put(_Watch(segments))  # before the database can tell of it
         self._database.set_conditions(_conditions(self._node, segments), segments)
 
@@ -115,7 +117,7 @@ class FabricFeed:
                     post(FabricSynced(segment))
             case _Watch(interest=interest):
                 self._synced &= interest
-                _post_change(post, self._ledger.watch(interest, now))
+                _post_change(post, self._ledger.watch(self._interest, now))
 
 
 def _conditions(node: str, segments: frozenset[str]) -> Mapping[str, tuple[Clause, ...]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import IpAddress
-from dataplane.lab.layout import LabPaths
+from dataplane.lab.layout import FOREIGN, LabPaths
 from dataplane.lab.probes import Station
 from dataplane.lab.underlay import NIC, ensure_namespace
 from dataplane.netlink import netns
@@ -22,8 +22,8 @@ from ovs_client.daemons import OvsInstance, Place, find_program, run
 from ovs_client.ofctl import Flow, OpenFlowBridge
 from ovs_client.unixctl import Unixctl
 
-_INT, _PHY = "br-int", "br-phy"
-_PREFERENCE = "7"  # of our tc filters: any but Overweave's 100
+_INT, _PHY, _UPLINK = "br-int", "br-phy", "fphy0"
+_PREFERENCES = {"all": "6", "ip": "7", "ipv6": "8"}  # of its tc filters: any but Overweave's 100
 _IFNAME = "eth0"
 
 
@@ -82,100 +82,93 @@ def remove_guest(paths: LabPaths, guest: Guest) -> None:
 
 
 class PlainOvs:
-    """An Open vSwitch of somebody else on ``node``: br-int, a tunnel port for each peer, learning.
+    """An Open vSwitch of somebody else on ``node``: a bridge for each network, with learning.
 
-    Its userspace datapath hangs on the node's NIC by tc u32 and mirred alone.
+    Its userspace datapath hangs on the node's NIC by tc u32 and mirred alone, for one UDP ``port``.
     """
 
-    def __init__(self, paths: LabPaths, node: str, tunnel: Tunnel) -> None:
+    def __init__(self, paths: LabPaths, node: str, port: int) -> None:
         """Prepare it in a directory of its own; nothing runs before ``start``."""
         self._paths = paths
         self._node = node
-        self._tunnel = tunnel
+        self._port = port
         self._space = paths.netns(node)
-        directory = paths.directory / f"{node}-foreign"
+        directory = paths.directory / FOREIGN / node
         self.instance = OvsInstance(Place(directory, directory, self._space))
 
     def start(self, own: Sequence[str]) -> None:
         """Start it and hang it on the NIC; ``own`` are the NIC's addresses with prefix lengths."""
         self.instance.start()
-        bridge = ["datapath_type=netdev", f"other-config:hwaddr={_quoted(self._mac_of(NIC))}"]
-        self._vsctl("add-br", _INT, "--", "set", "bridge", _INT, "datapath_type=netdev")
-        self._step_aside()
-        self._vsctl("add-br", _PHY, "--", "set", "bridge", _PHY, "fail_mode=secure", *bridge)
-        self._vsctl(*_port(_PHY, "fphy0", "type=internal", "ofport_request=1"))
-        self._flows()
-        ip(self._space, "link", "set", "fphy0", "up")
+        hwaddr = f"other-config:hwaddr={_quoted(mac_of(self._space, NIC))}"
+        self._add_bridge(_PHY, "fail_mode=secure", hwaddr)
+        # The datapath's own tap, which every userspace instance wants under this name.
+        ip(self._space, "link", "set", "ovs-netdev", "name", "fovs-netdev")
+        self._add_port(_PHY, _UPLINK, "type=internal", "ofport_request=1")
+        self._join(_PHY, _UPLINK)
         for address in own:
-            length = [] if ":" not in address else ["nodad"]
-            ip(self._space, "address", "add", address, "dev", _PHY, *length, "noprefixroute")
-        self._tc_clsact(NIC)
-        self._tc_clsact("fphy0")
-        for family in ("ip", "ipv6"):
-            self._tc_redirect("fphy0", family, (), NIC)
-            self._tc_redirect(NIC, family, self._match(family), "fphy0")
+            family = ["nodad"] if ":" in address else []
+            ip(self._space, "address", "add", address, "dev", _PHY, *family, "noprefixroute")
+        self._call("tnl/neigh/aging", "3600")
 
-    def connect(self, peers: Mapping[IpAddress, str]) -> None:
-        """Make a tunnel port to each peer, whose MAC on the underlay is given."""
-        switch = Unixctl(self.instance.place.directory)
-        switch.call("tnl/neigh/aging", "3600")
+    def connect(self, tunnel: Tunnel, peers: Mapping[IpAddress, str]) -> None:
+        """Make a bridge with a tunnel port to each peer, whose MAC on the underlay is given."""
+        bridge = f"{_INT}{tunnel.vni}"
+        self._add_bridge(bridge)
         for number, (peer, mac) in enumerate(peers.items()):
-            name, length = f"t{number}", peer.max_prefixlen
-            options = (f"options:remote_ip={_quoted(str(peer))}", f"options:key={self._tunnel.vni}")
-            port = f"options:dst_port={self._tunnel.port}"
+            name, remote = f"t{tunnel.vni}-{number}", f"options:remote_ip={_quoted(str(peer))}"
+            options = (f"options:key={tunnel.vni}", f"options:dst_port={tunnel.port}")
+            self._add_port(bridge, name, f"type={tunnel.kind}", remote, *options)
             # Protected ports do not forward to each other: the split horizon of a full mesh.
-            self._vsctl(*_port(_INT, name, f"type={self._tunnel.kind}", *options, port))
             self._vsctl("set", "port", name, "protected=true")
-            switch.call("ovs/route/add", f"{peer}/{length}", _PHY)
-            switch.call("tnl/neigh/set", _PHY, str(peer), mac)
+            self._call("ovs/route/add", f"{peer}/{peer.max_prefixlen}", _PHY)
+            self._call("tnl/neigh/set", _PHY, str(peer), mac)
 
-    def plug_guest(self, guest: Guest) -> Station:
+    def plug_guest(self, tunnel: Tunnel, guest: Guest) -> Station:
         """Make a pod on this node: veth and internal port, joined by mirred."""
         veth, port = f"v{guest.name}"[:15], f"i{guest.name}"[:15]
         station = _make_guest(self._paths, self._node, guest, veth)
-        self._vsctl(*_port(_INT, port, "type=internal", f"mtu_request={guest.mtu}"))
+        mtu = f"mtu_request={guest.mtu}"
+        self._add_port(f"{_INT}{tunnel.vni}", port, "type=internal", mtu)
         ip(self._space, "link", "set", port, "up")
         for source, target in ((veth, port), (port, veth)):
-            self._tc_clsact(source)
-            self._tc_redirect(source, "all", (), target)
+            self._redirect(source, target, "all", "match", "u32", "0", "0")
         return station
 
     def stop(self) -> None:
         """End it with its devices."""
         self.instance.stop(cleanup=True)
 
-    def _step_aside(self) -> None:
-        """Free the name of the datapath's own tap, which every userspace instance wants."""
-        ip(self._space, "link", "set", "ovs-netdev", "name", "fovs-netdev")
+    def _join(self, bridge: str, uplink: str) -> None:
+        """Pass everything between the bridge's tunnels and the NIC, but only tunnel packets in."""
+        socket = self.instance.place.directory / f"{bridge}.mgmt"
+        both = [Flow(0, 1, "in_port=1", "LOCAL"), Flow(0, 1, "in_port=LOCAL", "output:1")]
+        OpenFlowBridge(socket).apply_bundle(both, ())
+        ip(self._space, "link", "set", uplink, "up")
+        self._redirect(uplink, NIC, "all", "match", "u32", "0", "0")
+        for protocol, key in (("ip", "ip"), ("ipv6", "ip6")):
+            udp = ("match", key, "protocol", "17", "0xff")
+            port = ("match", key, "dport", str(self._port), "0xffff")
+            self._redirect(NIC, uplink, protocol, *udp, *port)
 
-    def _flows(self) -> None:
-        socket = self.instance.place.directory / f"{_PHY}.mgmt"
-        there = [Flow(0, 1, "in_port=1", "LOCAL"), Flow(0, 1, "in_port=LOCAL", "output:1")]
-        OpenFlowBridge(socket).apply_bundle(there, ())
-
-    def _match(self, family: str) -> Sequence[str]:
-        key = "ip" if family == "ip" else "ip6"
-        port = ["match", key, "dport", str(self._tunnel.port), "0xffff"]
-        return ["match", key, "protocol", "17", "0xff", *port]
-
-    def _tc_clsact(self, device: str) -> None:
-        self._tc("qdisc", "replace", "dev", device, "clsact")
-
-    def _tc_redirect(self, device: str, protocol: str, match: Sequence[str], target: str) -> None:
-        preference = _PREFERENCE if protocol != "ipv6" else str(int(_PREFERENCE) + 1)
-        place = ["dev", device, "ingress", "protocol", protocol, "pref", preference, "u32"]
-        matching = match or ["match", "u32", "0", "0"]
+    def _redirect(self, source: str, target: str, protocol: str, *match: str) -> None:
+        clsact = ["tc", "-n", self._space.name, "qdisc", "add", "dev", source, "clsact"]
+        subprocess.run(clsact, capture_output=True, check=False)  # it may be there: kept, not ours
+        place = ["dev", source, "ingress", "protocol", protocol, "pref", _PREFERENCES[protocol]]
         action = ["action", "mirred", "egress", "redirect", "dev", target]
-        self._tc("filter", "add", *place, *matching, *action)
+        _command(["tc", "-n", self._space.name, "filter", "add", *place, "u32", *match, *action])
 
-    def _tc(self, *words: str) -> None:
-        _command(["tc", "-n", self._space.name, *words])
+    def _add_bridge(self, name: str, *columns: str) -> None:
+        set_columns = ["--", "set", "bridge", name, "datapath_type=netdev", *columns]
+        self._vsctl("add-br", name, *set_columns)
 
-    def _mac_of(self, device: str) -> str:
-        return mac_of(self._space, device)
+    def _add_port(self, bridge: str, name: str, *columns: str) -> None:
+        self._vsctl("add-port", bridge, name, "--", "set", "interface", name, *columns)
 
     def _vsctl(self, *words: str) -> None:
         run([find_program("ovs-vsctl"), f"--db={self.instance.remote}", "--timeout=10", *words])
+
+    def _call(self, *words: str) -> None:
+        Unixctl(self.instance.place.directory).call(*words)
 
 
 def mac_of(space: Path, device: str) -> str:
@@ -202,10 +195,6 @@ def _make_guest(paths: LabPaths, node: str, guest: Guest, port: str) -> Station:
         ip(space, "address", "add", address, "dev", _IFNAME, *(["nodad"] if ":" in address else []))
     addresses = tuple(ip_interface(address).ip for address in guest.ips)
     return Station(guest.name, space, _IFNAME, guest.mac, addresses, guest.mtu)
-
-
-def _port(bridge: str, name: str, *columns: str) -> list[str]:
-    return ["add-port", bridge, name, "--", "set", "interface", name, *columns]
 
 
 def _quoted(text: str) -> str:

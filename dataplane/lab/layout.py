@@ -18,7 +18,8 @@ DEFAULT_NAME = "lab"
 UNDERLAY = "underlay"
 FABRIC = "fabric"
 PODS = "pods"
-RESERVED = frozenset({UNDERLAY, FABRIC, PODS})  # no node can be called so
+FOREIGN = "foreign"
+RESERVED = frozenset({UNDERLAY, FABRIC, PODS, FOREIGN})  # no node can be called so
 # No dash: the namespaces of lab "a" would include those of lab "a-b".
 _LAB = re.compile(r"[a-z0-9]{1,12}")
 _MEMBER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")

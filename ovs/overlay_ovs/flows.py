@@ -42,6 +42,9 @@ from ovs_client.ofctl import Flow, canonical_match
 
 TUNNEL_PORTS = {Encap.GENEVE: "ow-geneve", Encap.VXLAN: "ow-vxlan"}
 UNDERLAY_PORT = "ophy0"
+MAX_COPIES = (
+    600  # the datapath's actions end at 64 KiB, silently: 780 copies over IPv4, 630 over IPv6
+)
 
 # ICMPv6 types: RFC 4861 section 4, RFC 2710 section 3, RFC 3810 section 5.
 _MLD_REPORT, _MLD_DONE, _MLD2_REPORT = 131, 132, 143
@@ -49,7 +52,7 @@ _ROUTER_SOLICITATION, _ROUTER_ADVERTISEMENT = 133, 134
 _SOLICITATION, _ADVERTISEMENT, _REDIRECT = 135, 136, 137
 _IGMP = 2
 _NO_MAC = "00:00:00:00:00:00"  # how OVS shows an ND message without that option
-_CACHE = 1 << 16
+_CACHE = 1 << 14  # flows of at most so many endpoints are kept ready
 
 Flows = tuple[BridgeFlow, ...]
 Rule = tuple[Table, int, str, str]
@@ -389,8 +392,17 @@ def _plan_fabric(plan: _Plan, view: SegmentView) -> None:
     for remote in view.remotes:
         endpoint = remote.endpoint
         plan.add(_remote_flows(_Tunnel(vni, tunnel, remote.vtep), endpoint.mac, endpoint.ips))
-    if view.flood:
-        plan.add([_replication_flow(vni, tunnel, view.flood)])
+    copies = tuple(sorted(view.flood, key=int))[:MAX_COPIES]
+    if copies:
+        plan.add([_replication_flow(vni, tunnel, copies)])
+    if len(copies) < len(view.flood):
+        plan.pending.append(
+            Pending(
+                view.segment.name,
+                f"broadcasts reach {len(copies)} of {len(view.flood)} VTEPs: OVS makes no more"
+                " copies of a frame; split the segment",
+            )
+        )
 
 
 class _Tunnel(NamedTuple):
@@ -426,7 +438,7 @@ def _remote_flows(way: _Tunnel, mac: Mac, ips: tuple[IpAddress, ...]) -> Flows:
 
 @lru_cache(_CACHE)
 def _replication_flow(vni: int, tunnel: int, vteps: tuple[IpAddress, ...]) -> BridgeFlow:
-    copies = (f"{_towards(vtep)},output:{tunnel}" for vtep in sorted(vteps))
+    copies = (f"{_towards(vtep)},output:{tunnel}" for vtep in vteps)
     actions = _steps(_set(vni, "tun_id"), *copies, _goto(FLOOD_LOCAL))
     return _flow(FLOOD, 100, f"reg0={vni:#x},reg1=0", actions, cookie(Category.REMOTE, vni))
 

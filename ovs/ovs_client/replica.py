@@ -1,8 +1,8 @@
-"""The replica of a database that the OVSDB client library keeps, as frozen rows and events.
+"""The replica that the OVSDB client library keeps of a database, told as frozen rows and events.
 
-Everything here runs on the connection's one thread, except ``rows``, ``snapshot``, ``want`` and
-``wake``. The library's own notices are taken only as hints of which rows to look at: after a
-reconnect it tells no deletes, so the whole replica is compared with what was told before.
+Everything here runs on the connection's one thread, except ``rows``, ``snapshot`` and ``want``.
+The library's own notices are taken only as hints of which rows to look at: after a reconnect it
+tells no deletes, so the whole replica is compared with what was told before.
 """
 
 from __future__ import annotations
@@ -16,17 +16,12 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-import ovs.json
 import ovs.jsonrpc
 import ovs.poller
-import ovs.reconnect
-import ovs.timeval
 from ovs.db.idl import Row as IdlRow
 from ovs.db.idl import SchemaHelper
-from ovsdbapp.backend.ovs_idl import vlog
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
-from ovs_client.fast_json import Parser
 from ovs_client.operations import freeze
 from ovs_client.rows import (
     Clause,
@@ -38,20 +33,10 @@ from ovs_client.rows import (
     RowChange,
     RowsChanged,
 )
+from ovs_client.session import open_session
 
-_MIN_BACKOFF_MS = 100
-_MAX_BACKOFF_MS = 500
-_PROBE_MS = 5000
 _SERVER_TABLE = "Database"  # of the _Server database: ovsdb-server(5)
 _NO_ROWS: list[bool] = [False]
-
-# The library's default is select(2), which fails once a file descriptor exceeds 1023.
-ovs.poller.SelectPoll = ovs.poller.get_system_poll
-if ovs.json.PARSER == ovs.json.PARSER_PY:
-    ovs.json.Parser = Parser
-vlog.use_python_logger(
-    max_level=vlog.ERROR
-)  # else the library keeps a row it could not parse to itself
 
 Emit = Callable[[DatabaseEvent], None]
 
@@ -91,27 +76,6 @@ class Extent:
         return f"its schema {self.name} lacks {', '.join(lacking)}" if lacking else ""
 
 
-class Policy(ovs.reconnect.Reconnect):
-    """Retry within half a second, probe every kind of server, remember why it last failed."""
-
-    def __init__(self) -> None:
-        super().__init__(ovs.timeval.msec())
-        self.min_backoff = _MIN_BACKOFF_MS  # set_backoff() takes no less than a second
-        self.max_backoff = _MAX_BACKOFF_MS
-        self.set_probe_interval(_PROBE_MS)
-        self.cause = ""
-
-    def disconnected(self, now: int, error: int) -> None:
-        """Note the cause and go on as the library does; ``error`` is an errno, EOF or 0."""
-        if error > 0:
-            self.cause = os.strerror(error)
-        elif error == ovs.reconnect.EOF:
-            self.cause = "the server closed the connection"
-        else:
-            self.cause = "it does not answer"
-        super().disconnected(now, error)
-
-
 class Replica(OvsdbIdl):
     """The library's replica, telling ``emit`` what changed after every batch of messages."""
 
@@ -125,13 +89,13 @@ class Replica(OvsdbIdl):
         self._touched: set[tuple[str, UUID]] = set()
         self._resync = True
         self._told: DatabaseEvent | None = None  # the last Connected or Disconnected
-        self._obstacle = Disconnected("")
+        self._released = False
         self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         helper = SchemaHelper(None, json.loads(json.dumps(dict(extent.schema))))
         for table, columns in extent.tables.items():
             helper.register_columns(table, list(columns))
         super().__init__(remote, helper, leader_only=False)
-        self._session = _session(self._parse_remotes(remote))
+        self._session = open_session(self._parse_remotes(remote))
         for table in extent.conditional:
             self.cond_change(table, _NO_ROWS)
 
@@ -167,19 +131,23 @@ class Replica(OvsdbIdl):
         }
         with self._lock:
             self._wanted = (wanted, token)
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the connection's thread look at what was asked."""
-        try:
-            os.write(self._wake_out, b"!")
-        except BlockingIOError:
-            return  # the pipe is full of wake-ups: one more changes nothing
+        self._wake()
 
     def release(self) -> None:
         """Close the wake-up pipe; the thread must have ended."""
+        with self._lock:
+            self._released = True
         os.close(self._wake_in)
         os.close(self._wake_out)
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._released:
+                return
+            try:
+                os.write(self._wake_out, b"!")
+            except BlockingIOError:
+                return  # the pipe is full of wake-ups: one more changes nothing
 
     # What follows is called by the library.
 
@@ -216,30 +184,29 @@ class Replica(OvsdbIdl):
 
     def force_reconnect(self) -> None:
         """Leave this server; if it is one that cannot serve us, remember why."""
-        self._obstacle = self._find_obstacle()
+        self._session.reconnect.cause = self._obstacle() or self._session.reconnect.cause
         super().force_reconnect()
 
     def send_request(self, request: ovs.jsonrpc.Message) -> Any:  # noqa: ANN401  # the library has no types
         """Send ``request``, but monitor only a schema that this program was written for."""
         monitors = request.method.startswith("monitor") and request.params[0] == self._extent.name
-        if monitors:
-            self._obstacle = self._find_obstacle()
-            if self._obstacle.error:
-                super().force_reconnect()
-                return None
+        if monitors and self._obstacle() is not None:
+            self.force_reconnect()
+            return None
         return super().send_request(request)
 
-    def _find_obstacle(self) -> Disconnected:
+    def _obstacle(self) -> Disconnected | None:
+        """Return why this server cannot serve us, as far as it has told of itself."""
         if self.server_tables is None:
-            return Disconnected("")
+            return None
         served = list(self.server_tables[_SERVER_TABLE].rows.values())
         found = next((row for row in served if row.name == self._extent.name), None)
         if found is None:
-            return Disconnected(f"it serves no database {self._extent.name}" if served else "")
+            return Disconnected(f"it serves no database {self._extent.name}") if served else None
         if not found.connected:
             return Disconnected("it has lost contact with its cluster")
         text = self._extent.mismatch(json.loads(found.schema[0])) if found.schema else ""
-        return Disconnected(text, mismatch=bool(text))
+        return Disconnected(text, mismatch=True) if text else None
 
     def _drain(self) -> None:
         try:
@@ -258,23 +225,17 @@ class Replica(OvsdbIdl):
 
     def _tell(self) -> None:
         if not self.synced:
-            self._tell_state(self._why_not())
+            self._tell_state(self._session.reconnect.cause)
             return
         self._tell_rows()
         self._resync = False
         self._touched.clear()
-        self._obstacle = Disconnected("")
-        self._session.reconnect.cause = ""
+        self._session.reconnect.cause = None
         self._tell_state(Connected())
         self._tell_conditions()
 
-    def _why_not(self) -> DatabaseEvent | None:
-        if self._obstacle.error:
-            return self._obstacle
-        cause = self._session.reconnect.cause
-        return Disconnected(cause) if cause else None  # None: still on the way
-
     def _tell_state(self, state: DatabaseEvent | None) -> None:
+        """Tell what has changed; None is a connection still on its way."""
         if state is not None and state != self._told:
             self._told = state
             self._emit(state)
@@ -317,13 +278,3 @@ class Replica(OvsdbIdl):
         if all(self.tables[name].condition_state.acked == c for name, c in conditions.items()):
             self._applied = None
             self._emit(ConditionsSynced(token))
-
-
-def _session(remotes: list[str]) -> ovs.jsonrpc.Session:
-    """Return a session like the library's own, with our policy of reconnecting."""
-    policy = Policy()
-    session = ovs.jsonrpc.Session(policy, None, remotes)
-    session.pick_remote()
-    policy.enable(ovs.timeval.msec())
-    policy.set_backoff_free_tries(len(remotes))
-    return session

@@ -1,7 +1,10 @@
 """What the bpf tests share: a bpffs of their own, namespaces, and frames on real netdevs."""
 
+import fcntl
+import os
 import select
 import socket
+import struct
 import subprocess
 import time
 import uuid
@@ -17,8 +20,8 @@ from dataplane.netlink.netns import Netns
 
 ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
-_SOL_PACKET = 263
-_PACKET_VNET_HDR = 15
+_TUNSETIFF = 0x400454CA  # linux/if_tun.h
+_IFF_TAP, _IFF_NAPI, _IFF_NAPI_FRAGS, _IFF_NO_PI = 0x2, 0x10, 0x20, 0x1000
 
 
 @contextmanager
@@ -88,10 +91,6 @@ class Tap:
     ) -> None:
         self._socket.close()
 
-    def expect_vnet_header(self) -> None:
-        """Let each frame sent begin with a struct virtio_net_hdr (linux/if_packet.h)."""
-        self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
 
@@ -116,6 +115,21 @@ def host_socket(space: Namespace, port: int) -> Iterator[socket.socket]:
         opened.bind(("::", port))
         opened.settimeout(2)
         yield opened
+
+
+@contextmanager
+def frags_device(space: Namespace, name: str) -> Iterator[int]:
+    """Make a netdev and return its wire: what is written in two parts is received in two parts."""
+    flags = _IFF_TAP | _IFF_NAPI | _IFF_NAPI_FRAGS | _IFF_NO_PI
+    request = struct.pack("16sH22x", name.encode(), flags)
+    wire = space.netns.run(lambda: os.open("/dev/net/tun", os.O_RDWR))
+    try:
+        fcntl.ioctl(wire, _TUNSETIFF, request)
+        # GRO would pull the headers that it reads.
+        run("nsenter", f"--net=/run/netns/{space.name}", "ethtool", "-K", name, "gro", "off")
+        yield wire
+    finally:
+        os.close(wire)
 
 
 def readable(opened: socket.socket) -> bool:

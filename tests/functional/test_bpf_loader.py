@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpf import loader
-from bpf.bpffs import BpffsError, Pins, ensure_mounted, is_bpffs
+from bpf.bpffs import BpffsError, Pins, ensure_mounted, is_bpffs, unmount
 from bpf.layout import MAPS, PROGRAMS, MapSpec, encode_ifindex
 from bpf.loader import LoadError, load
 from bpf.syscalls import (
@@ -202,6 +202,27 @@ def test_mounting_may_be_repeated(bpffs: Path) -> None:
     ensure_mounted(bpffs)
     assert mounts.read_text(encoding="utf-8") == before
     assert bpffs.stat().st_mode & 0o777 == 0o700
+
+
+def test_below_the_standard_place_that_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/sys/fs/bpf itself, where nobody mounted it; the test must not touch the machine's own."""
+    monkeypatch.setattr("bpf.bpffs._STANDARD", tmp_path)
+    ensure_mounted(tmp_path / "overweave")
+    try:
+        assert tmp_path.is_mount()
+        assert not (tmp_path / "overweave").is_mount()
+        assert (tmp_path / "overweave").stat().st_mode & 0o777 == 0o700
+        assert is_bpffs(tmp_path / "overweave")
+    finally:
+        unmount(tmp_path)
+
+
+def test_place_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BpffsError, match=rf"{tmp_path}/file cannot be made a bpffs: .*File exists"):
+        ensure_mounted(tmp_path / "file")
 
 
 @pytest.mark.parametrize("place", ["inner", "."], ids=["inside", "over-it"])

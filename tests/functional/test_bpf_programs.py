@@ -22,7 +22,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from bpf.bpffs import Pins
-from bpf.layout import PROGRAMS, TunnelSocket, encode_encap, encode_ifindex, encode_socket
+from bpf.layout import TunnelSocket, encode_encap, encode_ifindex, encode_socket
 from bpf.loader import load
 from bpf.syscalls import Program, open_map, open_program
 from dataplane.core.model import Encap
@@ -230,11 +230,3 @@ def test_netdev_without_glue(tmp_path: Path, name: str, expected: Verdict) -> No
             own.update(key, encode_encap(Encap.GENEVE))
         with open_program(pins.program(name)) as program:
             assert verdict(program, ETHER / IP4 / TO_GENEVE) is expected
-
-
-def test_cost_per_packet(glued: Pins) -> None:
-    """Printed, not asserted: what the glue costs on this machine."""
-    frame = bytes(ETHER / IP4 / TO_GENEVE)
-    for name in PROGRAMS:
-        with open_program(glued.program(name)) as program:
-            print(f"{name}: {program.test_run(frame, repeat=100_000).duration_ns} ns")

@@ -4,9 +4,9 @@ A veth stands for each netdev of a node; its other end, in the namespace ``ends`
 behind it: pod, Open vSwitch, wire.
 """
 
+import os
 import shutil
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +39,7 @@ from dataplane.netlink.tc import Slot, ensure_clsact, replace_bpf
 from tests.functional.bpf_support import (
     Namespace,
     Tap,
+    frags_device,
     host_socket,
     mounted_bpffs,
     namespace,
@@ -293,15 +294,14 @@ def test_truncated_tunnel_packets_stay_with_the_host(glued: Node) -> None:
 NIC_MAC_BYTES = bytes.fromhex(NIC_MAC.replace(":", ""))
 
 
-def test_headers_outside_the_linear_part_are_found(glued: Node) -> None:
-    """With 14 linear bytes, which virtio_net_hdr asks for, all else lies in pages."""
-    frame = bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / UDP(dport=6081) / (MARKER * 400))
-    header = struct.pack("=BBHHHH", 0, 0, 14, 0, 0, 0)  # linux/virtio_net.h, hdr_len
-    glued.ends.ip("link", "set", "inphy", "mtu", "9000")
-    glued.space.ip("link", "set", "ophy0", "mtu", "9000")
-    with glued.tap("wire0") as wire, glued.tap("inphy") as ovs:
-        wire.expect_vnet_header()
-        wire.send(header + frame)
+@pytest.mark.parametrize("payload", [MARKER, MARKER * 40], ids=["short", "long"])
+def test_headers_outside_the_linear_part_are_found(glued: Node, payload: bytes) -> None:
+    """As from a driver that leaves all behind the Ethernet header in a page."""
+    with frags_device(glued.space, "nic1") as wire, glued.tap("inphy") as ovs:
+        glued.space.ip("link", "set", "nic1", "address", NIC_MAC, "up")
+        glued.converge(desired(port(), nic="nic1"))
+        frame = bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / UDP(dport=6081) / payload)
+        os.writev(wire, [frame[:14], frame[14:]])
         assert ovs.received(MARKER) == [frame]
 
 
@@ -583,14 +583,16 @@ def test_entries_are_there_while_their_program_is(node: Node) -> None:
     assert order == filters + entries * 2 + filters * 2 + entries
 
 
-def test_cost_of_a_round(glued: Node) -> None:
-    """Printed, not asserted: what an observation costs with 200 netdevs."""
+def test_a_node_full_of_ports(glued: Node) -> None:
     for slot in range(2, 100):
         glued.space.ip("link", "add", f"vp{slot}", "type", "veth", "peer", "name", f"ot{slot}")
     wanted = desired(*(port(slot) for slot in range(1, 100)))
     begin = time.monotonic()
-    glued.apply(glued.change(wanted))
-    converged = time.monotonic()
-    glued.space.netns.run(glued.target.observe)
+    change = glued.change(wanted)
+    glued.apply(change)
+    joined = time.monotonic()
+    found = glued.space.netns.run(glued.target.observe)
     observed = time.monotonic()
-    print(f"99 ports: {converged - begin:.3f} s to join, {observed - converged:.4f} s to observe")
+    print(f"99 ports: {joined - begin:.3f} s to join, {observed - joined:.4f} s to observe")
+    assert len(change) == 98 * 4
+    assert len(found) == 100 * 4 + 4

@@ -1,4 +1,4 @@
-"""``overweave fabric run``, ``apply``, ``delete`` and ``get`` as processes against a real database."""
+"""``overweave fabric run``, ``apply``, ``delete`` and ``get`` as processes, on a real database."""
 
 import json
 import os
@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dataplane.core.model import Block, Node
+from dataplane.fabric.store import FabricStore
 
 OVERWEAVE = [sys.executable, "-m", "dataplane.cli.main"]
 INTENT = """
@@ -45,10 +49,10 @@ class Fabric:
 
     def wait(self) -> None:
         deadline = time.monotonic() + 30
-        while self("get", "node").returncode == 3:
+        while not (self.directory / "db.sock").exists():
             assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")
-            time.sleep(0.1)
+            time.sleep(0.02)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -120,20 +124,15 @@ def test_a_faulty_file_changes_nothing(fabric: Fabric) -> None:
     faulty = "kind: Segment\nname: red\nvni: 7\n---\nkind: Segment\nname: good\nvni: 8\nmtu: 1\n"
     run = fabric("apply", "-f", "-", stdin=faulty)
     assert run.returncode == 2
+    told = "overweave: <stdin>, document"
     assert run.stderr.splitlines() == [
-        "overweave: <stdin>, document 1 (Segment red), line 3: vni 7 is already used by segment blue",
-        "overweave: <stdin>, document 2 (Segment good), line 8: mtu 1: input should be greater than"
-        " or equal to 68",
+        f"{told} 1 (Segment red), line 3: vni 7 is already used by segment blue",
+        f"{told} 2 (Segment good), line 8: mtu 1: input should be greater than or equal to 68",
     ]
     assert fabric.rows("segment") == before
 
 
 def test_a_dead_node_is_freed(fabric: Fabric) -> None:
-    from ipaddress import ip_address, ip_network
-
-    from dataplane.core.model import Block, Node
-    from dataplane.fabric.store import FabricStore
-
     block = Block("blue", ip_network("10.0.1.0/27"), "n1")
     with FabricStore(fabric.remote) as store:
         store.write(upserts=(Node("n1", (ip_address("192.0.2.1"),)), block))
@@ -164,7 +163,7 @@ def test_the_database_survives_its_server(tmp_path: Path) -> None:
     twice = running("fabric", "run", "--dir", str(tmp_path / "db"))
     assert (twice.returncode, "is served already" in twice.stderr) == (1, True)
     again.stop()
-    assert again.process.returncode == 0 or again.process.returncode == -signal.SIGTERM
+    assert again.process.returncode in {0, -signal.SIGTERM}
 
 
 def test_faults_of_a_file_are_told_without_a_database(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dataplane.fabric.store import FabricStore, agent_database
 from ovs_client.daemons import DatabaseServer, find_program
 from ovs_client.database import Database
 from ovs_client.operations import Insert
-from tests.functional.fabric_support import Recorder, running_server
+from tests.functional.fabric_support import Recorder, running_server, wait_until
 from tests.unit.fabric_builders import endpoint, node, segment
 
 BLUE, RED = segment("blue", 1), segment("red", 2)
@@ -153,6 +153,27 @@ def test_a_segment_given_up_and_taken_again(server: DatabaseServer) -> None:
             feed.watch(frozenset({"blue"}))
             agent.wait_for(FabricSynced("blue"), 2)
             assert agent.known() == rows
+
+
+def test_a_segment_given_up_and_taken_again_in_a_hurry(server: DatabaseServer) -> None:
+    """It is synced anew each time, and the last word is the whole segment."""
+    rows: set[FabricEntity] = {*crowd(30), endpoint("me", 99)}
+    with FabricStore(server.remote) as store:
+        store.write(upserts=rows)
+    agent = Agent()
+    with fed(server, agent) as feed:
+        feed.watch(frozenset({"blue"}))
+        agent.wait_for(FabricSynced("blue"))
+        for _ in range(20):
+            feed.watch(frozenset())
+            feed.watch(frozenset({"blue"}))
+        count = agent.events.count(FabricSynced("blue"))
+        feed.watch(frozenset())
+        feed.watch(frozenset({"blue"}))
+        agent.wait_for(FabricSynced("blue"), count + 1)
+        wait_until(lambda: agent.known() == rows)
+        time.sleep(0.2)
+        assert agent.known(FabricSynced("blue")) == agent.known() == rows
 
 
 def test_a_crash_of_the_server_deletes_nothing(server: DatabaseServer) -> None:

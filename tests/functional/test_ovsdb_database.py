@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -262,13 +264,31 @@ class TestOutages:
         with connected(server.remote) as database:
             pid = server.place.pid("ovsdb-server")
             assert pid is not None
-            os.kill(pid, 19)
+            os.kill(pid, signal.SIGSTOP)
             try:
                 with pytest.raises(DatabaseUnavailableError, match=r"no answer within 0\.5 s"):
                     database.transact([new("n1", 1)], timeout_s=0.5)
             finally:
-                os.kill(pid, 18)
+                os.kill(pid, signal.SIGCONT)
             wait_until(lambda: "pod1" in pods(database.rows("Endpoint")))
+
+    def test_a_transaction_whose_outcome_is_unknown_is_not_repeated(
+        self, server: DatabaseServer
+    ) -> None:
+        """Repeated, it would collide with itself had the server committed it before it died."""
+        with connected(server.remote) as database, ThreadPoolExecutor(1) as pool:
+            pid = server.place.pid("ovsdb-server")
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            outcome = pool.submit(database.transact, [new("n1", 1)], 20)
+            time.sleep(0.3)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not server.running())
+            server.start()
+            with pytest.raises(DatabaseUnavailableError, match="may have been committed"):
+                outcome.result(20)
+            database.wait_connected(10)
+            assert database.rows("Endpoint") == ()
 
     def test_reconnects_soon(
         self, server: DatabaseServer, capsys: pytest.CaptureFixture[str]

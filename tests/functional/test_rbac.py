@@ -6,14 +6,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from dataplane.core.errors import OverweaveError
+from dataplane.core.model import Block, Segment, Vni
 from dataplane.fabric import SCHEMA, schema
 from dataplane.fabric.schema import Tls
+from dataplane.fabric.store import FabricStore
 from ovs_client.daemons import find_program
+from ovs_client.database import Tls as ClientTls
 
 Operation = dict[str, Any]
 Result = list[dict[str, Any]]
@@ -402,6 +407,20 @@ def test_any_node_may_free_and_take_a_static_address(server: Server) -> None:
         insert("Address", **{**row, "identity": "thief"}),
     ]
     assert errors(server.as_node("node1", *stolen)) == []
+
+
+def test_our_own_client_is_held_to_it(server: Server) -> None:
+    files = server.nodes["node2"]
+    tls = ClientTls(files.private_key, files.certificate, files.ca_cert)
+    with FabricStore(server.tls, tls) as store:
+        assert any(isinstance(row, Segment) for row in store.read())
+        store.write(upserts=(Block("blue", ip_network("10.0.2.32/27"), "node2"),))
+        for foreign in (
+            Block("blue", ip_network("10.0.3.0/27"), "node1"),
+            Segment("evil", Vni(666)),
+        ):
+            with pytest.raises(OverweaveError, match="permission error"):
+                store.write(upserts=(foreign,))
 
 
 @pytest.mark.parametrize(

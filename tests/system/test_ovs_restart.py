@@ -1,4 +1,4 @@
-"""ovs-vswitchd dies: the host's own traffic does not notice, and the overlay comes back by itself."""
+"""ovs-vswitchd dies: the host's own traffic does not notice, the overlay comes back by itself."""
 
 import time
 from collections.abc import Callable
@@ -10,6 +10,9 @@ from dataplane.lab.probes import Pace, Station
 from dataplane.lab.scene import COLOURS, Scene
 from dataplane.lab.topology import LabNode
 from dataplane.lab.underlay import NIC
+from dataplane.netlink import addresses, links
+from dataplane.netlink.netns import Netns
+from dataplane.netlink.rtnl import Rtnl
 from ovs_client.daemons import OvsInstance
 
 BACK_S = 5.0  # five times the second after which the overlay should be back
@@ -72,11 +75,18 @@ def test_host_traffic_goes_on_and_the_overlay_returns(
         assert matrix.verify(stations).faults == ()
 
 
-def test_nothing_of_the_overlay_speaks_on_the_underlay_for_itself(scene: Scene) -> None:
-    """ow-phy has the NIC's addresses: were it up, two devices would claim them (ARP, DAD)."""
-    here, there = machine(scene, "n1"), machine(scene, "n2")
-    nodes.switch(scene.paths.node("n1")).kill_switch()
-    for version in (4, 6):
-        assert probes.ping(there, here.ip(version), Pace(count=10)).lost == 0
-    nodes.switch(scene.paths.node("n1")).start_switch()
-    seconds_until_answered(*scene.segments["blue"][:2], 4)
+@pytest.mark.parametrize("restart", [True, False])
+def test_the_bridge_with_the_nics_addresses_is_down(scene: Scene, *, restart: bool) -> None:
+    """Were it up, two devices would claim the same addresses (ARP, DAD, MLD on the wire)."""
+    space = scene.paths.netns("n1")
+    if restart:
+        nodes.switch(scene.paths.node("n1")).stop_switch(cleanup=True)
+        nodes.switch(scene.paths.node("n1")).start_switch()
+        source, sink = scene.segments["blue"][:2]
+        seconds_until_answered(source, sink, 4)
+    with Netns(str(space)) as entered, entered.run(Rtnl) as rtnl:
+        bridge = links.find(rtnl, "ow-phy")
+        assert bridge is not None
+        assert not bridge.up
+        lent = {each.ip for each in addresses.of(rtnl, bridge.ifindex)}
+    assert lent == set(machine(scene, "n1").ips)

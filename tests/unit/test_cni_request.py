@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataplane.cni.environment import Invocation
 from dataplane.cni.errors import CniError
 from dataplane.cni.request import (
     AddRequest,
     CheckRequest,
     DelRequest,
     GcRequest,
-    Invocation,
     StatusRequest,
     parse,
     version_of,

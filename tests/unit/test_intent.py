@@ -279,6 +279,11 @@ IN_ONE_DOCUMENT = [
         id="endpoint's address",
     ),
     pytest.param(
+        STATIC_TEXT.replace("mac:", "segment: red, mac:"),
+        "line 6: key 'segment' is already there",
+        id="endpoint's key twice",
+    ),
+    pytest.param(
         STATIC_TEXT.replace("mac:", "colour: red, mac:"),
         "unknown key endpoints[0].colour",
         id="endpoint's unknown key",

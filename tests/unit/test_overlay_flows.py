@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import count
 from types import MappingProxyType
 
@@ -256,6 +257,21 @@ def test_applying_a_diff_makes_the_next_one_empty(
 def test_matches_are_written_in_canonical_order(world: list[SegmentView]) -> None:
     for flow in flows(render_flows(desired(*world), bindings(*world))):
         assert flow.match == canonical_match(flow.match.split(",") if flow.match else ())
+
+
+def test_more_vteps_than_ovs_copies_to_are_said_and_not_sent() -> None:
+    """A longer list would be refused, and with it every other change of the bundle."""
+    vteps = [ip_address(f"198.18.{n >> 8}.{n & 255}") for n in range(1, 701)]
+    crowd = view(GENEVE4, [port(1, GENEVE4)], [remote(n, GENEVE4, v) for n, v in enumerate(vteps)])
+    rendering = render(crowd)
+    (copies,) = [flow.actions.count("output:1") for flow in flows(rendering) if flow.table == 40][
+        1:
+    ]
+    assert copies == 600
+    assert [entry.about for entry in rendering.pending] == ["geneve4"]
+    assert "600 of 700 VTEPs" in rendering.pending[0].reason
+    entries = [flow for flow in flows(rendering) if "tun_id" in flow.match]
+    assert len(entries) == 700  # they are heard all the same
 
 
 def test_frames_from_tunnels_never_leave_by_tunnels() -> None:

@@ -80,6 +80,6 @@ def test_garbage_is_an_error_at_once(text: str) -> None:
 
 
 def test_the_library_uses_it() -> None:
-    import ovs_client.replica  # noqa: F401, PLC0415  # what is tested is that importing it does
+    import ovs_client.session  # noqa: F401, PLC0415  # what is tested is that importing it does
 
     assert ovs.json.PARSER == ovs.json.PARSER_C or ovs.json.Parser is Parser

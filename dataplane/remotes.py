@@ -1,0 +1,46 @@
+"""How the address of a database is written (ovsdb(7), Connection Methods), checked."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from dataplane.core.errors import InvalidValueError
+
+SUN_PATH = 107  # unix(7): the longest name of a socket, sun_path less its final zero byte
+
+
+def check_remote(text: str) -> str:
+    """Return ``text`` if it is ``unix:/PATH``, ``tcp:HOST:PORT`` or ``ssl:HOST:PORT``, or several.
+
+    Several are the members of a cluster, with commas between. Raises InvalidValueError.
+    """
+    for remote in text.split(","):
+        method, _, where = remote.partition(":")
+        if not (
+            _is_path(where) if method == "unix" else method in ("tcp", "ssl") and _is_host(where)
+        ):
+            raise InvalidValueError(
+                f"remote {remote!r} is not unix:/PATH, tcp:ADDRESS:PORT or ssl:ADDRESS:PORT"
+                " (IPv6 in brackets); several with commas between"
+            )
+    return text
+
+
+def _is_path(where: str) -> bool:
+    return where.startswith("/") and len(where.encode()) <= SUN_PATH
+
+
+def _is_host(where: str) -> bool:
+    host, _, port = where.rpartition(":")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        return False
+    if host.startswith("["):
+        return host.endswith("]") and _is_ip(host[1:-1], 6)
+    return bool(host) and ":" not in host and host == host.strip()
+
+
+def _is_ip(text: str, version: int) -> bool:
+    try:
+        return ip_address(text).version == version
+    except ValueError:
+        return False

@@ -77,11 +77,10 @@ class Agent:
         """Hand an event to the deciding thread; never blocks, callable from any thread."""
         self._inbox.put(event)
 
-    def poke(self, *targets: str) -> None:
-        """Have the named Targets (all if none is named) observe and repair now."""
+    def poke(self) -> None:
+        """Have every Target look at the real thing and repair it now."""
         for worker in self._workers:
-            if not targets or worker.target.name in targets:
-                worker.poke()
+            worker.poke()
 
     @property
     def snapshot(self) -> Snapshot:

@@ -44,7 +44,6 @@ from ovs_client.vswitch import VSwitch
 
 _SUPERVISE_S = 1.0
 _CNI_GRACE_S = 2.0
-_OVS_TARGETS = ("ovs-ports", "ovs-flows", "ovs-tunnels")
 
 log = structlog.get_logger()
 
@@ -118,7 +117,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     unixctl = Unixctl(config.ovs_rundir)
     database = agent_database(config.fabric.remote, _tls(config.fabric))
     fabric = FabricFeed(database, config.node, clock)
-    ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke(*_OVS_TARGETS))
+    ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
     targets = (
         files,

@@ -87,8 +87,8 @@ class StateFiles:
                 _write_durably(self._directory / file.path, file.text)
             for path in change.remove:
                 (self._directory / str(path)).unlink(missing_ok=True)
-            _fsync(self._directory / _ATTACHMENTS)
-            _fsync(self._directory)
+            for directory in {(self._directory / str(path)).parent for path in _paths_of(change)}:
+                _fsync(directory)
         except OSError as error:
             raise TargetError(
                 f"state directory {self._directory}: {error}; make room or fix its permissions"
@@ -123,6 +123,10 @@ class StateFiles:
 def _file_name(attachment: Attachment) -> str:
     name = "+".join(quote(part, safe="") for part in attachment.key)
     return f"{_ATTACHMENTS}/{name}.json"
+
+
+def _paths_of(change: Change) -> tuple[Hashable, ...]:
+    return (*change.add, *change.update, *change.remove)
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -120,12 +120,11 @@ def _bridges(config: AgentConfig, vswitch: VSwitch) -> list[Thing]:
     if config.ovs.manage and not _switch(config).running():
         return []  # its database is ours and goes as a file
     vswitch.wait_connected(_OVS_TIMEOUT_S)
-    marked = [bridge.name for bridge in vswitch.bridges().values() if _is_ours(bridge, config)]
-    strays = [
-        port.name
-        for port in vswitch.ports().values()
-        if _is_ours(port, config) and port.bridge not in marked
-    ]
+    bridges, ports = vswitch.bridges(), vswitch.ports()
+    marked = sorted(name for name, bridge in bridges.items() if _is_ours(bridge, config))
+    strays = sorted(
+        name for name, port in ports.items() if _is_ours(port, config) and port.bridge not in marked
+    )
     return [
         *(Thing(f"bridge {name}", partial(vswitch.delete, bridges=[name])) for name in marked),
         *(Thing(f"port {name}", partial(vswitch.delete, ports=[name])) for name in strays),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from dataplane.contracts import Clock, Post, Target
 from dataplane.core.desired import Bindings, Desired
-from dataplane.core.diff import Change, Rendering, diff
+from dataplane.core.diff import Change, Item, Rendering, diff
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import TargetReport
 
@@ -42,8 +42,10 @@ class Worker:
         self._turn = threading.Lock()
         self._job: Job | None = None
         self._due = False
-        self._suspect = True
+        self._poked = False
+        self._suspect = True  # the thread's own: the real thing may not be what we think
         self._converged: Rendering | None = None
+        self._present: Mapping[Hashable, Item] | None = None
         self._stopping = False
         self._started_at: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"target-{target.name}", daemon=True)
@@ -69,7 +71,7 @@ class Worker:
     def poke(self) -> None:
         """Observe and repair now: what was programmed may be gone."""
         with self._wake:
-            self._due = self._suspect = True
+            self._due = self._poked = True
             self._wake.notify()
 
     @property
@@ -94,8 +96,8 @@ class Worker:
                 told = self._wake.wait_for(lambda: self._due or self._stopping, timeout=wait_s)
                 if self._stopping:
                     return
-                self._suspect = self._suspect or not told
-                self._due = False
+                self._suspect = self._suspect or self._poked or not told
+                self._due = self._poked = False
                 job = self._job
             if job is None:
                 continue
@@ -127,22 +129,40 @@ class Worker:
         return not error
 
     def _repair(self, rendering: Rendering) -> int:
-        # A generation that asks this Target for nothing new costs no look at the real thing; every
-        # poke, timer and failure does look.
-        if not self._suspect and _is_same(rendering, self._converged):
+        """Look at the real thing where there is cause to, and change what differs; return how much.
+
+        Between looks the outcome of the last one and what was applied since stands for the real
+        thing: adding and removing are idempotent, so what was taken away meanwhile hurts only
+        itself, and the next look (poke, failure, at most RESYNC_S) finds it.
+        """
+        looking = self._suspect or self._present is None
+        if not looking and _is_same(rendering, self._converged):
             return 0
-        self._suspect = True
-        change = diff(rendering, self.target.observe())
+        self._suspect = True  # until the change has succeeded
+        present = self.target.observe() if looking or self._present is None else self._present
+        change = diff(rendering, present)
         if change:
             self.target.apply(change)
-        self._suspect = False
+        self._present = _after(present, change)
         self._converged = rendering
+        self._suspect = False
         return len(change)
 
 
 def _is_same(rendering: Rendering, before: Rendering | None) -> bool:
-    """Say whether two renderings ask for the same; what is still pending asks for nothing."""
-    return before is not None and rendering.items == before.items and rendering.held == before.held
+    """Say whether nothing new is asked: what is pending, or held in addition, asks nothing."""
+    return (
+        before is not None
+        and rendering.items == before.items
+        and set(rendering.held) >= set(before.held)
+    )
+
+
+def _after(present: Mapping[Hashable, Item], change: Change) -> Mapping[Hashable, Item]:
+    if not change:
+        return present
+    kept = {key: item for key, item in present.items() if key not in change.remove}
+    return {**kept, **change.add, **change.update}
 
 
 def concerned_rendering(target: Target, job: Job, without: Desired) -> Rendering:

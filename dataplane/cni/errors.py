@@ -73,7 +73,7 @@ def as_cni_error() -> Iterator[None]:
     except OverweaveError as error:
         raise CniError(Code.FAILED, str(error)) from error
     except Exception as error:
-        log.exception("a CNI request failed in a way nobody foresaw")
+        log.exception("cni.crashed")
         raise CniError(
             Code.INTERNAL,
             f"the Overweave agent failed: {type(error).__name__}: {error}; its log says more",

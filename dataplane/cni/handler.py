@@ -134,6 +134,8 @@ class Handler:
         own = Call(self.limits.delegate_undo)
         try:
             self._ipam.forward(delegate, Verb.DEL, own, self.limits.delegate_undo)
+        except PluginMissingError:
+            pass  # what cannot be run holds nothing
         finally:
             call.stderr += own.stderr
 
@@ -174,7 +176,7 @@ class Handler:
             self._wiring.announce(port)
         with call.phase("publish"):
             published = self._attachments.wait_published(key, call.remaining(self.limits.published))
-        log.info("attached", key=key, published=published, phases=call.phases)
+        log.info("cni.attached", key=key, published=published, phases=call.phases)
 
     # --- DEL and GC ---
 
@@ -210,7 +212,7 @@ class Handler:
         for key in self._stale(request):
             with failures.kept(), self._containers.hold(key.container_id, call):
                 self._detach(key, call, failures)
-                log.info("collected", key=key, network=request.network.name)
+                log.info("cni.collected", key=key, network=request.network.name)
         if request.network.ipam is not None:
             with failures.kept():
                 self._forward(request.network.ipam, Verb.GC, call)
@@ -306,4 +308,4 @@ def _undo(step: str, action: Callable[[], None]) -> None:
         with as_cni_error():
             action()
     except CniError as error:
-        log.warning("a failed ADD was not undone whole", step=step, error=str(error))
+        log.warning("cni.undo.failed", step=step, error=str(error))

@@ -20,8 +20,11 @@ def check_netns(path: str) -> None:
         found = Path(path).stat()
     except (OSError, ValueError) as error:
         raise _wrong(path, f"cannot be used: {getattr(error, 'strerror', None) or error}") from None
-    if not stat.S_ISREG(found.st_mode) or _namespace_type(path) != _CLONE_NEWNET:
-        hint = "; is it mounted in the agent's mount namespace?" if found.st_size == 0 else ""
+    kind = _namespace_type(path) if stat.S_ISREG(found.st_mode) else None
+    if kind != _CLONE_NEWNET:
+        # What `ip netns` leaves where its mount is not seen: a file with nothing in it.
+        unmounted = kind is None and stat.S_ISREG(found.st_mode) and found.st_size == 0
+        hint = ": is it mounted in the agent's mount namespace?" if unmounted else ""
         raise _wrong(path, f"is not a network namespace{hint}")
     own = Path(OWN_NETNS).stat()
     if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):

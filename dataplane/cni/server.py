@@ -15,7 +15,8 @@ from pathlib import Path
 import structlog
 
 from dataplane.cni.call import Call, ContainerLocks
-from dataplane.cni.errors import CniError, as_cni_error
+from dataplane.cni.environment import Invocation
+from dataplane.cni.errors import CniError, as_cni_error, shown
 from dataplane.cni.framing import GREETING, Answer, pack_answer, receive
 from dataplane.cni.handler import Handler
 from dataplane.cni.request import AddRequest, DelRequest, Request, parse, version_of
@@ -95,14 +96,14 @@ class CniServer:
                 connection, _ = listener.accept()
             except OSError as error:
                 if not self._stopping.wait(RETRY_S):
-                    log.warning("no CNI request can be taken", error=str(error))
+                    log.warning("cni.accept.failed", error=str(error))
                 continue
             self._begin(connection)
 
     def _begin(self, connection: socket.socket) -> None:
         uid = _peer_uid(connection)
         if uid not in (0, os.geteuid()):
-            log.warning("a CNI request of another user was refused", uid=uid)
+            log.warning("cni.refused", uid=uid)
             connection.close()
             return
         self._places.acquire()
@@ -116,7 +117,7 @@ class CniServer:
                 target=self._serve, args=(connection,), name="cni-request", daemon=True
             ).start()
         except (OSError, RuntimeError) as error:
-            log.warning("a CNI request was not begun", error=str(error))
+            log.warning("cni.begin.failed", error=str(error))
             self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
@@ -132,21 +133,20 @@ class CniServer:
             connection.settimeout(SEND_S)
             connection.sendall(pack_answer(answer))
         except OSError as error:
-            log.warning("a CNI answer was not delivered", error=str(error))
+            log.warning("cni.answer.undelivered", error=str(error))
         finally:
             self._end(connection)
 
     def _answer(self, connection: socket.socket) -> Answer:
         call = Call(self._handler.limits.request)
-        config = b""
+        invocation = Invocation({}, b"")
         try:
             with as_cni_error():
                 invocation = receive(connection, RECEIVE_S)
-                config = invocation.config
                 document = self._carry_out(parse(invocation), call)
         except CniError as error:
-            log.warning("a CNI request failed", code=error.code, error=str(error))
-            text = _line(error.document(version_of(config), call.phases))
+            _log_failure(invocation, error)
+            text = _line(error.document(version_of(invocation.config), call.phases))
             return Answer(1, text, bytes(call.stderr))
         return Answer(0, _line(document) if document else b"", bytes(call.stderr))
 
@@ -172,10 +172,10 @@ class CniServer:
             try:
                 request = parse(tombstone.read())
             except CniError as error:
-                log.warning("a kept DEL is not one", path=str(tombstone.path), error=str(error))
+                log.warning("cni.tombstone.unreadable", path=str(tombstone.path), error=str(error))
             else:
                 self._handler.handle(request, call)
-                log.info("made up for a DEL", key=key)
+                log.info("cni.tombstone.done", key=key)
             tombstone.remove()
 
     def _sweep_all(self) -> None:
@@ -185,9 +185,23 @@ class CniServer:
                     with as_cni_error():
                         self._make_up(key, Call(self._handler.limits.request))
                 except CniError as error:
-                    log.warning("a kept DEL still fails", key=key, error=str(error))
+                    log.warning("cni.tombstone.failed", key=key, error=str(error))
             if self._stopping.wait(SWEEP_S):
                 return
+
+
+def _log_failure(invocation: Invocation, error: CniError) -> None:
+    names = (b"CNI_COMMAND", b"CNI_CONTAINERID", b"CNI_IFNAME")
+    values = (invocation.environment.get(name, b"") for name in names)
+    verb, container, ifname = (shown(value.decode(errors="replace")) for value in values)
+    log.warning(
+        "cni.failed",
+        verb=verb,
+        container=container,
+        ifname=ifname,
+        code=error.code,
+        error=str(error),
+    )
 
 
 def _line(document: Mapping[str, object]) -> bytes:

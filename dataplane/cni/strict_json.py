@@ -10,6 +10,7 @@ from dataplane.cni.errors import CniError, Code, shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
+MAX_DIGITS = 40  # an IPv6 address as a number has 39
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 JsonObject = dict[str, JsonValue]
@@ -43,6 +44,7 @@ def _load(data: bytes, what: str) -> JsonValue:
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
             parse_float=_finite,
+            parse_int=_whole,
         )
     except UnicodeDecodeError as error:
         raise CniError(
@@ -74,6 +76,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"number {text[:40]} is too large")
     return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"number {text[:40]}... has {len(text)} digits")
+    return int(text)
 
 
 def _check_nodes(root: JsonValue, what: str) -> None:

@@ -92,7 +92,7 @@ def test_without_a_usable_socket_the_answer_is_still_an_error_object(
     ("make", "words"),
     [
         pytest.param(lambda where: f"{where}/none", "No such file", id="missing"),
-        pytest.param(lambda where: _touch(where / "file"), "not a network namespace", id="file"),
+        pytest.param(lambda where: _touch(where / "file"), "is it mounted", id="file"),
         pytest.param(str, "not a network namespace", id="directory"),
         pytest.param(lambda where: _fifo(where / "fifo"), "not a network namespace", id="fifo"),
         pytest.param(lambda where: _loop(where / "loop"), "symbolic links", id="symlink-loop"),
@@ -529,9 +529,7 @@ AWAY = ["no-socket", "refuses", "hangs", "dies", "speaks-another-protocol"]
     ],
     indirect=["lost_agent"],
 )
-def test_an_agent_that_is_away_is_said_soon(
-    lost_agent: World, verb: str, code: int
-) -> None:
+def test_an_agent_that_is_away_is_said_soon(lost_agent: World, verb: str, code: int) -> None:
     outcome = lost_agent.run(verb)
     error_of(outcome, code, str(lost_agent.socket))
     assert outcome.seconds < (7 if "in time" in outcome.stdout else 2)

@@ -153,7 +153,7 @@ def test_what_was_taken_away_behind_our_back_is_a_fault_and_is_repaired(lab: Lab
     (fault,) = lab.agent.faults(POD)
     assert "flows" in fault
     assert "missing" in fault
-    lab.agent.poke("flows")
+    lab.agent.poke()
     deadline = time.monotonic() + 5
     while POD not in lab.flows.held and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -10,8 +10,8 @@ import structlog
 
 from dataplane.contracts import Clock, Post, Target
 from dataplane.core.desired import Bindings, Desired
-from dataplane.core.diff import Change, Item, Rendering, diff
-from dataplane.core.errors import OverweaveError
+from dataplane.core.diff import Change, Item, Pending, Rendering, diff
+from dataplane.core.errors import OverweaveError, PartlyRefusedError
 from dataplane.core.events import TargetReport
 
 RESYNC_S = 30.0
@@ -110,11 +110,15 @@ class Worker:
         name = self.target.name
         self._started_at = self._clock.monotonic()
         rendering = Rendering({})
+        refused: tuple[Pending, ...] = ()
         changed, error = 0, ""
         try:
             with self._turn:
                 rendering = self.target.render(job.desired, job.bindings)
                 changed = self._repair(rendering)
+        except PartlyRefusedError as caught:  # the rest is in place
+            refused = tuple(Pending(about, why) for about, why in caught.refused.items())
+            log.warning("target.refused", target=name, generation=job.generation, why=str(caught))
         except OverweaveError as caught:
             error = str(caught)
             log.warning("target.failed", target=name, generation=job.generation, error=error)
@@ -125,8 +129,9 @@ class Worker:
             self._started_at = None
         if changed and not error:
             log.info("target.applied", target=name, generation=job.generation, changed=changed)
-        self._post(TargetReport(name, job.generation, error, rendering.pending, changed))
-        return not error
+        pending = rendering.pending + refused
+        self._post(TargetReport(name, job.generation, error, pending, changed))
+        return not (error or refused)
 
     def _repair(self, rendering: Rendering) -> int:
         """Look at the real thing where there is cause to, and change what differs; return how much.

@@ -8,7 +8,6 @@ from dataplane.core.diff import Pending
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
-    Block,
     FabricEntity,
     IpAddress,
     Mac,
@@ -74,22 +73,6 @@ class FabricSynced:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockRefused:
-    """Another node was faster in claiming this Block."""
-
-    block: Block
-
-
-@dataclass(frozen=True, slots=True)
-class AddressBound:
-    """The database bound a static-range address to an identity, as asked by an attach."""
-
-    segment: str
-    ip: IpAddress
-    identity: str
-
-
-@dataclass(frozen=True, slots=True)
 class AttachRequest:
     """A container runtime asks for an interface; empty ``ips`` and no ``mac``: we choose.
 
@@ -143,13 +126,6 @@ class TargetReport:
     changed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Monotonic time in seconds, told at least once a second."""
-
-    now: float
-
-
 StateEvent = (
     LinkChanged
     | LinkGone
@@ -157,12 +133,9 @@ StateEvent = (
     | FabricChanged
     | FabricConnection
     | FabricSynced
-    | BlockRefused
-    | AddressBound
     | AttachRequest
     | AttachCancelled
     | AttachmentsLoaded
     | Detached
-    | Tick
 )
 Event = StateEvent | TargetReport

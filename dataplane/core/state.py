@@ -160,6 +160,8 @@ def fold(state: State, event: StateEvent) -> State:
     match event:
         case LinkChanged() | LinkGone() | OfportChanged():
             return replace(state, bindings=_fold_bindings(state.bindings, event))
+        case FabricSynced(segment=segment) if segment not in {None, *state.interest}:
+            return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
             return replace(state, fabric=_fold_fabric(state.fabric, event))
         case AttachRequest() | AttachCancelled() | Detached():
@@ -170,7 +172,6 @@ def fold(state: State, event: StateEvent) -> State:
                 attachments={attachment.key: attachment for attachment in attachments},
                 fabric=replace(state.fabric, cached=entities),
             )
-    return state
 
 
 def _fold_bindings(bindings: Bindings, event: LinkChanged | LinkGone | OfportChanged) -> Bindings:

@@ -23,7 +23,8 @@ from ovs_client.ofctl import Flow, OpenFlowBridge
 from ovs_client.unixctl import Unixctl
 
 _INT, _PHY, _UPLINK = "br-int", "br-phy", "fphy0"
-_PREFERENCES = {"all": "6", "ip": "7", "ipv6": "8"}  # of its tc filters: any but Overweave's 100
+# Of its tc filters: behind Overweave's 100, so that they see only what ours lets pass.
+_PREFERENCES = {"all": "206", "ip": "207", "ipv6": "208"}
 _IFNAME = "eth0"
 
 

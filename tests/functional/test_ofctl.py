@@ -63,7 +63,7 @@ def test_only_the_very_flow_is_deleted(bridge: OpenFlowBridge, unlike: Flow) -> 
     [
         pytest.param(Flow(0, 1, "in_port=1", "output:nowhere"), "nowhere", id="ovs-ofctl's"),
         pytest.param(
-            Flow(5, 1, "in_port=1", "goto_table:4"), "OFPBIC_BAD_TABLE_ID", id="the switch's"
+            Flow(5, 1, "in_port=1", "group:77"), "OFPBAC_BAD_OUT_GROUP", id="the switch's"
         ),
     ],
 )

@@ -21,7 +21,7 @@ from dataplane.core.model import Fabric
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
 from overlay_ovs.target import FlowsTarget
-from overlay_ovs.tunnels import Neighbour, Route, TunnelsTarget
+from overlay_ovs.tunnels import Route, TunnelsTarget
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import VSwitch
 from tests.functional.overlay_switch import SENTINEL_FLOW, Switch, outputs, running_switch
@@ -218,10 +218,14 @@ class TestTunnels:
         with pytest.raises(TargetError, match=r"route/add .*is 198\.51\.100\.7 on ow-phy\?"):
             converge(target, wanted, Bindings())
 
-    def test_others_neighbours_are_not_ours(self, switch: Switch, target: TunnelsTarget) -> None:
-        switch.control("tnl/neigh/set", "ow-int", "192.0.2.77", "02:00:00:00:12:34")
-        observed = target.observe()
-        assert not [item for item in observed.values() if isinstance(item, Neighbour)]
+    def test_another_bridges_neighbour_is_not_ours(
+        self, switch: Switch, target: TunnelsTarget
+    ) -> None:
+        wanted = desired(*self.WORLD)
+        converge(target, wanted, Bindings())
+        switch.control("tnl/neigh/flush")
+        switch.control("tnl/neigh/set", "ow-int", str(OWN4), "02:00:00:00:12:34")
+        assert set(converge(target, wanted, Bindings()).add) == {OWN4, OWN6}
 
 
 @pytest.fixture

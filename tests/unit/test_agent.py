@@ -73,8 +73,13 @@ class Lab:
         self.flows = MemoryTarget("flows")
         self.fabric = MemoryTarget("fabric")
         self.watched: list[frozenset[str]] = []
-        parts = Parts((self.flows, self.fabric), (), self.watched.append)
+        parts = Parts((self.flows, self.fabric), (), self.watch)
         self.agent = Agent(LocalNode("n1", "eth0"), parts, Monotonic())
+
+    def watch(self, segments: frozenset[str]) -> None:
+        self.watched.append(segments)
+        for segment in segments:
+            self.agent.post(FabricSynced(segment))
 
     def synced(self) -> None:
         for event in (
@@ -82,7 +87,6 @@ class Lab:
             FabricConnection(connected=True),
             FabricChanged(upserts=(BLUE, BLOCK)),
             FabricSynced(),
-            FabricSynced("blue"),
         ):
             self.agent.post(event)
 

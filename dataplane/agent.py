@@ -24,7 +24,7 @@ from dataplane.core.events import (
 )
 from dataplane.core.model import AttachmentKey
 from dataplane.core.overhead import pod_mtu
-from dataplane.core.snapshot import Snapshot, obstacle
+from dataplane.core.snapshot import Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, fold
 from dataplane.worker import Job, Worker, concerned_rendering
 
@@ -167,14 +167,14 @@ class Agent:
             raise AttachRefusedError(code, f"segment {segment!r} is not known on this node")
         if state.underlay is None:
             raise AttachRefusedError(
-                TRY_AGAIN, obstacle(self._snapshot) or "the node has no underlay"
+                TRY_AGAIN, f"underlay interface {state.node.underlay_interface} does not exist"
             )
         try:
             return pod_mtu(known, state.underlay.mtu)
         except InvalidValueError as error:
             raise AttachRefusedError(INVALID_CONFIG, str(error)) from error
 
-    def obstacle(self) -> str | None:
+    def obstacle(self) -> Obstacle | None:
         """Return why an ADD would fail now, None if it would not."""
         return obstacle(self._snapshot)
 

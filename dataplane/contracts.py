@@ -10,6 +10,7 @@ from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.events import AttachRequest, Event
 from dataplane.core.model import Attachment, AttachmentKey, IpAddress, IpNetwork
+from dataplane.core.snapshot import Obstacle
 
 Post = Callable[[Event], None]
 """Hand an event to the deciding thread; never blocks, callable from any thread."""
@@ -150,6 +151,6 @@ class Attachments(Protocol):
         """Return a segment's pod MTU in bytes; AttachRefusedError names an unknown segment."""
         ...
 
-    def obstacle(self) -> str | None:
+    def obstacle(self) -> Obstacle | None:
         """Return why an ADD would fail now, None if it would not (for STATUS)."""
         ...

@@ -48,9 +48,10 @@ class AgentService(rpc.AgentServicer):
         overdue = self._source.overdue
         ports = _ports(snapshot)
         state = snapshot.state
+        in_the_way = obstacle(snapshot)
         return pb.Status(
             node=state.node.name,
-            obstacle=obstacle(snapshot) or "",
+            obstacle=in_the_way.message if in_the_way else "",
             fabric_connected=state.fabric.connected,
             fabric_error=state.fabric.error,
             fabric_access=self._access,

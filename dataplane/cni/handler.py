@@ -265,7 +265,10 @@ class Handler:
     def _status(self, request: StatusRequest, call: Call) -> None:
         obstacle = self._attachments.obstacle()
         if obstacle is not None:
-            raise CniError(Code.NOT_AVAILABLE, obstacle)
+            limited = obstacle.limits_existing
+            raise CniError(
+                Code.LIMITED_CONNECTIVITY if limited else Code.NOT_AVAILABLE, obstacle.message
+            )
         try:
             self._attachments.segment_mtu(request.segment)
             if request.network.ipam is not None:

@@ -11,6 +11,7 @@ from dataplane.core.model import AttachmentKey
 from dataplane.core.state import State
 
 FABRIC_TARGET = "fabric"
+STATE_TARGET = "state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +72,48 @@ class Snapshot:
         return f"{target}: {report.error}" if report.error else ""
 
 
-def obstacle(snapshot: Snapshot) -> str | None:
-    """Return why an ADD would fail now, None if it would not (CNI STATUS code 50)."""
-    state = snapshot.state
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why an ADD would fail now; ``limits_existing``: attachments that exist may suffer, too."""
+
+    message: str
+    limits_existing: bool = False
+
+
+def obstacle(snapshot: Snapshot) -> Obstacle | None:
+    """Return why an ADD would fail now, None if it would not (CNI spec, STATUS)."""
+    return (
+        _underlay_obstacle(snapshot.state)
+        or _target_obstacle(snapshot)
+        or _segments_obstacle(snapshot.state)
+    )
+
+
+def _underlay_obstacle(state: State) -> Obstacle | None:
+    nic = state.node.underlay_interface
     if state.underlay is None:
-        return f"underlay interface {state.node.underlay_interface} does not exist on this node"
+        return Obstacle(
+            f"underlay interface {nic} does not exist on this node", limits_existing=True
+        )
     if not state.vteps:
-        return f"underlay interface {state.node.underlay_interface} has no usable address"
+        return Obstacle(f"underlay interface {nic} has no usable address", limits_existing=True)
+    return None
+
+
+def _target_obstacle(snapshot: Snapshot) -> Obstacle | None:
     for name in snapshot.local_targets:
         report = snapshot.reports.get(name)
-        if report is None or report.error:
-            return f"{name}: {report.error if report else 'not ready yet'}"
+        if report is None:
+            return Obstacle(f"{name}: not ready yet")
+        if report.error:
+            return Obstacle(f"{name}: {report.error}", limits_existing=name != STATE_TARGET)
+    return None
+
+
+def _segments_obstacle(state: State) -> Obstacle | None:
     fabric = state.fabric
     if fabric.connected or fabric.base_synced:
         return None
     if not state.node.attach_without_fabric or not fabric.cached:
-        return f"the fabric database is away ({fabric.error}) and no segment is known here"
+        return Obstacle(f"the fabric database is away ({fabric.error}), no segment is known here")
     return None

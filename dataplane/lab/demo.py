@@ -47,7 +47,7 @@ class Demo:
         self._step("segments", self._apply)
         self._step("pods", self._attach)
         self._step("pairs", self._verify)
-        self.console.print(self._table())
+        self.console.print(self._table(), "")
         self._step("isolation", self._isolate)
         self._step("move", self._move)
         took = time.monotonic() - began
@@ -65,7 +65,7 @@ class Demo:
             began = time.monotonic()
             said = action()
         took = time.monotonic() - began
-        self.console.print(f"  [cyan]{name:<10}[/cyan] {said} [dim]{took:.1f} s[/dim]")
+        self.console.print(f"  [cyan]{name:<9}[/cyan] {said:<59} [dim]{took:5.1f} s[/dim]")
 
     def _up(self) -> str:
         self.scene.up()
@@ -78,6 +78,8 @@ class Demo:
 
     def _attach(self) -> str:
         took = self.scene.attach()
+        for stations in self.scene.segments.values():
+            matrix.converge(stations)
         typical = statistics.median(took) * 1000
         return f"{len(took)} attached by overweave-cni, ADD typically {typical:.0f} ms"
 
@@ -103,6 +105,7 @@ class Demo:
             time.sleep(0.5)
         if (after.mac, after.ips) != (before.mac, before.ips):
             self.faults.append(f"moved with another MAC or address: {before} became {after}")
+        matrix.converge(self.scene.segments[MOVER.segment])
         self._note(MOVER.segment, matrix.verify(self.scene.segments[MOVER.segment]))
         gap = echo.longest_gap * 1000
         return f"{MOVER.name} {MOVER.node} to {_MOVE_TO} with MAC and IPs, {gap:.0f} ms unheard"
@@ -114,7 +117,7 @@ class Demo:
         self.verdicts[segment] = min(earlier, verdict, key=lambda found: found.reachable)
 
     def _table(self) -> Table:
-        table = Table(box=None, padding=(0, 2), title_justify="left")
+        table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
         columns = ("segment", "encap", "underlay", "pods", "MTU", "pairs", "lost", "round trip")
         for column in columns:
             table.add_column(column, justify="left" if column in columns[:3] else "right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import permutations
 
 from dataplane.core.errors import OverweaveError
 from dataplane.lab import probes
-from dataplane.lab.probes import Pace, Station
+from dataplane.lab.probes import Pace, ProbeError, Station
 
 VERSIONS = (4, 6)
 _AT_ONCE = 4
@@ -61,6 +62,27 @@ def verify(stations: Sequence[Station]) -> Verdict:
         round_trip=times[len(times) // 2] if times else 0.0,
         faults=tuple(words),
     )
+
+
+def converge(stations: Sequence[Station], timeout_s: float = 5.0) -> float:
+    """Return after how many seconds every pod had heard from every other; for right after ADD.
+
+    ADD waits for its own node only, the others hear of a pod a moment later. Raises ProbeError
+    for a pair that has not got through in ``timeout_s``.
+    """
+    began = time.monotonic()
+    with ThreadPoolExecutor(_AT_ONCE, "pair") as pool:
+        for _ in pool.map(lambda pair: _wait(*pair, began + timeout_s), permutations(stations, 2)):
+            pass
+    return time.monotonic() - began
+
+
+def _wait(source: Station, sink: Station, deadline: float) -> None:
+    once = Pace(patience=0.05)
+    for version in VERSIONS:
+        while probes.ping(source, sink.ip(version), once).lost:
+            if time.monotonic() > deadline:
+                raise ProbeError(f"{source.name} to {sink.name}, IPv{version}: not reached in time")
 
 
 def leaks(segments: Mapping[str, Sequence[Station]]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment, AttachmentKey, IpAddress, Mac, Segment, Vni
+from dataplane.core.snapshot import Obstacle
 
 PREFIX = "hlpe-"
 BLUE = Segment("blue", Vni(10), subnets=(ip_network("10.1.0.0/20"), ip_network("fd00:1::/64")))
@@ -41,7 +42,7 @@ class FakeAttachments:
         self.refusal: AttachRefusedError | None = None
         self.unprogrammable: AttachRefusedError | None = None
         self.programming_s = 0.0
-        self.obstruction: str | None = None
+        self.obstruction: Obstacle | None = None
         self.published = True
         self.found_faults: list[str] = []
         self.log: list[str] = []
@@ -95,7 +96,7 @@ class FakeAttachments:
         self._segment(segment)
         return MTU
 
-    def obstacle(self) -> str | None:
+    def obstacle(self) -> Obstacle | None:
         return self.obstruction
 
     def _segment(self, name: str) -> Segment:

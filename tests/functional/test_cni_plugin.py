@@ -21,6 +21,7 @@ import pytest
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from tests.functional.cni_world import World, network_namespace, run_plugin, world
 from tests.unit.cni_catalogue import ALL, SOCKETS, UNDECODABLE, VERSIONS, Case
 
@@ -358,8 +359,10 @@ def test_status(node: World) -> None:
     outcome = node.run("STATUS", CNI_CONTAINERID=None, CNI_NETNS=None, CNI_IFNAME=None)
     assert (outcome.status, outcome.stdout) == (0, "")
     error_of(node.run("STATUS", node.config(segment="green")), 50, "green")
-    node.attachments.obstruction = "ovs-ports: the Open vSwitch database is away"
+    node.attachments.obstruction = Obstacle("the fabric database is away")
     error_of(node.run("STATUS"), 50, "database is away")
+    node.attachments.obstruction = Obstacle("ovs-flows: no vswitchd", limits_existing=True)
+    error_of(node.run("STATUS"), 51, "no vswitchd")
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["agent-up", "agent-down"])

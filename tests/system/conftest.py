@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dataplane.lab import lab, sysdump
+from dataplane.lab import lab, matrix, sysdump
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.runtime import Runtime
 from dataplane.lab.scene import INTENT, Scene, silent
@@ -29,6 +29,8 @@ def shared() -> Iterator[Scene]:
         made.up()
         lab.apply(paths, INTENT)
         made.attach()
+        for stations in made.segments.values():
+            matrix.converge(stations)
         yield made
     finally:
         lab.down(paths, silent)

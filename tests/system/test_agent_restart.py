@@ -98,6 +98,7 @@ def test_what_was_attached_is_known_after_a_restart(scene: Scene, guest: Pod) ->
     scene.runtime.delete(guest.name)
     again = scene.runtime.add(guest)
     assert again.mac == station.mac
+    matrix.converge([again, *scene.segments["blue"]])
     assert matrix.verify([again, *scene.segments["blue"]]).faults == ()
 
 

@@ -1,4 +1,4 @@
-"""We share the node: somebody's Open vSwitch with br-int and Geneve 6081 on our NIC loses nothing."""
+"""We share the node: an Open vSwitch of somebody else with Geneve 6081 on the NIC loses nothing."""
 
 import os
 import subprocess
@@ -78,12 +78,13 @@ def shown(switch: PlainOvs) -> str:
     return dump.stdout
 
 
-def live_of_an_agent(there: Neighbourhood) -> None:
+def life_of_an_agent(there: Neighbourhood) -> None:
     """Start the agents, attach pods, crash, restart, end."""
     lab.apply(there.paths, INTENT)
     lab.start_agents(there.paths, there.topology.agents)
     runtime = Runtime(there.paths)
     ours = [runtime.add(Pod(f"ours{n}", f"n{n}", "blue")) for n in (1, 2)]
+    matrix.converge(ours)
     assert matrix.verify(ours).faults == ()
     for node in there.topology.agents:
         nodes.kill_agent(there.paths.node(node.name))
@@ -104,7 +105,7 @@ def test_theirs_loses_nothing_while_ours_lives_and_dies(neighbourhood: Neighbour
         probes.flow(here4, there4.ip(4), interval=0.01) as over_ipv4,
         probes.flow(there6, here6.ip(6), interval=0.01) as over_ipv6,
     ):
-        live_of_an_agent(neighbourhood)
+        life_of_an_agent(neighbourhood)
     print(f"theirs: {over_ipv4.sent + over_ipv6.sent} packets while ours lived")
     for echo in (over_ipv4, over_ipv6):
         assert (echo.lost, echo.duplicates) == (0, 0)

@@ -43,6 +43,7 @@ def test_it_moves_and_comes_back(scene: Scene, wanderer: tuple[Pod, Station]) ->
         assert (after.mac, after.ips) == (before.mac, before.ips)
         assert echo.longest_gap < GAP_S
         assert echo.duplicates == 0
+    matrix.converge(stations)
     assert matrix.verify(stations).faults == ()
 
 

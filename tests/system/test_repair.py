@@ -223,5 +223,5 @@ def test_rows_taken_from_the_fabric_come_back(scene: Scene) -> None:
             assert time.monotonic() - began < REPAIRED_S, before ^ set(store.read())
             time.sleep(0.2)
     print(f"repaired after {time.monotonic() - began:.1f} s")
-    time.sleep(1)  # that the rows are back is told to everybody at the same moment as to us
+    matrix.converge(scene.segments["blue"])
     assert matrix.verify(scene.segments["blue"]).faults == ()

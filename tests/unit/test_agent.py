@@ -171,7 +171,8 @@ def test_without_the_nic_an_attach_is_refused_and_status_says_why(lab: Lab) -> N
         lab.agent.admit(REQUEST, 0.2)
     obstacle = lab.agent.obstacle()
     assert obstacle is not None
-    assert "eth0" in obstacle
+    assert "eth0" in obstacle.message
+    assert obstacle.limits_existing
 
 
 def test_a_restart_keeps_the_attachment_of_the_files() -> None:

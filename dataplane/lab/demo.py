@@ -55,10 +55,11 @@ class Demo:
         return not self.faults
 
     def last_line(self) -> str:
-        """Return the sum of it; N/N pairs and nothing lost is success."""
+        """Return the sum of it; N/N pairs, nothing lost and not a word more is success."""
         verdicts = self.verdicts.values()
         reachable, pairs = sum(v.reachable for v in verdicts), sum(v.pairs for v in verdicts)
-        return f"reachable: {reachable}/{pairs} pairs, lost {sum(v.lost for v in verdicts)}"
+        lost, more = sum(v.lost for v in verdicts), f", faults {len(self.faults)}"
+        return f"reachable: {reachable}/{pairs} pairs, lost {lost}{more if self.faults else ''}"
 
     def _step(self, name: str, action: Callable[[], str]) -> None:
         with self.console.status(f"{name} ..."):
@@ -172,9 +173,11 @@ def _finish(demo: Demo) -> None:
 
 _NEXT = f"""\
 The lab is up. Try:
-  overweave status                                 overweave get endpoint
+  overweave status                           # is every agent ready, and if not, why
+  overweave get endpoint                     # who is where, as the fabric knows it
+  overweave ping --mesh                      # all pairs: loss and latency
   overweave lab exec --name {NAME} n1 -- ovs-vsctl show
-  overweave lab exec --name {NAME} blue1 -- ping 10.1.15.2
+  overweave lab exec --name {NAME} blue1 -- ping -c 3 10.1.15.2
   overweave lab down --name {NAME}"""
 
 

@@ -71,9 +71,9 @@ def converge(stations: Sequence[Station], timeout_s: float = 5.0) -> float:
     for a pair that has not got through in ``timeout_s``.
     """
     began = time.monotonic()
+    pairs = list(permutations(stations, 2))
     with ThreadPoolExecutor(_AT_ONCE, "pair") as pool:
-        for _ in pool.map(lambda pair: _wait(*pair, began + timeout_s), permutations(stations, 2)):
-            pass
+        list(pool.map(lambda pair: _wait(pair[0], pair[1], began + timeout_s), pairs))
     return time.monotonic() - began
 
 

@@ -11,7 +11,7 @@ from dataplane.lab.topology import LabNode, Topology
 from dataplane.netlink import addresses, links, netns
 from dataplane.netlink.links import LinkChange, LinkSpec
 from dataplane.netlink.netns import Netns, NetnsError
-from dataplane.netlink.rtnl import Rtnl
+from dataplane.netlink.rtnl import Rtnl, within
 
 NIC = "eth0"
 _BRIDGE = "br0"
@@ -85,5 +85,5 @@ def _netdev(rtnl: Rtnl, name: str) -> links.Netdev:
 
 
 def _in(path: Path, function: Callable[[Rtnl], _Result]) -> _Result:
-    with Netns(str(path)) as entered, entered.run(Rtnl) as rtnl:
-        return function(rtnl)
+    with Netns(str(path)) as entered:
+        return within(entered, function)

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import errno
-import socket
-import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
-from dataplane.core.model import IpAddress
-from dataplane.netlink.rtnl import (
-    NLM_F_CREATE,
-    NLM_F_REPLACE,
-    KernelError,
-    Message,
-    Rtnl,
-    attribute,
-    parse_attributes,
-    read_u32,
-    u32,
+from pyroute2.netlink import nlmsg
+from pyroute2.netlink.rtnl import RTM_GETADDR
+from pyroute2.netlink.rtnl.ifaddrmsg import (
+    IFA_F_DADFAILED,
+    IFA_F_NODAD,
+    IFA_F_NOPREFIXROUTE,
+    IFA_F_OPTIMISTIC,
+    IFA_F_TENTATIVE,
+    ifaddrmsg,
 )
 
-RTM_NEWADDR = 20
-RTM_DELADDR = 21
-_RTM_GETADDR = 22
-_IFA_ADDRESS = 1
-_IFA_LOCAL = 2
-_IFA_BROADCAST = 4
-_IFA_FLAGS = 8
-_IFA_F_NODAD = 0x02
-_IFA_F_OPTIMISTIC = 0x04
-_IFA_F_DADFAILED = 0x08
-_IFA_F_TENTATIVE = 0x40
-_IFA_F_NOPREFIXROUTE = 0x200
-
-_IFADDRMSG = struct.Struct("=BBBBi")  # family, prefix length, flags, scope, ifindex
+from dataplane.core.model import IpAddress
+from dataplane.netlink.messages import attributes
+from dataplane.netlink.rtnl import KernelError, Rtnl
 
 IpInterface = IPv4Interface | IPv6Interface
 
@@ -61,20 +46,20 @@ def replace(rtnl: Rtnl, ifindex: int, interface: IpInterface, *, prefix_route: b
 
     ``prefix_route`` False: no route to its prefix is made. Raises KernelError.
     """
-    flags = _IFA_F_NODAD if interface.version == 6 else 0  # IPv4 has none, and refuses the flag
-    flags |= 0 if prefix_route else _IFA_F_NOPREFIXROUTE
-    body = _body(ifindex, interface) + u32(_IFA_FLAGS, flags)
+    flags = IFA_F_NODAD if interface.version == 6 else 0  # IPv4 has none, and refuses the flag
+    flags |= 0 if prefix_route else IFA_F_NOPREFIXROUTE
+    words = _words(ifindex, interface)
     if isinstance(interface, IPv4Interface) and interface.network.prefixlen < 31:  # RFC 3021
-        body += attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
-    message = Message(RTM_NEWADDR, body, NLM_F_CREATE | NLM_F_REPLACE)
-    rtnl.change(message, f"give address {interface} to netdev {ifindex}")
+        words["broadcast"] = str(interface.network.broadcast_address)
+    with rtnl.doing(f"give address {interface} to netdev {ifindex}") as ip:
+        ip.addr("replace", flags=flags, **words)
 
 
 def delete(rtnl: Rtnl, ifindex: int, interface: IpInterface) -> None:
     """Take an address away; not there, or no such netdev, is success. Raises KernelError."""
-    message = Message(RTM_DELADDR, _body(ifindex, interface))
     try:
-        rtnl.change(message, f"take address {interface} from netdev {ifindex}")
+        with rtnl.doing(f"take address {interface} from netdev {ifindex}") as ip:
+            ip.addr("del", **_words(ifindex, interface))
     except KernelError as error:
         if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
             raise
@@ -85,9 +70,10 @@ def of(rtnl: Rtnl, ifindex: int) -> tuple[Assigned, ...]:
 
     Raises KernelError.
     """
-    body = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, ifindex)
+    question = ifaddrmsg()
+    question["index"] = ifindex
     try:
-        replies = rtnl.dump(Message(_RTM_GETADDR, body), f"list addresses of netdev {ifindex}")
+        replies = rtnl.dump(RTM_GETADDR, question, f"list addresses of netdev {ifindex}")
     except KernelError as error:
         if error.errno == errno.ENODEV:
             return ()
@@ -97,36 +83,26 @@ def of(rtnl: Rtnl, ifindex: int) -> tuple[Assigned, ...]:
 
 def every(rtnl: Rtnl) -> dict[int, tuple[Assigned, ...]]:
     """Return the addresses of every netdev that has any, by ifindex. Raises KernelError."""
-    body = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     found: dict[int, tuple[Assigned, ...]] = {}
-    for reply in rtnl.dump(Message(_RTM_GETADDR, body), "list addresses"):
-        index = ifindex_of(reply)
+    for reply in rtnl.dump(RTM_GETADDR, ifaddrmsg(), "list addresses"):
+        index = reply["index"]
         found[index] = (*found.get(index, ()), _assigned(reply))
     return found
 
 
-def ifindex_of(message: Message) -> int:
-    """Return the netdev that an RTM_NEWADDR or RTM_DELADDR message is about."""
-    ifindex: int = _IFADDRMSG.unpack_from(message.body)[4]
-    return ifindex
+def _words(ifindex: int, interface: IpInterface) -> dict[str, str | int]:
+    length = interface.network.prefixlen
+    return {"index": ifindex, "address": str(interface.ip), "prefixlen": length}
 
 
-def _body(ifindex: int, interface: IpInterface) -> bytes:
-    family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
-    head = _IFADDRMSG.pack(family, interface.network.prefixlen, 0, 0, ifindex)
-    packed = interface.ip.packed
-    return head + attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
-
-
-def _assigned(message: Message) -> Assigned:
-    _family, prefix_length, small_flags, _scope, _ifindex = _IFADDRMSG.unpack_from(message.body)
-    found = parse_attributes(message.body, _IFADDRMSG.size)
-    flags = read_u32(found[_IFA_FLAGS]) if _IFA_FLAGS in found else small_flags
+def _assigned(message: nlmsg) -> Assigned:
+    found = attributes(message)
+    flags = found.get("IFA_FLAGS", message["flags"])
     # With a peer address, IFA_ADDRESS is the peer and IFA_LOCAL is ours (linux/if_addr.h).
-    packed = found[_IFA_LOCAL] if _IFA_LOCAL in found else found[_IFA_ADDRESS]
-    waiting = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
+    ip = found["IFA_LOCAL"] if "IFA_LOCAL" in found else found["IFA_ADDRESS"]
+    waiting = flags & IFA_F_TENTATIVE and not flags & IFA_F_OPTIMISTIC
     return Assigned(
-        interface=ip_interface((packed, prefix_length)),
-        prefix_route=not flags & _IFA_F_NOPREFIXROUTE,
-        usable=not waiting and not flags & _IFA_F_DADFAILED,
+        interface=ip_interface((ip, message["prefixlen"])),
+        prefix_route=not flags & IFA_F_NOPREFIXROUTE,
+        usable=not waiting and not flags & IFA_F_DADFAILED,
     )

@@ -9,18 +9,17 @@ import socket
 import threading
 from collections.abc import Mapping
 
+from pyroute2 import IPRSocket
+from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
+
 from dataplane.contracts import Post
 from dataplane.core.events import Link, LinkChanged, LinkGone
 from dataplane.netlink import addresses, links
 from dataplane.netlink.addresses import Assigned
 from dataplane.netlink.links import Netdev
-from dataplane.netlink.rtnl import KernelError, Message, Rtnl, parse_messages
+from dataplane.netlink.messages import NOTICES
+from dataplane.netlink.rtnl import DATAGRAM_BYTES, KernelError, Rtnl
 
-# linux/rtnetlink.h, as bits of sockaddr_nl.nl_groups
-_RTMGRP_LINK = 0x1
-_RTMGRP_IPV4_IFADDR = 0x10
-_RTMGRP_IPV6_IFADDR = 0x100
-_DATAGRAM_BYTES = 1 << 16
 _RETRY_MS = 1000
 
 LinkEvent = LinkChanged | LinkGone
@@ -82,7 +81,7 @@ class LinkFeed:
         # never missed.
         notifications = _subscribe()
         stopped, self._wake = os.pipe2(os.O_CLOEXEC)
-        reader = _Reader(notifications, Rtnl(), stopped, post)
+        reader = _Reader(notifications, stopped, post)
         self._thread = threading.Thread(target=reader.run, name="links", daemon=True)
         self._thread.start()
 
@@ -102,11 +101,8 @@ class _Reader:
     notifications that are old, doubled or lost (ENOBUFS: look everywhere) do no harm.
     """
 
-    def __init__(
-        self, notifications: socket.socket, questions: Rtnl, stopped: int, post: Post
-    ) -> None:
+    def __init__(self, notifications: IPRSocket, stopped: int, post: Post) -> None:
         self._notifications = notifications
-        self._questions = questions
         self._stopped = stopped
         self._post = post
         self._table = LinkTable()
@@ -120,33 +116,22 @@ class _Reader:
                 told = self._look(places if told else None)
         finally:
             self._notifications.close()
-            self._questions.close()
             os.close(self._stopped)
 
     def _look(self, places: set[int] | None) -> bool:
         """Tell what is news there (None: everywhere); False: it has to be tried again."""
         try:
-            news = (
-                self._table.sync(self._listing())
-                if places is None
-                else self._table.update({place: self._at(place) for place in places})
-            )
-        except KernelError:
-            return False  # it changed during every try: let the storm pass
+            with Rtnl() as rtnl:
+                news = (
+                    self._table.sync(_listing(rtnl))
+                    if places is None
+                    else self._table.update({place: _at(rtnl, place) for place in places})
+                )
+        except (KernelError, OSError):
+            return False  # it changed during every try, or no socket is left: let the storm pass
         for event in news:
             self._post(event)
         return True
-
-    def _listing(self) -> dict[int, Link]:
-        held = addresses.every(self._questions)
-        netdevs = links.every(self._questions)
-        return {netdev.ifindex: _link(netdev, held.get(netdev.ifindex, ())) for netdev in netdevs}
-
-    def _at(self, ifindex: int) -> Link | None:
-        netdev = links.at(self._questions, ifindex)
-        if netdev is None:
-            return None
-        return _link(netdev, addresses.of(self._questions, ifindex))
 
     def _is_stopped(self, timeout_ms: int | None) -> bool:
         poll = select.poll()
@@ -159,7 +144,7 @@ class _Reader:
         lost, places = False, set[int]()
         while True:
             try:
-                datagram = self._notifications.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT)
+                datagram = self._notifications.recv(DATAGRAM_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None if lost else places
             except OSError as error:
@@ -167,12 +152,19 @@ class _Reader:
                     raise
                 lost = True
             else:
-                places.update(_place(message) for message in parse_messages(datagram))
+                notices = self._notifications.marshal.parse(datagram)
+                places.update(notice["index"] for notice in notices)
 
 
-def _place(message: Message) -> int:
-    about_address = message.kind in (addresses.RTM_NEWADDR, addresses.RTM_DELADDR)
-    return addresses.ifindex_of(message) if about_address else links.ifindex_of(message)
+def _listing(rtnl: Rtnl) -> dict[int, Link]:
+    held = addresses.every(rtnl)
+    netdevs = links.every(rtnl)
+    return {netdev.ifindex: _link(netdev, held.get(netdev.ifindex, ())) for netdev in netdevs}
+
+
+def _at(rtnl: Rtnl, ifindex: int) -> Link | None:
+    netdev = links.at(rtnl, ifindex)
+    return None if netdev is None else _link(netdev, addresses.of(rtnl, ifindex))
 
 
 def _link(netdev: Netdev, held: tuple[Assigned, ...]) -> Link:
@@ -180,9 +172,9 @@ def _link(netdev: Netdev, held: tuple[Assigned, ...]) -> Link:
     return Link(netdev.name, netdev.ifindex, netdev.mac, netdev.mtu, netdev.up, usable)
 
 
-def _subscribe() -> socket.socket:
-    notifications = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    )
-    notifications.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+def _subscribe() -> IPRSocket:
+    """Return pyroute2's socket for poll loops: an IPRoute could not be woken up to stop."""
+    notifications = IPRSocket()
+    notifications.register_policy(NOTICES)
+    notifications.bind(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
     return notifications

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
+from pyroute2.netlink import nlmsg
+from pyroute2.netlink.rtnl import RTM_GETROUTE, rt_type
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
 from dataplane.core.model import IpAddress, IpNetwork
-from dataplane.netlink.rtnl import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    KernelError,
-    Message,
-    Rtnl,
-    attribute,
-    parse_attributes,
-    read_u32,
-    u32,
-)
+from dataplane.netlink.messages import attributes
+from dataplane.netlink.rtnl import KernelError, Rtnl
 
-_RTM_NEWROUTE = 24
-_RTM_GETROUTE = 26
-_RT_TABLE_MAIN = 254
-_RTPROT_BOOT = 3
-_RT_SCOPE_UNIVERSE = 0
-_RT_SCOPE_LINK = 253
-_RTN_UNICAST = 1
-_RTA_DST = 1
-_RTA_OIF = 4
-_RTA_GATEWAY = 5
-
-# family, destination length, source length, tos, table, protocol, scope, type, flags
-_RTMSG = struct.Struct("=BBBBBBBBI")
+_MAIN_TABLE = 254
+_EVERYWHERE = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - nothing is bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +38,13 @@ def ensure(rtnl: Rtnl, route: Route) -> None:
 
     Raises KernelError.
     """
-    scope = _RT_SCOPE_UNIVERSE if route.gateway is not None else _RT_SCOPE_LINK
-    body = (
-        _rtmsg(route.destination, scope)
-        + attribute(_RTA_DST, route.destination.network_address.packed)
-        + u32(_RTA_OIF, route.ifindex)
-    )
+    words: dict[str, str | int] = {"scope": "universe" if route.gateway is not None else "link"}
     if route.gateway is not None:
-        body += attribute(_RTA_GATEWAY, route.gateway.packed)
-    message = Message(_RTM_NEWROUTE, body, NLM_F_CREATE | NLM_F_EXCL)
+        words["gateway"] = str(route.gateway)
+    destination = {"family": _family(route), "dst": str(route.destination)}
     try:
-        rtnl.change(message, f"make {route}")
+        with rtnl.doing(f"make {route}") as ip:
+            ip.route("add", oif=route.ifindex, proto="boot", **destination, **words)
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise
@@ -74,11 +53,12 @@ def ensure(rtnl: Rtnl, route: Route) -> None:
 def of(rtnl: Rtnl, ifindex: int) -> tuple[Route, ...]:
     """Return the unicast routes of the main table out of one netdev. Raises KernelError."""
     found: list[Route] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        body = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, _RTN_UNICAST, 0)
-        message = Message(_RTM_GETROUTE, body + u32(_RTA_OIF, ifindex))
+    for family in _EVERYWHERE:
+        question = rtmsg()
+        question.update(family=family, table=_MAIN_TABLE, type=rt_type["unicast"])
+        question["attrs"] = [("RTA_OIF", ifindex)]
         try:
-            replies = rtnl.dump(message, f"list routes of netdev {ifindex}")
+            replies = rtnl.dump(RTM_GETROUTE, question, f"list routes of netdev {ifindex}")
         except KernelError as error:
             if error.errno != errno.ENOENT:  # a family without any address has no table yet
                 raise
@@ -87,18 +67,16 @@ def of(rtnl: Rtnl, ifindex: int) -> tuple[Route, ...]:
     return tuple(found)
 
 
-def _rtmsg(destination: IpNetwork, scope: int) -> bytes:
-    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
-    length = destination.prefixlen
-    return _RTMSG.pack(family, length, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, scope, _RTN_UNICAST, 0)
+def _family(route: Route) -> int:
+    return socket.AF_INET if route.destination.version == 4 else socket.AF_INET6
 
 
-def _route(message: Message) -> Route:
-    family, length, *_rest = _RTMSG.unpack_from(message.body)
-    found = parse_attributes(message.body, _RTMSG.size)
-    everywhere = bytes(4 if family == socket.AF_INET else 16)
+def _route(message: nlmsg) -> Route:
+    found = attributes(message)
+    base = found.get("RTA_DST", _EVERYWHERE[message["family"]])
+    gateway = found.get("RTA_GATEWAY")
     return Route(
-        ifindex=read_u32(found[_RTA_OIF]),
-        destination=ip_network((found.get(_RTA_DST, everywhere), length)),
-        gateway=ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None,
+        ifindex=found["RTA_OIF"],
+        destination=ip_network((base, message["dst_len"])),
+        gateway=ip_address(gateway) if gateway is not None else None,
     )

@@ -7,44 +7,20 @@ not name its preference and handle.
 from __future__ import annotations
 
 import errno
-import socket
-import struct
 from dataclasses import dataclass
 
-from dataplane.netlink.rtnl import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    KernelError,
-    Message,
-    Rtnl,
-    nested,
-    parse_attributes,
-    read_text,
-    read_u32,
-    text,
-    u32,
-)
+from pyroute2.netlink import nlmsg
+from pyroute2.netlink.rtnl import RTM_GETTFILTER
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
+
+from dataplane.netlink.messages import attributes, text
+from dataplane.netlink.rtnl import KernelError, Rtnl
 
 PREFERENCE = 100  # of our filters; hardware offload takes 1 to 99 on the same hook
 HANDLE = 1
 
-_RTM_NEWQDISC = 36
-_RTM_NEWTFILTER = 44
-_RTM_DELTFILTER = 45
-_RTM_GETTFILTER = 46
-_TC_H_CLSACT = 0xFFFFFFF1
-_TC_H_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
-_CLSACT_HANDLE = 0xFFFF0000
-_ETH_P_ALL = 0x0003
-_TCA_KIND = 1
-_TCA_OPTIONS = 2
-_TCA_BPF_FD = 6
-_TCA_BPF_NAME = 7
-_TCA_BPF_FLAGS = 8
-_TCA_BPF_ID = 11
-_TCA_BPF_FLAG_ACT_DIRECT = 1
-
-_TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
+_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +52,9 @@ def ensure_clsact(rtnl: Rtnl, ifindex: int) -> None:
     So is the older "ingress" qdisc in that place: it serves the ingress hook as well. Raises
     KernelError.
     """
-    body = _TCMSG.pack(socket.AF_UNSPEC, ifindex, _CLSACT_HANDLE, _TC_H_CLSACT, 0)
-    message = Message(_RTM_NEWQDISC, body + text(_TCA_KIND, "clsact"), NLM_F_CREATE | NLM_F_EXCL)
     try:
-        rtnl.change(message, f"add clsact to netdev {ifindex}")
+        with rtnl.doing(f"add clsact to netdev {ifindex}") as ip:
+            ip.tc("add", "clsact", ifindex)
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise
@@ -90,15 +65,9 @@ def replace_bpf(rtnl: Rtnl, slot: Slot, program_fd: int, name: str) -> None:
 
     The filter keeps the program alive after ``program_fd`` is closed. Raises KernelError.
     """
-    options = nested(
-        _TCA_OPTIONS,
-        u32(_TCA_BPF_FD, program_fd),
-        text(_TCA_BPF_NAME, name),
-        u32(_TCA_BPF_FLAGS, _TCA_BPF_FLAG_ACT_DIRECT),
-    )
-    body = _slot_body(slot) + text(_TCA_KIND, "bpf") + options
-    message = Message(_RTM_NEWTFILTER, body, NLM_F_CREATE)
-    rtnl.change(message, f"attach bpf program {name} to {slot}")
+    program = {"fd": program_fd, "name": name, "direct_action": True}
+    with rtnl.doing(f"attach bpf program {name} to {slot}") as ip:
+        ip.tc("replace-filter", "bpf", **_words(slot), **program)
 
 
 def delete_bpf(rtnl: Rtnl, slot: Slot) -> None:
@@ -106,9 +75,9 @@ def delete_bpf(rtnl: Rtnl, slot: Slot) -> None:
 
     Raises KernelError.
     """
-    message = Message(_RTM_DELTFILTER, _slot_body(slot) + text(_TCA_KIND, "bpf"))
     try:
-        rtnl.change(message, f"detach the bpf filter of {slot}")
+        with rtnl.doing(f"detach the bpf filter of {slot}") as ip:
+            ip.tc("del-filter", "bpf", **_words(slot))
     except KernelError:
         # The kernel has many numbers for "nothing there" (no netdev, no clsact, no filter).
         if any(found.slot == slot for found in list_bpf(rtnl, slot.ifindex)):
@@ -120,27 +89,30 @@ def list_bpf(rtnl: Rtnl, ifindex: int) -> tuple[BpfFilter, ...]:
 
     Raises KernelError.
     """
-    body = _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, _TC_H_INGRESS, 0)
-    replies = rtnl.dump(Message(_RTM_GETTFILTER, body), f"list filters of netdev {ifindex}")
+    question = tcmsg()
+    question.update(index=ifindex, parent=_INGRESS)
+    replies = rtnl.dump(RTM_GETTFILTER, question, f"list filters of netdev {ifindex}")
     filters = (_bpf_filter(reply, ifindex) for reply in replies)
     return tuple(found for found in filters if found is not None)
 
 
-def _slot_body(slot: Slot) -> bytes:
-    info = slot.preference << 16 | socket.htons(_ETH_P_ALL)
-    return _TCMSG.pack(socket.AF_UNSPEC, slot.ifindex, slot.handle, _TC_H_INGRESS, info)
+def _words(slot: Slot) -> dict[str, int]:
+    return {
+        "index": slot.ifindex,
+        "handle": slot.handle,
+        "parent": _INGRESS,
+        "prio": slot.preference,
+    }
 
 
-def _bpf_filter(message: Message, ifindex: int) -> BpfFilter | None:
-    _family, _ifindex, handle, _parent, info = _TCMSG.unpack_from(message.body)
-    attributes = parse_attributes(message.body, _TCMSG.size)
-    options = parse_attributes(attributes.get(_TCA_OPTIONS, b""))
-    if read_text(attributes[_TCA_KIND]) != "bpf" or _TCA_BPF_ID not in options:
+def _bpf_filter(message: nlmsg, ifindex: int) -> BpfFilter | None:
+    found = attributes(message)
+    if text(found["TCA_KIND"]) != "bpf" or "TCA_OPTIONS" not in found:
         return None  # another classifier, or the head that every preference is listed with
-    flags = read_u32(options.get(_TCA_BPF_FLAGS, bytes(4)))
+    options = attributes(found["TCA_OPTIONS"])
     return BpfFilter(
-        slot=Slot(ifindex, info >> 16, handle),
-        program_id=read_u32(options[_TCA_BPF_ID]),
-        name=read_text(options.get(_TCA_BPF_NAME, b"")),
-        direct_action=bool(flags & _TCA_BPF_FLAG_ACT_DIRECT),
+        slot=Slot(ifindex, message["info"] >> 16, message["handle"]),
+        program_id=options["TCA_BPF_ID"],
+        name=text(options.get("TCA_BPF_NAME", b"")),
+        direct_action=bool(options.get("TCA_BPF_FLAGS", 0) & TCA_BPF_FLAG_ACT_DIRECT),
     )

@@ -1,0 +1,137 @@
+"""rtnetlink messages for pyroute2 to decode into: no more of each than is read here.
+
+Numbers are those of linux/if_link.h, linux/pkt_cls.h and linux/ipv6.h. None of these derives from
+pyroute2's own message of its kind: it would go on decoding the attributes of that one.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from pyroute2.netlink import NLMSG_DONE, nla, nlmsg
+from pyroute2.netlink.rtnl import (
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWTFILTER,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type (linux/netlink.h)
+_NLA_TYPE_MASK = 0x3FFF
+_UNKNOWN = "UNKNOWN"  # pyroute2's name of an attribute that is in no nla_map
+_BEFORE_DISABLE_IPV6 = 26 * 4  # DEVCONF_DISABLE_IPV6 is an index of 32-bit numbers
+
+
+class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
+    """RTM_NEWLINK: what a Netdev holds. Texts are bytes: not all that they may be is UTF-8."""
+
+    prefix = "IFLA_"
+    fields = ifinfmsg.fields
+    nla_map = (
+        (1, "IFLA_ADDRESS", "hex"),  # of any length: a tunnel's has four or sixteen bytes
+        (3, "IFLA_IFNAME", "cdata"),
+        (4, "IFLA_MTU", "uint32"),
+        (5, "IFLA_LINK", "uint32"),
+        (18, "IFLA_LINKINFO", "Info"),
+        (20, "IFLA_IFALIAS", "cdata"),
+        (26, "IFLA_AF_SPEC", "Families"),
+        (27, "IFLA_GROUP", "uint32"),
+        (37, "IFLA_LINK_NETNSID", "int32"),
+    )
+    chosen = frozenset(number for number, _name, _type in nla_map)
+
+    class Info(nla):  # type: ignore[misc]
+        """What kind of netdev it is."""
+
+        nla_map = ((1, "IFLA_INFO_KIND", "cdata"),)
+
+    class Families(nla):  # type: ignore[misc]
+        """What protocols have to say about it."""
+
+        nla_map = ((10, "AF_INET6", "Ipv6"),)
+
+        class Ipv6(nla):  # type: ignore[misc]
+            """IPv6's share."""
+
+            nla_map = ((2, "IFLA_INET6_CONF", "Conf"),)
+
+            class Conf(nla):  # type: ignore[misc]
+                """The switches of net.ipv6.conf, up to the one that is read."""
+
+                fields = (("before", f"{_BEFORE_DISABLE_IPV6}s"), ("disable_ipv6", "i"))
+
+    def decode_nlas(self, offset: int) -> None:
+        """Let pyroute2 decode what is left when what is not chosen is cut out.
+
+        The kernel tells some forty attributes of a netdev, and pyroute2 would make objects of all:
+        three times the work, and all of it for the garbage collector.
+        """
+        kept = bytearray(self.data[self.offset : offset])
+        start, end = len(kept), self.offset + self.length - _ATTRIBUTE.size
+        while offset <= end:
+            length, kind = _ATTRIBUTE.unpack_from(self.data, offset)
+            following = offset + max((length + 3) & ~3, _ATTRIBUTE.size)
+            if kind & _NLA_TYPE_MASK in self.chosen:
+                kept += self.data[offset:following]
+            offset = following
+        self.data, self.offset, self.length = kept, 0, len(kept)
+        super().decode_nlas(start)
+
+
+class Filter(nlmsg):  # type: ignore[misc]
+    """RTM_NEWTFILTER: what a BpfFilter holds; pyroute2's own knows of no program id."""
+
+    prefix = "TCA_"
+    fields = tcmsg.fields
+    nla_map = ((1, "TCA_KIND", "cdata"), (2, "TCA_OPTIONS", "Bpf"))
+
+    class Bpf(nla):  # type: ignore[misc]
+        """The options of a bpf filter. Those of other kinds mean nothing if read so."""
+
+        nla_map = (
+            (7, "TCA_BPF_NAME", "cdata"),
+            (8, "TCA_BPF_FLAGS", "uint32"),
+            (11, "TCA_BPF_ID", "uint32"),
+        )
+
+
+class End(nlmsg):  # type: ignore[misc]
+    """NLMSG_DONE: the end of a list, with an error that pyroute2 does not look at."""
+
+    fields = (("error", "i"),)
+
+
+class LinkNotice(nlmsg):  # type: ignore[misc]
+    """RTM_NEWLINK, RTM_DELLINK, where nothing matters but which netdev they are about."""
+
+    fields = ifinfmsg.fields
+
+
+class AddressNotice(nlmsg):  # type: ignore[misc]
+    """RTM_NEWADDR, RTM_DELADDR, where nothing matters but which netdev they are about."""
+
+    fields = ifaddrmsg.fields
+
+
+ANSWERS = {RTM_NEWLINK: Link, RTM_NEWTFILTER: Filter, NLMSG_DONE: End}
+NOTICES = {
+    RTM_NEWLINK: LinkNotice,
+    RTM_DELLINK: LinkNotice,
+    RTM_NEWADDR: AddressNotice,
+    RTM_DELADDR: AddressNotice,
+}
+
+
+def attributes(message: nlmsg) -> dict[str, Any]:
+    """Return the decoded attributes by name; the last of a name wins."""
+    return {each[0]: each[1] for each in message["attrs"] if each[0] != _UNKNOWN}
+
+
+def text(payload: bytes) -> str:
+    """Return the string that an attribute holds, without its NUL."""
+    return payload.split(b"\0", 1)[0].decode(errors="replace")

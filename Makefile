@@ -2,9 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup lint lock clean
+.PHONY: help demo test check install setup lint lock clean
 
 BIN := .venv/bin
+COMMAND := /usr/local/bin/overweave
 QUICK := $(wildcard tests/unit tests/packets)
 ALL := $(QUICK) $(wildcard tests/functional tests/system tests/vm)
 
@@ -24,6 +25,14 @@ check: ## lint, types, imports, unit and packet tests (at most 60 seconds)
 	@.ci/setup
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest $(QUICK)
+
+install: ## overweave in /usr/local/bin and the CNI plugin in /opt/cni/bin, from here (as root)
+	@.ci/setup
+	@[ -L $(COMMAND) ] || [ ! -e $(COMMAND) ] || \
+	  { echo "$(COMMAND) is no link of ours: move it away first" >&2; exit 1; }
+	@$(BIN)/python -m dataplane.cni.install /opt/cni/bin
+	@mkdir -p $(dir $(COMMAND)) && ln -sfn $(CURDIR)/$(BIN)/overweave $(COMMAND)
+	@echo "installed $(COMMAND)"
 
 setup: ## the Debian packages of packages.debian and .venv from requirements.lock
 	@.ci/setup

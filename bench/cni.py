@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ PODS = 100
 _WIDTHS = {1: "one at a time", 20: "20 at once"}
 _ROUNDS, _STARTS, _ENDPOINTS, _NEWS = 3, 5, 1000, 20
 _MS = 1000.0
+_PAGE = 120  # columns, where nobody looks
 
 _Item = TypeVar("_Item")
 
@@ -158,7 +160,7 @@ def run(pods: int, target: Path | None) -> None:
             raise OverweaveError(f"{error}; logs, flows and maps are in {where}") from error
     if target is not None:
         target.write_text(document(machine, taken.figures), encoding="utf-8")
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PAGE)
     console.print(table(taken.figures))
     judged = [figure.met for figure in taken.figures if figure.met is not None]
     console.print(f"{machine.summary}\naims met: {sum(judged)} of {len(judged)}", soft_wrap=True)

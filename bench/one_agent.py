@@ -52,7 +52,11 @@ def run_shim(path: Path) -> float:
     config = f'{{"cniVersion": "{CNI_VERSION}", "agentSocket": "{path}"}}'.encode()
     began = time.monotonic()
     done = subprocess.run(
-        [str(runtime.SHIM)], input=config, env={"CNI_COMMAND": "ADD"}, capture_output=True, check=False
+        [str(runtime.SHIM)],
+        input=config,
+        env={"CNI_COMMAND": "ADD"},
+        capture_output=True,
+        check=False,
     )
     took = time.monotonic() - began
     if done.stdout != _RESULT:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+import signal
+import socket
+import struct
+import sysconfig
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bpf.bpffs import unmount
+from dataplane.cni import shim
+from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
 from dataplane.config import AgentConfig
 from dataplane.core.errors import FabricUnavailableError, OverweaveError
+from dataplane.core.model import Node
+from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
@@ -19,9 +27,10 @@ from dataplane.host.pod import OUR_GROUP
 from dataplane.netlink import links
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, delete_bpf, list_bpf
-from ovs_client.daemons import OvsInstance, Place
+from ovs_client.daemons import DatabaseServer, OvsInstance, Place
 from ovs_client.database import Tls
 from ovs_client.errors import DatabaseError
+from ovs_client.process import Process
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
 _FILTERS = "overweave:"  # how bpf/target.py begins the names of its filters
@@ -39,52 +48,126 @@ _OVS_FILES = (
     "*.snoop",
 )
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
+_COMMAND = Path("/usr/local/bin/overweave")
 _OVS_TIMEOUT_S = 3.0
+_AGENT_GRACE_S = 10.0  # it answers the CNI requests it has, for 2 s, and ends
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something of ours, and how it is taken away; gone already is success."""
+    """Something of ours, and how it is taken away; gone already is success.
+
+    ``path`` is set for what is a file or directory.
+    """
 
     name: str
     remove: Callable[[], None]
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What of ours is here, in order of removal; ``unseen`` is what could not be looked at."""
+    """What of ours is here, in order of removal; ``unseen`` is what could not be looked at.
+
+    ``kept`` says what of ours stays, and why.
+    """
 
     things: tuple[Thing, ...]
-    unseen: tuple[str, ...]
+    unseen: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+class _InUseError(OverweaveError):
+    """Something is ours and must stay; the text says what and why."""
+
+
+def running_agent(config: AgentConfig) -> str | None:
+    """Return what to call the agent of ``config`` if it runs."""
+    with _lock(config.state_dir) as free:
+        if free:
+            return None
+    return f"agent of {config.state_dir} (process {_listener(config.api_socket) or 'unknown'})"
+
+
+@contextmanager
+def agent_ended(config: AgentConfig) -> Iterator[None]:
+    """Ask the agent of ``config`` to end, and keep it from starting again.
+
+    Raises OverweaveError if it still runs after its time.
+    """
+    if running_agent(config):
+        _end(config)
+    with _lock(config.state_dir) as free:
+        if not free:
+            raise OverweaveError(
+                f"the agent of {config.state_dir} still runs; stop it first, and its service if a"
+                " service manager starts it again"
+            )
+        yield
 
 
 def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
     """Look at everything the agent of ``config`` makes, in the caller's network namespace.
 
-    ``vswitch`` is started, connected or not. Raises OverweaveError while that agent runs.
+    ``vswitch`` is started, connected or not.
     """
-    _refuse_running(config.state_dir)
     things = [*_links(), *_filters()]
     unseen: list[str] = []
-    for look in (partial(_bridges, config, vswitch), partial(_fabric_rows, config)):
+    kept: list[str] = []
+    looks = (
+        partial(_bridges, config, vswitch),
+        partial(_fabric_rows, config),
+        partial(_fabric_database, config),
+    )
+    for look in looks:
         try:
             things += look()
+        except _InUseError as error:
+            kept.append(str(error))
         except (DatabaseError, FabricUnavailableError) as error:
             unseen.append(str(error))
-    things += [*_own_switch(config), *_pins(config.bpffs)]
-    things += [*_below(config.run_dir, _RUN_FILES), *_below(config.state_dir, _STATE_FILES)]
-    return Inventory(tuple(things), tuple(unseen))
+    things += [*_own_switch(config), *_pins(config.bpffs), *_below(config.run_dir, _RUN_FILES)]
+    things += _below(config.state_dir, _STATE_FILES, things)
+    things += _installed(config)
+    return Inventory(tuple(things), tuple(unseen), tuple(kept))
 
 
-def _refuse_running(state_dir: Path) -> None:
-    lock = state_dir / "agent.lock"
-    if not lock.exists():
+@contextmanager
+def _lock(state_dir: Path) -> Iterator[bool]:
+    """Hold the lock that an agent holds while it runs; yields False if one does."""
+    path = state_dir / "agent.lock"
+    if not path.exists():
+        yield True
         return
-    with lock.open("r") as held:
+    with path.open("r") as lock:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OverweaveError(f"the agent of {state_dir} still runs; stop it first") from error
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _listener(path: Path) -> int | None:
+    """Return the process that listens on the unix socket ``path``."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return None
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", peer)[0]  # struct ucred: pid, uid, gid
+    return pid or None  # 0: it is not in our pid namespace
+
+
+def _end(config: AgentConfig) -> None:
+    pid = _listener(config.api_socket)
+    if pid is None:
+        return
+    with suppress(ProcessLookupError), Process(pid) as agent:
+        if _listener(config.api_socket) == pid:  # held now: nobody can have taken its number
+            agent.signal(signal.SIGTERM)
+            agent.wait(_AGENT_GRACE_S)
 
 
 def _links() -> Iterator[Thing]:
@@ -102,13 +185,15 @@ def _delete(name: str) -> None:
             links.delete(rtnl, netdev.ifindex)
 
 
-def _filters() -> Iterator[Thing]:
+def _filters() -> list[Thing]:
     with Rtnl() as rtnl:
-        for netdev in links.every(rtnl):
-            for found in list_bpf(rtnl, netdev.ifindex):
-                if found.name.startswith(_FILTERS):
-                    name = f"tc filter {found.name} of {netdev.name}"
-                    yield Thing(name, partial(_detach, found.slot))
+        found = [
+            Thing(f"tc filter {found.name} of {netdev.name}", partial(_detach, found.slot))
+            for netdev in links.every(rtnl)
+            for found in list_bpf(rtnl, netdev.ifindex)
+            if found.name.startswith(_FILTERS)
+        ]
+    return sorted(found, key=lambda thing: thing.name)
 
 
 def _detach(slot: Slot) -> None:
@@ -153,6 +238,23 @@ def _store(config: AgentConfig) -> FabricStore:
     return FabricStore(config.fabric.remote, tls)
 
 
+def _fabric_database(config: AgentConfig) -> list[Thing]:
+    """Return what ``fabric run`` serves, and keeps, here. Raises _InUseError."""
+    directory = config.state_dir / "fabric"  # as dataplane/cli/fabric.py has it
+    server = DatabaseServer(Place(directory, directory), SCHEMA)
+    if not server.database.exists():
+        return []
+    with FabricStore(server.remote) as store:
+        agents = {e.name for e in store.read() if isinstance(e, Node) and not e.static}
+    if others := sorted(agents - {config.node}):
+        raise _InUseError(
+            f"fabric database of {directory}, for it has other nodes ({some(others)});"
+            " uninstall there first"
+        )
+    stop = Thing(f"fabric database of {directory}, with its segments and grants", server.stop)
+    return [stop, *_below(directory, _OVS_FILES)]
+
+
 def _own_switch(config: AgentConfig) -> Iterator[Thing]:
     if not config.ovs.manage:
         return
@@ -171,15 +273,34 @@ def _pins(bpffs: Path) -> Iterator[Thing]:
     yield from _below(bpffs, _PINS)
     if bpffs.is_mount() and bpffs != _SYSTEM_BPFFS:
         yield Thing(f"bpffs {bpffs}", partial(unmount, bpffs))
-        yield Thing(f"directory {bpffs}", partial(_remove_empty, bpffs))
+        yield Thing(f"directory {bpffs}", partial(_remove_empty, bpffs), bpffs)
 
 
-def _below(directory: Path, patterns: Iterable[str]) -> Iterator[Thing]:
-    """Yield what in ``directory`` has names that we give, and itself if it holds nothing else."""
+def _installed(config: AgentConfig) -> Iterator[Thing]:
+    """Yield what ``make install`` put outside: it is that of the agent which the plugin asks."""
+    if config.cni_socket != Path(shim.SOCKET.decode()):
+        return
+    plugin = PLUGIN_DIRECTORY / PLUGIN_NAME
+    if is_plugin(plugin):
+        yield Thing(f"file {plugin}", partial(_remove, plugin), plugin)
+    ours = Path(sysconfig.get_path("scripts")) / _COMMAND.name
+    if _COMMAND.is_symlink() and _COMMAND.readlink() == ours:
+        yield Thing(f"link {_COMMAND}", partial(_remove, _COMMAND), _COMMAND)
+
+
+def _below(
+    directory: Path, patterns: Iterable[str], before: Collection[Thing] = ()
+) -> Iterator[Thing]:
+    """Yield what in ``directory`` has names that we give.
+
+    Or the directory itself, if it holds nothing else than that and what goes ``before``.
+    """
     ours = sorted({path for pattern in patterns for path in directory.glob(pattern)})
-    yield from (Thing(f"file {path}", partial(_remove, path)) for path in ours)
-    if directory.is_dir() and not directory.is_mount() and {*directory.iterdir()} <= {*ours}:
-        yield Thing(f"directory {directory}", partial(_remove_empty, directory))
+    going = {*ours, *(thing.path for thing in before)}
+    if directory.is_dir() and not directory.is_mount() and {*directory.iterdir()} <= going:
+        yield Thing(f"directory {directory}", partial(_remove_with, directory, ours), directory)
+    else:
+        yield from (Thing(f"file {path}", partial(_remove, path), path) for path in ours)
 
 
 def _remove(path: Path) -> None:
@@ -189,6 +310,12 @@ def _remove(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_with(directory: Path, inside: Iterable[Path]) -> None:
+    for path in inside:
+        _remove(path)
+    _remove_empty(directory)
 
 
 def _remove_empty(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import click
 from dataplane.cli.outcome import FAILED, OK
 from dataplane.config import INSTALLED_CONFIG, load_config
 from dataplane.core.errors import OverweaveError
-from dataplane.uninstall import Inventory, inventory
+from dataplane.uninstall import Inventory, agent_ended, inventory, running_agent
 from ovs_client.vswitch import VSwitch
 
 
@@ -26,18 +27,26 @@ from ovs_client.vswitch import VSwitch
 def uninstall(file: Path, dry_run: bool) -> int:  # noqa: FBT001
     """Remove pods' links, tc filters, bridges, pins, files and fabric rows that are this agent's.
 
-    The agent must be stopped. Its configuration stays, and so does everything that is not
-    marked as its own.
+    The agent is asked to end first. A fabric database of this machine goes with the last node in
+    it. The configuration stays, and so does everything that is not marked as our own.
     """
     config = load_config(file)
     vswitch = VSwitch(config.ovs_remote)
     vswitch.start()
+    agent = running_agent(config)
     try:
-        found = inventory(config, vswitch)
-        faults = [] if dry_run else _remove(found)
+        with nullcontext() if dry_run else agent_ended(config):
+            found = inventory(config, vswitch)
+            faults = [] if dry_run else _remove(found)
     finally:
         vswitch.stop()
-    _tell(found, faults, dry_run=dry_run)
+    names = [*([agent] if agent else ()), *(thing.name for thing in found.things)]
+    if names or found.unseen:
+        _tell(names, found, faults, dry_run=dry_run)
+    else:
+        click.echo("nothing to do")
+    for kept in (*found.kept, f"{file}, for the configuration is yours"):
+        click.echo(f"kept: {kept}")
     return FAILED if faults or found.unseen else OK
 
 
@@ -51,14 +60,12 @@ def _remove(found: Inventory) -> list[str]:
     return faults
 
 
-def _tell(found: Inventory, faults: list[str], *, dry_run: bool) -> None:
-    count = len(found.things)
-    if not count and not found.unseen:
-        click.echo("nothing to do")
-        return
+def _tell(names: list[str], found: Inventory, faults: list[str], *, dry_run: bool) -> None:
+    count = len(names)
     done = f"{count} would be removed" if dry_run else f"{count - len(faults)} removed"
     click.echo(f"{done}, {len(faults)} could not be, {len(found.unseen)} places not looked at")
-    click.echo("\n".join(f"- {thing.name}" for thing in found.things))
+    for name in names:
+        click.echo(f"- {name}")
     for fault in faults:
         click.echo(f"overweave: not removed: {fault}", err=True)
     for fault in found.unseen:

@@ -70,10 +70,10 @@ class LinksTarget:
     deadline_s = 5.0
 
     def __init__(self) -> None:
-        """Look at nothing yet."""
-        # Links come and go with their makers. So the last rendering says which to look at: one
-        # that nobody wants any more is left to its maker, not set back.
-        self._wanted: frozenset[LinkKey] = frozenset()
+        """Look after no link yet."""
+        # Links come and go with their makers: one that is not wanted any more is left to its
+        # maker, not set back. So only those are looked at that were set, until then.
+        self._kept: frozenset[LinkKey] = frozenset()
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
         """Return how links that exist should be set; the others are pending."""
@@ -87,24 +87,24 @@ class LinksTarget:
         if desired.node.underlay_interface not in bindings.links:
             nic = desired.node.underlay_interface
             pending.append(Pending(nic, f"underlay interface {nic} does not exist"))
-        self._wanted = frozenset(key for key in items if isinstance(key, LinkKey))
         if LinkKey(UNDERLAY_BRIDGE) in items:
             lent = (AddressKey(ip_interface(vtep)) for vtep in desired.vteps)
             items.update(dict.fromkeys(lent, LentAddress()))
         return Rendering(items, tuple(pending))
 
     def observe(self) -> Mapping[Hashable, Item]:
-        """Return how the links of the last rendering are set, and every address of ow-phy."""
+        """Return how the links given to ``apply`` are set, and every address of ow-phy."""
         with Rtnl() as rtnl:
             found = {LinkKey(netdev.name): netdev for netdev in links.every(rtnl)}
             bridge = found.get(LinkKey(UNDERLAY_BRIDGE))
             items = _lent(rtnl, bridge) if bridge is not None else {}
-        items.update({key: _state(found[key]) for key in self._wanted & found.keys()})
+        items.update({key: _state(found[key]) for key in self._kept & found.keys()})
         return items
 
     def apply(self, change: Change) -> None:
         """Set what differs; every fault is in the one error, and stops nothing else."""
         faults: list[str] = []
+        self._kept = (self._kept | _link_keys(change.add)) - _link_keys(change.remove)
         with Rtnl() as rtnl:
             for step in _steps(rtnl, change):
                 try:
@@ -125,6 +125,10 @@ def _wanted(desired: Desired, bindings: Bindings) -> Iterator[tuple[Hashable, st
     for port in desired.ports:
         for name in (port.attachment.access_port, port.attachment.ovs_port):
             yield port.attachment.key, name, LinkState(up=True, mtu=port.mtu)
+
+
+def _link_keys(items: Mapping[Hashable, object]) -> frozenset[LinkKey]:
+    return frozenset(key for key in items if isinstance(key, LinkKey))
 
 
 def _state(netdev: Netdev) -> LinkState:

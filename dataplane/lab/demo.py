@@ -25,7 +25,7 @@ from dataplane.lab.runtime import Runtime
 from dataplane.lab.scene import COLOURS, INTENT, MOVER, Colour, Scene, silent
 from dataplane.lab.topology import default_topology
 
-NAME = "demo"
+DEFAULT_NAME = "demo"
 _SHOWN_FAULTS = 8
 _MOVE_TO = "n4"
 
@@ -138,9 +138,12 @@ class Demo:
 
 
 def main() -> int:
-    """Run the demo and return the exit status; leaves nothing unless KEEP=1."""
+    """Run the demo and return the exit status; leaves nothing unless KEEP=1.
+
+    A first argument names the lab it makes, instead of "demo".
+    """
     console = Console(highlight=False)
-    paths = LabPaths(NAME)
+    paths = LabPaths(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME)
     demo = Demo(console, Scene(paths, default_topology(), Runtime(paths)))
     good = False
     try:
@@ -165,20 +168,20 @@ def _finish(demo: Demo) -> None:
         where = sysdump.collect(demo.scene.paths, demo.scene.topology, target)
         demo.console.print(f"logs, flows and maps: {where}")
     if os.environ.get("KEEP") == "1":
-        demo.console.print(_NEXT)
+        demo.console.print(_NEXT.format(name=demo.scene.paths.name))
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half a lab
     lab.down(demo.scene.paths, silent)
 
 
-_NEXT = f"""\
+_NEXT = """\
 The lab is up. Try:
   overweave status                           # is every agent ready, and if not, why
   overweave get endpoint                     # who is where, as the fabric knows it
   overweave ping --mesh                      # all pairs: loss and latency
-  overweave lab exec --name {NAME} n1 -- ovs-vsctl show
-  overweave lab exec --name {NAME} blue1 -- ping -c 3 10.1.15.2
-  overweave lab down --name {NAME}"""
+  overweave lab exec --name {name} n1 -- ovs-vsctl show
+  overweave lab exec --name {name} blue1 -- ping -c 3 10.1.15.2
+  overweave lab down --name {name}"""
 
 
 @contextmanager

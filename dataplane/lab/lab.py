@@ -99,7 +99,7 @@ def down(paths: LabPaths, say: Say) -> bool:
     with _locked(paths):
         spaces = underlay.namespaces(paths)
         say(f"lab {paths.name}: taking {len(spaces)} namespaces down")
-        _end_processes(spaces)
+        _end_processes(paths, spaces)
         _unmount_below(paths.directory)
         for space in spaces:
             netns.delete(space.name)
@@ -207,9 +207,13 @@ def _status(paths: NodePaths, node: LabNode) -> NodeStatus:
     return NodeStatus(node, running, agent, nodes.obstacle(paths))
 
 
-def _end_processes(spaces: Sequence[Path]) -> None:
-    others = [pid for pid in process.in_namespaces(spaces) if pid != os.getpid()]
-    process.end(others, _END_S, lambda pid: process.lives_in(pid, spaces))
+def _end_processes(paths: LabPaths, spaces: Sequence[Path]) -> None:
+    def is_ours(pid: int) -> bool:
+        # Tools that make files run outside: one may still be at it for an ``up`` that was killed.
+        outside = process.names(pid, f"{paths.directory}/", "ovs")
+        return pid != os.getpid() and (outside or process.lives_in(pid, spaces))
+
+    process.end([pid for pid in process.pids() if is_ours(pid)], _END_S, is_ours)
 
 
 def _unmount_below(directory: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bpf import syscalls
+from bpf.layout import MAPS
 from dataplane.lab.layout import LabPaths, NodePaths
 from dataplane.lab.topology import Topology
 from dataplane.lab.underlay import namespaces
@@ -45,7 +46,7 @@ def _node(paths: NodePaths, directory: Path) -> None:
     for name, text in dump(paths.ovs).items():
         _write(directory / name, text)
     _write(directory / "tc.txt", "\n".join(_filters(paths.netns)))
-    for pinned in sorted(paths.bpf.rglob("maps/*")):
+    for pinned in (path for spec in MAPS for path in paths.bpf.rglob(spec.name)):
         _write(directory / "maps" / f"{pinned.name}.txt", _map(pinned))
     _copy(paths.config, directory / paths.config.name)
     for source in (paths.logs, paths.state):

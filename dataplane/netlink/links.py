@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyroute2.netlink import nlmsg
-from pyroute2.netlink.rtnl import RTM_GETLINK
+from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETNSID
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
 from dataplane.netlink.messages import attributes, text
 from dataplane.netlink.rtnl import KernelError, Rtnl
@@ -67,19 +68,21 @@ class LinkChange:
 
 def find(rtnl: Rtnl, name: str) -> Netdev | None:
     """Return the netdev of that name, None if there is none. Raises KernelError."""
-    return _get(rtnl, f"look up netdev {name}", ifname=name)
+    question = _question()
+    question["attrs"].append(("IFLA_IFNAME", name))
+    return _get(rtnl, question, f"look up netdev {name}")
 
 
 def at(rtnl: Rtnl, ifindex: int) -> Netdev | None:
     """Return the netdev of that number, None if there is none. Raises KernelError."""
-    return _get(rtnl, f"look up netdev {ifindex}", index=ifindex)
+    question = _question()
+    question["index"] = ifindex
+    return _get(rtnl, question, f"look up netdev {ifindex}")
 
 
 def every(rtnl: Rtnl) -> tuple[Netdev, ...]:
     """Return every netdev of the Rtnl's namespace. Raises KernelError."""
-    question = ifinfmsg()
-    question["attrs"] = [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)]
-    return tuple(_netdev(each) for each in rtnl.dump(RTM_GETLINK, question, "list netdevs"))
+    return tuple(_netdev(each) for each in rtnl.dump(RTM_GETLINK, _question(), "list netdevs"))
 
 
 def create(rtnl: Rtnl, spec: LinkSpec, kind: str) -> None:
@@ -125,15 +128,22 @@ def nsid(rtnl: Rtnl, netns: int) -> int | None:
 
     None if it does not know it, so that no veth of ours leads there. Raises KernelError.
     """
-    with rtnl.doing("look up the id of a network namespace") as ip:
-        number: int = ip.get_netnsid(fd=netns)["nsid"]
+    question = nsidmsg()
+    question["attrs"] = [("NETNSA_FD", netns)]
+    answer = rtnl.get(RTM_GETNSID, question, "look up the id of a network namespace")
+    number: int = attributes(answer)["NETNSA_NSID"]
     return number if number != _NSID_NOT_ASSIGNED else None
 
 
-def _get(rtnl: Rtnl, what: str, **which: str | int) -> Netdev | None:
+def _question() -> ifinfmsg:
+    question = ifinfmsg()
+    question["attrs"] = [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)]
+    return question
+
+
+def _get(rtnl: Rtnl, question: ifinfmsg, what: str) -> Netdev | None:
     try:
-        with rtnl.doing(what) as ip:
-            return _netdev(ip.link("get", ext_mask=_RTEXT_FILTER_SKIP_STATS, **which)[0])
+        return _netdev(rtnl.get(RTM_GETLINK, question, what))
     except KernelError as error:
         if error.errno == errno.ENODEV:
             return None

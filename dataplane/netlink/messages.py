@@ -44,6 +44,9 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
         (37, "IFLA_LINK_NETNSID", "int32"),
     )
     chosen = frozenset(number for number, _name, _type in nla_map)
+    data: bytes | bytearray
+    offset: int  # in data, of this message
+    length: int
 
     class Info(nla):  # type: ignore[misc]
         """What kind of netdev it is."""

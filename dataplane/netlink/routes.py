@@ -63,7 +63,8 @@ def of(rtnl: Rtnl, ifindex: int) -> tuple[Route, ...]:
             if error.errno != errno.ENOENT:  # a family without any address has no table yet
                 raise
         else:
-            found += [_route(reply) for reply in replies]
+            # One out of several netdevs names none, and is none of ours.
+            found += [_route(reply) for reply in replies if reply.get_attr("RTA_OIF") is not None]
     return tuple(found)
 
 

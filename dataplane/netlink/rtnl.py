@@ -6,13 +6,20 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar
 
 from pyroute2 import IPRoute, IPRSocket, NetlinkError
-from pyroute2.netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, nlmsg
+from pyroute2.netlink import (
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_MULTI,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    nlmsg,
+)
 
 from dataplane.core.errors import TargetError
 from dataplane.netlink.messages import ANSWERS
@@ -34,20 +41,28 @@ class KernelError(TargetError):
 
 
 class Rtnl:
-    """An IPRoute in the network namespace of the thread that makes it; about 0.3 ms to open.
+    """rtnetlink in the network namespace of the thread that makes this; about 0.3 ms to open.
 
     That thread alone may use it and must close it; in another one every method raises
     RuntimeError. For there an IPRoute would silently open a second socket and event loop, in
     whatever namespace that thread is in, and nobody would close them.
+
+    Changes go by an IPRoute. Questions go by an IPRSocket, which has no event loop: an IPRoute
+    takes twice as long, hides that a list was interrupted or ended with an error, and keeps an
+    acknowledgement of every single answer for ever.
     """
 
     def __init__(self) -> None:
         """Open it, with the kernel's own words in errors and filters kept to the letter."""
-        self._thread = threading.get_ident()
+        self._thread = threading.current_thread()
         self._sequence = count(1)
-        self._lister: IPRSocket | None = None
-        self._route = IPRoute(ext_ack=True, strict_check=True)
-        self._route.register_policy(ANSWERS)
+        with ExitStack() as opened:
+            self._route = opened.enter_context(IPRoute(ext_ack=True, strict_check=True))
+            self._asker = opened.enter_context(IPRSocket(ext_ack=True, strict_check=True))
+            for each in (self._route, self._asker):
+                each.register_policy(ANSWERS)
+            self._asker.socket  # noqa: B018 - an IPRSocket opens it when it is first looked at
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -63,19 +78,24 @@ class Rtnl:
     def close(self) -> None:
         """Release its sockets and its event loop."""
         self._require_own_thread()
-        self._route.close()
-        if self._lister is not None:
-            self._lister.close()
+        self._opened.close()
 
     @contextmanager
     def doing(self, what: str) -> Iterator[IPRoute]:
-        """Lend the IPRoute; a failure in the block is a KernelError, which begins with ``what``."""
+        """Lend the IPRoute for a change; a failure is a KernelError, which begins with ``what``."""
         self._require_own_thread()
         with _kernel_errors(what):
             yield self._route
 
+    def get(self, kind: int, question: nlmsg, what: str) -> nlmsg:
+        """Return the one thing that RTM_GET... ``kind`` asks for. Raises KernelError."""
+        self._require_own_thread()
+        with _kernel_errors(what):
+            (answer,) = self._answers(kind, question, NLM_F_REQUEST)
+        return answer
+
     def dump(self, kind: int, question: nlmsg, what: str) -> list[nlmsg]:
-        """Return everything that the RTM_GET... ``kind`` tells, as one consistent view.
+        """Return everything that RTM_GET... ``kind`` asks for, as one consistent view.
 
         Only what fits the fields and attributes of ``question``, where the kernel can choose.
         Raises KernelError, with EINTR where what is listed changed during every try.
@@ -83,41 +103,31 @@ class Rtnl:
         self._require_own_thread()
         with _kernel_errors(what):
             for _ in range(_DUMP_TRIES):
-                replies = self._listing(kind, question)
-                if replies is not None:
-                    return replies
+                answers = self._answers(kind, question, NLM_F_REQUEST | NLM_F_DUMP)
+                if not any(each["header"]["flags"] & NLM_F_DUMP_INTR for each in answers):
+                    return answers
             raise NetlinkError(errno.EINTR, "it changed while it was listed; try again")
 
-    def _listing(self, kind: int, question: nlmsg) -> list[nlmsg] | None:
-        """Return what is told; None if it changed meanwhile. Raises NetlinkError, OSError.
-
-        Over an IPRSocket, pyroute2's socket without an event loop: an IPRoute takes twice as long,
-        and neither tells that a list was interrupted nor with what error it ended.
-        """
-        sequence, lister = next(self._sequence), self._open_lister()
-        lister.put(question, kind, NLM_F_REQUEST | NLM_F_DUMP, msg_seq=sequence)
-        replies: list[nlmsg] = []
-        flags = 0
+    def _answers(self, kind: int, question: nlmsg, flags: int) -> list[nlmsg]:
+        """Raise NetlinkError or OSError, at the end of a list too."""
+        sequence = next(self._sequence)
+        self._asker.put(question, kind, flags, msg_seq=sequence)
+        answers: list[nlmsg] = []
         while True:
-            for reply in lister.marshal.parse(lister.recv(DATAGRAM_BYTES)):
-                header = reply["header"]
+            for answer in self._asker.marshal.parse(self._asker.recv(DATAGRAM_BYTES)):
+                header = answer["header"]
                 if header["sequence_number"] != sequence:
                     continue  # the rest of an answer whose asker was interrupted
-                _raise_error(reply)
-                flags |= header["flags"]
+                _raise_error(answer)
                 if header["type"] == NLMSG_DONE:
-                    return None if flags & NLM_F_DUMP_INTR else replies
-                replies.append(reply)
-
-    def _open_lister(self) -> IPRSocket:
-        if self._lister is None:
-            self._lister = IPRSocket(ext_ack=True, strict_check=True)
-            self._lister.register_policy(ANSWERS)
-        return self._lister
+                    return answers
+                answers.append(answer)
+                if not header["flags"] & NLM_F_MULTI:
+                    return answers
 
     def _require_own_thread(self) -> None:
-        if threading.get_ident() != self._thread:
-            raise RuntimeError("an Rtnl is used in another thread than the one that opened it")
+        if threading.current_thread() is not self._thread:
+            raise RuntimeError("this Rtnl was opened by another thread; open one of your own")
 
 
 def within(netns: Netns, function: Callable[[Rtnl], _Result]) -> _Result:
@@ -141,9 +151,9 @@ def _kernel_errors(what: str) -> Iterator[None]:
         raise KernelError(what, error.errno or 0) from None
 
 
-def _raise_error(reply: nlmsg) -> None:
-    error = reply["header"]["error"]
+def _raise_error(answer: nlmsg) -> None:
+    error = answer["header"]["error"]
     if error is not None:
         raise error
-    if reply["header"]["type"] == NLMSG_DONE and reply["error"] != 0:
-        raise NetlinkError(-reply["error"])
+    if answer["header"]["type"] == NLMSG_DONE and answer["error"] != 0:
+        raise NetlinkError(-answer["error"])

@@ -1,7 +1,8 @@
 """What Open vSwitch tells us: port numbers as events, and a poke when it has lost what we gave it.
 
 ovs-vswitchd forgets flows, routes and neighbours when it ends. An idle connection to its control
-socket notices the end at once; until the next start the socket is tried ten times a second.
+socket notices the end at once, so that status tells of it; until the next start the socket is tried
+ten times a second.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _WATCH_S = 0.2  # how long stop() may wait for the watching thread
 
 
 class OvsFeed:
-    """Feed of one Open vSwitch; ``poke`` asks all Targets of it to look and repair now.
+    """Feed of one Open vSwitch; ``poke`` asks all Targets of it to look, and repair, now.
 
     The first poke from the database comes after every port number that existed was posted.
     """
@@ -59,6 +60,8 @@ class OvsFeed:
                         self._unixctl.call("version")
                         self._poke()
                     lost = self._wait_end(watch)
+                if lost:
+                    self._poke()
             except UnixctlError:
                 lost = True
                 self._stopping.wait(_RETRY_S)

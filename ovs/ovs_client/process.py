@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -68,9 +68,10 @@ def is_running(pid: int, argument: str, program: str) -> bool:
     return bool(words) and Path(words[0]).name.startswith(program) and argument in words
 
 
-def in_namespaces(paths: Collection[Path]) -> tuple[int, ...]:
-    """Return the processes whose network namespace is one of ``paths`` (as in /run/netns)."""
-    return tuple(pid for pid in pids() if lives_in(pid, paths))
+def names(pid: int, text: str, program: str) -> bool:
+    """Say whether ``pid`` runs ``program`` with ``text`` somewhere in its arguments."""
+    words = arguments(pid)
+    return bool(words) and Path(words[0]).name.startswith(program) and text in " ".join(words)
 
 
 def lives_in(pid: int, namespaces: Iterable[Path]) -> bool:

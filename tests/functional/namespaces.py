@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -14,7 +15,11 @@ from typing import Any
 
 from dataplane.netlink import netns
 from dataplane.netlink.netns import Netns
+from dataplane.netlink.rtnl import Rtnl
 
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
 _numbers = count(1)
 
 
@@ -28,6 +33,22 @@ def namespace() -> Iterator[Netns]:
             yield opened
     finally:
         netns.delete(name)
+
+
+@contextmanager
+def rtnl_in(space: Netns) -> Iterator[Rtnl]:
+    """Open an Rtnl in ``space``; this thread stays there with it, as no other may use it."""
+    with Netns("/proc/thread-self/ns/net") as home:
+        enter(space)
+        try:
+            with Rtnl() as opened:
+                yield opened
+        finally:
+            enter(home)
+
+
+def enter(space: Netns) -> None:
+    assert _libc.setns(space.fd, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
 
 
 def name_of(space: Netns) -> str:

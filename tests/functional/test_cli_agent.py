@@ -250,12 +250,12 @@ def test_uninstall_removes_what_is_ours_and_nothing_else(world: World) -> None:
     foreign = foreign_things(world)
     uninstall = ("uninstall", "--config", str(world.config("a")))
 
-    running = world(*uninstall, space="a")
-    assert (running.returncode, "still runs; stop it first" in running.stderr) == (1, True)
-    world.stop("a")
+    agent = world.processes["a"]
 
     dry = world(*uninstall, "--dry-run", space="a")
     assert dry.returncode == 0, dry.stderr
+    assert f"- agent of {world.node('a')}/state (process {agent.pid})" in dry.stdout
+    assert agent.poll() is None
     assert "- link vp0 (overweave:p1/eth0)" in dry.stdout
     assert "- tc filter overweave:underlay of eth0" in dry.stdout
     assert "- bridge ow-int" in dry.stdout
@@ -266,6 +266,7 @@ def test_uninstall_removes_what_is_ours_and_nothing_else(world: World) -> None:
     done = world(*uninstall, space="a")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == dry.stdout.splitlines()[1:]
+    assert world.processes.pop("a").wait(1) == 0
     assert [node["name"] for node in world.records("get", "node")] == ["b"]
     assert world.records("get", "endpoint")[0]["node"] == "b"
     assert sorted(path.name for path in world.node("a").iterdir()) == ["ovs"]
@@ -275,7 +276,8 @@ def test_uninstall_removes_what_is_ours_and_nothing_else(world: World) -> None:
     assert "eth0" not in ip("-n", netns("p1").name, "-br", "link")
     assert foreign_things(world) == foreign.replace("int\nphy\n", "")
     again = world(*uninstall, space="a")
-    assert (again.returncode, again.stdout) == (0, "nothing to do\n")
+    kept = f"kept: {world.config('a')}, for the configuration is yours"
+    assert (again.returncode, again.stdout) == (0, f"nothing to do\n{kept}\n")
 
 
 def test_uninstall_ends_a_switch_of_its_own(world: World) -> None:

@@ -23,7 +23,7 @@ SCHEMA = {
 
 @pytest.fixture
 def netns() -> Iterator[Path]:
-    name = f"hlpf-{uuid.uuid4().hex[:8]}"
+    name = f"owtest-{uuid.uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     yield Path("/run/netns") / name
     subprocess.run(["ip", "netns", "delete", name], check=True)
@@ -117,7 +117,7 @@ def test_switch_runs_in_its_namespace(ovs: OvsInstance, netns: Path) -> None:
     assert ovs.running()
     vsctl(ovs, "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
     assert "br0" in links(netns)
-    assert set(process.in_namespaces([netns])) == {
+    assert {pid for pid in process.pids() if process.lives_in(pid, [netns])} == {
         ovs.place.pid("ovsdb-server"),
         ovs.place.pid("ovs-vswitchd"),
     }

@@ -165,6 +165,16 @@ def test_links_that_nobody_wants_are_left_to_their_makers(node: Netns) -> None:
     assert all("UP" in link(node, name)["flags"] for name in ("ot3", "vp3"))
 
 
+def test_another_rendering_in_between_changes_nothing_of_what_is_seen(node: Netns) -> None:
+    """CHECK renders the node as if its pod had never been, to know what is there for it."""
+    target = LinksTarget()
+    converge(node, DUAL, bindings(*NETDEVS), target)
+    before = node.run(target.observe)
+    target.render(desired(attached=False), bindings(*NETDEVS))
+    assert node.run(target.observe) == before
+    assert LinkKey("vp3") in before
+
+
 def test_links_that_do_not_exist_are_pending_and_stop_nothing(node: Netns) -> None:
     ip(node, "link", "del", "ot3")
     names = ("ow-phy", "ophy0", "vp3")

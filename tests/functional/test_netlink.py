@@ -11,10 +11,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2.netlink import NLM_F_REQUEST
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from bpf import syscalls
 from bpf.syscalls import Program
@@ -23,9 +28,17 @@ from dataplane.netlink import addresses, links, netns, routes, sysctl, tc
 from dataplane.netlink.links import LinkChange, LinkSpec
 from dataplane.netlink.monitor import LinkFeed
 from dataplane.netlink.netns import Netns, NetnsError, NetnsGoneError
-from dataplane.netlink.rtnl import KernelError, Rtnl
+from dataplane.netlink.rtnl import KernelError, Rtnl, within
 from dataplane.netlink.tc import BpfFilter, Slot
-from tests.functional.namespaces import ip, name_of, namespace, run, shown, wait_until
+from tests.functional.namespaces import (
+    ip,
+    name_of,
+    namespace,
+    rtnl_in,
+    run,
+    shown,
+    wait_until,
+)
 
 # linux/bpf.h: BPF_PROG_LOAD, BPF_PROG_TYPE_SCHED_CLS, and the instructions of "return -1"
 _PROG_LOAD = 5
@@ -41,7 +54,7 @@ def space() -> Iterator[Netns]:
 
 @pytest.fixture
 def rtnl(space: Netns) -> Iterator[Rtnl]:
-    with space.run(Rtnl) as opened:
+    with rtnl_in(space) as opened:
         yield opened
 
 
@@ -197,8 +210,8 @@ def test_veth_pair_is_made_in_two_namespaces_at_once(space: Netns, rtnl: Rtnl) -
         assert (eth["mtu"], eth["address"]) == (1300, "02:00:00:00:00:09")
         assert "UP" not in vp["flags"] + eth["flags"]
 
-        with pod.run(Rtnl) as inside:
-            ours, theirs = links.find(rtnl, "vp1"), links.find(inside, "eth0")
+        ours = links.find(rtnl, "vp1")
+        theirs = within(pod, lambda inside: links.find(inside, "eth0"))
         assert ours is not None
         assert theirs is not None
         assert (ours.kind, ours.peer, ours.group) == ("veth", theirs.ifindex, 7)
@@ -275,13 +288,133 @@ def test_listing_is_complete_beyond_one_datagram(space: Netns, rtnl: Rtnl) -> No
     assert listed == {each["ifindex"]: each["ifname"] for each in shown(space, "link")}
 
 
+def test_netdev_is_told_as_iproute2_tells_it(space: Netns, rtnl: Rtnl) -> None:
+    """Netdevs of several kinds: what pyroute2 is not let to decode must not shift the rest."""
+    with namespace() as pod:
+        peer = LinkSpec("eth0", netns=pod.fd)
+        links.create_veth(rtnl, LinkSpec("vp1", 1400, "02:00:00:00:00:09", 7), peer)
+        links.create(rtnl, LinkSpec("br0", group=5), "bridge")
+        ip(space, "tuntap", "add", "tun0", "mode", "tun")  # has no address
+        ip(space, "link", "set", "vp1", "master", "br0", "alias", "överweave", "up")
+        told = {each.name: each for each in links.every(rtnl)}
+        asked = [links.find(rtnl, name) for name in told]
+        as_shown = shown(space, "link")
+    assert asked == list(told.values())
+    assert sorted(told) == ["br0", "lo", "tun0", "vp1"]
+    for seen in as_shown:
+        found = told[seen["ifname"]]
+        assert (found.ifindex, found.mtu) == (seen["ifindex"], seen["mtu"])
+        assert found.up == ("UP" in seen["flags"])
+        assert found.kind == seen.get("linkinfo", {}).get("info_kind", "")
+        assert found.mac == (seen.get("address") or "")
+        assert found.alias == seen.get("ifalias", "")
+        assert found.group == (0 if seen["group"] == "default" else int(seen["group"]))
+        assert (found.peer, found.peer_nsid) == (seen.get("link_index"), seen.get("link_netnsid"))
+
+
 def test_rest_of_an_answer_that_nobody_waited_for_is_skipped(rtnl: Rtnl) -> None:
-    number = netdev(rtnl)
-    dump_links = struct.pack("=IHHII16x", 32, 18, 0x301, 999, 0)  # RTM_GETLINK, NLM_F_DUMP
-    rtnl._socket.send(dump_links)
-    found = links.at(rtnl, number)
-    assert found is not None
-    assert found.name == "d0"
+    netdev(rtnl)
+    before = links.every(rtnl)
+    question = ifinfmsg()
+    question["index"] = 1
+    rtnl._asker.put(question, RTM_GETLINK, NLM_F_REQUEST)
+    assert links.every(rtnl) == before
+
+
+def test_error_at_the_end_of_a_list_is_told(rtnl: Rtnl) -> None:
+    """The kernel begins to list, and only then finds that there is no such netdev."""
+    question = ifaddrmsg()
+    question["index"] = 999
+    with pytest.raises(KernelError, match="list them: No such device") as caught:
+        rtnl.dump(RTM_GETADDR, question, "list them")
+    assert caught.value.errno == errno.ENODEV
+
+
+def between_datagrams(
+    monkeypatch: pytest.MonkeyPatch, rtnl: Rtnl, happens: Callable[[], None]
+) -> None:
+    """Let something happen whenever one part of a list has come, and the rest has not."""
+    receive = rtnl._asker.recv
+
+    def receive_first(size: int) -> bytes:
+        received: bytes = receive(size)
+        happens()
+        return received
+
+    monkeypatch.setattr(rtnl._asker, "recv", receive_first, raising=False)
+
+
+def test_list_that_changes_meanwhile_is_asked_for_again(
+    rtnl: Rtnl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_many(rtnl)
+    first = iter([ifindex(rtnl, "d0")])
+    between_datagrams(monkeypatch, rtnl, lambda: delete_all(rtnl, first))
+    listed = {each.name for each in links.every(rtnl)}
+    assert listed == {"lo", *(f"d{number}{end}" for number in range(1, 60) for end in ("", "p"))}
+
+
+def delete_all(rtnl: Rtnl, numbers: Iterator[int]) -> None:
+    for number in numbers:
+        links.delete(rtnl, number)
+
+
+def test_list_that_changes_always_is_an_error(rtnl: Rtnl, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_many(rtnl)
+    names = (f"b{number}" for number in count())
+    between_datagrams(
+        monkeypatch, rtnl, lambda: links.create(rtnl, LinkSpec(next(names)), "bridge")
+    )
+    with pytest.raises(KernelError, match=r"list netdevs: .*changed while it was listed") as caught:
+        links.every(rtnl)
+    assert caught.value.errno == errno.EINTR
+
+
+def make_many(rtnl: Rtnl) -> None:
+    """Make so many netdevs that a list of them takes several datagrams."""
+    for number in range(60):
+        links.create_veth(rtnl, LinkSpec(f"d{number}"), LinkSpec(f"d{number}p"))
+
+
+# ---- the Rtnl itself
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda rtnl: links.find(rtnl, "lo"), id="ask"),
+        pytest.param(links.every, id="list"),
+        pytest.param(lambda rtnl: rtnl.close(), id="close"),
+    ],
+)
+def test_another_thread_may_not_use_it(rtnl: Rtnl, use: Callable[[Rtnl], object]) -> None:
+    """It would speak to the other thread's namespace, by a socket that nobody closes."""
+    with namespace() as elsewhere:
+        before = open_descriptors()
+        with pytest.raises(RuntimeError, match="another thread"):
+            elsewhere.run(lambda: use(rtnl))
+        assert open_descriptors() == before
+    assert links.find(rtnl, "lo") is not None
+
+
+def test_it_stays_in_the_namespace_it_was_opened_in(rtnl: Rtnl) -> None:
+    links.create(rtnl, LinkSpec("br0"), "bridge")
+    with namespace() as elsewhere, rtnl_in(elsewhere):
+        assert links.find(rtnl, "br0") is not None
+        assert [each.name for each in links.every(rtnl)] == ["lo", "br0"]
+
+
+def test_it_leaves_nothing_open(space: Netns) -> None:
+    before = open_descriptors()
+    names = within(space, lambda inside: [each.name for each in links.every(inside)])
+    assert names == ["lo"]
+    with pytest.raises(KernelError):
+        within(space, lambda inside: links.change(inside, 999, LinkChange(up=True)))
+    assert open_descriptors() == before
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_ipv6_is_seen_and_set(space: Netns, rtnl: Rtnl) -> None:
@@ -355,7 +488,12 @@ def test_point_to_point_address_is_our_own_end(space: Netns, rtnl: Rtnl) -> None
     assert ip_address("10.0.0.1") in [each.ip for each in addresses.of(rtnl, number)]
 
 
-def test_no_netdev_has_no_addresses(rtnl: Rtnl) -> None:
+def test_addresses_are_those_of_one_netdev(rtnl: Rtnl) -> None:
+    first, second = netdev(rtnl, "d0"), netdev(rtnl, "d1")
+    for number, text in ((first, "10.0.0.5/24"), (second, "10.1.0.5/24")):
+        addresses.replace(rtnl, number, ip_interface(text))
+    held = [each.interface for each in addresses.of(rtnl, second) if each.ip.version == 4]
+    assert held == [ip_interface("10.1.0.5/24")]
     assert addresses.of(rtnl, 999) == ()
 
 
@@ -392,6 +530,19 @@ def test_route_of_another_interface_wins(space: Netns, rtnl: Rtnl) -> None:
     routes.ensure(rtnl, routes.Route(first, default, ip_address("10.0.0.1")))
     routes.ensure(rtnl, routes.Route(second, default, ip_address("10.1.0.1")))
     assert [each["dev"] for each in shown(space, "route") if each["dst"] == "default"] == ["d0"]
+    assert default in [route.destination for route in routes.of(rtnl, first)]
+    theirs = [each for each in routes.of(rtnl, second) if each.destination.version == 4]
+    assert theirs == [routes.Route(second, ip_network("10.1.0.0/24"))]
+
+
+def test_route_out_of_several_netdevs_is_not_listed(space: Netns, rtnl: Rtnl) -> None:
+    first, second = netdev(rtnl, "d0"), netdev(rtnl, "d1")
+    addresses.replace(rtnl, first, ip_interface("10.0.0.5/24"))
+    addresses.replace(rtnl, second, ip_interface("10.1.0.5/24"))
+    hops = ("nexthop", "via", "10.0.0.1", "nexthop", "via", "10.1.0.1")
+    ip(space, "route", "add", "10.9.0.0/16", *hops)
+    listed = [each for each in routes.of(rtnl, first) if each.destination.version == 4]
+    assert listed == [routes.Route(first, ip_network("10.0.0.0/24"))]
 
 
 def test_route_by_an_unreachable_gateway_is_an_error(rtnl: Rtnl) -> None:
@@ -639,11 +790,12 @@ def test_feed_catches_up_after_lost_notifications(
     made = [f"link add d{number} type bridge" for number in range(50)]
     churn = [f"link set d{number} mtu {mtu}" for mtu in range(1000, 1030) for number in range(50)]
     gone = [f"link del d{number}" for number in range(25)]
-    batch.write_text("\n".join([*made, *churn, *gone]))
+    late = [f"link add e{number} mtu 1029 type bridge" for number in range(5)]
+    batch.write_text("\n".join([*made, *churn, *gone, *late]))
     ip(space, "-batch", str(batch))
     lost = space.run(dropped_notifications)
     told.open.set()
-    names = {"lo", *(f"d{number}" for number in range(25, 50))}
+    names = {"lo", *(f"d{number}" for number in range(25, 50)), *(f"e{n}" for n in range(5))}
     assert told.waits_for(lambda seen: set(seen) == names)
     assert told.waits_for(lambda seen: {seen[name].mtu for name in names - {"lo"}} == {1029})
     assert lost > 0, "nothing was lost: this test showed nothing"

@@ -382,7 +382,7 @@ class TestFeed:
         assert OfportChanged("ot1", 101) in found
 
     @pytest.mark.parametrize("end", ["kill", "stop"])
-    def test_a_restart_is_told_once_it_can_be_repaired(
+    def test_the_end_is_told_and_a_restart_once_it_can_be_repaired(
         self, empty: Switch, heard: queue.SimpleQueue[Event | str], end: str
     ) -> None:
         assert heard.get(timeout=10) == "poke"
@@ -390,6 +390,7 @@ class TestFeed:
             empty.ovs.kill_switch()
         else:
             empty.ovs.stop_switch()
+        assert heard.get(timeout=10) == "poke"
         time.sleep(0.3)
         assert heard.empty()
         started = time.monotonic()

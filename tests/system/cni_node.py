@@ -22,9 +22,9 @@ from dataplane.lab.scene import Colour, Scene
 from dataplane.lab.underlay import ensure_namespace
 from dataplane.netlink import links, netns
 from dataplane.netlink.netns import Netns
-from dataplane.netlink.rtnl import Rtnl
 from ovs_client.ofctl import Flow, OpenFlowBridge
 from tests.functional.cni_world import Outcome, run_plugin
+from tests.functional.namespaces import rtnl_in
 
 NETWORK = "runtime-tests"  # not the name the lab's own pods are attached under: GC is per network
 GONE_S = 5.0
@@ -117,20 +117,14 @@ class CniNode:
     def add(self, pod: str, **changes: object) -> Station:
         """Make a pod and attach it."""
         self.pod(pod)
-        return self.added(pod, self.run("ADD", pod, self.config(**changes)))
-
-    def added(self, pod: str, outcome: Outcome, ifname: str = "eth0") -> Station:
-        """Return what a successful ADD has made, for probes."""
+        outcome = self.run("ADD", pod, self.config(**changes))
         assert outcome.status == 0, outcome.stdout
-        result = outcome.document
-        inside = [each for each in result["interfaces"] if each["name"] == ifname][-1]
-        place = result["interfaces"].index(inside)
-        ips = [ip_interface(e["address"]).ip for e in result["ips"] if e["interface"] == place]
-        mtu = links_of(Path(inside["sandbox"]))[ifname].mtu
-        return Station(pod, Path(inside["sandbox"]), ifname, inside["mac"], tuple(ips), mtu)
+        return station(pod, outcome.document)
 
-    def delete(self, pod: str, **environment: str | None) -> None:
-        outcome = self.run("DEL", pod, **environment)
+    def delete(self, pod: str, space: str | None = "") -> None:
+        """Detach a pod; ``space`` empty: that of ``pod``, None: the runtime does not name it."""
+        own = str(self.scene.paths.netns(pod))
+        outcome = self.run("DEL", pod, CNI_NETNS=own if space == "" else space)
         assert (outcome.status, outcome.stdout) == (0, "")
 
     def endpoints(self) -> dict[str, Endpoint]:
@@ -167,6 +161,24 @@ class CniNode:
         netns.delete(self.scene.paths.netns(name).name)
 
 
+def station(name: str, result: Mapping[str, Any], ifname: str = "eth0") -> Station:
+    """Return a pod that ADD answered ``result`` for, as probes see it."""
+    names = [each["name"] for each in result["interfaces"]]
+    place = names.index(ifname)
+    inside = result["interfaces"][place]
+    ips = [ip_interface(each["address"]).ip for each in result["ips"] if each["interface"] == place]
+    space = Path(inside["sandbox"])
+    return Station(name, space, ifname, inside["mac"], tuple(ips), links_of(space)[ifname].mtu)
+
+
+@contextmanager
+def cni_node(scene: Scene, name: str, segment_name: str) -> Iterator[CniNode]:
+    """Use a node; once the test's pods are gone it must be as it was, to the last flow."""
+    node = CniNode(scene, name, segment_name)
+    with node.leaves_no_trace(), node.pods:
+        yield node
+
+
 def links_of(space: Path) -> dict[str, links.Netdev]:
-    with Netns(str(space)) as entered, entered.run(Rtnl) as rtnl:
+    with Netns(str(space)) as entered, rtnl_in(entered) as rtnl:
         return {netdev.name: netdev for netdev in links.every(rtnl)}

@@ -7,7 +7,7 @@ from dataplane.lab.probes import Pace, ProbeError
 from dataplane.lab.scene import COLOURS, Colour, Scene
 from dataplane.netlink import links
 from dataplane.netlink.netns import Netns
-from dataplane.netlink.rtnl import Rtnl
+from tests.functional.namespaces import rtnl_in
 
 SEGMENTS = pytest.mark.parametrize(
     "colour",
@@ -36,7 +36,7 @@ def test_no_frame_leaves_its_segment(scene: Scene) -> None:
 @INNER
 def test_mtu_is_the_underlays_less_the_overhead(scene: Scene, colour: Colour, version: int) -> None:
     first, second = scene.segments[colour.name][:2]
-    with Netns(str(first.netns)) as pod, pod.run(Rtnl) as rtnl:
+    with Netns(str(first.netns)) as pod, rtnl_in(pod) as rtnl:
         eth0 = links.find(rtnl, "eth0")
     assert eth0 is not None
     assert eth0.mtu == first.mtu == POD_MTU[colour.underlay]

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from dataplane.lab import lab, nodes
-from dataplane.lab.demo import NAME
 from dataplane.lab.layout import NAMESPACES, LabPaths
 from dataplane.lab.scene import silent
 
+NAME = f"d{os.getpid()}"  # one called demo may be somebody's who kept it
 PATHS = LabPaths(NAME)
-COMMAND = [sys.executable, "-m", "dataplane.lab.demo"]
+COMMAND = [sys.executable, "-m", "dataplane.lab.demo", NAME]
 SUCCESS = re.compile(r"reachable: (\d+)/\1 pairs, lost 0")
 MOST_LINES = 40
 MOST_S = 5 * 90.0  # five times what it may take
@@ -73,9 +73,17 @@ def test_keep_leaves_it_up_and_says_what_to_try() -> None:
     assert hints
     paths, topology = lab.opened(NAME)
     assert [state.obstacle for state in lab.status(paths, topology)] == [""] * 4
+    which = {
+        **os.environ,
+        "OVERWEAVE_FABRIC": lab.fabric_server(paths).remote,
+        "OVERWEAVE_AGENT": os.pathsep.join(
+            str(paths.node(node.name).api_socket) for node in topology.agents
+        ),
+    }
     for hint in hints[:-1]:
         words = hint.split("#")[0].split()[1:]
-        assert subprocess.run([*nodes.OVERWEAVE, *words], check=False, timeout=60).returncode == 0
+        result = subprocess.run([*nodes.OVERWEAVE, *words], env=which, check=False, timeout=60)
+        assert result.returncode == 0, hint
     assert hints[-1].split()[1:] == ["lab", "down", "--name", NAME]
 
 

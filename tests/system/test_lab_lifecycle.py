@@ -17,6 +17,8 @@ from dataplane.lab.layout import LABS, NAMESPACES, LabPaths
 from dataplane.lab.topology import Topology, read_topology
 from ovs_client import process
 
+# One for each run: labs of others, also of the same tests, stay as they are.
+FIRST, SECOND, CRASHED, NONE = (f"{letter}{os.getpid()}" for letter in "abcx")
 TWO = "nodes: [{name: n1}, {name: n2}]"
 THREE = "nodes: [{name: n1}, {name: n2}, {name: k1, kind: bare}]"
 
@@ -61,7 +63,7 @@ def pings(paths: LabPaths, source: str, target: str) -> bool:
 
 
 def test_every_node_reaches_every_other_on_both_families(make: Make) -> None:
-    paths, topology = make("hlpfa", THREE)
+    paths, topology = make(FIRST, THREE)
     for source in topology.nodes:
         for target in topology.nodes:
             for address in target.addresses:
@@ -71,7 +73,7 @@ def test_every_node_reaches_every_other_on_both_families(make: Make) -> None:
 def test_each_agent_node_has_an_open_vswitch_of_its_own(
     make: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    paths, _ = make("hlpfa", THREE)
+    paths, _ = make(FIRST, THREE)
     bridge = [
         "ovs-vsctl",
         "add-br",
@@ -89,60 +91,56 @@ def test_each_agent_node_has_an_open_vswitch_of_its_own(
         assert lab.execute(paths, node, ["ovs-vsctl", "list-br"]) == 0
         listed[node] = capfd.readouterr().out.split()
     assert listed == {"n1": ["only-n1"], "n2": []}
-    states = {state.node.name: state.ovs for state in lab.status(*lab.opened("hlpfa"))}
+    states = {state.node.name: state.ovs for state in lab.status(*lab.opened(FIRST))}
     assert states == {"n1": True, "n2": True, "k1": False}
 
 
 def test_build_again_restarts_only_what_is_missing(make: Make) -> None:
-    paths, _ = make("hlpfa", TWO)
+    paths, _ = make(FIRST, TWO)
     kept, killed = (nodes.switch(paths.node(name)) for name in ("n1", "n2"))
     before = kept.place.pid("ovs-vswitchd")
     killed.kill_switch()
     subprocess.run(["ip", "-n", paths.netns("n2").name, "link", "delete", "eth0"], check=True)
-    make("hlpfa", TWO)
+    make(FIRST, TWO)
     assert kept.place.pid("ovs-vswitchd") == before
     assert killed.switch_running()
     assert pings(paths, "n1", "192.0.2.2")
 
 
 def test_two_labs_with_the_same_addresses_stay_apart(make: Make) -> None:
-    first, _ = make("hlpfa", TWO)
-    second, _ = make("hlpfb", THREE)
+    first, _ = make(FIRST, TWO)
+    second, _ = make(SECOND, THREE)
     assert pings(second, "n1", "192.0.2.3")
     assert not pings(first, "n1", "192.0.2.3")
-    assert {"hlpfa", "hlpfb"} <= set(lab.names())
+    assert {FIRST, SECOND} <= set(lab.names())
     assert lab.down(first, silent)
-    assert traces("hlpfa") == []
+    assert traces(FIRST) == []
     assert pings(second, "n1", "192.0.2.3")
 
 
 def test_down_leaves_nothing_and_says_when_there_was_nothing(make: Make) -> None:
-    paths, _ = make("hlpfa", TWO)
+    paths, _ = make(FIRST, TWO)
     with subprocess.Popen(["nsenter", f"--net={paths.netns('n1')}", "sleep", "60"]) as guest:
         assert lab.down(paths, silent)
         assert guest.wait(5) == -signal.SIGTERM
-    assert traces("hlpfa") == []
+    assert traces(FIRST) == []
     assert not lab.down(paths, silent)
-    assert not LABS.exists() or "hlpfa" not in lab.names()
+    assert not LABS.exists() or FIRST not in lab.names()
 
 
 def test_another_topology_is_refused(make: Make) -> None:
-    paths, _ = make("hlpfa", TWO)
-    with pytest.raises(LabError, match=r"lab hlpfa is up with another topology .*lab down"):
-        make("hlpfa", THREE)
+    paths, _ = make(FIRST, TWO)
+    with pytest.raises(LabError, match=rf"lab {FIRST} is up with another topology .*lab down"):
+        make(FIRST, THREE)
     assert lab.build(paths, None, silent).nodes == read_topology(TWO, "x").nodes
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        pytest.param(lambda: lab.opened("hlpfx"), r"lab 'hlpfx' is not up", id="no such lab"),
+        pytest.param(lambda: lab.opened(NONE), rf"lab '{NONE}' is not up", id="no such lab"),
         pytest.param(lambda: LabPaths("a-b"), r"lab 'a-b' is not 1-12", id="name of a lab"),
-        pytest.param(
-            lambda: lab.execute(LabPaths("hlpfx"), "n1", ["true"]),
-            r"has no 'n1'",
-            id="no such node",
-        ),
+        pytest.param(lambda: lab.execute(LabPaths(NONE), "n1", []), "has no 'n1'", id="no node"),
     ],
 )
 def test_faults_are_said(call: Callable[[], object], words: str) -> None:
@@ -150,13 +148,13 @@ def test_faults_are_said(call: Callable[[], object], words: str) -> None:
         call()
 
 
-BUILD = """
+BUILD = f"""
 from dataplane.lab import lab
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.topology import read_topology
 print("go", flush=True)
-topology = read_topology("nodes: [{name: n1}, {name: n2}]", "x")
-lab.build(LabPaths("hlpfc"), topology, lambda line: None)
+topology = read_topology({TWO!r}, "x")
+lab.build(LabPaths("{CRASHED}"), topology, lambda line: None)
 print("built", flush=True)
 """
 
@@ -177,7 +175,7 @@ def crash_while_building(after_s: float) -> bool:
     "finish", [pytest.param(False, id="down"), pytest.param(True, id="up, down")]
 )
 def test_a_crash_half_way_is_cleaned_or_completed(*, finish: bool) -> None:
-    paths = LabPaths("hlpfc")
+    paths = LabPaths(CRASHED)
     crashed = 0
     for step in range(8):
         crashed += crash_while_building(0.005 + 0.02 * step)
@@ -185,16 +183,16 @@ def test_a_crash_half_way_is_cleaned_or_completed(*, finish: bool) -> None:
             lab.build(paths, None, silent)
             assert pings(paths, "n1", "2001:db8:0:1::2")
         lab.down(paths, silent)
-        assert traces("hlpfc") == [], f"after a crash at step {step}"
+        assert traces(CRASHED) == [], f"after a crash at step {step}"
     assert crashed >= 3, "the kills came too late to interrupt anything"
 
 
 def test_a_name_without_a_namespace_is_mended(make: Make) -> None:
-    paths, _ = make("hlpfa", TWO)
+    paths, _ = make(FIRST, TWO)
     lab.down(paths, silent)
     half_made = paths.netns("n1")
     half_made.touch()  # as a process leaves it that dies while it makes a namespace
-    make("hlpfa", TWO)
+    make(FIRST, TWO)
     assert underlay.namespaces(paths) == tuple(
         paths.netns(member) for member in ("n1", "n2", "underlay")
     )

@@ -1,5 +1,6 @@
 """The probes themselves, on machines joined by a plain bridge: they see what is and what is not."""
 
+import os
 import socket
 import subprocess
 import time
@@ -14,9 +15,9 @@ from dataplane.lab.probes import Pace, ProbeError, Station
 from dataplane.lab.topology import read_topology
 from dataplane.netlink import links
 from dataplane.netlink.netns import Netns
-from dataplane.netlink.rtnl import Rtnl
+from tests.functional.namespaces import rtnl_in
 
-PATHS = LabPaths("hlpfp")
+PATHS = LabPaths(f"p{os.getpid()}")
 MTU = 1400
 TOPOLOGY = f"""
 underlay: {{mtu: {MTU}}}
@@ -42,7 +43,7 @@ def stations() -> Iterator[dict[str, Station]]:
 
 
 def mac_of(name: str) -> str:
-    with Netns(str(PATHS.netns(name))) as space, space.run(Rtnl) as rtnl:
+    with Netns(str(PATHS.netns(name))) as space, rtnl_in(space) as rtnl:
         found = links.find(rtnl, "eth0")
         assert found is not None
         return found.mac

@@ -12,8 +12,8 @@ from dataplane.lab.topology import LabNode
 from dataplane.lab.underlay import NIC
 from dataplane.netlink import addresses, links
 from dataplane.netlink.netns import Netns
-from dataplane.netlink.rtnl import Rtnl
 from ovs_client.daemons import OvsInstance
+from tests.functional.namespaces import rtnl_in
 
 BACK_S = 5.0  # five times the second after which the overlay should be back
 SETTLED_S = 30.0
@@ -84,7 +84,7 @@ def test_the_bridge_with_the_nics_addresses_is_down(scene: Scene, *, restart: bo
         nodes.switch(scene.paths.node("n1")).start_switch()
         source, sink = scene.segments["blue"][:2]
         seconds_until_answered(source, sink, 4)
-    with Netns(str(space)) as entered, entered.run(Rtnl) as rtnl:
+    with Netns(str(space)) as entered, rtnl_in(entered) as rtnl:
         bridge = links.find(rtnl, "ow-phy")
         assert bridge is not None
         assert not bridge.up

@@ -2,163 +2,25 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from itertools import chain
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from bpf.layout import MAPS, decode_ifindex
-from bpf.syscalls import Map, open_map
 from dataplane.core.model import Endpoint
 from dataplane.fabric.store import FabricStore
 from dataplane.lab import lab, matrix
-from dataplane.lab.layout import NodePaths
+from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import Scene
-from dataplane.netlink import addresses, links, tc
-from dataplane.netlink.netns import Netns
-from dataplane.netlink.rtnl import Rtnl
-from ovs_client.daemons import run
-from ovs_client.ofctl import OpenFlowBridge
-from ovs_client.unixctl import Unixctl
+from tests.system.damage import (
+    EVERYTHING_SMALL,
+    Node,
+    take_bridge,
+    take_filters,
+    take_flows,
+    take_routes,
+)
 
 REPAIRED_S = 60.0
-BRIDGES = ("ow-int", "ow-phy")
-
-
-class Node:
-    """What the kernel and Open vSwitch of a node hold of ours, as it is now."""
-
-    def __init__(self, paths: NodePaths, chance: random.Random) -> None:
-        self.paths = paths
-        self.chance = chance
-        self.switch = Unixctl(paths.ovs)
-
-    def state(self) -> set[str]:
-        """Return everything as lines that do not hold numbers which change when made anew."""
-        return {line.strip() for line in chain(*(part(self) for part in PARTS))}
-
-    def rtnl(self) -> Rtnl:
-        with Netns(str(self.paths.netns)) as space:
-            return space.run(Rtnl)
-
-    def vsctl(self, *words: str) -> list[str]:
-        return run(["ovs-vsctl", f"--db=unix:{self.paths.ovs}/db.sock", *words]).split()
-
-    def bridge(self, name: str) -> OpenFlowBridge:
-        return OpenFlowBridge(self.paths.ovs / f"{name}.mgmt")
-
-    def maps(self) -> dict[str, Path]:
-        found = {spec.name: list(self.paths.bpf.rglob(spec.name)) for spec in MAPS}
-        return {name: paths[0] for name, paths in found.items()}
-
-
-def flows(node: Node) -> Iterator[str]:
-    for bridge in BRIDGES:
-        yield from (f"{bridge}: {flow}" for flow in node.bridge(bridge).dump_flows())
-
-
-def ports(node: Node) -> Iterator[str]:
-    for bridge in BRIDGES:
-        yield from (f"port {name} of {bridge}" for name in node.vsctl("list-ports", bridge))
-
-
-def kernel(node: Node) -> Iterator[str]:
-    with node.rtnl() as rtnl:
-        netdevs = links.every(rtnl)
-        names = {netdev.ifindex: netdev.name for netdev in netdevs}
-        for netdev in netdevs:
-            yield f"{netdev.name}: up {netdev.up} mtu {netdev.mtu} ipv6 {netdev.ipv6}"
-            yield from (f"{netdev.name}: {one.name}" for one in tc.list_bpf(rtnl, netdev.ifindex))
-            if netdev.name == "ow-phy":
-                given = addresses.of(rtnl, netdev.ifindex)
-                yield from (f"ow-phy has {one.interface}" for one in given)
-    maps = node.maps()
-    with open_map(maps["glue"]) as glue:
-        pairs = [(decode_ifindex(key), decode_ifindex(value)) for key, value in glue.items()]
-        yield from (f"{names.get(k, k)} is glued to {names.get(v, v)}" for k, v in pairs)
-    with open_map(maps["own"]) as own:
-        yield from (f"own socket {key.hex()} {value.hex()}" for key, value in own.items())
-
-
-def tunnels(node: Node) -> Iterator[str]:
-    routes = node.switch.call("ovs/route/show").splitlines()
-    yield from (line for line in routes if line.startswith("User:"))
-    own = [line.split()[5] for line in routes if "ow-phy" in line and line.startswith("User:")]
-    known = [line.split() for line in node.switch.call("tnl/neigh/show").splitlines()]
-    yield from (f"neighbour {words[0]} {words[1]}" for words in known if words and words[0] in own)
-
-
-PARTS = (flows, ports, kernel, tunnels)
-
-
-def take_flows(node: Node) -> None:
-    for bridge in BRIDGES:
-        there = node.bridge(bridge).dump_flows()
-        node.bridge(bridge).apply_bundle((), node.chance.sample(there, min(4, len(there))))
-
-
-def take_map_entries(node: Node) -> None:
-    for path in node.maps().values():
-        with open_map(path) as opened:
-            opened.delete(random_key(node, opened))
-
-
-def random_key(node: Node, opened: Map) -> bytes:
-    return node.chance.choice(sorted(key for key, _ in opened.items()))
-
-
-def take_filters(node: Node) -> None:
-    with node.rtnl() as rtnl:
-        every = [one for netdev in links.every(rtnl) for one in tc.list_bpf(rtnl, netdev.ifindex)]
-        for one in node.chance.sample(every, 2):
-            tc.delete_bpf(rtnl, one.slot)
-
-
-def take_tunnel_port(node: Node) -> None:
-    node.vsctl("del-port", node.chance.choice(["ow-geneve", "ow-vxlan"]))
-
-
-def take_pod_port(node: Node) -> None:
-    pods = [name for name in node.vsctl("list-ports", "ow-int") if name.startswith("ot")]
-    node.vsctl("del-port", node.chance.choice(pods))
-
-
-def take_underlay_port(node: Node) -> None:
-    node.vsctl("del-port", "ophy0")
-
-
-def take_bridge(node: Node) -> None:
-    node.vsctl("del-br", node.chance.choice(BRIDGES))
-
-
-def take_addresses(node: Node) -> None:
-    with node.rtnl() as rtnl:
-        bridge = links.find(rtnl, "ow-phy")
-        assert bridge is not None
-        for each in addresses.of(rtnl, bridge.ifindex):
-            addresses.delete(rtnl, bridge.ifindex, each.interface)
-
-
-def set_links_wrong(node: Node) -> None:
-    with node.rtnl() as rtnl:
-        for netdev in links.every(rtnl):
-            if netdev.name.startswith("ot") or netdev.name == "ophy0":
-                links.change(rtnl, netdev.ifindex, links.LinkChange(up=False, mtu=1300))
-            if netdev.name == "ow-phy":
-                links.change(rtnl, netdev.ifindex, links.LinkChange(up=True))
-
-
-def take_routes(node: Node) -> None:
-    for line in [line for line in tunnels(node) if line.startswith("User:")]:
-        node.switch.call("ovs/route/del", line.split()[1])
-    node.switch.call("tnl/neigh/flush")
-
-
-EVERYTHING_SMALL = (
-    *(take_flows, take_routes, take_filters, take_map_entries, take_addresses),
-    *(take_tunnel_port, take_pod_port, take_underlay_port, set_links_wrong),
-)
 
 
 @pytest.mark.parametrize(
@@ -225,3 +87,21 @@ def test_rows_taken_from_the_fabric_come_back(scene: Scene) -> None:
     print(f"repaired after {time.monotonic() - began:.1f} s")
     matrix.converge(scene.segments["blue"])
     assert matrix.verify(scene.segments["blue"]).faults == ()
+
+
+def test_pods_that_come_and_go_do_not_put_repair_off(scene: Scene) -> None:
+    chance = random.Random(1)
+    nodes = [Node(scene.paths.node(n.name), chance) for n in scene.topology.agents]
+    before = settled(nodes)
+    began = time.monotonic()
+    for node in nodes:
+        for damage in (take_flows, take_routes, take_filters):
+            damage(node)
+    while any(before[node] - node.state() for node in nodes):
+        left = {node.paths.directory.name: before[node] - node.state() for node in nodes}
+        assert time.monotonic() - began < REPAIRED_S, left
+        scene.runtime.add(Pod("guest", "n1", "blue"))
+        time.sleep(3)
+        scene.runtime.delete("guest")
+    print(f"repaired after {time.monotonic() - began:.1f} s")
+    assert wait_for(nodes, before, time.monotonic() + 5) == {}

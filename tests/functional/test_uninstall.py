@@ -1,0 +1,157 @@
+"""What uninstall takes for its own outside its directories, and an agent that will not go."""
+
+import fcntl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dataplane import uninstall
+from dataplane.cni.install import PLUGIN_NAME, install_plugin
+from dataplane.config import AgentConfig, parse_config
+from dataplane.core.errors import OverweaveError
+
+# Listens where an agent does, holds its lock, and does with SIGTERM what argv[3] says.
+STUBBORN = """
+import fcntl, signal, socket, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[3] == "stay" else signal.SIG_DFL)
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[2])
+listener.listen()
+print("ready", flush=True)
+signal.pause()
+"""
+
+
+def config_at(directory: Path, run_dir: Path) -> AgentConfig:
+    return parse_config(
+        f"node: n\nunderlay: {{interface: eth0}}\nfabric: {{remote: 'unix:{directory}/f.sock'}}\n"
+        f"state_dir: {directory}\nrun_dir: {run_dir}\n",
+        "test",
+    )
+
+
+@contextmanager
+def agent(directory: Path, manners: str) -> Iterator[subprocess.Popen[bytes]]:
+    files = [str(directory / "agent.lock"), str(directory / "api.sock")]
+    with subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, *files, manners], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_an_agent_is_asked_to_end_and_kept_from_starting(tmp_path: Path) -> None:
+    config = config_at(tmp_path, tmp_path)
+    with agent(tmp_path, "go") as process:
+        assert uninstall.running_agent(config) == f"agent of {tmp_path} (process {process.pid})"
+        with uninstall.agent_ended(config), (tmp_path / "agent.lock").open() as lock:
+            assert process.wait(5) == -15
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert uninstall.running_agent(config) is None
+
+
+@pytest.mark.parametrize(
+    ("manners", "socket", "called"),
+    [
+        pytest.param("stay", "api.sock", "{pid}", id="it ignores SIGTERM"),
+        pytest.param("go", "elsewhere", "unknown", id="nobody says which process it is"),
+    ],
+)
+def test_an_agent_that_still_runs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: str, socket: str, called: str
+) -> None:
+    monkeypatch.setattr(uninstall, "_AGENT_GRACE_S", 0.2)
+    config = config_at(tmp_path, tmp_path)
+    with agent(tmp_path, manners) as process:
+        (tmp_path / "api.sock").rename(tmp_path / socket)
+        name = called.format(pid=process.pid)
+        assert uninstall.running_agent(config) == f"agent of {tmp_path} (process {name})"
+        with (
+            pytest.raises(OverweaveError, match=f"the agent of {tmp_path} still runs; stop it"),
+            uninstall.agent_ended(config),
+        ):
+            pass
+        assert process.poll() is None
+
+
+def test_a_listener_without_the_lock_is_nobody_to_end(tmp_path: Path) -> None:
+    """An agent with another state directory may listen in the same run directory."""
+    with agent(tmp_path, "go") as process:
+        config = config_at(tmp_path / "another", tmp_path)
+        with uninstall.agent_ended(config):
+            assert process.poll() is None
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for /opt/cni/bin and /usr/local/bin."""
+    monkeypatch.setattr(uninstall, "PLUGIN_DIRECTORY", tmp_path)
+    monkeypatch.setattr(uninstall, "_COMMAND", tmp_path / "overweave")
+    return tmp_path
+
+
+OURS = str(Path(sys.executable).parent / "overweave")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "link", "run_dir", "found"),
+    [
+        pytest.param(None, None, "/run/overweave", [], id="nothing installed"),
+        pytest.param("", OURS, "/run/overweave", ["file", "link"], id="both ours"),
+        pytest.param("# 0.0.1\n", None, "/run/overweave", ["file"], id="a plugin of ours, older"),
+        pytest.param("", OURS, "/run/another", [], id="those of another agent"),
+        pytest.param("#!/bin/sh\n", None, "/run/overweave", [], id="a plugin of that name"),
+        pytest.param(None, "/elsewhere/overweave", "/run/overweave", [], id="another's link"),
+    ],
+)
+def test_what_make_install_put_outside_is_known_by_its_marks(
+    outside: Path, plugin: str | None, link: str | None, run_dir: str, found: list[str]
+) -> None:
+    if plugin is not None:
+        path = install_plugin(outside)
+        own = path.read_text(encoding="utf-8")
+        path.write_text(plugin if plugin.startswith("#!") else own + plugin, encoding="utf-8")
+    if link is not None:
+        (outside / "overweave").symlink_to(link)
+    before = sorted(path.name for path in outside.iterdir())
+    things = list(uninstall._installed(config_at(outside, Path(run_dir))))
+    assert [thing.name.split()[0] for thing in things] == found
+    for thing in things:
+        thing.remove()
+    gone = {"file": PLUGIN_NAME, "link": "overweave"}
+    left = sorted(path.name for path in outside.iterdir())
+    assert left == [name for name in before if name not in {gone[kind] for kind in found}]
+
+
+def test_a_command_that_is_no_link_is_not_ours(outside: Path) -> None:
+    (outside / "overweave").write_text("theirs", encoding="utf-8")
+    assert list(uninstall._installed(config_at(outside, Path("/run/overweave")))) == []
+
+
+def test_a_directory_with_something_else_in_it_stays(tmp_path: Path) -> None:
+    for name in ("agent.lock", "fabric.json", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "attachments").mkdir()
+    (tmp_path / "ovs").mkdir()
+    going = uninstall.Thing("directory", lambda: None, tmp_path / "ovs")
+    things = list(uninstall._below(tmp_path, uninstall._STATE_FILES, [going]))
+    assert [thing.name for thing in things] == [
+        f"file {tmp_path}/{name}" for name in ("agent.lock", "attachments", "fabric.json")
+    ]
+    (tmp_path / "notes.txt").unlink()
+    (thing,) = uninstall._below(tmp_path, uninstall._STATE_FILES, [going])
+    assert thing.name == f"directory {tmp_path}"
+    (tmp_path / "ovs").rmdir()
+    thing.remove()
+    assert not tmp_path.exists()

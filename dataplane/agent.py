@@ -29,6 +29,7 @@ from dataplane.core.state import State, fold
 from dataplane.worker import Job, Worker, concerned_rendering
 
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
+_BUSY_FABRIC_S = 10.0  # how long an ADD waits for rows from a database that is connected
 _LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the database
 
 log = structlog.get_logger()
@@ -98,7 +99,7 @@ class Agent:
     def admit(self, request: AttachRequest, timeout_s: float) -> Port:
         """Reserve MAC, addresses and slot; waits ``timeout_s`` for the database where it must."""
         self.post(request)
-        if not self._wait(lambda snapshot: _is_answered(snapshot, request), timeout_s):
+        if not self._wait_answered(request, timeout_s):
             self.post(replace(request, wait_for_fabric=False))
             self._wait(lambda snapshot: _is_answered(snapshot, request), _LAST_WORD_S)
         snapshot = self._snapshot
@@ -110,6 +111,17 @@ class Agent:
         if refusal is None:
             raise AttachRefusedError(TRY_AGAIN, "the agent could not decide in time; try again")
         raise AttachRefusedError(refusal.code, refusal.message)
+
+    def _wait_answered(self, request: AttachRequest, timeout_s: float) -> bool:
+        """Wait ``timeout_s`` for a database that is away, longer for one that is there but busy."""
+
+        def is_settled(snapshot: Snapshot) -> bool:
+            return _is_answered(snapshot, request) or not snapshot.state.fabric.connected
+
+        if self._wait(lambda snapshot: _is_answered(snapshot, request), timeout_s):
+            return True
+        self._wait(is_settled, _BUSY_FABRIC_S)
+        return _is_answered(self._snapshot, request)
 
     def cancel(self, key: AttachmentKey) -> None:
         """Give a reservation or an attachment up."""
@@ -206,8 +218,9 @@ class Agent:
                 reports[event.target] = event
             else:
                 state = fold(state, event)
-        state = settle(state)
-        after = replace(_decide(before, state), reports=reports)
+        after = before if state is before.state else _decide(before, settle(state))
+        after = replace(after, reports=reports)
+        state = after.state
         with self._changed:
             self._snapshot = after
             self._changed.notify_all()

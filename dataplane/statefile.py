@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dataplane.core.diff import Change, Rendering
 from dataplane.core.errors import TargetError
 from dataplane.core.events import AttachmentsLoaded
 from dataplane.core.model import (
+    MAX_SLOTS,
     Attachment,
     Block,
     Encap,
@@ -118,6 +120,11 @@ class StateFiles:
         )
         fabric = [_FABRIC_FILE] if (self._directory / _FABRIC_FILE).exists() else []
         return [*names, *fabric]
+
+
+@lru_cache(MAX_SLOTS)
+def _attachment_file(attachment: Attachment) -> StateFile:
+    return StateFile(_file_name(attachment), _dump(_encode_attachment(attachment)))
 
 
 def _file_name(attachment: Attachment) -> str:

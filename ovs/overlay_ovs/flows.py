@@ -88,10 +88,9 @@ class _Plan:
     def add(self, flows: Iterable[BridgeFlow]) -> None:
         """Add ``flows``; of two that exclude each other one stays, whatever their order."""
         for item in flows:
-            key = (item.bridge, item.flow.key)
-            other = self.items.setdefault(key, item)
-            if item.flow.actions < other.flow.actions:
-                self.items[key] = item
+            other = self.items.setdefault(item.key, item)
+            if other is not item and item.flow.actions < other.flow.actions:
+                self.items[item.key] = item
 
     def number(self, port: str, about: Hashable, scope: int) -> int | None:
         """Return the OpenFlow number of ``port``; if it has none, hold ``scope`` until it has."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
-from ovs_client.ofctl import Flow
+from ovs_client.ofctl import Flow, FlowKey
 
 INTEGRATION_BRIDGE = "ow-int"
 UNDERLAY_BRIDGE = "ow-phy"
@@ -153,6 +153,11 @@ class BridgeFlow:
 
     bridge: str
     flow: Flow
+    key: tuple[str, FlowKey] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Made once: a node renders the same thousands of flows at every change.
+        object.__setattr__(self, "key", (self.bridge, self.flow.key))
 
     @property
     def scope(self) -> int | None:

@@ -32,12 +32,13 @@ class FlowsTarget:
                 dumps = list(both.map(OpenFlowBridge.dump_flows, self._bridges.values()))
         except OpenFlowError as error:
             raise TargetError(str(error)) from error
-        return {
-            (name, flow.key): BridgeFlow(name, flow)
+        items = (
+            BridgeFlow(name, flow)
             for name, flows in zip(self._bridges, dumps, strict=True)
             for flow in flows
             if is_ours(flow)
-        }
+        )
+        return {item.key: item for item in items}
 
     def apply(self, change: Change) -> None:
         for name, bridge in self._bridges.items():

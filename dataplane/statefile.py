@@ -31,8 +31,10 @@ from dataplane.core.model import (
     Mac,
     Segment,
     UnknownUnicast,
+    Verdict,
     Vni,
 )
+from dataplane.core.reasons import Reason
 
 _FABRIC_FILE = "fabric.json"
 _ATTACHMENTS = "attachments"
@@ -76,7 +78,7 @@ class StateFiles:
         """Read every file. Raises TargetError with the system's message."""
         try:
             return {
-                path: StateFile(path, (self._directory / path).read_text())
+                path: StateFile(path, (self._directory / path).read_text(errors="replace"))
                 for path in self._paths()
             }
         except OSError as error:
@@ -85,7 +87,9 @@ class StateFiles:
     def apply(self, change: Change) -> None:
         """Write and remove files; durable on return. Raises TargetError, system message whole."""
         try:
-            for file in (*change.add.values(), *change.update.values()):
+            files = [*change.add.values(), *change.update.values()]
+            # First what an attachment needs after a restart, then the attachment.
+            for file in sorted(files, key=lambda file: file.path != _FABRIC_FILE):
                 _write_durably(self._directory / file.path, file.text)
             for path in change.remove:
                 (self._directory / str(path)).unlink(missing_ok=True)
@@ -107,7 +111,7 @@ class StateFiles:
                     entities += [_decode(item) for item in data]
                 else:
                     attachments.append(_decode_attachment(data))
-            except (ValueError, KeyError, TypeError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise TargetError(
                     f"{self._directory / str(path)} is damaged ({error!r}); move it away and detach"
                     " what it names"
@@ -171,16 +175,22 @@ def _encode_attachment(attachment: Attachment) -> dict[str, Any]:
             "sequence",
             "ipam",
             "mtu",
-            "superseded_by",
             "network",
         )
     }
-    return {**plain, "ips": [str(ip) for ip in attachment.ips]}
+    blocked = attachment.blocked
+    return {
+        **plain,
+        "ips": [str(ip) for ip in attachment.ips],
+        "blocked": blocked and {"reason": blocked.reason, "detail": blocked.detail},
+    }
 
 
 def _decode_attachment(data: dict[str, Any]) -> Attachment:
     ips = tuple(ip_address(ip) for ip in data["ips"])
-    return Attachment(**{**data, "mac": Mac(data["mac"]), "ips": ips})
+    found = data["blocked"]
+    blocked = found and Verdict(Reason(found["reason"]), found["detail"])
+    return Attachment(**{**data, "mac": Mac(data["mac"]), "ips": ips, "blocked": blocked})
 
 
 def _encode(entity: FabricEntity) -> dict[str, Any]:

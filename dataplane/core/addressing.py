@@ -28,28 +28,47 @@ def eui64_link_local(mac: Mac) -> IPv6Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Addresses:
+    """Addresses on a segment: ``mine``, of this node's own endpoints, and all that are ``in_use``.
+
+    What is in use by others inside a Block of ours takes its room, but does not keep it ours.
+    """
+
+    mine: AbstractSet[IpAddress]
+    in_use: AbstractSet[IpAddress]
+
+
+@dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """The Blocks this node should own; ``exhausted`` are subnets with no Block left to claim."""
+    """The Blocks this node should own.
+
+    ``exhausted`` are the subnets of an address family that has no Block left to claim in any.
+    """
 
     blocks: tuple[Block, ...]
     exhausted: tuple[IpNetwork, ...] = ()
 
 
 def plan_blocks(
-    segment: Segment, node: str, blocks: Collection[Block], used: AbstractSet[IpAddress]
+    segment: Segment, node: str, blocks: Collection[Block], addresses: Addresses
 ) -> BlockPlan:
     """Decide which of ``segment``'s Blocks ``node`` should own, given every Block known.
 
-    ``used`` are the addresses in use by this node's own endpoints. A node has the Blocks its
-    addresses lie in, one with a free address, and a spare while more than half are free.
+    A node has the Blocks its addresses lie in, one with a free address, and a spare while more
+    than half are free.
     """
     wanted: list[Block] = []
-    exhausted: list[IpNetwork] = []
+    exhausted: set[IpNetwork] = set()
     for subnet in segment.subnets:
-        prefixes, short = _plan_subnet(_Subnet(subnet, segment.static_ranges), node, blocks, used)
+        parts = _Subnet(subnet, segment.static_ranges)
+        prefixes, short = _plan_subnet(parts, node, blocks, addresses)
         wanted += [Block(segment.name, prefix, node) for prefix in prefixes]
-        exhausted += [subnet] * short
-    return BlockPlan(tuple(wanted), tuple(exhausted))
+        exhausted |= {subnet} if short else set()
+    usable = {subnet.version for subnet in segment.subnets if subnet not in exhausted}
+    return BlockPlan(
+        tuple(wanted),
+        tuple(s for s in segment.subnets if s in exhausted and s.version not in usable),
+    )
 
 
 def allocate(
@@ -98,8 +117,9 @@ class _Subnet:
 
 
 def _plan_subnet(
-    subnet: _Subnet, node: str, blocks: Collection[Block], used: AbstractSet[IpAddress]
+    subnet: _Subnet, node: str, blocks: Collection[Block], addresses: Addresses
 ) -> tuple[list[IpNetwork], bool]:
+    """Return the Blocks to own, and whether one more is needed that cannot be had."""
     here = [
         b
         for b in blocks
@@ -109,13 +129,13 @@ def _plan_subnet(
     own = {prefix for prefix, owner in taken.items() if owner == node}
     needed = {
         subnet.block_of(ip)
-        for ip in used
+        for ip in addresses.mine
         if in_any(ip, (subnet.network,)) and not in_any(ip, subnet.static_ranges)
     }
     in_use = {prefix for prefix in needed if taken.get(prefix, node) == node}
     idle = sorted(own - in_use)
     free_share = (subnet.total - len(taken)) / subnet.total
-    roomy = any(_has_room(subnet, prefix, used) for prefix in in_use)
+    roomy = any(_has_room(subnet, prefix, addresses.in_use) for prefix in in_use)
     if roomy:
         keep = idle[:1] if free_share > 0.25 else []  # give the spare back when Blocks get scarce
         want_more = not idle and free_share > 0.5

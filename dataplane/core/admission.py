@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
-from dataplane.core.addressing import allocate, default_mac, plan_blocks
+from dataplane.core.addressing import allocate, default_mac
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
+from dataplane.core.mobility import Loss
 from dataplane.core.model import (
     MAX_SLOTS,
     Attachment,
     IpAddress,
     Segment,
+    Verdict,
     family_of,
     in_any,
 )
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.reasons import Reason
-from dataplane.core.state import Refusal, State, give_up_segments
-from dataplane.core.views import block_addresses, is_granted, known_endpoints, segment_losses
+from dataplane.core.state import Refusal, State, follow_interest
+from dataplane.core.views import (
+    addresses_in_use,
+    block_plan,
+    grants_of,
+    known_endpoints,
+    segment_losses,
+)
 
 TRY_AGAIN = 11  # CNI spec, Error: "try again later"
 INVALID_CONFIG = 7  # CNI spec, Error: "invalid network config"
@@ -48,22 +57,21 @@ class _WaitingError(Exception):
 
 
 def settle(state: State) -> State:
-    """Return ``state`` with moves decided, sequences taken and answerable requests answered."""
-    before = state
-    state = _supersede(_take_sequences(state))
+    """Return ``state`` with verdicts given, sequences taken and answerable requests answered."""
+    state = _judge(_take_sequences(state))
     for request in state.requests.values():
         outcome = admit(state, request)
-        if isinstance(outcome, Wait):
-            continue
-        open_requests = {k: r for k, r in state.requests.items() if k != request.key}
-        if isinstance(outcome, Refusal):
-            state = replace(
-                state, requests=open_requests, refusals={**state.refusals, request.key: outcome}
-            )
-        else:
-            attachments = {**state.attachments, request.key: outcome}
-            state = _supersede(replace(state, requests=open_requests, attachments=attachments))
-    return give_up_segments(before, state)
+        if not isinstance(outcome, Wait):
+            state = _judge(_answer(state, request, outcome))
+    return follow_interest(state)
+
+
+def _answer(state: State, request: AttachRequest, outcome: Attachment | Refusal) -> State:
+    state = replace(state, requests={k: r for k, r in state.requests.items() if k != request.key})
+    if isinstance(outcome, Refusal):
+        return replace(state, refusals={**state.refusals, request.key: outcome})
+    attachments = {**state.attachments, request.key: outcome}
+    return replace(state, attachments=attachments, last_slot=outcome.slot)
 
 
 def admit(state: State, request: AttachRequest) -> Attachment | Refusal | Wait:
@@ -82,9 +90,7 @@ def admit(state: State, request: AttachRequest) -> Attachment | Refusal | Wait:
 def _admit(state: State, request: AttachRequest) -> Attachment:
     segment = _segment(state, request)
     _check_underlay(state, segment, request)
-    synced = segment.name in state.fabric.synced
-    if not synced and (request.wait_for_fabric or not state.node.attach_without_fabric):
-        raise _WaitingError(f"segment {segment.name}: {_unsynced_cause(state)}")
+    _check_fabric(state, segment, request)
     mac = request.mac or default_mac(segment.name, request.identity)
     attachment = Attachment(
         container_id=request.key.container_id,
@@ -99,7 +105,7 @@ def _admit(state: State, request: AttachRequest) -> Attachment:
         mtu=request.mtu,
         network=request.network,
     )
-    if synced:
+    if state.fabric.is_current(segment.name):
         attachment = replace(attachment, sequence=_next_sequence(state, attachment))
     attachment = replace(attachment, ips=_ips(state, segment, request))
     _refuse_duplicate(state, attachment)
@@ -120,6 +126,17 @@ def _segment(state: State, request: AttachRequest) -> Segment:
         f"segment {request.segment!r} does not exist in this fabric;"
         " list those that do with 'overweave get segment'",
     )
+
+
+def _check_fabric(state: State, segment: Segment, request: AttachRequest) -> None:
+    """Wait for what the database has to tell; what it has told serves also while it is away."""
+    told = segment.name in state.fabric.synced
+    if not state.node.attach_without_fabric:
+        told = state.fabric.is_current(segment.name)
+    elif not request.wait_for_fabric:
+        told = True
+    if not told:
+        raise _WaitingError(f"segment {segment.name}: {_unsynced_cause(state)}")
 
 
 def _unsynced_cause(state: State) -> str:
@@ -206,16 +223,16 @@ def _static_ips(state: State, segment: Segment, request: AttachRequest) -> tuple
 def _block_ips(state: State, segment: Segment) -> tuple[IpAddress, ...]:
     node = state.node.name
     blocks = state.fabric.blocks(segment.name)
-    in_use = {ip for endpoint in known_endpoints(state, segment.name) for ip in endpoint.ips}
+    in_use = addresses_in_use(state, segment.name)
     chosen = allocate(segment, (block for block in blocks if block.node == node), in_use)
     if chosen is not None:
         return chosen
-    exhausted = plan_blocks(segment, node, blocks, block_addresses(state, segment.name)).exhausted
-    if exhausted:
+    plan = block_plan(state, segment)
+    if plan.exhausted:
         raise _RefusedError(
             EXHAUSTED,
-            f"segment {segment.name}: subnet {exhausted[0]} is exhausted, every block is taken;"
-            " add a subnet",
+            f"segment {segment.name}: subnet {plan.exhausted[0]} is exhausted, every block is"
+            " taken; add a subnet",
         )
     raise _WaitingError(
         f"segment {segment.name}: no free address here, and {_unsynced_cause(state)}"
@@ -223,8 +240,10 @@ def _block_ips(state: State, segment: Segment) -> tuple[IpAddress, ...]:
 
 
 def _free_slot(state: State) -> int:
+    """Return the slot after the last one given: what is left of an old one has time to go."""
     used = {attachment.slot for attachment in state.attachments.values()}
-    slot = next((slot for slot in range(MAX_SLOTS) if slot not in used), None)
+    following = range(state.last_slot + 1, state.last_slot + 1 + MAX_SLOTS)
+    slot = next((n % MAX_SLOTS for n in following if n % MAX_SLOTS not in used), None)
     if slot is None:
         raise _RefusedError(
             EXHAUSTED, f"node {state.node.name} has no free port, {MAX_SLOTS} are in use"
@@ -246,7 +265,8 @@ def _refuse_duplicate(state: State, attachment: Attachment) -> None:
 
 
 def _refuse_ungranted(state: State, attachment: Attachment) -> None:
-    if not is_granted(state, attachment.endpoint(state.node.name)):
+    endpoint = attachment.endpoint(state.node.name)
+    if not grants_of(state, attachment.segment).cover(endpoint):
         raise _RefusedError(
             NOT_GRANTED,
             f"no grant lets node {state.node.name} claim {attachment.mac} with"
@@ -259,7 +279,7 @@ def _take_sequences(state: State) -> State:
     late = [
         a
         for a in state.attachments.values()
-        if a.sequence is None and a.segment in state.fabric.synced
+        if a.sequence is None and state.fabric.is_current(a.segment)
     ]
     for attachment in late:
         taken = replace(attachment, sequence=_next_sequence(state, attachment))
@@ -267,12 +287,35 @@ def _take_sequences(state: State) -> State:
     return state
 
 
-def _supersede(state: State) -> State:
-    lost = {}
-    for segment in state.present & state.fabric.synced:
-        losses = segment_losses(state, segment)
+def _judge(state: State) -> State:
+    """Return ``state`` with a verdict on every attachment whose segment's rows are complete."""
+    judged = {}
+    for segment in sorted(filter(partial(_can_judge, state), state.present)):
+        losses, grants = segment_losses(state, segment), grants_of(state, segment)
         for attachment in state.local(segment):
-            loss = losses.get(attachment.endpoint(state.node.name).key)
-            if loss and loss.reason is Reason.SUPERSEDED and attachment.superseded_by is None:
-                lost[attachment.key] = replace(attachment, superseded_by=loss.winner.node)
-    return replace(state, attachments={**state.attachments, **lost}) if lost else state
+            endpoint = attachment.endpoint(state.node.name)
+            verdict = _verdict(attachment, losses.get(endpoint.key), granted=grants.cover(endpoint))
+            if verdict != attachment.blocked:
+                judged[attachment.key] = replace(attachment, blocked=verdict)
+    return replace(state, attachments={**state.attachments, **judged}) if judged else state
+
+
+def _can_judge(state: State, segment: str) -> bool:
+    """Say whether all is known: the rows, and which VTEP is the lower."""
+    known = state.fabric.segment(segment)
+    return (
+        known is not None
+        and segment in state.fabric.synced
+        and any(family_of(vtep) is known.underlay for vtep in state.vteps)
+    )
+
+
+def _verdict(attachment: Attachment, loss: Loss | None, *, granted: bool) -> Verdict | None:
+    if attachment.superseded:
+        return attachment.blocked
+    if loss is not None:
+        return Verdict(loss.reason, loss.detail)
+    if not granted:
+        detail = f"no grant covers {attachment.mac} on segment {attachment.segment} at this node"
+        return Verdict(Reason.NOT_GRANTED, detail)
+    return None

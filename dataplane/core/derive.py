@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dataplane.core.addressing import plan_blocks
 from dataplane.core.desired import (
     Desired,
     Port,
@@ -14,27 +13,26 @@ from dataplane.core.desired import (
     SegmentView,
 )
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.mobility import Loss
 from dataplane.core.model import (
+    MIN_MTU,
     Address,
     Attachment,
     Block,
-    EndpointKey,
     FabricEntity,
     IpAddress,
     Node,
     Segment,
     in_any,
 )
-from dataplane.core.overhead import pod_mtu
+from dataplane.core.overhead import encap_overhead, pod_mtu
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State
-from dataplane.core.views import block_addresses, is_granted, known_endpoints, segment_losses, vteps
+from dataplane.core.views import block_addresses, block_plan, grants_of, segment_losses, vteps
 
 
 def derive(state: State) -> Desired | None:
-    """Return the desired state, None while the underlay NIC is unknown: all stays as it is."""
-    if state.underlay is None:
+    """Return the desired state; None while the underlay NIC was never seen: all stays as it is."""
+    if state.nic is None:
         return None
     views: dict[str, SegmentView] = {}
     problems: list[str] = []
@@ -45,10 +43,7 @@ def derive(state: State) -> Desired | None:
                 f"segment {name}: {Reason.UNKNOWN_SEGMENT}, its ports here are not programmed"
             )
             continue
-        try:
-            views[name] = _view(state, segment, pod_mtu(segment, state.underlay.mtu))
-        except InvalidValueError as error:
-            problems.append(f"{Reason.UNDERLAY_MTU}: {error}")
+        views[name] = _view(state, segment, _mtu(segment, state.nic.mtu, problems))
         if _own_vtep(state, segment) is None:
             problems.append(
                 f"segment {name}: {Reason.NO_VTEP}, node has no {segment.underlay} underlay address"
@@ -65,62 +60,52 @@ def derive(state: State) -> Desired | None:
     )
 
 
+def _mtu(segment: Segment, underlay_mtu: int, problems: list[str]) -> int:
+    """Return the pods' MTU in bytes; one that no longer fits is a problem, and kept."""
+    try:
+        return pod_mtu(segment, underlay_mtu)
+    except InvalidValueError as error:
+        problems.append(f"{Reason.UNDERLAY_MTU}: {error}")
+        largest = underlay_mtu - encap_overhead(segment.encap, segment.underlay)
+        return segment.mtu or max(largest, MIN_MTU)
+
+
 def _own_vtep(state: State, segment: Segment) -> IpAddress | None:
     return Node(state.node.name, state.vteps).vtep(segment.underlay)
 
 
 def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
-    losses = segment_losses(state, segment.name)
-    remotes = _remotes(state, segment, losses)
-    members = {remote.vtep for remote in remotes}
+    remotes = _remotes(state, segment)
+    ports = sorted(state.local(segment.name), key=lambda attachment: attachment.slot)
     return SegmentView(
         segment=segment,
         synced=segment.name in state.fabric.synced,
         mtu=mtu,
-        ports=tuple(
-            _port(state, segment, attachment, losses, mtu)
-            for attachment in sorted(state.local(segment.name), key=lambda a: a.slot)
-        ),
+        ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
         remotes=remotes,
-        flood=tuple(sorted(members, key=int)),
+        flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
     )
 
 
-def _remotes(
-    state: State, segment: Segment, losses: dict[EndpointKey, Loss]
-) -> tuple[RemoteEndpoint, ...]:
+def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
     where = vteps(state, segment.underlay)
+    losses, grants = segment_losses(state, segment.name), grants_of(state, segment.name)
     return tuple(
         RemoteEndpoint(endpoint, where[endpoint.node])
-        for endpoint in sorted(known_endpoints(state, segment.name), key=lambda e: e.key)
+        for endpoint in sorted(state.fabric.endpoints(segment.name), key=lambda e: e.key)
         if endpoint.node != state.node.name
         and endpoint.node in where
         and endpoint.key not in losses
-        and is_granted(state, endpoint)
+        and grants.cover(endpoint)
     )
 
 
-def _port(
-    state: State,
-    segment: Segment,
-    attachment: Attachment,
-    losses: dict[EndpointKey, Loss],
-    largest_mtu: int,
-) -> Port:
-    endpoint = attachment.endpoint(state.node.name)
-    mtu = min(attachment.mtu or largest_mtu, largest_mtu)
-    port = Port(attachment=attachment, segment=segment, mtu=mtu)
-    loss = losses.get(endpoint.key)
-    if attachment.superseded_by is not None:
-        detail = f"{attachment.identity} has moved to node {attachment.superseded_by}"
-        return replace(port, state=PortState.BLOCKED, reason=Reason.SUPERSEDED, detail=detail)
-    if loss is not None:
-        detail = f"{loss.winner.identity} on node {loss.winner.node} has the same MAC or address"
-        return replace(port, state=PortState.BLOCKED, reason=loss.reason, detail=detail)
-    if not is_granted(state, endpoint):
-        detail = f"no grant covers {attachment.mac} on segment {segment.name} at this node"
-        return replace(port, state=PortState.BLOCKED, reason=Reason.NOT_GRANTED, detail=detail)
-    return port
+def _port(attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
+    port = Port(attachment, segment, min(attachment.mtu or largest_mtu, largest_mtu))
+    blocked = attachment.blocked
+    if blocked is None:
+        return port
+    return replace(port, state=PortState.BLOCKED, reason=blocked.reason, detail=blocked.detail)
 
 
 def _publication(state: State, views: dict[str, SegmentView]) -> Publication | None:
@@ -146,10 +131,7 @@ def _blocks(state: State) -> tuple[Block, ...]:
     for name in sorted(state.interest & state.fabric.synced):
         segment = state.fabric.segment(name)
         if segment is not None and _needs_blocks(state, name):
-            blocks = state.fabric.blocks(name)
-            wanted += plan_blocks(
-                segment, state.node.name, blocks, block_addresses(state, name)
-            ).blocks
+            wanted += block_plan(state, segment).blocks
     return tuple(wanted)
 
 

@@ -67,9 +67,14 @@ class FabricConnection:
 
 @dataclass(frozen=True, slots=True)
 class FabricSynced:
-    """The rows seen are complete: for the base tables (``segment`` None) or for one segment."""
+    """The rows seen are complete: for the base tables (``segment`` None) or for one segment.
+
+    ``watch`` is the number under which the segment was asked for: a word on an earlier time, since
+    when the rows were given up, does not count.
+    """
 
     segment: str | None = None
+    watch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

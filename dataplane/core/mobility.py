@@ -18,6 +18,13 @@ class Loss:
     winner: Endpoint
     reason: Reason
 
+    @property
+    def detail(self) -> str:
+        """Return one phrase for people."""
+        if self.reason is Reason.SUPERSEDED:
+            return f"{self.winner.identity} has moved to node {self.winner.node}"
+        return f"{self.winner.identity} on node {self.winner.node} has the same MAC or address"
+
 
 def resolve(
     endpoints: Iterable[Endpoint], vteps: Mapping[str, IpAddress]

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, Self
 
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.reasons import Reason
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
@@ -235,14 +236,22 @@ class AttachmentKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an attachment may neither send nor be reached; ``detail`` says it for people."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """A pod interface on this node, kept in a local file before CNI ADD answers.
 
     ``slot`` numbers its netdevs (vpN, otN) and its OVS port. ``sequence`` is None until the
-    Segment's monitor has synced once. ``ipam`` says that a named IPAM plugin gave the addresses;
-    ``mtu`` is the one asked for, in bytes. ``superseded_by`` names the node whose endpoint won
-    over this one; it stays so until DEL, so that no later view revives a workload that moved.
-    ``network`` is the CNI network's name: GC of one network leaves the others' attachments alone.
+    database has told what it must exceed. ``ipam`` says that a named IPAM plugin gave the
+    addresses; ``mtu`` is the one asked for, in bytes. ``blocked`` is the last verdict on it, None
+    if it is active: a restart does not forget it. ``network`` is the CNI network's name: GC of one
+    network leaves the others' attachments alone.
     """
 
     container_id: str
@@ -256,7 +265,7 @@ class Attachment:
     sequence: int | None = None
     ipam: bool = False
     mtu: int | None = None
-    superseded_by: str | None = None
+    blocked: Verdict | None = None
     network: str = ""
 
     @property
@@ -278,6 +287,11 @@ class Attachment:
     def ofport(self) -> int:
         """Return the OpenFlow port number asked of OVS, stable across its restarts."""
         return FIRST_SLOT_OFPORT + self.slot
+
+    @property
+    def superseded(self) -> bool:
+        """Say whether its workload has moved away: final until DEL, no later view revives it."""
+        return self.blocked is not None and self.blocked.reason is Reason.SUPERSEDED
 
     def endpoint(self, node: str) -> Endpoint:
         """Return the fabric row that publishes this attachment from ``node``."""

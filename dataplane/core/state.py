@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
@@ -38,15 +38,16 @@ from dataplane.core.model import (
 _Entity = TypeVar("_Entity", bound=FabricEntity)
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
-_Rows = Mapping[type[FabricEntity], Mapping[Hashable, FabricEntity]]
+_Shelf = tuple[type[FabricEntity], str]
+_Rows = Mapping[_Shelf, Mapping[Hashable, FabricEntity]]
 
 
 @dataclass(frozen=True, slots=True)
 class FabricView:
-    """The rows of the fabric database this node has been shown, by kind and key.
+    """The rows of the fabric database this node has been shown, by kind and segment.
 
-    ``cached`` segments and blocks come from the local files of an earlier run; they stand in until
-    the database has told the truth about them.
+    ``cached`` entities come from the local files of an earlier run; they stand in until the
+    database has told the truth about them, and are forgotten then.
     """
 
     rows: _Rows = field(default_factory=dict)
@@ -59,45 +60,48 @@ class FabricView:
     @property
     def fabric(self) -> Fabric:
         """Return the fabric-wide settings; the defaults until the database or a file told them."""
-        found = [
-            *self._all(Fabric),
-            *(entity for entity in self.cached if isinstance(entity, Fabric)),
-        ]
-        return found[0] if found else Fabric()
+        return [*self._all(Fabric), *self._cached(Fabric), Fabric()][0]
 
     @property
     def nodes(self) -> Mapping[str, Node]:
         """Return the nodes by name."""
         return {node.name: node for node in self._all(Node)}
 
+    def is_current(self, segment: str) -> bool:
+        """Say whether the rows of a segment are complete and follow the database."""
+        return self.connected and segment in self.synced
+
     def segment(self, name: str) -> Segment | None:
-        """Return a segment by name, from the cache only while the base tables are not synced."""
-        segment = self.rows.get(Segment, {}).get(name)
-        if isinstance(segment, Segment) or self.base_synced:
-            return segment if isinstance(segment, Segment) else None
-        return next((e for e in self.cached if isinstance(e, Segment) and e.name == name), None)
+        """Return a segment by name."""
+        known = self.rows.get((Segment, ""), {}).get(name)
+        if isinstance(known, Segment):
+            return known
+        return next((each for each in self._cached(Segment) if each.name == name), None)
 
-    def endpoints(self, segment: str) -> list[Endpoint]:
+    def endpoints(self, segment: str) -> Collection[Endpoint]:
         """Return the endpoint rows of a segment."""
-        return [endpoint for endpoint in self._all(Endpoint) if endpoint.segment == segment]
+        return self._all(Endpoint, segment)
 
-    def blocks(self, segment: str) -> list[Block]:
+    def blocks(self, segment: str) -> Collection[Block]:
         """Return the blocks of a segment, from the cache only while it is not synced."""
         if segment in self.synced:
-            return [block for block in self._all(Block) if block.segment == segment]
-        return [e for e in self.cached if isinstance(e, Block) and e.segment == segment]
+            return self._all(Block, segment)
+        return [block for block in self._cached(Block) if block.segment == segment]
 
-    def addresses(self, segment: str) -> list[Address]:
+    def addresses(self, segment: str) -> Collection[Address]:
         """Return the static-range bindings of a segment."""
-        return [address for address in self._all(Address) if address.segment == segment]
+        return self._all(Address, segment)
 
-    def grants(self, segment: str) -> list[Grant]:
+    def grants(self, segment: str) -> Collection[Grant]:
         """Return the grants of a segment."""
-        return [grant for grant in self._all(Grant) if grant.segment == segment]
+        return self._all(Grant, segment)
 
-    def _all(self, kind: type[_Entity]) -> Iterable[_Entity]:
-        rows = cast("Mapping[type[_Entity], Mapping[Hashable, _Entity]]", self.rows)
-        return rows.get(kind, {}).values()
+    def _all(self, kind: type[_Entity], segment: str = "") -> Collection[_Entity]:
+        rows = cast("Mapping[Hashable, Mapping[Hashable, _Entity]]", self.rows)
+        return rows.get((kind, segment), {}).values()
+
+    def _cached(self, kind: type[_Entity]) -> list[_Entity]:
+        return [entity for entity in self.cached if isinstance(entity, kind)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything the deciding thread knows; ``refusals`` are answers to requests just refused."""
+    """Everything the deciding thread knows; ``refusals`` are answers to requests just refused.
+
+    ``nic`` is the underlay NIC as it was last seen: what is programmed outlives its absence.
+    ``watched`` are the segments whose rows are asked for, each with the number of the time it was
+    asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
+    """
 
     node: LocalNode
     fabric: FabricView = field(default_factory=FabricView)
@@ -118,6 +127,10 @@ class State:
     attachments: Mapping[AttachmentKey, Attachment] = field(default_factory=dict)
     requests: Mapping[AttachmentKey, AttachRequest] = field(default_factory=dict)
     refusals: Mapping[AttachmentKey, Refusal] = field(default_factory=dict)
+    nic: Link | None = None
+    watched: Mapping[str, int] = field(default_factory=dict)
+    asked: int = 0
+    last_slot: int = -1
 
     @property
     def underlay(self) -> Link | None:
@@ -127,9 +140,9 @@ class State:
     @property
     def vteps(self) -> tuple[IpAddress, ...]:
         """Return this node's VTEP addresses: those configured, else the NIC's first per family."""
-        if self.node.vteps or self.underlay is None:
+        if self.node.vteps or self.nic is None:
             return self.node.vteps
-        usable = [address for address in self.underlay.addresses if not address.is_link_local]
+        usable = [address for address in self.nic.addresses if not address.is_link_local]
         first = {address.version: address for address in reversed(usable)}
         return tuple(first[version] for version in sorted(first))
 
@@ -158,9 +171,13 @@ class State:
 def fold(state: State, event: StateEvent) -> State:
     """Return the state after ``event``; decisions are left to ``settle`` and ``derive``."""
     match event:
+        case LinkChanged(link=link) if link.name == state.node.underlay_interface:
+            steady = _steady(link, state.nic)
+            bindings = _fold_bindings(state.bindings, LinkChanged(steady))
+            return replace(state, bindings=bindings, nic=steady)
         case LinkChanged() | LinkGone() | OfportChanged():
             return replace(state, bindings=_fold_bindings(state.bindings, event))
-        case FabricSynced(segment=segment) if segment not in {None, *state.interest}:
+        case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
             return replace(state, fabric=_fold_fabric(state.fabric, event))
@@ -172,6 +189,15 @@ def fold(state: State, event: StateEvent) -> State:
                 attachments={attachment.key: attachment for attachment in attachments},
                 fabric=replace(state.fabric, cached=entities),
             )
+
+
+def _steady(link: Link, before: Link | None) -> Link:
+    """Return ``link`` with addresses it had before in front: a new one does not move the VTEP."""
+    if before is None:
+        return link
+    old = [address for address in before.addresses if address in link.addresses]
+    new = [address for address in link.addresses if address not in old]
+    return replace(link, addresses=(*old, *new))
 
 
 def _fold_bindings(bindings: Bindings, event: LinkChanged | LinkGone | OfportChanged) -> Bindings:
@@ -190,22 +216,26 @@ def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Deta
     refusals = _without(state.refusals, event.key)
     if isinstance(event, AttachRequest):
         return replace(state, requests={**state.requests, event.key: event}, refusals=refusals)
-    after = replace(
+    return replace(
         state,
         attachments=_without(state.attachments, event.key),
         requests=_without(state.requests, event.key),
         refusals=refusals,
     )
-    return give_up_segments(state, after)
 
 
-def give_up_segments(before: State, after: State) -> State:
-    """Return ``after`` with segments nobody here needs any more marked as incomplete."""
-    given_up = before.interest - after.interest
-    if not given_up & after.fabric.synced:
-        return after
-    fabric = replace(after.fabric, synced=after.fabric.synced - given_up)
-    return replace(after, fabric=fabric)
+def follow_interest(state: State) -> State:
+    """Return ``state`` watching just the segments of interest; what is given up is not synced."""
+    interest = state.interest
+    if interest == state.watched.keys():
+        return state
+    asked = state.asked + 1
+    return replace(
+        state,
+        watched={segment: state.watched.get(segment, asked) for segment in sorted(interest)},
+        asked=asked,
+        fabric=replace(state.fabric, synced=state.fabric.synced & interest),
+    )
 
 
 def _fold_fabric(
@@ -214,22 +244,36 @@ def _fold_fabric(
     match event:
         case FabricConnection(connected=connected, error=error):
             return replace(view, connected=connected, error=error)
-        case FabricSynced(segment=segment):
-            if segment is None:
-                return replace(view, base_synced=True)
-            return replace(view, synced=view.synced | {segment})
+        case FabricSynced(segment=name):
+            cached = tuple(entity for entity in view.cached if not _is_told(entity, name))
+            if name is None:
+                return replace(view, base_synced=True, cached=cached)
+            return replace(view, synced=view.synced | {name}, cached=cached)
         case FabricChanged():
             return replace(view, rows=_fold_rows(view.rows, event))
 
 
+def _is_told(cached: FabricEntity, synced: str | None) -> bool:
+    """Say whether the database has told the truth about ``cached`` once ``synced`` is complete."""
+    return cached.segment == synced if isinstance(cached, Block) else synced is None
+
+
 def _fold_rows(rows: _Rows, event: FabricChanged) -> _Rows:
-    touched = {type(entity) for entity in (*event.upserts, *event.deletes)}
-    changed = {kind: dict(rows.get(kind, {})) for kind in touched}
+    touched = {_shelf(entity) for entity in (*event.upserts, *event.deletes)}
+    changed = {shelf: dict(rows.get(shelf, {})) for shelf in touched}
     for entity in event.deletes:
-        changed[type(entity)].pop(entity_key(entity), None)
+        changed[_shelf(entity)].pop(entity_key(entity), None)
     for entity in event.upserts:
-        changed[type(entity)][entity_key(entity)] = entity
-    return {**rows, **changed}
+        changed[_shelf(entity)][entity_key(entity)] = entity
+    return {shelf: held for shelf, held in {**rows, **changed}.items() if held}
+
+
+def _shelf(entity: FabricEntity) -> _Shelf:
+    match entity:
+        case Fabric() | Node() | Segment():
+            return type(entity), ""
+        case Endpoint() | Block() | Address() | Grant():
+            return type(entity), entity.segment
 
 
 def entity_key(entity: FabricEntity) -> Hashable:
@@ -239,8 +283,8 @@ def entity_key(entity: FabricEntity) -> Hashable:
             return ""
         case Node(name=name) | Segment(name=name):
             return name
-        case Endpoint():
-            return entity.key
+        case Endpoint(segment=segment):
+            return segment, entity.key
         case Block(segment=segment, prefix=prefix):
             return segment, prefix
         case Address(segment=segment, ip=ip):

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+
+from dataplane.core.addressing import Addresses, BlockPlan, plan_blocks
 from dataplane.core.mobility import Loss, resolve
-from dataplane.core.model import Endpoint, EndpointKey, Family, IpAddress
+from dataplane.core.model import (
+    Endpoint,
+    EndpointKey,
+    Family,
+    Grant,
+    IpAddress,
+    Mac,
+    Segment,
+)
 from dataplane.core.state import State
 
 
@@ -14,6 +26,11 @@ def known_endpoints(state: State, segment: str) -> list[Endpoint]:
     return [*remote, *(attachment.endpoint(me) for attachment in state.local(segment))]
 
 
+def addresses_in_use(state: State, segment: str) -> frozenset[IpAddress]:
+    """Return the addresses of every endpoint on a segment."""
+    return frozenset(ip for endpoint in known_endpoints(state, segment) for ip in endpoint.ips)
+
+
 def block_addresses(state: State, segment: str) -> frozenset[IpAddress]:
     """Return the addresses of this node's attachments that came from Blocks."""
     return frozenset(
@@ -21,10 +38,39 @@ def block_addresses(state: State, segment: str) -> frozenset[IpAddress]:
     )
 
 
-def is_granted(state: State, endpoint: Endpoint) -> bool:
-    """Say whether a grant covers ``endpoint``; a segment without grants is open."""
-    grants = state.fabric.grants(endpoint.segment)
-    return not grants or any(grant.allows(endpoint) for grant in grants)
+def block_plan(state: State, segment: Segment) -> BlockPlan:
+    """Return which Blocks of ``segment`` this node should own."""
+    return plan_blocks(
+        segment,
+        state.node.name,
+        state.fabric.blocks(segment.name),
+        Addresses(block_addresses(state, segment.name), addresses_in_use(state, segment.name)),
+    )
+
+
+class Grants:
+    """The grants of one segment, found by whom and what they are for; none: it is open."""
+
+    def __init__(self, grants: Iterable[Grant]) -> None:
+        """Sort ``grants``."""
+        self._sorted: defaultdict[tuple[str, Mac | None], list[Grant]] = defaultdict(list)
+        for grant in grants:
+            self._sorted[grant.node, grant.mac].append(grant)
+
+    def cover(self, endpoint: Endpoint) -> bool:
+        """Say whether ``endpoint`` may be."""
+        if not self._sorted:
+            return True
+        return any(
+            grant.allows(endpoint)
+            for mac in (endpoint.mac, None)
+            for grant in self._sorted.get((endpoint.node, mac), ())
+        )
+
+
+def grants_of(state: State, segment: str) -> Grants:
+    """Return the grants of a segment."""
+    return Grants(state.fabric.grants(segment))
 
 
 def vteps(state: State, family: Family) -> dict[str, IpAddress]:
@@ -34,13 +80,20 @@ def vteps(state: State, family: Family) -> dict[str, IpAddress]:
 
 
 def segment_losses(state: State, segment: str) -> dict[EndpointKey, Loss]:
-    """Return who loses a MAC or an address on ``segment``; what is not granted takes no part."""
+    """Return who loses a MAC or an address on ``segment``.
+
+    What is not granted, what moved away, and what nobody else can know of yet takes no part.
+    """
     known = state.fabric.segment(segment)
-    me = state.node.name
-    superseded = {a.endpoint(me).key for a in state.local(segment) if a.superseded_by is not None}
+    me, grants = state.node.name, grants_of(state, segment)
+    silent = {
+        attachment.endpoint(me).key
+        for attachment in state.local(segment)
+        if attachment.sequence is None or attachment.superseded
+    }
     claimants = [
-        e
-        for e in known_endpoints(state, segment)
-        if e.key not in superseded and is_granted(state, e)
+        endpoint
+        for endpoint in known_endpoints(state, segment)
+        if endpoint.key not in silent and grants.cover(endpoint)
     ]
     return resolve(claimants, vteps(state, known.underlay if known else Family.IPV4))

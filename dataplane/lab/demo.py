@@ -161,17 +161,18 @@ def main() -> int:
 
 
 def _finish(demo: Demo) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half a lab
     for fault in demo.faults[:_SHOWN_FAULTS]:
         demo.console.print(f"  [red]{fault}[/red]", soft_wrap=True)
-    if demo.faults:
+    if demo.faults and demo.scene.segments:  # a lab that did not come up has told where to look
         target = Path(tempfile.mkdtemp(prefix="overweave-demo-"))
         where = sysdump.collect(demo.scene.paths, demo.scene.topology, target)
-        demo.console.print(f"logs, flows and maps: {where}")
+        demo.console.print(f"logs, flows and maps: {where}", soft_wrap=True)
     if os.environ.get("KEEP") == "1":
         demo.console.print(_NEXT.format(name=demo.scene.paths.name))
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half a lab
-    lab.down(demo.scene.paths, silent)
+    else:
+        lab.down(demo.scene.paths, silent)
 
 
 _NEXT = """\

@@ -51,11 +51,14 @@ def up(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
     Without ``topology`` it is the one the lab was made with, or four nodes. Safe to repeat, also
     after a crash half-way. Raises LabError; then sysdump has collected what there is to see.
     """
-    built = build(paths, topology, say)
     try:
+        built = build(paths, topology, say)
         start_agents(paths, built.agents)
+    except LabError:
+        raise
     except OverweaveError as error:
-        where = sysdump.collect(paths, built, Path(tempfile.mkdtemp(prefix="overweave-sysdump-")))
+        target = Path(tempfile.mkdtemp(prefix="overweave-sysdump-"))
+        where = sysdump.collect(paths, load_topology(paths.topology), target)
         raise LabError(f"{error}; logs, flows and maps are in {where}") from error
     say(f"lab {paths.name}: {len(built.agents)} agents are ready")
     return built

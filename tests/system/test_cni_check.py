@@ -97,9 +97,11 @@ def test_status_is_51_while_open_vswitch_is_away(scene: Scene) -> None:
     switch = nodes.switch(node.paths)
     assert node.run("STATUS", "none").status == 0
     switch.kill_switch()
-    told = eventually(lambda: node.run("STATUS", "none").status == 1)
-    error_of(node.run("STATUS", "none"), 51, "ovs-vswitchd")
-    switch.start_switch()
+    try:
+        told = eventually(lambda: node.run("STATUS", "none").status == 1)
+        error_of(node.run("STATUS", "none"), 51, "ovs-vswitchd")
+    finally:
+        switch.start_switch()
     back = eventually(lambda: node.run("STATUS", "none").status == 0)
     print(f"told after {told:.2f} s, well again after {back:.2f} s")
     matrix.converge(scene.segments["blue"])

@@ -2,11 +2,11 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 
-from dataplane.core.model import Endpoint
+from dataplane.core.model import Endpoint, FabricEntity
 from dataplane.fabric.store import FabricStore
 from dataplane.lab import lab, matrix
 from dataplane.lab.runtime import Pod
@@ -21,31 +21,80 @@ from tests.system.damage import (
 )
 
 REPAIRED_S = 60.0
+State = dict[str, set[str]]
 
 
-@pytest.mark.parametrize(
-    "damages",
-    [
-        pytest.param(EVERYTHING_SMALL, id="some of everything"),
-        pytest.param((take_bridge,), id="a bridge"),
-    ],
-)
-def test_what_is_taken_from_every_node_is_put_back(
-    scene: Scene, damages: tuple[Callable[[Node], None], ...]
-) -> None:
+@pytest.fixture
+def nodes(scene: Scene) -> list[Node]:
     seed = time.time_ns()
     print(f"seed {seed}")
-    nodes = [Node(scene.paths.node(n.name), random.Random(seed)) for n in scene.topology.agents]
+    return [Node(scene.paths.node(n.name), random.Random(seed)) for n in scene.topology.agents]
+
+
+@pytest.fixture
+def store(scene: Scene) -> Iterator[FabricStore]:
+    with FabricStore(lab.fabric_server(scene.paths).remote) as opened:
+        yield opened
+
+
+def test_what_is_taken_from_nodes_and_database_is_put_back(
+    scene: Scene, nodes: list[Node], store: FabricStore
+) -> None:
+    before = settled(nodes)
+    rows = set(store.read())
+    began = time.monotonic()
+    for node in nodes:
+        for damage in EVERYTHING_SMALL:
+            damage(node)
+    store.write(deletes=some_endpoints(rows, nodes[0].chance))
+    wait_until_back(nodes, before, began + REPAIRED_S)
+    print(f"repaired after {time.monotonic() - began:.1f} s")
+    assert set(store.read()) == rows
+    check(scene)
+
+
+def test_pods_that_come_and_go_do_not_put_repair_off(scene: Scene, nodes: list[Node]) -> None:
     before = settled(nodes)
     began = time.monotonic()
     for node in nodes:
-        for damage in damages:
+        for damage in (take_flows, take_routes, take_filters, take_bridge):
             damage(node)
-    missing = wait_for(nodes, before, began + REPAIRED_S)
-    assert missing == {}, f"after {REPAIRED_S:.0f} s"
+    while missing := lacking(nodes, before):
+        assert time.monotonic() - began < REPAIRED_S, missing
+        come_and_go(scene)
     print(f"repaired after {time.monotonic() - began:.1f} s")
-    for stations in scene.segments.values():
-        assert matrix.verify(stations).faults == ()
+    wait_until_back(nodes, before, time.monotonic() + 10)
+    check(scene)
+
+
+def some_endpoints(rows: set[FabricEntity], chance: random.Random) -> list[FabricEntity]:
+    endpoints = sorted((row for row in rows if isinstance(row, Endpoint)), key=str)
+    return [*chance.sample(endpoints, 4)]
+
+
+def come_and_go(scene: Scene) -> None:
+    """Attach and detach a pod, so that every node hears of a change."""
+    guest = Pod("guest", "n1", "blue")
+    scene.runtime.add(guest)
+    time.sleep(2)
+    scene.runtime.delete(guest.name)
+
+
+def lacking(nodes: list[Node], before: dict[Node, set[str]]) -> State:
+    found = {node.paths.directory.name: before[node] - node.state() for node in nodes}
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def wait_until_back(nodes: list[Node], before: dict[Node, set[str]], deadline: float) -> None:
+    while any(node.state() != before[node] for node in nodes):
+        states = {node: node.state() for node in nodes}
+        differences = {
+            node.paths.directory.name: (before[node] - state, state - before[node])
+            for node, state in states.items()
+            if state != before[node]
+        }
+        assert time.monotonic() < deadline, f"missing, and too much: {differences}"
+        time.sleep(0.5)
 
 
 def settled(nodes: list[Node]) -> dict[Node, set[str]]:
@@ -60,48 +109,7 @@ def settled(nodes: list[Node]) -> dict[Node, set[str]]:
     pytest.fail("the nodes never came to rest")
 
 
-def wait_for(
-    nodes: list[Node], before: dict[Node, set[str]], deadline: float
-) -> dict[str, tuple[set[str], set[str]]]:
-    """Return what is missing and what is too much on each node once nothing is, or time is up."""
-    while True:
-        different = {
-            node.paths.directory.name: (before[node] - now, now - before[node])
-            for node in nodes
-            if (now := node.state()) != before[node]
-        }
-        if not different or time.monotonic() > deadline:
-            return different
-        time.sleep(0.5)
-
-
-def test_rows_taken_from_the_fabric_come_back(scene: Scene) -> None:
-    with FabricStore(lab.fabric_server(scene.paths).remote) as store:
-        before = set(store.read())
-        rows = [row for row in before if isinstance(row, Endpoint) and row.segment == "blue"]
-        began = time.monotonic()
-        store.write(deletes=random.Random(began).sample(sorted(rows, key=str), 2))
-        while set(store.read()) != before:
-            assert time.monotonic() - began < REPAIRED_S, before ^ set(store.read())
-            time.sleep(0.2)
-    print(f"repaired after {time.monotonic() - began:.1f} s")
-    matrix.converge(scene.segments["blue"])
-    assert matrix.verify(scene.segments["blue"]).faults == ()
-
-
-def test_pods_that_come_and_go_do_not_put_repair_off(scene: Scene) -> None:
-    chance = random.Random(1)
-    nodes = [Node(scene.paths.node(n.name), chance) for n in scene.topology.agents]
-    before = settled(nodes)
-    began = time.monotonic()
-    for node in nodes:
-        for damage in (take_flows, take_routes, take_filters):
-            damage(node)
-    while any(before[node] - node.state() for node in nodes):
-        left = {node.paths.directory.name: before[node] - node.state() for node in nodes}
-        assert time.monotonic() - began < REPAIRED_S, left
-        scene.runtime.add(Pod("guest", "n1", "blue"))
-        time.sleep(3)
-        scene.runtime.delete("guest")
-    print(f"repaired after {time.monotonic() - began:.1f} s")
-    assert wait_for(nodes, before, time.monotonic() + 5) == {}
+def check(scene: Scene) -> None:
+    for stations in scene.segments.values():
+        matrix.converge(stations)
+        assert matrix.verify(stations).faults == ()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
-from dataplane.contracts import AttachRefusedError, Clock, Feed, Target
+from dataplane.contracts import AttachRefusedError, Feed, Target
 from dataplane.core.admission import INVALID_CONFIG, TRY_AGAIN, settle
 from dataplane.core.derive import derive
 from dataplane.core.desired import Desired, LocalNode, Port
@@ -22,11 +22,11 @@ from dataplane.core.events import (
     Event,
     TargetReport,
 )
-from dataplane.core.model import AttachmentKey
+from dataplane.core.model import Attachment, AttachmentKey
 from dataplane.core.overhead import pod_mtu
-from dataplane.core.snapshot import Obstacle, Snapshot, obstacle
+from dataplane.core.snapshot import FABRIC_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, fold
-from dataplane.worker import Job, Worker, concerned_rendering
+from dataplane.worker import Job, Worker
 
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
 _BUSY_FABRIC_S = 10.0  # how long an ADD waits for rows from a database that is connected
@@ -37,28 +37,31 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the loop drives; ``watch`` is told which segments' rows this node must see."""
+    """What the loop drives; ``watch`` is told of which segments this node must see the rows.
+
+    Each comes with a number; a FabricSynced of it carries the same.
+    """
 
     targets: Sequence[Target]
     feeds: Sequence[Feed]
-    watch: Callable[[frozenset[str]], None]
+    watch: Callable[[Mapping[str, int]], None]
 
 
 class Agent:
     """The deciding thread, its workers and feeds; implements contracts.Attachments."""
 
-    def __init__(self, node: LocalNode, parts: Parts, clock: Clock) -> None:
+    def __init__(self, node: LocalNode, parts: Parts) -> None:
         """Prepare the loop for ``node``; nothing runs before ``start``."""
         self._parts = parts
         self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._workers = [Worker(target, self.post, clock) for target in parts.targets]
+        self._workers = [Worker(target, self.post) for target in parts.targets]
         self._snapshot = Snapshot(State(node), tuple(target.name for target in parts.targets))
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def start(self, loaded: AttachmentsLoaded) -> None:
         """Begin with what the local files hold, then take events from the feeds."""
-        self.post(loaded)
+        self._take([loaded])  # before anybody can ask for, or give up, what the files hold
         self._thread.start()
         for worker in self._workers:
             worker.start()
@@ -82,6 +85,11 @@ class Agent:
         """Have every Target look at the real thing and repair it now."""
         for worker in self._workers:
             worker.poke()
+
+    def _look(self, target: str) -> None:
+        for worker in self._workers:
+            if worker.target.name == target:
+                worker.poke()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -124,8 +132,9 @@ class Agent:
         return _is_answered(self._snapshot, request)
 
     def cancel(self, key: AttachmentKey) -> None:
-        """Give a reservation or an attachment up."""
+        """Give a reservation or an attachment up; on return no answer to it is left over."""
         self.post(AttachCancelled(key))
+        self._wait(lambda snapshot: not snapshot.state.knows(key), _LAST_WORD_S)
 
     def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
         """Return once every local Target holds the attachment; else AttachRefusedError."""
@@ -145,12 +154,18 @@ class Agent:
         if key not in self._snapshot.state.attachments:
             return
         self.post(Detached(key))
-        if not self._wait(lambda snapshot: snapshot.is_forgotten(key), timeout_s):
+        self._wait(lambda snapshot: key not in snapshot.since, _LAST_WORD_S)
+        generation = self._snapshot.generation
+        if not self._wait(lambda snapshot: snapshot.is_programmed(generation), timeout_s):
             log.warning("detach.late", key=key, timeout_s=timeout_s)
 
     def find(self, key: AttachmentKey) -> Port | None:
         """Return the port of an attachment as it is desired now."""
         return self._snapshot.port(key)
+
+    def attachment(self, key: AttachmentKey) -> Attachment | None:
+        """Return what is held of an attachment, desired or not."""
+        return self._snapshot.state.attachments.get(key)
 
     def keys(self) -> tuple[AttachmentKey, ...]:
         """Return every attachment of this node."""
@@ -194,10 +209,17 @@ class Agent:
 
     def _run(self) -> None:
         while (events := self._next_events()) is not None:
-            try:
-                self._take(events)
-            except Exception:  # one bad event must not end the only thread that decides
-                log.exception("agent.crashed", events=[type(event).__name__ for event in events])
+            self._take_safely(events)
+
+    def _take_safely(self, events: list[Event]) -> None:
+        """Take ``events``; one that cannot be taken ends no thread and takes no other along."""
+        try:
+            self._take(events)
+        except Exception:
+            log.exception("agent.crashed", events=[type(event).__name__ for event in events])
+            if len(events) > 1:
+                for event in events:
+                    self._take_safely([event])
 
     def _next_events(self) -> list[Event] | None:
         """Block for one event, then take all that are waiting: a burst is decided once."""
@@ -224,8 +246,10 @@ class Agent:
         with self._changed:
             self._snapshot = after
             self._changed.notify_all()
-        if state.interest != before.state.interest:
-            self._parts.watch(state.interest)
+        if state.watched != before.state.watched:
+            self._parts.watch(state.watched)
+        if state.fabric.connected and not before.state.fabric.connected:
+            self._look(FABRIC_TARGET)  # it may be another database, or an older one
         if after.generation != before.generation and after.desired is not None:
             for worker in self._workers:
                 worker.submit(Job(after.generation, after.desired, state.bindings))
@@ -242,16 +266,15 @@ def _decide(before: Snapshot, state: State) -> Snapshot:
     if desired == before.desired and state.bindings == before.state.bindings:
         return replace(before, state=state)
     generation = before.generation + 1
-    keys = {attachment.key for attachment in desired.attachments} if desired else set()
-    converged = min((report.generation for report in before.reports.values()), default=0)
-    left = {key: since for key, since in before.gone.items() if since > converged}
+    known = before.desired.attachments if before.desired else ()
+    same = {a.key: before.since[a.key] for a in known if state.attachments.get(a.key) == a}
+    keys = [attachment.key for attachment in desired.attachments] if desired else []
     return replace(
         before,
         state=state,
         desired=desired,
         generation=generation,
-        since={key: before.since.get(key, generation) for key in keys},
-        gone={**left, **{key: generation for key in before.since if key not in keys}},
+        since={key: same.get(key, generation) for key in keys},
     )
 
 
@@ -268,8 +291,7 @@ def _is_answered(snapshot: Snapshot, request: AttachRequest) -> bool:
 def _faults(worker: Worker, job: Job, without: Desired) -> tuple[str, ...]:
     name = worker.target.name
     try:
-        concerned = concerned_rendering(worker.target, job, without)
-        change = worker.inspect(concerned)
+        change = worker.inspect(job, without)
     except OverweaveError as error:
         return (f"{name}: {error}",)
     missing = tuple(f"{name}: {key} is missing" for key in change.add)

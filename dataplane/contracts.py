@@ -15,6 +15,9 @@ from dataplane.core.snapshot import Obstacle
 Post = Callable[[Event], None]
 """Hand an event to the deciding thread; never blocks, callable from any thread."""
 
+Clock = Callable[[], float]
+"""Return seconds on a clock that never goes back, as time.monotonic does."""
+
 
 class Target(Protocol):
     """Something we program. ``apply(diff(render(...), observe()))`` makes the next diff empty."""
@@ -51,14 +54,6 @@ class Feed(Protocol):
 
     def stop(self) -> None:
         """End the thread and release its sockets."""
-        ...
-
-
-class Clock(Protocol):
-    """Time as an argument."""
-
-    def monotonic(self) -> float:
-        """Return seconds on a clock that never goes back."""
         ...
 
 
@@ -120,7 +115,7 @@ class Attachments(Protocol):
         ...
 
     def cancel(self, key: AttachmentKey) -> None:
-        """Give a reservation up; used when a later step of ADD fails."""
+        """Give a reservation up, and return once it is; used when a later step of ADD fails."""
         ...
 
     def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
@@ -137,6 +132,10 @@ class Attachments(Protocol):
 
     def find(self, key: AttachmentKey) -> Port | None:
         """Return the port of an attachment as the agent sees it now."""
+        ...
+
+    def attachment(self, key: AttachmentKey) -> Attachment | None:
+        """Return what this node holds of an attachment, even if it cannot be programmed now."""
         ...
 
     def keys(self) -> tuple[AttachmentKey, ...]:

@@ -48,14 +48,6 @@ _CNI_GRACE_S = 2.0
 log = structlog.get_logger()
 
 
-class SystemClock:
-    """The kernel's monotonic clock."""
-
-    def monotonic(self) -> float:
-        """Return seconds since some fixed moment."""
-        return time.monotonic()
-
-
 class OvsSupervisor:
     """With ``ovs.manage``: starts an Open vSwitch of our own, and again when it has died.
 
@@ -107,7 +99,6 @@ def run_agent(config: AgentConfig) -> None:
 
 
 def _start(config: AgentConfig, stack: ExitStack) -> None:
-    clock = SystemClock()
     files = StateFiles(config.state_dir)
     loaded = files.load()
     ensure_mounted(config.bpffs)
@@ -116,21 +107,19 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     vswitch = VSwitch(config.ovs_remote)
     unixctl = Unixctl(config.ovs_rundir)
     database = agent_database(config.fabric.remote, _tls(config.fabric))
-    fabric = FabricFeed(database, config.node, clock)
+    fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
     targets = (
         files,
         PortsTarget(vswitch, config.node),
         FlowsTarget(config.ovs_rundir),
-        TunnelsTarget(unixctl, clock),
+        TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
         glue,
         FabricTarget(database, config.node),
     )
-    agent = Agent(
-        config.local_node, Parts(targets, (*own, LinkFeed(), ovs, fabric), fabric.watch), clock
-    )
+    agent = Agent(config.local_node, Parts(targets, (*own, LinkFeed(), ovs, fabric), fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
     _serve(config, agent, stack)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
-from dataplane.contracts import Clock, Post, Target
+from dataplane.contracts import Post, Target
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering, diff
 from dataplane.core.errors import OverweaveError, PartlyRefusedError
@@ -33,21 +34,23 @@ class Job:
 class Worker:
     """Drives one Target; ``submit`` and ``poke`` never block, ``inspect`` waits for its turn."""
 
-    def __init__(self, target: Target, post: Post, clock: Clock) -> None:
+    def __init__(self, target: Target, post: Post) -> None:
         """Prepare the thread for ``target``; reports go to ``post``."""
         self.target = target
         self._post = post
-        self._clock = clock
         self._wake = threading.Condition()
         self._turn = threading.Lock()
         self._job: Job | None = None
         self._due = False
         self._poked = False
-        self._suspect = True  # the thread's own: the real thing may not be what we think
-        self._converged: Rendering | None = None
-        self._present: Mapping[Hashable, Item] | None = None
         self._stopping = False
         self._started_at: float | None = None
+        # The thread's own:
+        self._suspect = True  # the real thing may not be what we think
+        self._looked_at = 0.0
+        self._converged: Rendering | None = None
+        self._present: Mapping[Hashable, Item] = {}
+        self._complaint = ""
         self._thread = threading.Thread(target=self._run, name=f"target-{target.name}", daemon=True)
 
     def start(self) -> None:
@@ -78,12 +81,16 @@ class Worker:
     def overdue_s(self) -> float:
         """Return by how many seconds the round under way exceeds the Target's deadline; else 0."""
         started = self._started_at
-        elapsed = 0.0 if started is None else self._clock.monotonic() - started
+        elapsed = 0.0 if started is None else time.monotonic() - started
         return max(0.0, elapsed - self.target.deadline_s)
 
-    def inspect(self, concerned: Rendering) -> Change:
-        """Return the present difference for the keys of ``concerned``, changing nothing."""
+    def inspect(self, job: Job, without: Desired) -> Change:
+        """Return what is not as it should be of what is there because of one attachment.
+
+        ``without`` is the desired state had the attachment never been: what differs is its own.
+        """
         with self._turn:
+            concerned = _concerned(self.target, job, without)
             observed = self.target.observe()
         seen = {key: item for key, item in observed.items() if key in concerned.items}
         return diff(concerned, seen)
@@ -93,22 +100,26 @@ class Worker:
         wait_s = RESYNC_S
         while True:
             with self._wake:
-                told = self._wake.wait_for(lambda: self._due or self._stopping, timeout=wait_s)
+                self._wake.wait_for(lambda: self._due or self._stopping, timeout=wait_s)
                 if self._stopping:
                     return
-                self._suspect = self._suspect or self._poked or not told
+                self._suspect = self._suspect or self._poked or self._until_look_s() <= 0
                 self._due = self._poked = False
                 job = self._job
             if job is None:
                 continue
             if self._converge(job):
-                retry_s, wait_s = FIRST_RETRY_S, RESYNC_S
+                retry_s, wait_s = FIRST_RETRY_S, max(0.0, self._until_look_s())
             else:
                 wait_s, retry_s = retry_s, min(retry_s * 2, LAST_RETRY_S)
 
+    def _until_look_s(self) -> float:
+        """Return in how many seconds the real thing is to be looked at, however much is asked."""
+        return self._looked_at + RESYNC_S - time.monotonic()
+
     def _converge(self, job: Job) -> bool:
         name = self.target.name
-        self._started_at = self._clock.monotonic()
+        self._started_at = time.monotonic()
         rendering = Rendering({})
         refused: tuple[Pending, ...] = ()
         changed, error = 0, ""
@@ -118,37 +129,45 @@ class Worker:
                 changed = self._repair(rendering)
         except PartlyRefusedError as caught:  # the rest is in place
             refused = tuple(Pending(about, why) for about, why in caught.refused.items())
-            log.warning("target.refused", target=name, generation=job.generation, why=str(caught))
+            self._complain("target.refused", str(caught))
         except OverweaveError as caught:
             error = str(caught)
-            log.warning("target.failed", target=name, generation=job.generation, error=error)
+            self._complain("target.failed", error)
         except Exception as caught:  # a fault of ours must not end the thread: say it and retry
             error = f"internal error, please report it: {caught!r}"
             log.exception("target.crashed", target=name, generation=job.generation)
+        else:
+            self._complaint = ""
         finally:
             self._started_at = None
-        if changed and not error:
+        if changed:
             log.info("target.applied", target=name, generation=job.generation, changed=changed)
-        pending = rendering.pending + refused
-        self._post(TargetReport(name, job.generation, error, pending, changed))
+        self._post(TargetReport(name, job.generation, error, rendering.pending + refused))
         return not (error or refused)
+
+    def _complain(self, event: str, why: str) -> None:
+        """Log what keeps us from converging, once: it is tried again every few seconds."""
+        if why != self._complaint:
+            self._complaint = why
+            log.warning(event, target=self.target.name, why=why)
 
     def _repair(self, rendering: Rendering) -> int:
         """Look at the real thing where there is cause to, and change what differs; return how much.
 
         Between looks the outcome of the last one and what was applied since stands for the real
         thing: adding and removing are idempotent, so what was taken away meanwhile hurts only
-        itself, and the next look (poke, failure, at most RESYNC_S) finds it.
+        itself, and the next look (poke, failure, every RESYNC_S) finds it.
         """
-        looking = self._suspect or self._present is None
-        if not looking and _is_same(rendering, self._converged):
+        if not self._suspect and _is_same(rendering, self._converged):
             return 0
+        if self._suspect:
+            self._present = self.target.observe()
+            self._looked_at = time.monotonic()
         self._suspect = True  # until the change has succeeded
-        present = self.target.observe() if looking or self._present is None else self._present
-        change = diff(rendering, present)
+        change = diff(rendering, self._present)
         if change:
             self.target.apply(change)
-        self._present = _after(present, change)
+        self._present = _after(self._present, change)
         self._converged = rendering
         self._suspect = False
         return len(change)
@@ -170,14 +189,8 @@ def _after(present: Mapping[Hashable, Item], change: Change) -> Mapping[Hashable
     return {**kept, **change.add, **change.update}
 
 
-def concerned_rendering(target: Target, job: Job, without: Desired) -> Rendering:
-    """Return the part of ``target``'s rendering that is there because of one attachment.
-
-    ``without`` is the desired state had the attachment never been: what differs is its own.
-    """
+def _concerned(target: Target, job: Job, without: Desired) -> Rendering:
     whole = target.render(job.desired, job.bindings)
     rest = target.render(without, job.bindings).items
-    mine: dict[Hashable, object] = {
-        key: item for key, item in whole.items.items() if rest.get(key) != item
-    }
-    return Rendering({key: whole.items[key] for key in mine}, whole.pending)
+    mine = {key: item for key, item in whole.items.items() if rest.get(key) != item}
+    return Rendering(mine, whole.pending)

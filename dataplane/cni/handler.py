@@ -192,10 +192,10 @@ class Handler:
         failures.raise_all()
 
     def _detach(self, key: AttachmentKey, call: Call, failures: _Failures) -> None:
-        port = self._attachments.find(key)
-        if port is not None:
+        attachment = self._attachments.attachment(key)
+        if attachment is not None:
             with failures.kept(), call.phase("unplumb"):
-                self._wiring.unplumb(port.attachment)
+                self._wiring.unplumb(attachment)
         with failures.kept(), call.phase("detach"):
             self._attachments.detach(key, call.remaining(self.limits.detach))
 
@@ -220,12 +220,13 @@ class Handler:
 
     def _stale(self, request: GcRequest) -> list[AttachmentKey]:
         """Return this network's attachments that are no longer wanted; others' are not ours."""
-        ports = [self._attachments.find(key) for key in self._attachments.keys()]  # noqa: SIM118
-        held = [port.attachment for port in ports if port is not None]
+        held = map(self._attachments.attachment, self._attachments.keys())
         return [
             attachment.key
             for attachment in held
-            if attachment.network == request.network.name and attachment.key not in request.valid
+            if attachment is not None
+            and attachment.network == request.network.name
+            and attachment.key not in request.valid
         ]
 
     # --- CHECK and STATUS ---

@@ -128,7 +128,6 @@ class TargetReport:
     generation: int
     error: str = ""
     pending: tuple[Pending, ...] = ()
-    changed: int = 0
 
 
 StateEvent = (

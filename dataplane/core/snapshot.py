@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dataplane.core.desired import Desired, Port
+from dataplane.core.desired import Desired, Port, PortState
 from dataplane.core.events import TargetReport
 from dataplane.core.model import AttachmentKey
 from dataplane.core.state import State
@@ -18,8 +18,8 @@ STATE_TARGET = "state"
 class Snapshot:
     """The state, what is desired since ``generation``, and what each Target last reported.
 
-    ``since`` is the generation in which an attachment was first part of the desired state;
-    ``gone`` the one in which it was first no part of it any more.
+    ``since`` is the generation in which an attachment, as it is now, became part of what is
+    desired.
     """
 
     state: State
@@ -28,7 +28,6 @@ class Snapshot:
     generation: int = 0
     reports: Mapping[str, TargetReport] = field(default_factory=dict)
     since: Mapping[AttachmentKey, int] = field(default_factory=dict)
-    gone: Mapping[AttachmentKey, int] = field(default_factory=dict)
 
     def port(self, key: AttachmentKey) -> Port | None:
         """Return the local port of an attachment."""
@@ -50,17 +49,16 @@ class Snapshot:
 
     def is_published(self, key: AttachmentKey) -> bool:
         """Say whether the fabric row of the attachment is committed."""
-        since = self.since.get(key)
-        return since is not None and not self._lag(FABRIC_TARGET, since, key)
+        since, port = self.since.get(key), self.port(key)
+        if since is None or port is None or port.attachment.sequence is None:
+            return False
+        return port.state is PortState.ACTIVE and not self._lag(FABRIC_TARGET, since, key)
 
-    def is_forgotten(self, key: AttachmentKey) -> bool:
-        """Say whether every local Target has converged without the attachment."""
-        gone = self.gone.get(key)
-        if gone is None:
-            return key not in self.state.attachments
-        return not any(self._lag(name, gone, key) for name in self.local_targets)
+    def is_programmed(self, generation: int) -> bool:
+        """Say whether every local Target has converged on ``generation`` or a later one."""
+        return not any(self._lag(name, generation) for name in self.local_targets)
 
-    def _lag(self, target: str, generation: int, key: AttachmentKey) -> str:
+    def _lag(self, target: str, generation: int, key: AttachmentKey | None = None) -> str:
         report = self.reports.get(target)
         if report is None or report.generation < generation:
             return f"{target} has not answered yet" + (

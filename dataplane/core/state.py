@@ -161,6 +161,10 @@ class State:
         """Return the names of the segments whose rows this node must see."""
         return self.present | {request.segment for request in self.requests.values()}
 
+    def knows(self, key: AttachmentKey) -> bool:
+        """Say whether there is an attachment, a request or an answer of that name."""
+        return any(key in each for each in (self.attachments, self.requests, self.refusals))
+
     def local(self, segment: str) -> list[Attachment]:
         """Return this node's attachments on a segment."""
         return [

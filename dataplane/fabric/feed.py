@@ -35,7 +35,7 @@ log = structlog.get_logger()
 class _Watch:
     """The agent wants the rows of other segments than before."""
 
-    interest: frozenset[str]
+    wanted: Mapping[str, int]
 
 
 class FabricFeed:
@@ -50,8 +50,8 @@ class FabricFeed:
         self._node = node
         self._clock = clock
         self._ledger = Ledger(node)
-        self._interest: frozenset[str] = frozenset()  # the newest, ahead of what is in the inbox
-        self._synced: set[str] = set()
+        self._wanted: Mapping[str, int] = {}
+        self._synced: set[tuple[str, int]] = set()
         self._connected = False
         self._inbox: queue.SimpleQueue[DatabaseEvent | _Watch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -72,14 +72,15 @@ class FabricFeed:
         if self._thread is not None:
             self._thread.join(_STOP_TIMEOUT_S)
 
-    def watch(self, segments: frozenset[str]) -> None:
-        """Post the rows of ``segments`` and no others; returns at once, also while disconnected.
+    def watch(self, wanted: Mapping[str, int]) -> None:
+        """Post the rows of these segments and no others; returns at once, also while disconnected.
 
-        Rows of a segment that is given up are posted as deleted, and it is no longer synced.
+        Rows of a segment that is given up are posted as deleted, and it is no longer synced. One
+        that is taken again has another number, which its FabricSynced carries.
         """
-        self._interest = segments
-        self._inbox.put(_Watch(segments))  # before the database can tell of it
-        self._database.set_conditions(_conditions(self._node, segments), segments)
+        self._inbox.put(_Watch(wanted))  # before the database can tell of it
+        token = frozenset(wanted.items())
+        self._database.set_conditions(_conditions(self._node, frozenset(wanted)), token)
 
     def _run(self, post: Post) -> None:
         while True:
@@ -90,17 +91,20 @@ class FabricFeed:
                 continue
             if event is None:
                 return
-            self._take(event, post)
+            try:
+                self._take(event, post)
+            except Exception:  # a row that nobody thought of must not end the thread
+                log.exception("fabric.feed.crashed", event=type(event).__name__)
 
     def _patience_s(self) -> float | None:
         """Return how long nothing need be done; a second look needs the database."""
         due = self._ledger.second_look
         if due is None or not self._connected:
             return None
-        return max(0.0, due - self._clock.monotonic())
+        return max(0.0, due - self._clock())
 
     def _take(self, event: DatabaseEvent | _Watch, post: Post) -> None:
-        now = self._clock.monotonic()
+        now = self._clock()
         match event:
             case RowsChanged(changes=changes):
                 _post_change(post, self._ledger.take(_decoded(changes), now))
@@ -111,13 +115,14 @@ class FabricFeed:
             case Disconnected(error=error):
                 self._connected = False
                 post(FabricConnection(connected=False, error=error))
-            case ConditionsSynced(token=segments) if isinstance(segments, frozenset):
-                for segment in sorted(segments & self._ledger.interest - self._synced):
-                    self._synced.add(segment)
-                    post(FabricSynced(segment))
-            case _Watch(interest=interest):
-                self._synced &= interest
-                _post_change(post, self._ledger.watch(self._interest, now))
+            case ConditionsSynced(token=asked) if isinstance(asked, frozenset):
+                for segment, number in sorted(asked & self._wanted.items() - self._synced):
+                    self._synced.add((segment, number))
+                    post(FabricSynced(segment, number))
+            case _Watch(wanted=wanted):
+                self._wanted = wanted
+                self._synced &= wanted.items()
+                _post_change(post, self._ledger.watch(frozenset(wanted), now))
 
 
 def _conditions(node: str, segments: frozenset[str]) -> Mapping[str, tuple[Clause, ...]]:

@@ -28,14 +28,10 @@ class Ledger:
         self._rows: dict[UUID, Stored] = {}
         self._vteps: defaultdict[str, dict[UUID, Vtep]] = defaultdict(dict)
         self._known: dict[_Key, FabricEntity] = {}  # all but VTEPs; Nodes without theirs
+        self._twins: set[_Key] = set()  # said by several rows, in words that differ: 10.0.0.0/8 ...
         self._told: dict[_Key, FabricEntity] = {}
         self._doubted: set[_Key] = set()
         self._second_look: float | None = None
-
-    @property
-    def interest(self) -> frozenset[str]:
-        """Return the segments whose rows are told."""
-        return self._interest
 
     @property
     def second_look(self) -> float | None:
@@ -72,7 +68,18 @@ class Ledger:
             return Node, entity.node
         key = _key(entity)
         del self._known[key]
+        if key in self._twins:
+            self._restore(key)
         return key
+
+    def _restore(self, key: _Key) -> None:
+        """Let another row say what one that is gone has said."""
+        rows = (row for row in self._rows.values() if not isinstance(row, Vtep))
+        others = [row for row in rows if _key(row) == key]
+        if others:
+            self._known[key] = others[0]
+        if len(others) < 2:
+            self._twins.discard(key)
 
     def _remember(self, uuid: UUID, entity: Stored) -> _Key:
         self._rows[uuid] = entity
@@ -80,6 +87,8 @@ class Ledger:
             self._vteps[entity.node][uuid] = entity
             return Node, entity.node
         key = _key(entity)
+        if key in self._known:
+            self._twins.add(key)
         self._known[key] = entity
         return key
 

@@ -103,6 +103,8 @@ class FabricTarget:
     def _commit(self, steps: list[_Step]) -> dict[str, str]:
         """Commit ``steps`` together or else one by one; return what was refused, and why."""
         operations = [operation for step in steps for operation in step.operations]
+        if not operations:
+            return {}
         try:
             self._database.transact(operations, _TIMEOUT_S)
         except DatabaseUnavailableError as error:

@@ -38,6 +38,7 @@ class Demo:
     scene: Scene
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    is_up: bool = False
 
     def run(self) -> bool:
         """Show everything; return whether all of it was as it should be."""
@@ -70,6 +71,7 @@ class Demo:
 
     def _up(self) -> str:
         self.scene.up()
+        self.is_up = True
         mtu = self.scene.topology.mtu
         return f"{len(self.scene.topology.agents)} nodes with Open vSwitch and agent, MTU {mtu}"
 
@@ -165,7 +167,7 @@ def _finish(demo: Demo) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half a lab
     for fault in demo.faults[:_SHOWN_FAULTS]:
         demo.console.print(f"  [red]{fault}[/red]", soft_wrap=True)
-    if demo.faults and demo.scene.segments:  # a lab that did not come up has told where to look
+    if demo.faults and demo.is_up:  # a lab that did not come up has told where to look
         target = Path(tempfile.mkdtemp(prefix="overweave-demo-"))
         where = sysdump.collect(demo.scene.paths, demo.scene.topology, target)
         demo.console.print(f"logs, flows and maps: {where}", soft_wrap=True)

@@ -96,7 +96,7 @@ class TunnelsTarget:
     def _is_fresh(self, neighbour: Neighbour) -> bool:
         """Say whether we know that it will not be forgotten soon: OVS does not tell its age."""
         set_at = self._set_at.get(neighbour.address)
-        return set_at is not None and self._clock.monotonic() - set_at < _REFRESH_S
+        return set_at is not None and self._clock() - set_at < _REFRESH_S
 
     def _set(self, item: TunnelItem) -> None:
         match item:
@@ -104,7 +104,7 @@ class TunnelsTarget:
                 self._call("tnl/neigh/aging", str(item.seconds))
             case Neighbour():
                 self._call("tnl/neigh/set", UNDERLAY_BRIDGE, str(item.address), item.mac)
-                self._set_at[item.address] = self._clock.monotonic()
+                self._set_at[item.address] = self._clock()
             case Route():
                 self._call(
                     "ovs/route/add", _host_prefix(item.vtep), UNDERLAY_BRIDGE, str(item.gateway)

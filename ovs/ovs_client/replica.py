@@ -275,6 +275,11 @@ class Replica(OvsdbIdl):
         if self._applied is None:
             return
         conditions, token = self._applied
-        if all(self.tables[name].condition_state.acked == c for name, c in conditions.items()):
+        # A state is (not sent, not acknowledged, acknowledged): what an earlier wish asked for may
+        # still be under way, and take the rows away that this one has.
+        if all(
+            [*self.tables[name].condition_state] == [None, None, condition]
+            for name, condition in conditions.items()
+        ):
             self._applied = None
             self._emit(ConditionsSynced(token))

@@ -85,6 +85,10 @@ class FakeAttachments:
         with self._guard:
             return self._ports.get(key)
 
+    def attachment(self, key: AttachmentKey) -> Attachment | None:
+        port = self.find(key)
+        return port.attachment if port is not None else None
+
     def keys(self) -> tuple[AttachmentKey, ...]:
         with self._guard:
             return tuple(self._ports)

@@ -1,6 +1,8 @@
 """The fabric feed against a real database: what the agent is told, and when."""
 
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from tests.unit.fabric_builders import endpoint, node, segment
 BLUE, RED = segment("blue", 1), segment("red", 2)
 N1 = node("n1", "192.0.2.1", "2001:db8::1")
 UP = FabricConnection(connected=True)
+BLUE_SYNCED = FabricSynced("blue", 1)
 
 
 class RealClock:
@@ -32,7 +35,7 @@ class RealClock:
     def __init__(self) -> None:
         self.ahead_s = 0.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return time.monotonic() + self.ahead_s
 
 
@@ -96,14 +99,14 @@ def test_base_tables_first_then_the_segments_asked_for(server: DatabaseServer) -
         with fed(server, agent) as feed:
             agent.wait_for(FabricSynced())
             assert agent.known(FabricSynced()) == {BLUE, RED, N1}
-            feed.watch(frozenset({"blue"}))
-            agent.wait_for(FabricSynced("blue"))
+            feed.watch({"blue": 1})
+            agent.wait_for(BLUE_SYNCED)
             whole = {BLUE, RED, N1, blue, block, grant}
-            assert agent.known(FabricSynced("blue")) == whole
-            feed.watch(frozenset({"blue", "red"}))
-            agent.wait_for(FabricSynced("red"))
+            assert agent.known(BLUE_SYNCED) == whole
+            feed.watch({"blue": 1, "red": 2})
+            agent.wait_for(FabricSynced("red", 2))
             assert agent.known() == {*whole, red}
-            assert agent.events.count(FabricSynced("blue")) == 1
+            assert agent.events.count(BLUE_SYNCED) == 1
 
 
 def test_asked_for_before_the_connection(server: DatabaseServer) -> None:
@@ -111,10 +114,10 @@ def test_asked_for_before_the_connection(server: DatabaseServer) -> None:
         store.write(upserts=[BLUE, endpoint("n1", 1)])
     agent = Agent()
     feed = FabricFeed(agent_database(server.remote), "me", RealClock())
-    feed.watch(frozenset({"blue"}))
+    feed.watch({"blue": 1})
     feed.start(agent)
     try:
-        agent.wait_for(FabricSynced("blue"))
+        agent.wait_for(BLUE_SYNCED)
         assert agent.known() == {BLUE, endpoint("n1", 1)}
     finally:
         feed.stop()
@@ -123,8 +126,8 @@ def test_asked_for_before_the_connection(server: DatabaseServer) -> None:
 def test_changes_arrive(server: DatabaseServer) -> None:
     agent = Agent()
     with FabricStore(server.remote) as store, fed(server, agent) as feed:
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"))
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
         one, moved = endpoint("n1", 1), endpoint("n1", 1, sequence=2)
         store.write(upserts=[one, endpoint("n1", 2)])
         agent.wait_known({one, endpoint("n1", 2)})
@@ -145,13 +148,13 @@ def test_a_segment_given_up_and_taken_again(server: DatabaseServer) -> None:
         store.write(upserts=rows)
         agent = Agent()
         with fed(server, agent) as feed:
-            feed.watch(frozenset({"blue"}))
-            agent.wait_for(FabricSynced("blue"))
+            feed.watch({"blue": 1})
+            agent.wait_for(BLUE_SYNCED)
             assert agent.known() == rows
-            feed.watch(frozenset())
+            feed.watch({})
             agent.wait_known(set())
-            feed.watch(frozenset({"blue"}))
-            agent.wait_for(FabricSynced("blue"), 2)
+            feed.watch({"blue": 2})
+            agent.wait_for(FabricSynced("blue", 2))
             assert agent.known() == rows
 
 
@@ -162,18 +165,41 @@ def test_a_segment_given_up_and_taken_again_in_a_hurry(server: DatabaseServer) -
         store.write(upserts=rows)
     agent = Agent()
     with fed(server, agent) as feed:
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"))
-        for _ in range(20):
-            feed.watch(frozenset())
-            feed.watch(frozenset({"blue"}))
-        count = agent.events.count(FabricSynced("blue"))
-        feed.watch(frozenset())
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"), count + 1)
-        wait_until(lambda: agent.known() == rows)
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
+        for number in range(2, 22):
+            feed.watch({})
+            feed.watch({"blue": number})
+        last = FabricSynced("blue", 21)
+        agent.wait_for(last)
         time.sleep(0.2)
-        assert agent.known(FabricSynced("blue")) == agent.known() == rows
+        assert agent.known(last) == agent.known() == rows
+
+
+def test_a_slow_server_does_not_make_a_segment_synced_too_early(server: DatabaseServer) -> None:
+    """The condition that gives the segment up is still under way when it is taken again."""
+    rows: set[FabricEntity] = set(crowd(30))
+    with FabricStore(server.remote) as store:
+        store.write(upserts=rows)
+    pid = server.place.pid("ovsdb-server")
+    assert pid is not None
+    agent = Agent()
+    with fed(server, agent) as feed:
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            feed.watch({})
+            agent.wait_known(set())
+            time.sleep(0.1)  # the request is on its way
+            feed.watch({"blue": 2})
+            time.sleep(0.2)
+            assert FabricSynced("blue", 2) not in agent.events
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        agent.wait_for(FabricSynced("blue", 2))
+        time.sleep(0.2)
+        assert agent.known(FabricSynced("blue", 2)) == agent.known() == rows
 
 
 def test_a_crash_of_the_server_deletes_nothing(server: DatabaseServer) -> None:
@@ -182,8 +208,8 @@ def test_a_crash_of_the_server_deletes_nothing(server: DatabaseServer) -> None:
         store.write(upserts=rows)
     agent = Agent()
     with fed(server, agent) as feed:
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"))
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
         for number in range(3):
             server.kill()
             agent.wait(lambda _, n=number: agent.states.count(False) > n)  # type: ignore[misc]
@@ -202,8 +228,8 @@ def test_what_happened_during_an_outage_is_told_before_the_connection(
         store.write(upserts=[kept, gone])
     agent = Agent()
     with fed(server, agent) as feed:
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"))
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
         server.kill()
         agent.wait(lambda _: agent.states[-1] is False)
         replace_unseen(server, gone, new)
@@ -233,8 +259,8 @@ def test_a_sudden_loss_waits_for_a_second_look(server: DatabaseServer) -> None:
         store.write(upserts=rows)
         agent, clock = Agent(), RealClock()
         with fed(server, agent, clock) as feed:
-            feed.watch(frozenset({"blue"}))
-            agent.wait_for(FabricSynced("blue"))
+            feed.watch({"blue": 1})
+            agent.wait_for(BLUE_SYNCED)
             store.write(deletes=rows[:20])
             store.write(upserts=[*rows[:5], endpoint("n2", 100)])
             agent.wait(lambda _: endpoint("n2", 100) in agent.known())
@@ -250,8 +276,8 @@ def test_an_emptied_database_is_not_believed_at_once(server: DatabaseServer) -> 
         store.write(upserts=rows)
     agent = Agent()
     with fed(server, agent) as feed:
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"))
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
         server.kill()
         server.database.unlink()
         server.start()
@@ -275,8 +301,8 @@ def test_a_faulty_row_is_ignored(server: DatabaseServer) -> None:
     finally:
         rogue.stop()
     with fed(server, agent) as feed:
-        feed.watch(frozenset({"blue"}))
-        agent.wait_for(FabricSynced("blue"))
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
         assert agent.known() == {endpoint("n1", 2)}
 
 
@@ -310,8 +336,8 @@ def test_sync_of_a_large_segment(
         with fed(server, agent) as feed:
             agent.wait_for(FabricSynced())
             started = time.monotonic()
-            feed.watch(frozenset({"blue"}))
-            agent.wait_for(FabricSynced("blue"))
+            feed.watch({"blue": 1})
+            agent.wait_for(BLUE_SYNCED)
             sync_s = time.monotonic() - started
             assert len(agent.known()) == 1001
             samples = [commit_to_told_s(store, agent, number) for number in range(2000, 2050)]

@@ -77,8 +77,8 @@ def rig(remote: str, name: str = "me", tls: Tls | None = None) -> Iterator[Rig]:
     feed = FabricFeed(database, name, RealClock())
     feed.start(told)
     try:
-        feed.watch(frozenset({"blue"}))
-        told.wait_for(FabricSynced("blue"))
+        feed.watch({"blue": 1})
+        told.wait_for(FabricSynced("blue", 1))
         yield Rig(name, database, feed, FabricTarget(database, name), told)
     finally:
         feed.stop()

@@ -57,7 +57,7 @@ class Hands:
 
     now: float = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 

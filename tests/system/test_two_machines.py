@@ -21,6 +21,7 @@ HEADING = "## Two machines in six commands\n"
 NAMES = ("left", "right")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STEP_S = 120.0
+BACKGROUND_S = 20.0
 
 # Mounts of others are let go first, that nothing of theirs is held; then every directory that an
 # installation writes to is covered: /mnt/DIRECTORY/upper holds just what this machine changed.
@@ -121,7 +122,7 @@ class Machine:
         self._typed = 0
         spaces = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         self.shell = subprocess.Popen(
-            ["unshare", *spaces, "bash"],
+            ["setpriv", "--pdeathsig=KILL", "unshare", *spaces, "bash"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -146,10 +147,10 @@ class Machine:
         assert "==failed" not in seen, f"{self.name}: {lines}\n{seen}{self.log()}"
         return seen
 
-    def wait(self, condition: Callable[[], bool]) -> bool:
+    def wait(self, condition: Callable[[], bool], timeout_s: float = STEP_S) -> bool:
         """Look at the terminal until ``condition`` holds; False if it does not in time."""
         assert self.shell.stdout is not None
-        deadline = time.monotonic() + STEP_S
+        deadline = time.monotonic() + timeout_s
         while not condition():
             left = deadline - time.monotonic()
             if left < 0 or not select.select([self.shell.stdout], [], [], left)[0]:
@@ -173,8 +174,10 @@ class Machine:
         """End the shell, and with it everything on the machine."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
+        self.shell.kill()
+        self.wait(lambda: False, BACKGROUND_S)  # until nobody is left to print anything
+        self.shell.wait()
         self.shell.stdin.close()
-        self.shell.wait(30)
         self.shell.stdout.close()
 
 
@@ -198,7 +201,8 @@ class Story:
             return {name: self.machines[name].seen[start:] for name, start in starts.items()}
 
         # What runs in the background prints when it is ready.
-        self.machines[step.machines[-1]].wait(lambda: not step.missing("".join(seen().values())))
+        last = self.machines[step.machines[-1]]
+        last.wait(lambda: not step.missing("".join(seen().values())), BACKGROUND_S)
         told = seen()
         missing = step.missing("".join(told.values()))
         assert not missing, f"the README shows\n{missing}\nseen was\n{''.join(told.values())}"

@@ -31,11 +31,6 @@ BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
 NIC = Link("eth0", 2, "02:00:00:00:00:aa", 1500, up=True, addresses=(ip_address("192.0.2.1"),))
 
 
-class Monotonic:
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     value: str
@@ -72,14 +67,14 @@ class Lab:
     def __init__(self) -> None:
         self.flows = MemoryTarget("flows")
         self.fabric = MemoryTarget("fabric")
-        self.watched: list[frozenset[str]] = []
+        self.watched: list[list[str]] = []
         parts = Parts((self.flows, self.fabric), (), self.watch)
-        self.agent = Agent(LocalNode("n1", "eth0"), parts, Monotonic())
+        self.agent = Agent(LocalNode("n1", "eth0"), parts)
 
-    def watch(self, segments: frozenset[str]) -> None:
-        self.watched.append(segments)
-        for segment in segments:
-            self.agent.post(FabricSynced(segment))
+    def watch(self, segments: Mapping[str, int]) -> None:
+        self.watched.append(sorted(segments))
+        for segment, number in segments.items():
+            self.agent.post(FabricSynced(segment, number))
 
     def synced(self) -> None:
         for event in (
@@ -116,7 +111,7 @@ def test_the_segment_is_watched_while_something_is_attached(lab: Lab) -> None:
     lab.synced()
     lab.agent.admit(REQUEST, 1)
     lab.agent.detach(POD, 1)
-    assert lab.watched == [frozenset({"blue"}), frozenset()]
+    assert lab.watched == [["blue"], []]
 
 
 def test_an_attach_waits_for_what_is_pending(lab: Lab) -> None:

@@ -67,7 +67,9 @@ def test_help_imports_no_library_of_a_command() -> None:
         pytest.param(["apply", "-f", "/none"], "'/none': No such file", id="no file"),
         pytest.param(["get", "node", "--fabric", "x"], "remote 'x' is not unix:/PATH", id="remote"),
         pytest.param(
-            ["get", "node", "--fabric", "ssl:h:1"], "needs the installed agent", id="ssl without files"
+            ["get", "node", "--fabric", "ssl:h:1"],
+            "needs the installed agent",
+            id="ssl without files",
         ),
         pytest.param(["get", "node", "-o", "xml"], "'xml' is not one of 'table'", id="format"),
         pytest.param(["config", "check", "/none"], "/none: No such file", id="no configuration"),

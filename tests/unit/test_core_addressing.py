@@ -1,12 +1,21 @@
 """Blocks and the addresses in them: no two nodes ever share an address."""
 
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.core.addressing import allocate, default_mac, eui64_link_local, plan_blocks
+from dataplane.core.addressing import (
+    Addresses,
+    BlockPlan,
+    allocate,
+    default_mac,
+    eui64_link_local,
+    plan_blocks,
+)
 from dataplane.core.model import Block, IpAddress, Mac, Segment, Vni, in_any
 
 
@@ -19,20 +28,26 @@ def segment(*subnets: str, static: tuple[str, ...] = ()) -> Segment:
     )
 
 
+def plan(
+    on: Segment, node: str, blocks: Collection[Block], used: AbstractSet[IpAddress]
+) -> BlockPlan:
+    return plan_blocks(on, node, blocks, Addresses(used, used))
+
+
 def owned(plan_node: str, *prefixes: str) -> list[Block]:
     return [Block("blue", ip_network(prefix), plan_node) for prefix in prefixes]
 
 
 def test_the_first_plan_claims_one_block_per_subnet() -> None:
-    plan = plan_blocks(segment("10.0.0.0/20", "2001:db8::/64"), "n1", [], frozenset())
-    assert sorted(b.prefix.prefixlen for b in plan.blocks) == [27, 120]
-    assert plan.exhausted == ()
+    found = plan(segment("10.0.0.0/20", "2001:db8::/64"), "n1", [], frozenset())
+    assert sorted(b.prefix.prefixlen for b in found.blocks) == [27, 120]
+    assert found.exhausted == ()
 
 
 def test_a_spare_is_claimed_once_addresses_are_used() -> None:
-    first = plan_blocks(segment("10.0.0.0/20"), "n1", [], frozenset()).blocks
+    first = plan(segment("10.0.0.0/20"), "n1", [], frozenset()).blocks
     used = frozenset({first[0].prefix.network_address + 1})
-    assert len(plan_blocks(segment("10.0.0.0/20"), "n1", first, used).blocks) == 2
+    assert len(plan(segment("10.0.0.0/20"), "n1", first, used).blocks) == 2
 
 
 @pytest.mark.parametrize(
@@ -47,31 +62,31 @@ def test_the_spare_depends_on_what_is_free(others: int, blocks: int) -> None:
     mine = Block("blue", whole[-1], "n1")
     known = [mine, *(Block("blue", prefix, "n2") for prefix in whole[:others])]
     used = frozenset({mine.prefix.network_address + 1})
-    assert len(plan_blocks(segment("10.0.0.0/25"), "n1", known, used).blocks) == blocks
+    assert len(plan(segment("10.0.0.0/25"), "n1", known, used).blocks) == blocks
 
 
 def test_an_exhausted_subnet_is_named() -> None:
     others = owned("n2", "10.0.0.0/27")
-    plan = plan_blocks(segment("10.0.0.0/27"), "n1", others, frozenset())
-    assert plan.blocks == ()
-    assert plan.exhausted == (ip_network("10.0.0.0/27"),)
+    found = plan(segment("10.0.0.0/27"), "n1", others, frozenset())
+    assert found.blocks == ()
+    assert found.exhausted == (ip_network("10.0.0.0/27"),)
 
 
 def test_no_block_covers_a_static_range() -> None:
     blue = segment("10.0.0.0/24", static=("10.0.0.0/25",))
     seen: list[Block] = []
     for number in range(4):
-        plan = plan_blocks(blue, f"n{number}", seen, frozenset())
-        assert len(plan.blocks) == 1
-        seen += plan.blocks
+        found = plan(blue, f"n{number}", seen, frozenset())
+        assert len(found.blocks) == 1
+        seen += found.blocks
     assert {b.prefix for b in seen} == set(ip_network("10.0.0.128/25").subnets(new_prefix=27))
-    assert plan_blocks(blue, "late", seen, frozenset()).exhausted
+    assert plan(blue, "late", seen, frozenset()).exhausted
 
 
 def test_a_huge_subnet_with_a_huge_static_range_is_planned_at_once() -> None:
     blue = segment("2001:db8::/64", static=("2001:db8::/65",))
-    plan = plan_blocks(blue, "n1", [], frozenset())
-    assert in_any(plan.blocks[0].prefix.network_address, (ip_network("2001:db8::8000:0:0:0/65"),))
+    found = plan(blue, "n1", [], frozenset())
+    assert in_any(found.blocks[0].prefix.network_address, (ip_network("2001:db8::8000:0:0:0/65"),))
 
 
 def test_allocation_leaves_out_network_broadcast_and_used() -> None:
@@ -86,8 +101,8 @@ def test_allocation_leaves_out_network_broadcast_and_used() -> None:
 def test_a_block_that_another_node_took_is_not_claimed_again() -> None:
     lost = owned("n2", "10.0.0.0/27")
     used = frozenset({ip_address("10.0.0.5")})
-    plan = plan_blocks(segment("10.0.0.0/24"), "n1", lost, used)
-    assert ip_network("10.0.0.0/27") not in [b.prefix for b in plan.blocks]
+    found = plan(segment("10.0.0.0/24"), "n1", lost, used)
+    assert ip_network("10.0.0.0/27") not in [b.prefix for b in found.blocks]
 
 
 @settings(max_examples=60)
@@ -97,14 +112,14 @@ def test_nodes_that_attach_in_any_order_never_share_an_address(order: list[str])
     blocks: dict[object, Block] = {}
     given_out: dict[str, set[IpAddress]] = {"n1": set(), "n2": set(), "n3": set()}
     for node in order:
-        plan = plan_blocks(blue, node, blocks.values(), frozenset(given_out[node]))
-        blocks = {k: b for k, b in blocks.items() if b.node != node or b in plan.blocks}
-        for block in plan.blocks:
+        found = plan(blue, node, blocks.values(), frozenset(given_out[node]))
+        blocks = {k: b for k, b in blocks.items() if b.node != node or b in found.blocks}
+        for block in found.blocks:
             blocks.setdefault(block.prefix, block)  # the unique index of the database
         own = [b for b in blocks.values() if b.node == node]
         chosen = allocate(blue, own, frozenset(given_out[node]))
         if chosen is None:
-            assert plan.exhausted
+            assert found.exhausted
             continue
         assert not any(chosen[0] in taken for taken in given_out.values())
         given_out[node].add(chosen[0])

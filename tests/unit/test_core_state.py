@@ -54,8 +54,14 @@ def after(*events: StateEvent, state: State | None = None) -> State:
     state = state or State(LocalNode("n1", "eth0"))
     for event in events:
         state = settle(fold(state, event))
-        if isinstance(event, AttachRequest) and state.fabric.base_synced:
-            state = settle(fold(state, FabricSynced(event.segment)))  # as the feed does, once asked
+        if isinstance(event, AttachRequest) and state.fabric.connected:
+            state = tell_synced(state)  # as the feed does, once asked
+    return state
+
+
+def tell_synced(state: State) -> State:
+    for segment, number in state.watched.items():
+        state = settle(fold(state, FabricSynced(segment, number)))
     return state
 
 
@@ -215,7 +221,7 @@ def test_an_attach_without_database_is_unpublished_until_the_segment_syncs() -> 
     assert publication is not None
     assert publication.endpoints == ()
     assert desired(state).held == {100}
-    state = after(*synced(OWN_BLOCK), FabricSynced("blue"), state=state)
+    state = tell_synced(after(*synced(OWN_BLOCK), state=state))
     assert state.attachments[POD].sequence == 0
     assert desired(state).held == frozenset()
 

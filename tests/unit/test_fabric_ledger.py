@@ -182,7 +182,7 @@ def visible(rows: Mapping[UUID, Stored], interest: frozenset[str]) -> Known:
         if isinstance(row, Node):
             known[Node, row.name] = join(row, vteps)
         elif isinstance(row, Endpoint) and row.segment in interest:
-            known[Endpoint, row.key] = row
+            known[Endpoint, entity_key(row)] = row
     return known
 
 

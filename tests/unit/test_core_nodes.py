@@ -1,0 +1,146 @@
+"""Nodes that share a database agree, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from itertools import combinations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from dataplane.core.events import AttachRequest, Detached
+from dataplane.core.model import AttachmentKey, Block, Endpoint, Mac
+from dataplane.core.reasons import Reason
+from tests.unit.fabric_simulation import BLUE, RED, Database, SimulatedNode, grant_all, quiesce
+
+NODES = st.integers(0, 2)
+PODS = st.sampled_from(["a", "b", "c", "d"])
+SHARED_MAC = Mac("02:00:00:00:00:01")
+ASKED = st.sampled_from(
+    [
+        {},
+        {"mac": SHARED_MAC},
+        {"ips": (ip_address("10.0.0.97"),)},
+        {"ips": (ip_address("10.0.0.40"),), "ipam": True},
+        {"segment": "red"},
+    ]
+)
+
+
+class Fabric(RuleBasedStateMachine):
+    """Workloads come, go and move; agents and connections fail; the database tells late."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.database = Database()
+        self.database.write(BLUE)
+        self.database.write(RED)
+        self.nodes = [SimulatedNode(number, self.database) for number in (1, 2, 3)]
+        for node in self.nodes:
+            node.link()
+        self.attached = 0
+        quiesce(self.database)
+
+    # --- what users and machines do ---
+
+    @rule(node=NODES, pod=PODS, asked=ASKED)
+    def add(self, node: int, pod: str, asked: dict[str, object]) -> None:
+        self.attached += 1
+        key = AttachmentKey(f"{pod}{self.attached}", "eth0")
+        plain = {"segment": "blue", "identity": f"ns/{pod}/eth0", "netns": "/run/netns/pod"}
+        self.nodes[node].ask(AttachRequest(key=key, **{**plain, **asked}))  # type: ignore[arg-type]  # a row of ASKED
+
+    @rule(node=NODES)
+    def last_word(self, node: int) -> None:
+        for key in [*self.nodes[node].state.requests, *self.nodes[node].state.refusals]:
+            self.nodes[node].last_word(key)
+
+    @rule(node=NODES, which=st.integers(0, 9))
+    def delete(self, node: int, which: int) -> None:
+        keys = sorted(self.nodes[node].state.attachments)
+        if keys:
+            self.nodes[node].take(Detached(keys[which % len(keys)]))
+
+    @rule(node=NODES)
+    def restart(self, node: int) -> None:
+        self.nodes[node].restart()
+
+    @rule(node=NODES)
+    def cut_or_join(self, node: int) -> None:
+        if self.nodes[node].linked:
+            self.nodes[node].unlink()
+        else:
+            self.nodes[node].link()
+
+    @rule(node=NODES)
+    def grant_or_revoke(self, node: int) -> None:
+        grant = grant_all(self.nodes[node].name)
+        if grant in self.database.rows.values():
+            self.database.delete(grant)
+        else:
+            self.database.write(grant)
+
+    # --- what threads do ---
+
+    @rule(node=NODES, count=st.integers(1, 5))
+    def deliver(self, node: int, count: int) -> None:
+        self.nodes[node].deliver(count)
+
+    @rule(node=NODES)
+    def begin_to_publish(self, node: int) -> None:
+        self.nodes[node].begin()
+
+    @rule(node=NODES)
+    def commit(self, node: int) -> None:
+        self.nodes[node].commit()
+
+    @rule()
+    def rest(self) -> None:
+        quiesce(self.database)
+        self.check_agreement()
+
+    def teardown(self) -> None:
+        if hasattr(self, "nodes"):
+            self.rest()
+
+    # --- what must hold ---
+
+    @invariant()
+    def nobody_has_two_attachments_in_one_slot(self) -> None:
+        for node in getattr(self, "nodes", []):
+            slots = [attachment.slot for attachment in node.state.attachments.values()]
+            assert len(slots) == len(set(slots))
+
+    def check_agreement(self) -> None:
+        published = [row for row in self.database.rows.values() if isinstance(row, Endpoint)]
+        active = [port.attachment.endpoint(n.name) for n in self.nodes for port in n.active]
+        assert sorted(published, key=lambda e: e.key) == sorted(active, key=lambda e: e.key)
+        for one, other in combinations(active, 2):
+            if one.segment == other.segment:
+                assert one.mac != other.mac, (one, other)
+                assert not set(one.ips) & set(other.ips), (one, other)
+        for node in self.nodes:
+            self.check_node(node, active)
+
+    def check_node(self, node: SimulatedNode, active: list[Endpoint]) -> None:
+        assert not node.desired.held
+        for name, view in node.desired.segments.items():
+            seen = {remote.endpoint for remote in view.remotes}
+            assert seen == {e for e in active if e.segment == name and e.node != node.name}
+        for attachment in node.state.attachments.values():
+            assert attachment.sequence is not None
+            if not attachment.ipam and BLUE.static_ranges[0].supernet_of is not None:
+                self.check_block(node, attachment.segment, attachment.ips)
+
+    def check_block(self, node: SimulatedNode, segment: str, ips: tuple[object, ...]) -> None:
+        blocks = [row for row in self.database.rows.values() if isinstance(row, Block)]
+        for ip in ips:
+            if ip in BLUE.static_ranges[0]:
+                continue
+            owners = {b.node for b in blocks if b.segment == segment and ip in b.prefix}
+            assert owners == {node.name}, (ip, owners)
+
+
+Fabric.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestNodesAgree = Fabric.TestCase

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 from dataplane.core.addressing import allocate, default_mac
 from dataplane.core.errors import InvalidValueError
@@ -26,7 +25,7 @@ from dataplane.core.views import (
     block_plan,
     grants_of,
     known_endpoints,
-    segment_losses,
+    losses,
 )
 
 TRY_AGAIN = 11  # CNI spec, Error: "try again later"
@@ -288,26 +287,25 @@ def _take_sequences(state: State) -> State:
 
 
 def _judge(state: State) -> State:
-    """Return ``state`` with a verdict on every attachment whose segment's rows are complete."""
+    """Return ``state`` with a verdict on every attachment of which all is known."""
     judged = {}
-    for segment in sorted(filter(partial(_can_judge, state), state.present)):
-        losses, grants = segment_losses(state, segment), grants_of(state, segment)
-        for attachment in state.local(segment):
+    for segment in filter(None, map(state.fabric.segment, sorted(state.present))):
+        if not _can_judge(state, segment):
+            continue
+        local, grants = state.local(segment.name), grants_of(state, segment.name)
+        lost = losses(state, segment, local)
+        for attachment in local:
             endpoint = attachment.endpoint(state.node.name)
-            verdict = _verdict(attachment, losses.get(endpoint.key), granted=grants.cover(endpoint))
+            verdict = _verdict(attachment, lost.get(endpoint.key), granted=grants.cover(endpoint))
             if verdict != attachment.blocked:
                 judged[attachment.key] = replace(attachment, blocked=verdict)
     return replace(state, attachments={**state.attachments, **judged}) if judged else state
 
 
-def _can_judge(state: State, segment: str) -> bool:
-    """Say whether all is known: the rows, and which VTEP is the lower."""
-    known = state.fabric.segment(segment)
-    return (
-        known is not None
-        and segment in state.fabric.synced
-        and any(family_of(vtep) is known.underlay for vtep in state.vteps)
-    )
+def _can_judge(state: State, segment: Segment) -> bool:
+    """Say whether the rows are complete, and which VTEP is the lower can be said."""
+    reachable = any(family_of(vtep) is segment.underlay for vtep in state.vteps)
+    return reachable and segment.name in state.fabric.synced
 
 
 def _verdict(attachment: Attachment, loss: Loss | None, *, granted: bool) -> Verdict | None:

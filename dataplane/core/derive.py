@@ -27,7 +27,7 @@ from dataplane.core.model import (
 from dataplane.core.overhead import encap_overhead, pod_mtu
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State
-from dataplane.core.views import block_addresses, block_plan, grants_of, segment_losses, vteps
+from dataplane.core.views import block_addresses, block_plan, grants_of, losses, vteps
 
 
 def derive(state: State) -> Desired | None:
@@ -88,14 +88,15 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
 
 
 def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
-    where = vteps(state, segment.underlay)
-    losses, grants = segment_losses(state, segment.name), grants_of(state, segment.name)
+    where, grants = vteps(state, segment.underlay), grants_of(state, segment.name)
+    published = [attachment for attachment in state.local(segment.name) if not attachment.blocked]
+    lost = losses(state, segment, published)
     return tuple(
         RemoteEndpoint(endpoint, where[endpoint.node])
         for endpoint in sorted(state.fabric.endpoints(segment.name), key=lambda e: e.key)
         if endpoint.node != state.node.name
         and endpoint.node in where
-        and endpoint.key not in losses
+        and endpoint.key not in lost
         and grants.cover(endpoint)
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -27,19 +27,24 @@ class Loss:
 
 
 def resolve(
-    endpoints: Iterable[Endpoint], vteps: Mapping[str, IpAddress]
+    endpoints: Iterable[Endpoint],
+    vteps: Mapping[str, IpAddress],
+    withdrawn: Collection[EndpointKey] = (),
 ) -> dict[EndpointKey, Loss]:
     """Return the losers among the Endpoints of one segment; the same input loses on every node.
 
     Equal identity is a move: the higher sequence wins, a tie goes to the lower VTEP. Another
-    identity is a duplicate: the lower VTEP wins. ``vteps`` gives each node's VTEP address.
+    identity is a duplicate: the lower VTEP wins. ``vteps`` gives each node's VTEP address. Who
+    attached while one was ``withdrawn`` could not know of it: that one loses a tie.
     """
     contested = _contested(list(endpoints))
     if not contested:
         return {}
     losses: dict[EndpointKey, Loss] = {}
     accepted: list[Endpoint] = []
-    for endpoint in sorted(contested, key=lambda e: (-e.sequence, *_rank(e, vteps))):
+    for endpoint in sorted(
+        contested, key=lambda e: (-e.sequence, e.key in withdrawn, *_rank(e, vteps))
+    ):
         winner = next(
             (w for w in accepted if w.identity == endpoint.identity and _shares(w, endpoint)), None
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataplane.core.addressing import Addresses, BlockPlan, plan_blocks
 from dataplane.core.mobility import Loss, resolve
 from dataplane.core.model import (
+    Attachment,
     Endpoint,
     EndpointKey,
     Family,
@@ -79,21 +80,19 @@ def vteps(state: State, family: Family) -> dict[str, IpAddress]:
     return {name: vtep for name, vtep in found if vtep is not None}
 
 
-def segment_losses(state: State, segment: str) -> dict[EndpointKey, Loss]:
-    """Return who loses a MAC or an address on ``segment``.
+def losses(state: State, segment: Segment, own: Iterable[Attachment]) -> dict[EndpointKey, Loss]:
+    """Return who loses a MAC or an address among other nodes' rows and our ``own`` attachments.
 
-    What is not granted, what moved away, and what nobody else can know of yet takes no part.
+    What is not granted, what moved away, and what has no sequence yet takes no part.
     """
-    known = state.fabric.segment(segment)
-    me, grants = state.node.name, grants_of(state, segment)
-    silent = {
-        attachment.endpoint(me).key
-        for attachment in state.local(segment)
-        if attachment.sequence is None or attachment.superseded
-    }
+    me, grants = state.node.name, grants_of(state, segment.name)
+    ours = [a for a in own if a.sequence is not None and not a.superseded]
     claimants = [
-        endpoint
-        for endpoint in known_endpoints(state, segment)
-        if endpoint.key not in silent and grants.cover(endpoint)
+        *(row for row in state.fabric.endpoints(segment.name) if row.node != me),
+        *(attachment.endpoint(me) for attachment in ours),
     ]
-    return resolve(claimants, vteps(state, known.underlay if known else Family.IPV4))
+    return resolve(
+        filter(grants.cover, claimants),
+        vteps(state, segment.underlay),
+        {attachment.endpoint(me).key for attachment in ours if attachment.blocked},
+    )

@@ -23,6 +23,9 @@ from dataplane.netlink.rtnl import KernelError, Rtnl
 
 OUR_GROUP = 0x4F57  # "OW": marks a vpN as ours from its first moment on, before it has an alias
 
+# RFC 5227 section 1.1, ANNOUNCE_NUM 2 and ANNOUNCE_INTERVAL. The second one also reaches the nodes
+# that had not been told of this one yet, where it is the segment's first pod here.
+_ANNOUNCE_AGAIN_S = 2.0
 _ALIAS_BYTES = 255  # IFALIASZ less its NUL (linux/if.h)
 _OWN_NETNS = Path("/proc/thread-self/ns/net")
 
@@ -69,11 +72,14 @@ class VethWiring:
             return (str(error),)
 
     def announce(self, port: Port) -> None:
-        """Send one frame per address from inside the pod; see PodWiring."""
-        attachment = port.attachment
-        frames = announcement(attachment.mac, attachment.ips)
-        with Netns(attachment.netns) as netns:
-            netns.run(lambda: _send(attachment.ifname, frames))
+        """Send one frame per address from inside the pod, now and in 2 s; see PodWiring."""
+        with Netns(port.attachment.netns) as netns:
+            _announce(netns, port.attachment)
+            again = threading.Timer(
+                _ANNOUNCE_AGAIN_S, _announce_again, (port.attachment, netns.inode)
+            )
+        again.daemon = True
+        again.start()
 
 
 def alias(attachment: Attachment) -> str:
@@ -214,6 +220,18 @@ def _pod_faults(port: Port, pod: Netdev, routes: tuple[PodRoute, ...]) -> tuple[
         *(f"{name} lacks address {interface}" for interface in wanted if interface not in held),
         *(f"{name} lacks {route}" for route in asked if route not in known),
     )
+
+
+def _announce(netns: Netns, attachment: Attachment) -> None:
+    frames = announcement(attachment.mac, attachment.ips)
+    netns.run(lambda: _send(attachment.ifname, frames))
+
+
+def _announce_again(attachment: Attachment, inode: int) -> None:
+    """Announce in the namespace of that ``inode``; by now there may be none, or another one."""
+    with suppress(OverweaveError), Netns(attachment.netns) as netns:
+        if netns.inode == inode:
+            _announce(netns, attachment)
 
 
 def _send(ifname: str, frames: tuple[bytes, ...]) -> None:

@@ -472,6 +472,18 @@ def test_announcement_arrives_at_the_node_end(stage: Stage) -> None:
     assert advertised == ["fd07::5", LINK_LOCAL]
 
 
+def test_announcement_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 5227 section 2.3: twice; other nodes may not know of this one at the first time."""
+    monkeypatch.setattr("dataplane.host.pod._ANNOUNCE_AGAIN_S", 0.1)
+    port = stage.port()
+    stage.plumb(port)
+    with listening(stage.node, "vp3") as listener:
+        stage.node.run(lambda: VethWiring().announce(port))
+        heard = [bytes(f) for f in frames(listener) if ARP in f or ICMPv6ND_NA in f]
+    assert len(heard) == 6
+    assert heard[:3] == heard[3:]
+
+
 def test_announcement_without_interface_is_an_error(stage: Stage) -> None:
     with pytest.raises(OverweaveError, match="announce the addresses of eth0: No such device"):
         stage.node.run(lambda: VethWiring().announce(stage.port()))

@@ -7,11 +7,11 @@ import select
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from dataplane.lab.probes import Station
 
@@ -47,20 +47,31 @@ class Ears:
                     yield self._sockets[ear], data
 
 
-def deliver(
-    sender: Station, frames: Mapping[str, Packet], listeners: Iterable[Station]
-) -> Mapping[str, Counter[str]]:
-    """Send every frame once; return how often each listener heard it, by the frame's name.
+def behind(frame: Packet, token: bytes) -> bytes:
+    """Put ``token`` behind the frame's end, where no protocol looks; a tunnel's end drops it."""
+    return bytes(frame) + token
 
-    A frame is known by random bytes behind its end, which no protocol looks at.
-    """
+
+def inside(frame: Packet, token: bytes) -> bytes:
+    """Make ``token`` the innermost payload."""
+    return bytes(frame / Raw(token))
+
+
+def deliver(
+    sender: Station,
+    frames: Mapping[str, Packet],
+    listeners: Iterable[Station],
+    mark: Callable[[Packet, bytes], bytes] = behind,
+) -> Mapping[str, Counter[str]]:
+    """Send every frame once; return how often each listener heard it, by the frame's name."""
     tokens = {name: secrets.token_bytes(16) for name in frames}
+    marked = [mark(frame, tokens[name]) for name, frame in frames.items()]
     heard: defaultdict[str, Counter[str]] = defaultdict(Counter)
     with Ears(listeners) as ears:
         with raw(sender) as out:
             out.bind((sender.ifname, 0))
-            for name, frame in frames.items():
-                out.send(bytes(frame) + tokens[name])
+            for frame in marked:
+                out.send(frame)
         for listener, data in ears.listen():
             for name, token in tokens.items():
                 heard[name][listener] += token in data

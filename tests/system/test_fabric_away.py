@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -46,7 +46,7 @@ def away(scene: Scene, end: Callable[[DatabaseServer], None]) -> Iterator[None]:
     """Take the database away for a while; no packet between pods may be lost for that."""
     server = lab.fabric_server(scene.paths)
     pairs = [stations[:2] for stations in scene.segments.values()]
-    with talking(*pairs[0], 4), talking(*pairs[1], 6), talking(*pairs[2], 6), talking(*pairs[3], 4):
+    with talking(pairs[0], 4), talking(pairs[1], 6), talking(pairs[2], 6), talking(pairs[3], 4):
         end(server)
         assert not server.running()
         try:
@@ -58,7 +58,8 @@ def away(scene: Scene, end: Callable[[DatabaseServer], None]) -> Iterator[None]:
 
 
 @contextmanager
-def talking(source: Station, sink: Station, version: int) -> Iterator[None]:
+def talking(pair: Sequence[Station], version: int) -> Iterator[None]:
+    source, sink = pair
     with probes.flow(source, sink.ip(version), interval=0.02) as echo:
         yield
     assert (echo.lost, echo.duplicates) == (0, 0)
@@ -101,7 +102,7 @@ def test_a_restart_while_it_is_away_changes_nothing(here: CniNode, there: CniNod
     others = [here.add("early"), there.add("peer")]
     brief = here.add("brief")
     matrix.converge(others)
-    with away(here.scene, DatabaseServer.stop), talking(*others, 6):
+    with away(here.scene, DatabaseServer.stop), talking(others, 6):
         before = flows(here)
         nodes.kill_agent(here.paths)
         nodes.start_agent(here.paths)

@@ -7,27 +7,26 @@ guarded one is then the guard's doing.
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from ipaddress import ip_address
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS
 from scapy.layers.l2 import ARP, Ether
-from scapy.packet import Packet
 
 from dataplane.lab import matrix
 from dataplane.lab.foreign import ip
+from dataplane.lab.probes import Station
 from dataplane.lab.scene import Colour, Scene
 from ovs_client.daemons import run
 from tests.system.cni_node import CniNode, eventually, segment
 from tests.system.frames import Ears, deliver
-from tests.system.spoofs import HONEST, SPOOFS, Pods, v4, v6
+from tests.system.spoofs import HONEST, SPOOFS, Pods, local, unused, v4, v6
 
 GUARDED = Colour("ward", 24, "geneve", "ipv4")
 OPEN = Colour("open", 25, "vxlan", "ipv6")
+AGAIN_S = 10.0  # five times the two seconds after which an announcement is repeated
 Heard = Mapping[str, Counter[str]]
 
 
@@ -75,3 +74,61 @@ def test_what_a_pod_says_of_itself_arrives(
 ) -> None:
     for colour in (GUARDED, OPEN):
         assert heard[colour][name][pods[colour].sink.name] == 1
+
+
+def test_the_kernel_finds_its_addresses_unique(scene: Scene, pods: dict[Colour, Pods]) -> None:
+    """Nothing of ours may answer for a pod's own address: duplicate detection would fail then."""
+    me, sink = pods[GUARDED].me, pods[GUARDED].sink
+    own, another = v6(me), unused(me)
+    with Ears([sink]) as ears:
+        run(["nsenter", f"--net={me.netns}", "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=1"])
+        ip(me.netns, "address", "del", f"{own}/64", "dev", me.ifname)
+        for address in (own, another):
+            ip(me.netns, "address", "add", f"{address}/64", "dev", me.ifname)
+        assert flags(me)[own] == {"tentative"}
+        eventually(lambda: "tentative" not in flags(me)[own] | flags(me)[another])
+        asked = [Ether(data)[ICMPv6ND_NS].tgt for _, data in ears.listen(0.1) if is_dad(data)]
+    assert flags(me)[own] == flags(me)[another] == set()
+    assert asked == [own]  # the other one is not its own to ask for
+    ip(me.netns, "address", "del", f"{another}/64", "dev", me.ifname)
+    matrix.converge([me, sink])
+
+
+def flags(station: Station) -> dict[str, set[str]]:
+    words = ["ip", "-n", station.netns.name, "-j", "-6", "address", "show", "dev", station.ifname]
+    (shown,) = json.loads(run(words))
+    known = ("tentative", "dadfailed")
+    return {a["local"]: {word for word in known if a.get(word)} for a in shown["addr_info"]}
+
+
+def is_dad(data: bytes) -> bool:
+    frame = Ether(data)
+    return ICMPv6ND_NS in frame and frame.payload.src == "::"
+
+
+@pytest.mark.parametrize("where", ["n1", "n3"])
+def test_a_new_pod_makes_itself_known(scene: Scene, pods: dict[Colour, Pods], where: str) -> None:
+    """On a node where the segment is already, and on one where it is not."""
+    node = CniNode(scene, where, GUARDED.name)
+    listeners = [pods[GUARDED].other, pods[GUARDED].sink]
+    heard = set()
+    with node.pods, Ears(listeners) as ears:
+        new = node.add(f"new-{where}")
+        wanted = {
+            (each.name, said) for each in listeners for said in (v4(new), v6(new), local(new))
+        }
+        for who, data in ears.listen(AGAIN_S):
+            heard |= {(who, said) for said in announced(data, new.mac)}
+            if heard == wanted:
+                break
+    assert heard == wanted
+
+
+def announced(data: bytes, mac: str) -> set[str]:
+    """Return the address that a frame announces to be at ``mac``, if it does."""
+    frame = Ether(data)
+    if frame.src == mac and ARP in frame and frame.pdst == frame.psrc and frame.hwsrc == mac:
+        return {frame.psrc}
+    if frame.src == mac and ICMPv6ND_NA in frame and frame.lladdr == mac:
+        return {frame.tgt}
+    return set()

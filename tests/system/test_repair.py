@@ -57,13 +57,23 @@ def test_pods_that_come_and_go_do_not_put_repair_off(scene: Scene, nodes: list[N
     before = settled(nodes)
     began = time.monotonic()
     for node in nodes:
-        for damage in (take_flows, take_routes, take_filters, take_bridge):
+        for damage in (take_flows, take_routes, take_filters):
             damage(node)
     while missing := lacking(nodes, before):
         assert time.monotonic() - began < REPAIRED_S, missing
         come_and_go(scene)
     print(f"repaired after {time.monotonic() - began:.1f} s")
     wait_until_back(nodes, before, time.monotonic() + 10)
+    check(scene)
+
+
+def test_a_bridge_taken_away_is_put_back(scene: Scene, nodes: list[Node]) -> None:
+    before = settled(nodes)
+    began = time.monotonic()
+    for node in nodes:
+        take_bridge(node)
+    wait_until_back(nodes, before, began + REPAIRED_S)
+    print(f"repaired after {time.monotonic() - began:.1f} s")
     check(scene)
 
 

@@ -63,7 +63,7 @@ for d in $(ls /sys/class/net); do
 done
 ovs-vsctl list-br
 find /mnt /run /sys/fs/bpf \\( ! -type d -o -name '*overweave*' \\) \\
-  ! -path '/mnt/*/work/*' ! -path '*/libuuid/*'
+  ! -path '/mnt/*/wor?/*' ! -path '*/libuuid/*'
 ss -Hlntu
 ps -eo args= | grep -v '^ps '
 """

@@ -51,6 +51,15 @@ class Fabric(RuleBasedStateMachine):
         plain = {"segment": "blue", "identity": f"ns/{pod}/eth0", "netns": "/run/netns/pod"}
         self.nodes[node].ask(AttachRequest(key=key, **{**plain, **asked}))  # type: ignore[arg-type]  # a row of ASKED
 
+    @rule(node=NODES, pod=PODS, asked=ASKED)
+    def add_at_leisure(self, node: int, pod: str, asked: dict[str, object]) -> None:
+        self.add(node, pod, asked)
+        for _ in range(2):
+            self.nodes[node].deliver(20)
+            self.nodes[node].begin()
+            self.nodes[node].commit()
+        self.nodes[node].deliver(20)
+
     @rule(node=NODES)
     def last_word(self, node: int) -> None:
         for key in [*self.nodes[node].state.requests, *self.nodes[node].state.refusals]:

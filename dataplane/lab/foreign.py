@@ -53,7 +53,7 @@ def run_kernel_vxlan(paths: LabPaths, node: str, tunnel: Tunnel, ends: Sequence[
     ``ends`` are its own VTEP, then those it floods to. MACs are learned from what arrives.
     """
     space = paths.netns(node)
-    bridge, device = f"br{tunnel.vni}", f"vx{tunnel.vni}"
+    bridge, device = _names(tunnel)
     local, *remotes = ends
     ip(space, "link", "add", bridge, "type", "bridge")
     ip(space, "link", "set", bridge, "up")
@@ -67,6 +67,12 @@ def run_kernel_vxlan(paths: LabPaths, node: str, tunnel: Tunnel, ends: Sequence[
         entry = ["fdb", "append", "00:00:00:00:00:00", "dev", device, "dst", str(remote)]
         _command(["nsenter", f"--net={space}", "bridge", *entry])
     return bridge
+
+
+def remove_kernel_vxlan(paths: LabPaths, node: str, tunnel: Tunnel) -> None:
+    """Take the bridge and the VXLAN device of a tunnel away."""
+    for name in _names(tunnel):
+        ip(paths.netns(node), "link", "delete", name)
 
 
 def plug_guest(paths: LabPaths, node: str, guest: Guest, bridge: str) -> Station:
@@ -181,6 +187,10 @@ def mac_of(space: Path, device: str) -> str:
 def ip(space: Path, *words: str) -> None:
     """Run the command ip in a namespace. Raises OverweaveError with its words."""
     _command(["ip", "-n", space.name, *words])
+
+
+def _names(tunnel: Tunnel) -> tuple[str, str]:
+    return f"br{tunnel.vni}", f"vx{tunnel.vni}"
 
 
 def _make_guest(paths: LabPaths, node: str, guest: Guest, port: str) -> Station:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ from ovs_client.daemons import DatabaseServer, Place
 Say = Callable[[str], None]
 _AT_ONCE = 4  # nodes started side by side
 _END_S = 3.0
+_BECOMING_S = 0.05
+_TOOLS = ("nsenter", "ovs", "setsid")  # by the beginning of their names
 
 
 class LabError(OverweaveError):
@@ -212,11 +215,18 @@ def _status(paths: NodePaths, node: LabNode) -> NodeStatus:
 
 def _end_processes(paths: LabPaths, spaces: Sequence[Path]) -> None:
     def is_ours(pid: int) -> bool:
-        # Tools that make files run outside: one may still be at it for an ``up`` that was killed.
-        outside = process.names(pid, f"{paths.directory}/", "ovs")
-        return pid != os.getpid() and (outside or process.lives_in(pid, spaces))
+        return pid != os.getpid() and (process.lives_in(pid, spaces) or _works_for(paths, pid))
 
-    process.end([pid for pid in process.pids() if is_ours(pid)], _END_S, is_ours)
+    # An ``up`` that was killed may have left a process that is only just becoming another one.
+    while found := [pid for pid in process.pids() if is_ours(pid)]:
+        process.end(found, _END_S, is_ours)
+        time.sleep(_BECOMING_S)
+
+
+def _works_for(paths: LabPaths, pid: int) -> bool:
+    """Say whether ``pid`` is a tool that makes files of the lab, or is on its way into it."""
+    marks = (f"{paths.directory}/", f"/{paths.prefix}")
+    return any(process.names(pid, mark, tool) for mark in marks for tool in _TOOLS)
 
 
 def _unmount_below(directory: Path) -> None:

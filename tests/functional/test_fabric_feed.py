@@ -20,7 +20,7 @@ from dataplane.fabric.store import FabricStore, agent_database
 from ovs_client.daemons import DatabaseServer, find_program
 from ovs_client.database import Database
 from ovs_client.operations import Insert
-from tests.functional.fabric_support import Recorder, running_server, wait_until
+from tests.functional.fabric_support import Recorder, running_server
 from tests.unit.fabric_builders import endpoint, node, segment
 
 BLUE, RED = segment("blue", 1), segment("red", 2)

@@ -129,14 +129,16 @@ def test_who_says_so_refuses_pods_while_it_is_away(scene: Scene) -> None:
     try:
         node.paths.config.write_text(yaml.safe_dump(changed), encoding="utf-8")
         lab.start_agents(scene.paths, [scene.topology.node("n3")])
-        with node.pods, away(scene, DatabaseServer.stop):
-            eventually(lambda: "fabric database" in status(node).stdout)
-            node.pod("late")
-            refused = node.run("ADD", "late")
-            error_of(refused, 11, "the fabric database is away", "try again")
-            print(f"refused after {refused.seconds:.2f} s")
-            assert refused.seconds < ADD_S
-            error_of(node.run("STATUS", "late"), 50, "the fabric database is away")
+        with node.pods:
+            node.add("early")  # so that no address is missing
+            with away(scene, DatabaseServer.stop):
+                eventually(lambda: "fabric database" in status(node).stdout)
+                node.pod("late")
+                refused = node.run("ADD", "late")
+                error_of(refused, 11, "segment cyan: the fabric database is away", "try again")
+                print(f"refused after {refused.seconds:.2f} s")
+                assert refused.seconds < ADD_S
+                error_of(node.run("STATUS", "late"), 50, "the fabric database is away")
     finally:
         nodes.stop_agent(node.paths)
         node.paths.config.write_text(written, encoding="utf-8")

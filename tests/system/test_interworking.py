@@ -53,8 +53,10 @@ def kernel(shared: Scene) -> Iterator[dict[str, Station]]:
     """The kernel's VXLAN device, a bridge and a pod for each VXLAN segment."""
     node = shared.topology.node(KERNEL)
     stations, guests = {}, {}
-    for colour in colours("vxlan"):
-        tunnel = Tunnel("vxlan", colour.vni, UDP_PORT["vxlan"])
+    tunnels = {
+        colour: Tunnel("vxlan", colour.vni, UDP_PORT["vxlan"]) for colour in colours("vxlan")
+    }
+    for colour, tunnel in tunnels.items():
         ends = [vtep(node, colour), *peers(shared, colour)]
         bridge = foreign.run_kernel_vxlan(shared.paths, KERNEL, tunnel, ends)
         guests[colour] = guest_of(colour, KERNEL, shared.segments[colour.name][0].mtu)
@@ -62,8 +64,9 @@ def kernel(shared: Scene) -> Iterator[dict[str, Station]]:
     lab.apply(shared.paths, static_node(KERNEL, node, guests))
     yield stations
     lab.overweave(shared.paths, "delete", "node", KERNEL)
-    for guest in guests.values():
-        foreign.remove_guest(shared.paths, guest)
+    for colour, tunnel in tunnels.items():
+        foreign.remove_guest(shared.paths, guests[colour])
+        foreign.remove_kernel_vxlan(shared.paths, KERNEL, tunnel)
 
 
 @pytest.fixture(scope="module")

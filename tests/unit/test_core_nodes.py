@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dataplane.core.events import AttachRequest, Detached
 from dataplane.core.model import AttachmentKey, Block, Endpoint, Mac
-from dataplane.core.reasons import Reason
 from tests.unit.fabric_simulation import BLUE, RED, Database, SimulatedNode, grant_all, quiesce
 
 NODES = st.integers(0, 2)

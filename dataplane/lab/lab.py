@@ -27,6 +27,7 @@ from ovs_client.daemons import DatabaseServer, Place
 Say = Callable[[str], None]
 _AT_ONCE = 4  # nodes started side by side
 _END_S = 3.0
+_END_ROUNDS = 10
 _BECOMING_S = 0.05
 _TOOLS = ("nsenter", "ovs", "setsid")  # by the beginning of their names
 
@@ -217,10 +218,15 @@ def _end_processes(paths: LabPaths, spaces: Sequence[Path]) -> None:
     def is_ours(pid: int) -> bool:
         return pid != os.getpid() and (process.lives_in(pid, spaces) or _works_for(paths, pid))
 
-    # An ``up`` that was killed may have left a process that is only just becoming another one.
-    while found := [pid for pid in process.pids() if is_ours(pid)]:
+    found: list[int] = []
+    for _ in range(_END_ROUNDS):
+        found = [pid for pid in process.pids() if is_ours(pid)]
+        if not found:
+            return
         process.end(found, _END_S, is_ours)
+        # An ``up`` that was killed may have left one that is only just becoming another program.
         time.sleep(_BECOMING_S)
+    raise LabError(f"lab {paths.name}: processes {found} do not end; look at them with ps")
 
 
 def _works_for(paths: LabPaths, pid: int) -> bool:

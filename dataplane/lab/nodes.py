@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -115,10 +114,7 @@ def kill_agent(paths: NodePaths) -> None:
     """End the agent as a crash would (SIGKILL)."""
     pid = agent_pid(paths)
     if pid is not None:
-        with process.Process(pid) as held:
-            if _is_agent(paths, pid):
-                held.signal(signal.SIGKILL)
-                held.wait(_STOP_S)
+        process.kill(pid, _STOP_S, lambda number: _is_agent(paths, number))
 
 
 def environment(paths: NodePaths) -> dict[str, str]:

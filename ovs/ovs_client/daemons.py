@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.core.errors import OverweaveError
 from ovs_client import process
-from ovs_client.unixctl import Unixctl
+from ovs_client.unixctl import Unixctl, UnixctlError
 
 OVS_SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 _SERVER = "ovsdb-server"
@@ -77,20 +77,17 @@ class Place:
         if number is None:
             return
         if cleanup:
-            Unixctl(self.directory).call("exit", "--cleanup")
-            if process.wait_until(lambda: self.pid(program) is None, _STOP_TIMEOUT_S):
-                return
+            with suppress(UnixctlError):  # one that does not even answer is ended all the same
+                Unixctl(self.directory).call("exit", "--cleanup")
+                if process.wait_until(lambda: self.pid(program) is None, _STOP_TIMEOUT_S):
+                    return
         process.end([number], _STOP_TIMEOUT_S, lambda pid: self._owns(program, pid))
 
     def kill(self, program: str) -> None:
         """End ``program`` as a crash would (SIGKILL); returns when it is gone."""
         number = self.pid(program)
-        if number is None:
-            return
-        with process.Process(number) as held:
-            if self._owns(program, number):
-                held.signal(signal.SIGKILL)
-                held.wait(_STOP_TIMEOUT_S)
+        if number is not None:
+            process.kill(number, _STOP_TIMEOUT_S, lambda pid: self._owns(program, pid))
 
     def _owns(self, program: str, pid: int) -> bool:
         return process.is_running(pid, f"--pidfile={self.pidfile(program)}", program)

@@ -101,6 +101,14 @@ def end(numbers: Iterable[int], grace_s: float, still_ours: Callable[[int], bool
                 process.wait(grace_s)
 
 
+def kill(number: int, wait_s: float, still_ours: Callable[[int], bool]) -> None:
+    """End ``number`` as a crash would (SIGKILL) and wait until it is gone; gone is no error."""
+    for process in _hold([number], still_ours):
+        with process:
+            process.signal(signal.SIGKILL)
+            process.wait(wait_s)
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     """Return True once ``condition`` holds, False if ``timeout_s`` passes first."""
     deadline = time.monotonic() + timeout_s

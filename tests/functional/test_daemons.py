@@ -174,3 +174,13 @@ def test_end_insists() -> None:
         stubborn.stdout.readline()
         process.end([stubborn.pid, os.getpid()], 0.2, lambda pid: pid == stubborn.pid)
         assert stubborn.wait(5) == -signal.SIGKILL
+
+
+def test_a_hung_switch_is_stopped_all_the_same(ovs: OvsInstance) -> None:
+    ovs.start()
+    number = ovs.place.pid("ovs-vswitchd")
+    assert number is not None
+    os.kill(number, signal.SIGSTOP)
+    ovs.stop_switch(cleanup=True)
+    assert not ovs.switch_running()
+    assert ovs.server.running()

@@ -20,7 +20,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
 )
-from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from dataplane.core.addressing import eui64_link_local
@@ -44,6 +44,9 @@ class Pods:
 
     def to_all(self) -> Packet:
         return Ether(src=self.me.mac, dst=ALL)
+
+    def to_nodes(self) -> Packet:
+        return Ether(src=self.me.mac, dst=NODES_MAC)
 
     def multicast(self, source: str = "", group: str = ALL_NODES) -> Packet:
         tail = ip_address(group).packed[-4:].hex(":")
@@ -104,6 +107,7 @@ def dad(pods: Pods, target: str) -> Packet:
     return pods.multicast("::", group_of(target)) / ICMPv6ND_NS(tgt=target)
 
 
+TAG = Dot1Q(vlan=0)  # a priority tag, which receivers strip
 RA = ICMPv6ND_RA(prf=1) / ICMPv6NDOptPrefixInfo(prefix="2001:db8:bad::", prefixlen=64)
 
 Make = Callable[[Pods], Packet]
@@ -131,8 +135,12 @@ SPOOFS: dict[str, Make] = {
     "redirect": lambda p: (
         p.multicast(local(p.me)) / ICMPv6ND_Redirect(tgt=local(p.me), dst=v6(p.me))
     ),
-    "IPv4 behind a tag": lambda p: p.to_sink() / Dot1Q(vlan=0) / udp4(p, v4(p.other)),
-    "IPv4 behind two": lambda p: p.to_sink() / Dot1Q() / Dot1Q() / udp4(p, v4(p.other)),
+    "IPv4 behind a tag": lambda p: p.to_sink() / TAG / udp4(p, v4(p.other)),
+    "IPv4 behind a service tag": lambda p: p.to_sink() / Dot1AD() / udp4(p, v4(p.other)),
+    "IPv4 behind a tag of each": lambda p: p.to_sink() / Dot1AD() / TAG / udp4(p, v4(p.other)),
+    "RA behind two": lambda p: p.to_nodes() / TAG / TAG / IPv6(src=local(p.me), dst=ALL_NODES) / RA,
+    "IPv4 behind three": lambda p: p.to_sink() / TAG / TAG / TAG / udp4(p, v4(p.other)),
+    "IPv4 behind two": lambda p: p.to_sink() / TAG / TAG / udp4(p, v4(p.other)),
 }
 HONEST: dict[str, Make] = {
     "own IPv4": lambda p: p.to_sink() / udp4(p, v4(p.me)),

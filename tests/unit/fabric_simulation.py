@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from ipaddress import ip_address, ip_network
 
-from dataplane.core.admission import TRY_AGAIN, settle
+from dataplane.core.admission import settle
 from dataplane.core.derive import derive
 from dataplane.core.desired import Desired, LocalNode, Port, PortState
 from dataplane.core.events import (
@@ -121,9 +122,9 @@ class SimulatedNode:
         if self.linked:
             self.link()
 
-    def take(self, event: StateEvent) -> None:
+    def take(self, *events: StateEvent) -> None:
         before = self.state
-        self.state = settle(fold(before, event))
+        self.state = settle(reduce(fold, events, before))
         desired = derive(self.state)
         if desired is not None:
             self.files = AttachmentsLoaded(desired.attachments, desired.kept)
@@ -259,11 +260,6 @@ def quiesce(database: Database) -> None:
         if not changed:
             return
     raise AssertionError(f"the nodes do not come to rest within {ROUNDS} rounds")
-
-
-def waits(refusal: Refusal | None) -> bool:
-    """Say whether an ADD may be tried again."""
-    return refusal is None or refusal.code == TRY_AGAIN
 
 
 def grant_all(node: str) -> Grant:

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
+from dataplane import worker
 from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.desired import Bindings, Desired, LocalNode
@@ -25,6 +26,7 @@ from dataplane.core.events import (
 from dataplane.core.model import AttachmentKey, Block, Segment, Vni
 
 POD = AttachmentKey("pod", "eth0")
+OTHER = AttachmentKey("other", "eth0")
 REQUEST = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0")
 BLUE = Segment("blue", Vni(7), subnets=(ip_network("10.0.0.0/24"),))
 BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
@@ -68,12 +70,15 @@ class Lab:
         self.flows = MemoryTarget("flows")
         self.fabric = MemoryTarget("fabric")
         self.watched: list[list[str]] = []
+        self.watch_s = 0.0
+        self.answers = True
         parts = Parts((self.flows, self.fabric), (), self.watch)
         self.agent = Agent(LocalNode("n1", "eth0"), parts)
 
     def watch(self, segments: Mapping[str, int]) -> None:
         self.watched.append(sorted(segments))
-        for segment, number in segments.items():
+        time.sleep(self.watch_s)
+        for segment, number in segments.items() if self.answers else ():
             self.agent.post(FabricSynced(segment, number))
 
     def synced(self) -> None:
@@ -184,3 +189,130 @@ def test_a_restart_keeps_the_attachment_of_the_files() -> None:
     assert found is not None
     assert found.attachment == attachment
     second.agent.stop()
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+def test_an_answer_to_an_earlier_request_is_no_answer(lab: Lab) -> None:
+    lab.watch_s = 0.1  # the loop is busy when the next request comes
+    lab.synced()
+    with pytest.raises(AttachRefusedError, match="9000"):
+        lab.agent.admit(replace(REQUEST, mtu=9000), 1)
+    assert lab.agent.admit(REQUEST, 1).attachment.key == POD
+
+
+def test_what_is_cancelled_is_gone_on_return(lab: Lab) -> None:
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    lab.agent.cancel(POD)
+    assert lab.agent.keys() == ()
+
+
+def test_the_real_thing_is_looked_at_however_much_is_going_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "RESYNC_S", 0.3)
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    lab.agent.wait_programmed(POD, 1)
+    lab.flows.held.clear()
+    for number in range(200):
+        lab.agent.post(LinkChanged(Link(f"x{number}", number, "", 1500, up=True)))
+        time.sleep(0.01)
+        if POD in lab.flows.held:
+            return
+    pytest.fail("it was not repaired")
+
+
+def test_an_event_that_cannot_be_taken_takes_no_other_along() -> None:
+    lab = Lab()
+    poison = replace(REQUEST, key=OTHER, identity="\ud800")  # no text of UTF-8: it has no MAC
+    lab.synced()
+    lab.agent.post(poison)
+    lab.agent.start(AttachmentsLoaded((), ()))  # all in one batch
+    try:
+        assert lab.agent.admit(REQUEST, 1).attachment.key == POD
+    finally:
+        lab.agent.stop()
+
+
+def test_an_attach_that_the_database_has_not_seen_is_not_published() -> None:
+    """Also while its Target is content: there is nothing to write before the segment is synced."""
+    lab = Lab()
+    lab.answers = False
+    lab.agent.start(AttachmentsLoaded((), (BLUE, BLOCK)))
+    lab.agent.post(LinkChanged(NIC))
+    lab.agent.admit(REQUEST, 0.05)
+    lab.agent.wait_programmed(POD, 1)
+    assert not lab.agent.wait_published(POD, 0.1)
+    lab.answers = True
+    lab.synced()
+    lab.watch(lab.agent.snapshot.state.watched)
+    assert lab.agent.wait_published(POD, 1)
+    lab.agent.stop()
+
+
+def test_the_database_is_looked_at_when_it_is_back(lab: Lab) -> None:
+    """It may be an older copy of itself."""
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    assert lab.agent.wait_published(POD, 1)
+    lab.agent.post(FabricConnection(connected=False, error="away"))
+    lab.fabric.held.clear()
+    lab.agent.post(FabricConnection(connected=True))
+    assert until(lambda: POD in lab.fabric.held)
+
+
+def test_an_attachment_of_a_segment_that_is_gone_can_be_taken_away(lab: Lab) -> None:
+    lab.synced()
+    attachment = lab.agent.admit(REQUEST, 1).attachment
+    lab.agent.post(FabricChanged(deletes=(BLUE,)))
+    assert until(lambda: lab.agent.find(POD) is None)
+    assert lab.agent.keys() == (POD,)
+    assert lab.agent.attachment(POD) == attachment
+    lab.agent.detach(POD, 1)
+    assert lab.agent.keys() == ()
+    assert POD not in lab.flows.held
+
+
+def test_what_the_files_hold_is_known_at_once() -> None:
+    """A tombstone may be replayed before the kernel and the database have told anything."""
+    first = Lab()
+    first.agent.start(AttachmentsLoaded((), ()))
+    first.synced()
+    attachment = first.agent.admit(REQUEST, 1).attachment
+    first.agent.stop()
+    second = Lab()
+    second.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
+    assert second.agent.attachment(POD) == attachment
+    second.agent.detach(POD, 1)
+    assert second.agent.keys() == ()
+    second.agent.stop()
+
+
+def test_a_detach_waits_for_every_local_target(lab: Lab) -> None:
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    lab.agent.wait_programmed(POD, 1)
+    lab.flows.refuse = "busy"
+    recovery = threading.Timer(0.3, setattr, (lab.flows, "refuse", ""))
+    recovery.start()
+    lab.agent.detach(POD, 5)
+    assert lab.flows.held == {}
+
+
+def test_a_slot_of_another_attachment_is_programmed_anew(lab: Lab) -> None:
+    """An attach is in place when this one is, not one of the same name before it."""
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    lab.agent.wait_programmed(POD, 1)
+    lab.flows.refuse = "busy"
+    lab.agent.cancel(POD)
+    lab.agent.admit(replace(REQUEST, netns="/run/netns/next"), 1)
+    with pytest.raises(AttachRefusedError, match="busy"):
+        lab.agent.wait_programmed(POD, 0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from itertools import combinations
 
@@ -9,14 +11,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from dataplane.core.addressing import default_mac
+from dataplane.core.admission import DUPLICATE, EXHAUSTED, NOT_GRANTED, TRY_AGAIN
 from dataplane.core.events import AttachRequest, Detached
-from dataplane.core.model import AttachmentKey, Block, Endpoint, Mac
+from dataplane.core.model import Attachment, AttachmentKey, Block, Endpoint, Mac
 from tests.unit.fabric_simulation import BLUE, RED, Database, SimulatedNode, grant_all, quiesce
 
 NODES = st.integers(0, 2)
 PODS = st.sampled_from(["a", "b", "c", "d"])
+FINAL = (DUPLICATE, EXHAUSTED, NOT_GRANTED)
 SHARED_MAC = Mac("02:00:00:00:00:01")
-ASKED = st.sampled_from(
+Asked = Mapping[str, object]
+ASKED: st.SearchStrategy[Asked] = st.sampled_from(
     [
         {},
         {"mac": SHARED_MAC},
@@ -41,23 +47,60 @@ class Fabric(RuleBasedStateMachine):
         self.attached = 0
         quiesce(self.database)
 
+    def request(self, pod: str, asked: Asked) -> AttachRequest:
+        self.attached += 1
+        key = AttachmentKey(f"{pod}{self.attached}", "eth0")
+        plain = AttachRequest(key, "/run/netns/pod", "blue", f"ns/{pod}/eth0")
+        return replace(plain, **asked)  # type: ignore[arg-type]  # a row of ASKED
+
+    def places(self, node: SimulatedNode, pod: str) -> list[Attachment]:
+        identity, local = f"ns/{pod}/eth0", node.state.local("blue")
+        mac = default_mac("blue", identity)
+        return [a for a in local if a.identity == identity and a.mac == mac]
+
     # --- what users and machines do ---
 
     @rule(node=NODES, pod=PODS, asked=ASKED)
-    def add(self, node: int, pod: str, asked: dict[str, object]) -> None:
-        self.attached += 1
-        key = AttachmentKey(f"{pod}{self.attached}", "eth0")
-        plain = {"segment": "blue", "identity": f"ns/{pod}/eth0", "netns": "/run/netns/pod"}
-        self.nodes[node].ask(AttachRequest(key=key, **{**plain, **asked}))  # type: ignore[arg-type]  # a row of ASKED
+    def add(self, node: int, pod: str, asked: Asked) -> None:
+        self.nodes[node].ask(self.request(pod, asked))
 
     @rule(node=NODES, pod=PODS, asked=ASKED)
-    def add_at_leisure(self, node: int, pod: str, asked: dict[str, object]) -> None:
+    def add_at_leisure(self, node: int, pod: str, asked: Asked) -> None:
         self.add(node, pod, asked)
         for _ in range(2):
             self.nodes[node].deliver(20)
             self.nodes[node].begin()
             self.nodes[node].commit()
         self.nodes[node].deliver(20)
+
+    @rule(node=NODES, pod=PODS, away=st.booleans())
+    def the_newest_of_a_workload_wins(self, node: int, pod: str, away: bool) -> None:
+        """At rest all its places are known, so a new one is active, or is told why it cannot be."""
+        self.rest()
+        here = self.nodes[node]
+        if away:
+            here.unlink()
+            here.deliver()
+        request = self.request(pod, {})
+        here.ask(request)
+        if not away:
+            quiesce(self.database)
+        refusal = here.last_word(request.key)
+        self.rest()
+        if refusal is not None:
+            assert refusal.code in ((TRY_AGAIN, *FINAL) if away else FINAL), refusal
+            return
+        old = [a for n in self.nodes for a in self.places(n, pod) if a.key != request.key]
+        new = here.state.attachments[request.key]
+        unknown = [a for a in old if a.blocked and not a.superseded]
+        excused = unknown or (new.blocked and not new.superseded)
+        assert excused or (not new.blocked and all(a.superseded for a in old)), (new, old)
+
+    @rule(node=NODES, pod=PODS)
+    def leave_and_come_in_one_breath(self, node: int, pod: str) -> None:
+        here = self.nodes[node]
+        gone = [Detached(key) for key in here.state.attachments]
+        here.take(*gone, self.request(pod, {}))
 
     @rule(node=NODES)
     def last_word(self, node: int) -> None:
@@ -138,7 +181,7 @@ class Fabric(RuleBasedStateMachine):
             assert seen == {e for e in active if e.segment == name and e.node != node.name}
         for attachment in node.state.attachments.values():
             assert attachment.sequence is not None
-            if not attachment.ipam and BLUE.static_ranges[0].supernet_of is not None:
+            if not attachment.ipam:
                 self.check_block(node, attachment.segment, attachment.ips)
 
     def check_block(self, node: SimulatedNode, segment: str, ips: tuple[object, ...]) -> None:

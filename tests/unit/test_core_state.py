@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.core.admission import DUPLICATE, EXHAUSTED, INVALID_CONFIG, TRY_AGAIN, settle
+from dataplane.core.admission import (
+    DUPLICATE,
+    EXHAUSTED,
+    INVALID_CONFIG,
+    NO_UNDERLAY,
+    TRY_AGAIN,
+    settle,
+)
 from dataplane.core.derive import derive
 from dataplane.core.desired import Desired, LocalNode, PortState
 from dataplane.core.events import (
+    AttachmentsLoaded,
     AttachRequest,
     Detached,
     FabricChanged,
@@ -19,9 +27,11 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinkChanged,
+    LinkGone,
     StateEvent,
 )
 from dataplane.core.model import (
+    MAX_SLOTS,
     Address,
     AttachmentKey,
     Block,
@@ -48,6 +58,7 @@ BLUE = Segment(
 N2 = Node("n2", (ip_address("192.0.2.2"),))
 OWN_BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
 POD = AttachmentKey("pod", "eth0")
+OTHER = AttachmentKey("other", "eth0")
 
 
 def after(*events: StateEvent, state: State | None = None) -> State:
@@ -248,6 +259,199 @@ def test_blocks_are_given_back_after_the_last_attachment() -> None:
 
 def test_nothing_is_desired_while_the_nic_is_unknown() -> None:
     assert derive(after(FabricConnection(connected=True))) is None
+
+
+def test_what_is_programmed_outlives_the_nic() -> None:
+    state = after(*synced(OWN_BLOCK), request())
+    before = desired(state)
+    state = after(LinkGone("eth0"), state=state)
+    assert desired(state) == before
+    assert desired(after(Detached(POD), state=state)).attachments == ()
+    refused = after(request(key=OTHER, identity="late"), state=state)
+    assert refused.refusals[OTHER].code == NO_UNDERLAY
+
+
+def test_a_segment_that_no_longer_fits_the_nic_is_a_problem_and_stays() -> None:
+    state = after(*synced(replace(BLUE, mtu=1450), OWN_BLOCK), request())
+    before = desired(state)
+    found = desired(after(LinkChanged(replace(NIC, mtu=1400)), state=state))
+    assert found.segments == before.segments
+    assert found.publication == before.publication
+    (problem,) = found.problems
+    assert "underlay-mtu" in problem
+    assert "1450" in problem
+
+
+def test_a_segment_without_mtu_follows_the_nic() -> None:
+    state = after(*synced(OWN_BLOCK), request(), LinkChanged(replace(NIC, mtu=9000)))
+    assert desired(state).ports[0].mtu == 8950
+
+
+def test_an_address_that_comes_later_does_not_move_the_vtep() -> None:
+    """The kernel lists the newest IPv6 address first, a temporary one too (RFC 8981)."""
+    old, new = ip_address("2001:db8::1"), ip_address("2001:db8::2")
+    state = after(LinkChanged(replace(NIC, addresses=(old,))))
+    state = after(LinkChanged(replace(NIC, addresses=(new, old))), state=state)
+    assert state.vteps == (old,)
+    assert after(LinkChanged(replace(NIC, addresses=(new,))), state=state).vteps == (new,)
+
+
+def test_who_has_no_vtep_does_not_lose_a_tie_for_good() -> None:
+    state = after(*synced(OWN_BLOCK), request())
+    mine = state.attachments[POD]
+    assert mine.sequence is not None
+    tie = remote(mine.identity, mine.sequence, mine.mac)
+    state = after(LinkChanged(replace(NIC, addresses=())), rows(tie), state=state)
+    assert state.attachments[POD].blocked is None
+    state = after(LinkChanged(NIC), state=state)
+    assert state.attachments[POD].blocked is None  # 192.0.2.1 is the lower
+
+
+def restarted(state: State) -> State:
+    files = desired(state)
+    fresh = State(LocalNode("n1", "eth0"))
+    return after(AttachmentsLoaded(files.attachments, files.kept), LinkChanged(NIC), state=fresh)
+
+
+BLOCKED = [
+    pytest.param(
+        [replace(N2, vteps=(ip_address("192.0.2.0"),)), remote()], Reason.DUPLICATE, id="duplicate"
+    ),
+    pytest.param([Grant("blue", "n2")], Reason.NOT_GRANTED, id="not granted"),
+    pytest.param([remote("ns/pod/eth0", sequence=9)], Reason.SUPERSEDED, id="superseded"),
+]
+
+
+@pytest.mark.parametrize(("entities", "reason"), BLOCKED)
+def test_a_restart_does_not_forget_a_verdict(entities: list[FabricEntity], reason: Reason) -> None:
+    state = after(*synced(OWN_BLOCK), request(mac=remote().mac), rows(*entities))
+    assert desired(state).ports[0].reason is reason
+    again = restarted(state)
+    assert desired(again).ports == desired(state).ports
+    publication = desired(again).publication
+    assert publication is not None
+    assert publication.endpoints == ()
+
+
+def test_a_verdict_is_taken_back_with_its_cause() -> None:
+    grant = Grant("blue", "n2")
+    state = after(*synced(OWN_BLOCK), request(), rows(grant))
+    assert desired(state).ports[0].reason is Reason.NOT_GRANTED
+    state = after(FabricChanged(deletes=(grant,)), state=state)
+    assert desired(state).ports[0].state is PortState.ACTIVE
+
+
+def test_who_attached_while_a_port_was_blocked_is_not_undone_by_it() -> None:
+    revoked = [Grant("blue", "n2")]
+    state = after(*synced(OWN_BLOCK), request(), rows(*revoked))
+    mine = state.attachments[POD]
+    newer = remote(mine.identity, sequence=0, mac=mine.mac)  # our row was withdrawn: it saw nothing
+    state = after(rows(newer), FabricChanged(deletes=tuple(revoked)), state=state)
+    assert desired(state).ports[0].reason is Reason.SUPERSEDED
+
+
+AWAY = FabricConnection(connected=False, error="away")
+BACK = FabricConnection(connected=True)
+
+
+def test_a_workload_that_comes_during_an_outage_wins_over_what_was_seen_before() -> None:
+    old = remote("ns/pod/eth0", sequence=4)
+    keeper = request(key=OTHER, identity="keeps the segment present")
+    state = after(*synced(OWN_BLOCK, old), keeper, AWAY, request(mac=old.mac))
+    assert state.attachments[POD].sequence is None
+    assert state.attachments[POD].blocked is None
+    moved_on = replace(old, sequence=5)
+    state = after(rows(moved_on), BACK, state=state)
+    assert state.attachments[POD].sequence == 6
+    assert state.attachments[POD].blocked is None
+
+
+def test_no_attach_during_an_outage_where_that_is_forbidden() -> None:
+    strict = State(LocalNode("n1", "eth0", attach_without_fabric=False))
+    keeper = request(key=OTHER, identity="keeps the segment present")
+    state = after(*synced(OWN_BLOCK), keeper, AWAY, request(), state=strict)
+    assert POD in state.requests
+    state = after(request(wait_for_fabric=False), state=state)
+    assert state.refusals[POD].code == TRY_AGAIN
+    assert "away" in state.refusals[POD].message
+
+
+def test_blocks_of_the_files_are_forgotten_once_the_database_has_told() -> None:
+    """The block was given back and may be another node's by now."""
+    loaded = AttachmentsLoaded((), (BLUE, OWN_BLOCK))
+    state = after(loaded, *synced(OWN_BLOCK), request(), Detached(POD))
+    state = after(FabricChanged(deletes=(OWN_BLOCK,)), AWAY, state=state)
+    state = after(request(wait_for_fabric=False), state=state)
+    assert state.refusals[POD].code == TRY_AGAIN
+
+
+def test_segments_of_the_files_are_forgotten_once_the_database_has_told() -> None:
+    loaded = AttachmentsLoaded((), (BLUE, OWN_BLOCK))
+    state = after(loaded, LinkChanged(NIC), BACK, FabricSynced(), request())
+    assert state.refusals[POD].code == INVALID_CONFIG
+
+
+def test_a_full_subnet_does_not_hide_one_with_room() -> None:
+    wide = replace(BLUE, subnets=(ip_network("10.0.0.0/27"), ip_network("10.1.0.0/24")))
+    full = Block("blue", ip_network("10.0.0.0/27"), "n2")
+    state = after(*synced(wide, full), request())
+    assert POD in state.requests
+    publication = desired(state).publication
+    assert publication is not None
+    (claimed,) = publication.blocks
+    assert claimed.prefix.subnet_of(ip_network("10.1.0.0/24"))  # type: ignore[arg-type]  # both IPv4
+    state = after(rows(claimed), state=state)
+    assert state.attachments[POD].ips[0] in claimed.prefix
+
+
+def test_a_block_that_others_have_filled_has_no_room() -> None:
+    squatters = [
+        replace(remote(f"s{n}", mac=f"02:00:00:00:01:{n:02x}"), ips=(ip_address(f"10.0.0.{n}"),))
+        for n in range(1, 32)
+    ]
+    state = after(*synced(OWN_BLOCK, *squatters), request())
+    publication = desired(state).publication
+    assert publication is not None
+    assert set(publication.blocks) > {OWN_BLOCK}
+    state = after(rows(*publication.blocks), state=state)
+    assert POD in state.attachments
+
+
+def test_a_slot_is_not_used_again_at_once() -> None:
+    state = after(*synced(OWN_BLOCK), request(), Detached(POD), request(key=OTHER))
+    state = after(rows(OWN_BLOCK), state=state)
+    assert state.attachments[OTHER].slot == 1
+    last = replace(state, last_slot=MAX_SLOTS - 1)
+    assert after(request(identity="next"), state=last).attachments[POD].slot == 0
+
+
+def test_a_late_word_on_a_segment_that_was_given_up_does_not_count() -> None:
+    """It was given up and asked for again meanwhile: its rows are on their way a second time."""
+    state = after(*synced(OWN_BLOCK), request())
+    word = FabricSynced("blue", state.watched["blue"])
+    state = settle(fold(settle(fold(state, Detached(POD))), request()))
+    assert POD in settle(fold(state, word)).requests
+    assert POD in tell_synced(state).attachments
+
+
+def test_the_last_leaves_and_the_next_comes_in_one_breath() -> None:
+    """The feed is not told, so it will not say again that the segment is synced."""
+    state = after(*synced(OWN_BLOCK), request())
+    watched = state.watched
+    state = settle(fold(fold(state, Detached(POD)), request(key=OTHER)))
+    assert state.watched == watched
+    assert state.attachments[OTHER].sequence == 0
+
+
+def test_an_endpoint_that_changes_its_segment_is_in_one_only() -> None:
+    red = replace(BLUE, name="red", vni=Vni(101))
+    ours = [request(), request(key=OTHER, segment="red", identity="other")]
+    block = replace(OWN_BLOCK, segment="red")
+    here, there = remote(), replace(remote(), segment="red")
+    state = after(*synced(red, OWN_BLOCK, block, here), *ours)
+    state = after(FabricChanged((there,), (here,)), state=state)
+    views = desired(state).segments
+    assert [len(views[name].remotes) for name in ("blue", "red")] == [0, 1]
 
 
 EVENTS: list[StateEvent] = [

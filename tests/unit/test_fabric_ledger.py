@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import ip_network
 from uuid import UUID
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from dataplane.core.events import FabricChanged
 from dataplane.core.floor import SECOND_LOOK_S
-from dataplane.core.model import Endpoint, FabricEntity, Grant, Node
+from dataplane.core.model import Block, Endpoint, FabricEntity, Grant, Node
 from dataplane.core.state import entity_key
 from dataplane.fabric.ledger import Ledger
 from dataplane.fabric.rows import Stored, Vtep, join, split
@@ -80,6 +81,17 @@ def test_a_row_that_becomes_another_is_both() -> None:
     narrow = replace(grant, ips=segment("blue", 1).subnets)
     ledger.take(ids([grant]), 0.0)
     assert ledger.take(ids([narrow]), 0.0) == FabricChanged((narrow,), (grant,))
+
+
+def test_rows_that_say_the_same_in_other_words_are_one() -> None:
+    """10.0.0.0/27 and 10.0.0.0/255.255.255.224: the index of the database compares text."""
+    ledger = watching("blue")
+    block = Block("blue", ip_network("10.0.0.0/27"), "n1")
+    assert ledger.take(ids([block, block, block]), 0.0).upserts == (block,)
+    assert ledger.take(gone([UUID(int=2)]), 0.0) == FabricChanged()
+    assert ledger.take(gone([UUID(int=0)]), 0.0) == FabricChanged()
+    assert ledger.take(gone([UUID(int=1)]), 0.0).deletes == (block,)
+    assert ledger.take(ids([block]), 0.0).upserts == (block,)
 
 
 def crowd(size: int, of: str = "n1") -> dict[UUID, Stored | None]:

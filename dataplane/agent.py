@@ -20,6 +20,7 @@ from dataplane.core.events import (
     AttachRequest,
     Detached,
     Event,
+    FabricConnection,
     TargetReport,
 )
 from dataplane.core.model import Attachment, AttachmentKey
@@ -248,7 +249,7 @@ class Agent:
             self._changed.notify_all()
         if state.watched != before.state.watched:
             self._parts.watch(state.watched)
-        if state.fabric.connected and not before.state.fabric.connected:
+        if FabricConnection(connected=True) in events:
             self._look(FABRIC_TARGET)  # it may be another database, or an older one
         if after.generation != before.generation and after.desired is not None:
             for worker in self._workers:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv6Address, ip_network
 
 from dataplane.core.model import Block, IpAddress, IpNetwork, Mac, Segment, in_any
@@ -133,41 +134,44 @@ def _plan_subnet(
         if in_any(ip, (subnet.network,)) and not in_any(ip, subnet.static_ranges)
     }
     in_use = {prefix for prefix in needed if taken.get(prefix, node) == node}
-    idle = sorted(own - in_use)
+    free = partial(_has_room, subnet, addresses.in_use)
+    idle = sorted(filter(free, own - in_use))
     free_share = (subnet.total - len(taken)) / subnet.total
-    roomy = any(_has_room(subnet, prefix, addresses.in_use) for prefix in in_use)
+    roomy = any(map(free, in_use))
     if roomy:
         keep = idle[:1] if free_share > 0.25 else []  # give the spare back when Blocks get scarce
         want_more = not idle and free_share > 0.5
     else:
         keep = idle[:1]
         want_more = not idle
-    claimed = _next_free(subnet, node, taken) if want_more else None
+    claimed = next(filter(free, _untaken(subnet, node, taken)), None) if want_more else None
     prefixes = sorted({*in_use, *keep, *([claimed] if claimed else [])})
     return prefixes, want_more and not roomy and claimed is None
 
 
-def _next_free(subnet: _Subnet, node: str, taken: Collection[IpNetwork]) -> IpNetwork | None:
+def _untaken(subnet: _Subnet, node: str, taken: Collection[IpNetwork]) -> Iterator[IpNetwork]:
     # Starting at a place that depends on the node keeps nodes from racing for the same Block.
     start = (
         int.from_bytes(hashlib.sha256(f"{node}\0{subnet.network}".encode()).digest()[:8])
         % subnet.total
     )
-    return _scan(subnet, start, subnet.total, taken) or _scan(subnet, 0, start, taken)
+    yield from _scan(subnet, start, subnet.total, taken)
+    yield from _scan(subnet, 0, start, taken)
 
 
-def _scan(subnet: _Subnet, index: int, end: int, taken: Collection[IpNetwork]) -> IpNetwork | None:
+def _scan(
+    subnet: _Subnet, index: int, end: int, taken: Collection[IpNetwork]
+) -> Iterator[IpNetwork]:
     while index < end:
         prefix = subnet.block(index)
         static = subnet.static_overlap(prefix)
         if static is None and prefix not in taken:
-            return prefix
+            yield prefix
         index = subnet.index_after(static) if static else index + 1
-    return None
 
 
-def _has_room(subnet: _Subnet, prefix: IpNetwork, used: AbstractSet[IpAddress]) -> bool:
-    return next(_free_addresses(subnet.network, prefix, used), None) is not None
+def _has_room(subnet: _Subnet, in_use: AbstractSet[IpAddress], prefix: IpNetwork) -> bool:
+    return next(_free_addresses(subnet.network, prefix, in_use), None) is not None
 
 
 def _first_free(

@@ -27,17 +27,11 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkChanged:
-    """A netdev appeared or changed."""
+class LinksChanged:
+    """Netdevs that exist (new or changed) and names of those that ceased to; the first: all."""
 
-    link: Link
-
-
-@dataclass(frozen=True, slots=True)
-class LinkGone:
-    """A netdev disappeared."""
-
-    name: str
+    links: tuple[Link, ...] = ()
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +125,7 @@ class TargetReport:
 
 
 StateEvent = (
-    LinkChanged
-    | LinkGone
+    LinksChanged
     | OfportChanged
     | FabricChanged
     | FabricConnection

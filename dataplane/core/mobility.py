@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -37,7 +36,7 @@ def resolve(
     identity is a duplicate: the lower VTEP wins. ``vteps`` gives each node's VTEP address. Who
     attached while one was ``withdrawn`` could not know of it: that one loses a tie.
     """
-    contested = _contested(list(endpoints))
+    contested = _contested(endpoints)
     if not contested:
         return {}
     losses: dict[EndpointKey, Loss] = {}
@@ -62,13 +61,16 @@ def resolve(
     return losses
 
 
-def _contested(endpoints: list[Endpoint]) -> list[Endpoint]:
-    claims: defaultdict[object, list[Endpoint]] = defaultdict(list)
+def _contested(endpoints: Iterable[Endpoint]) -> Collection[Endpoint]:
+    """Return the endpoints that share a claim: as a rule none, so only those are compared."""
+    first: dict[object, Endpoint] = {}
+    found: dict[EndpointKey, Endpoint] = {}
     for endpoint in endpoints:
         for claim in (endpoint.mac, *endpoint.ips):
-            claims[claim].append(endpoint)
-    found = {e.key: e for group in claims.values() if len(group) > 1 for e in group}
-    return list(found.values())
+            other = first.setdefault(claim, endpoint)
+            if other is not endpoint:
+                found |= {other.key: other, endpoint.key: endpoint}
+    return found.values()
 
 
 def _shares(one: Endpoint, other: Endpoint) -> bool:

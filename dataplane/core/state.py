@@ -16,8 +16,7 @@ from dataplane.core.events import (
     FabricConnection,
     FabricSynced,
     Link,
-    LinkChanged,
-    LinkGone,
+    LinksChanged,
     OfportChanged,
     StateEvent,
 )
@@ -175,12 +174,12 @@ class State:
 def fold(state: State, event: StateEvent) -> State:
     """Return the state after ``event``; decisions are left to ``settle`` and ``derive``."""
     match event:
-        case LinkChanged(link=link) if link.name == state.node.underlay_interface:
-            steady = _steady(link, state.nic)
-            bindings = _fold_bindings(state.bindings, LinkChanged(steady))
-            return replace(state, bindings=bindings, nic=steady)
-        case LinkChanged() | LinkGone() | OfportChanged():
-            return replace(state, bindings=_fold_bindings(state.bindings, event))
+        case LinksChanged():
+            return _fold_links(state, event)
+        case OfportChanged(interface=name, ofport=ofport):
+            others = _without(state.bindings.ofports, name)
+            known = others if ofport is None else {**others, name: ofport}
+            return replace(state, bindings=replace(state.bindings, ofports=known))
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -195,6 +194,17 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
+def _fold_links(state: State, event: LinksChanged) -> State:
+    kept = {name: link for name, link in state.bindings.links.items() if name not in event.gone}
+    links = kept | {link.name: link for link in event.links}
+    nic = links.get(state.node.underlay_interface)
+    return replace(
+        state,
+        bindings=replace(state.bindings, links=links),
+        nic=_steady(nic, state.nic) if nic else state.nic,
+    )
+
+
 def _steady(link: Link, before: Link | None) -> Link:
     """Return ``link`` with addresses it had before in front: a new one does not move the VTEP."""
     if before is None:
@@ -202,18 +212,6 @@ def _steady(link: Link, before: Link | None) -> Link:
     old = [address for address in before.addresses if address in link.addresses]
     new = [address for address in link.addresses if address not in old]
     return replace(link, addresses=(*old, *new))
-
-
-def _fold_bindings(bindings: Bindings, event: LinkChanged | LinkGone | OfportChanged) -> Bindings:
-    match event:
-        case LinkChanged(link=link):
-            return replace(bindings, links={**bindings.links, link.name: link})
-        case LinkGone(name=name):
-            return replace(bindings, links=_without(bindings.links, name))
-        case OfportChanged(interface=name, ofport=ofport):
-            others = _without(bindings.ofports, name)
-            known = others if ofport is None else {**others, name: ofport}
-            return replace(bindings, ofports=known)
 
 
 def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Detached) -> State:

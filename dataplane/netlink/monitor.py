@@ -13,7 +13,7 @@ from pyroute2 import IPRSocket
 from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
 
 from dataplane.contracts import Post
-from dataplane.core.events import Link, LinkChanged, LinkGone
+from dataplane.core.events import Link, LinksChanged
 from dataplane.netlink import addresses, links
 from dataplane.netlink.addresses import Assigned
 from dataplane.netlink.links import Netdev
@@ -21,8 +21,6 @@ from dataplane.netlink.messages import NOTICES
 from dataplane.netlink.rtnl import DATAGRAM_BYTES, KernelError, Rtnl
 
 _RETRY_MS = 1000
-
-LinkEvent = LinkChanged | LinkGone
 
 
 class LinkTable:
@@ -33,40 +31,36 @@ class LinkTable:
         self._told: dict[str, Link] = {}
         self._names: dict[int, str] = {}
 
-    def sync(self, found: Mapping[int, Link]) -> tuple[LinkEvent, ...]:
+    def sync(self, found: Mapping[int, Link]) -> LinksChanged:
         """Take ``found`` for everything that exists; return what is news."""
         return self.update({**dict.fromkeys(self._names), **found})
 
-    def update(self, found: Mapping[int, Link | None]) -> tuple[LinkEvent, ...]:
+    def update(self, found: Mapping[int, Link | None]) -> LinksChanged:
         """Take ``found`` for what the netdevs of these ifindexes are; return what is news."""
-        news: list[LinkEvent] = []
+        before = dict(self._told)
         for ifindex, link in found.items():
             if link is None or self._names.get(ifindex) != link.name:
-                news += self._forget(ifindex)
+                self._forget(ifindex)
             if link is not None:
-                news += self._note(link)
-        return tuple(news)
+                self._names[ifindex] = link.name
+                self._told[link.name] = link
+        return LinksChanged(
+            tuple(link for name, link in self._told.items() if before.get(name) != link),
+            tuple(name for name in before if name not in self._told),
+        )
 
-    def _forget(self, ifindex: int) -> list[LinkEvent]:
+    def _forget(self, ifindex: int) -> None:
         name = self._names.pop(ifindex, None)
         told = self._told.get(name) if name is not None else None
-        if told is None or told.ifindex != ifindex:
-            return []  # another netdev has taken the name over
-        del self._told[told.name]
-        return [LinkGone(told.name)]
-
-    def _note(self, link: Link) -> list[LinkEvent]:
-        self._names[link.ifindex] = link.name
-        if self._told.get(link.name) == link:
-            return []
-        self._told[link.name] = link
-        return [LinkChanged(link)]
+        # Another netdev may have taken the name over.
+        if told is not None and told.ifindex == ifindex:
+            del self._told[told.name]
 
 
 class LinkFeed:
-    """Posts LinkChanged and LinkGone for the namespace of the thread that calls ``start``.
+    """Posts LinksChanged for the namespace of the thread that calls ``start``.
 
-    First all that exists. ``Link.up`` is the administrative state; ``Link.addresses`` are the
+    First all that exists, in one event. ``Link.up`` is the administrative state; ``Link.addresses`` are the
     usable ones (no running or failed duplicate detection) of every scope in the kernel's order.
     """
 
@@ -129,8 +123,8 @@ class _Reader:
                 )
         except (KernelError, OSError):
             return False  # it changed during every try, or no socket is left: let the storm pass
-        for event in news:
-            self._post(event)
+        if news != LinksChanged():
+            self._post(news)
         return True
 
     def _is_stopped(self, timeout_ms: int | None) -> bool:

@@ -83,11 +83,13 @@ class FakeAttachments:
 
     def find(self, key: AttachmentKey) -> Port | None:
         with self._guard:
-            return self._ports.get(key)
+            port = self._ports.get(key)
+            return port if port is not None and port.segment.name in self.segments else None
 
     def attachment(self, key: AttachmentKey) -> Attachment | None:
-        port = self.find(key)
-        return port.attachment if port is not None else None
+        with self._guard:
+            port = self._ports.get(key)
+            return port.attachment if port is not None else None
 
     def keys(self) -> tuple[AttachmentKey, ...]:
         with self._guard:

@@ -201,6 +201,14 @@ def test_a_process_path_is_a_namespace_too(node: World) -> None:
     node.assert_nothing_left()
 
 
+@pytest.mark.parametrize("verb", ["DEL", "GC"])
+def test_what_is_on_a_segment_that_no_longer_exists_is_taken_away(node: World, verb: str) -> None:
+    assert node.run("ADD").status == 0
+    del node.attachments.segments["blue"]
+    assert node.run(verb, gc_config(node) if verb == "GC" else None).status == 0
+    node.assert_nothing_left()
+
+
 def test_del_takes_the_rest_away_if_one_step_fails(node: World) -> None:
     assert node.run("ADD").status == 0
     node.wiring.unplumb_error = OverweaveError("vp0 cannot be deleted: Device or resource busy")

@@ -23,7 +23,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from bpf import syscalls
 from bpf.syscalls import Program
-from dataplane.core.events import Event, Link, LinkChanged, LinkGone
+from dataplane.core.events import Event, Link, LinksChanged
 from dataplane.netlink import addresses, links, netns, routes, sysctl, tc
 from dataplane.netlink.links import LinkChange, LinkSpec
 from dataplane.netlink.monitor import LinkFeed
@@ -660,10 +660,10 @@ class Told:
     def post(self, event: Event) -> None:
         self.open.wait(20)
         self.events.append(event)
-        if isinstance(event, LinkChanged):
-            self.links[event.link.name] = event.link
-        elif isinstance(event, LinkGone):
-            del self.links[event.name]
+        assert isinstance(event, LinksChanged)
+        for name in event.gone:
+            del self.links[name]
+        self.links |= {link.name: link for link in event.links}
 
     def waits_for(self, true: Callable[[dict[str, Link]], bool]) -> bool:
         return wait_until(lambda: true(dict(self.links)))
@@ -690,7 +690,7 @@ def test_feed_tells_first_what_exists(space: Netns, rtnl: Rtnl) -> None:
         assert told.links["d0"].ifindex == number
         assert told.links["d0"].up
         assert ip_address("10.0.0.5") in told.links["d0"].addresses
-        assert len(told.events) == 3
+        assert len(told.events) == 1
     finally:
         feed.stop()
     assert not any(thread.name == "links" for thread in threading.enumerate())
@@ -751,8 +751,9 @@ def test_feed_tells_no_address_whose_detection_failed(space: Netns, rtnl: Rtnl, 
     assert ip_address("fd00::7") not in [
         address
         for event in told.events
-        if isinstance(event, LinkChanged)
-        for address in event.link.addresses
+        if isinstance(event, LinksChanged)
+        for link in event.links
+        for address in link.addresses
     ]
 
 
@@ -778,7 +779,7 @@ def test_port_that_leaves_its_bridge_is_not_gone(space: Netns, rtnl: Rtnl, told:
     ip(space, "link", "set", "d0", "nomaster")
     ip(space, "link", "set", "d0", "mtu", "1234")
     assert told.waits_for(lambda seen: "d0" in seen and seen["d0"].mtu == 1234)
-    assert LinkGone("d0") not in told.events
+    assert all("d0" not in event.gone for event in told.events if isinstance(event, LinksChanged))
 
 
 def test_feed_catches_up_after_lost_notifications(

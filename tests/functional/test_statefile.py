@@ -9,6 +9,8 @@ from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import diff
 from dataplane.core.errors import TargetError
+from dataplane.core.model import Verdict
+from dataplane.core.reasons import Reason
 from dataplane.statefile import StateFiles
 from tests.unit.test_core_state import OWN_BLOCK, after, request, synced
 
@@ -35,6 +37,32 @@ def test_what_is_kept_is_read_back(tmp_path: Path, desired: Desired) -> None:
     assert loaded.entities == desired.kept
 
 
+def test_a_verdict_is_read_back(tmp_path: Path, desired: Desired) -> None:
+    verdict = Verdict(Reason.SUPERSEDED, "ns/pod/eth0 has moved to node n2")
+    blocked = replace(desired.attachments[0], blocked=verdict)
+    converge(StateFiles(tmp_path), replace(desired, attachments=(blocked,)))
+    assert StateFiles(tmp_path).load().attachments == (blocked,)
+
+
+def test_what_an_attachment_needs_is_written_before_it(tmp_path: Path, desired: Desired) -> None:
+    """A power cut between the two leaves a segment too much, never an attachment without its."""
+    target = StateFiles(tmp_path)
+    change = diff(target.render(desired, Bindings()), target.observe())
+    (tmp_path / "attachments").rmdir()
+    with pytest.raises(TargetError):
+        target.apply(change)
+    assert (tmp_path / "fabric.json").exists()
+
+
+def test_bytes_that_are_no_text_are_damage(tmp_path: Path, desired: Desired) -> None:
+    target = StateFiles(tmp_path)
+    converge(target, desired)
+    (tmp_path / "fabric.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(TargetError, match=r"fabric\.json is damaged"):
+        target.load()
+    assert converge(target, desired) == 1
+
+
 def test_names_that_are_no_file_names_are_kept(tmp_path: Path, desired: Desired) -> None:
     odd = replace(desired.attachments[0], container_id="../a/b", ifname="eth0+1")
     target = StateFiles(tmp_path)
@@ -51,6 +79,8 @@ def test_names_that_are_no_file_names_are_kept(tmp_path: Path, desired: Desired)
         pytest.param('{"mac"', id="cut off"),
         pytest.param("{}", id="keys missing"),
         pytest.param("[1]", id="a list"),
+        pytest.param('{"ips": [], "blocked": null, "mac": 5}', id="a number for a text"),
+        pytest.param('{"ips": [], "blocked": 1, "mac": "02:00:00:00:00:01"}', id="no verdict"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, desired: Desired, content: str) -> None:

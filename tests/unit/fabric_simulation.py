@@ -23,7 +23,7 @@ from dataplane.core.events import (
     FabricConnection,
     FabricSynced,
     Link,
-    LinkChanged,
+    LinksChanged,
     StateEvent,
 )
 from dataplane.core.model import (
@@ -118,7 +118,7 @@ class SimulatedNode:
         self.files = files
         self.state = State(LocalNode(self.name, "eth0"))
         self.take(files)
-        self.take(LinkChanged(self.nic))
+        self.take(LinksChanged((self.nic,)))
         if self.linked:
             self.link()
 

@@ -110,8 +110,11 @@ def _target_obstacle(snapshot: Snapshot) -> Obstacle | None:
 
 def _segments_obstacle(state: State) -> Obstacle | None:
     fabric = state.fabric
-    if fabric.connected or fabric.base_synced:
+    if fabric.connected:
         return None
-    if not state.node.attach_without_fabric or not fabric.cached:
-        return Obstacle(f"the fabric database is away ({fabric.error}), no segment is known here")
+    away = f"the fabric database is away ({fabric.error})"
+    if not state.node.attach_without_fabric:
+        return Obstacle(f"{away}, and attach_without_fabric is refuse")
+    if not (fabric.base_synced or fabric.cached):
+        return Obstacle(f"{away}, and no segment is known here")
     return None

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ SENTINEL_FLOW = "priority=65000,in_port=5001,actions=output:5002"
 GATEWAY_MAC = "02:00:00:00:77:02"
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
+_REVALIDATED_S = 5.0
 _SENTINEL = b"\xff" * 6 + b"\x02\x00\x00\x00\xee\x01" + b"\x88\xb5" + bytes(46)
 _PORTS = {Encap.GENEVE: 6081, Encap.VXLAN: 4789}
 
@@ -98,6 +100,12 @@ class Switch:
             for name, each in self._sockets.items()
             if name not in ("sent", "seen") and (frames := _drain(each))
         }
+
+    def ask_until(self, device: str, frame: bytes, answer: dict[str, list[bytes]]) -> None:
+        """Ask until ``answer`` comes: for a moment after a change OVS still uses a cached flow."""
+        give_up = time.monotonic() + _REVALIDATED_S
+        while (found := self.ask(device, frame)) != answer:
+            assert time.monotonic() < give_up, found
 
     def settle(self) -> None:
         """Return once all frames sent so far have been switched.

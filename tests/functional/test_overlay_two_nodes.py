@@ -139,6 +139,6 @@ def test_a_moved_pod_is_reached_where_it_is(nodes: tuple[Switch, Switch]) -> Non
     change = diff(target.render(desired(*views), came), before)
     frame = bytes(datagram(1, 11, 0, 100))
     target.apply(change)
-    assert first.ask("ot1", frame) == {"ot2": [frame]}
+    first.ask_until("ot1", frame, {"ot2": [frame]})
     target.apply(Change(add=before, remove=change.add))
     assert list(first.ask("ot1", frame)) == ["ophy0"]

@@ -88,7 +88,9 @@ def test_keep_leaves_it_up_and_says_what_to_try() -> None:
 
 
 def test_a_broken_node_is_no_success() -> None:
-    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as demo:
+    # Who runs tests in the background ignores SIGINT, and so would the demo.
+    command = ["env", "--default-signal=INT", *COMMAND]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
         wait_for_pods(3)
         nodes.switch(PATHS.node("n3")).kill_switch()
         printed, _ = demo.communicate(timeout=MOST_S)
@@ -101,7 +103,9 @@ def test_a_broken_node_is_no_success() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_cleans_up(number: signal.Signals) -> None:
-    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as demo:
+    # Who runs tests in the background ignores SIGINT, and so would the demo.
+    command = ["env", "--default-signal=INT", *COMMAND]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
         wait_for_pods(2)
         demo.send_signal(number)
         demo.communicate(timeout=60)

@@ -60,8 +60,9 @@ class LinkTable:
 class LinkFeed:
     """Posts LinksChanged for the namespace of the thread that calls ``start``.
 
-    First all that exists, in one event. ``Link.up`` is the administrative state; ``Link.addresses`` are the
-    usable ones (no running or failed duplicate detection) of every scope in the kernel's order.
+    First all that exists, in one event. ``Link.up`` is the administrative state; ``Link.addresses``
+    are the usable ones (no running or failed duplicate detection) of every scope in the kernel's
+    order.
     """
 
     def __init__(self) -> None:

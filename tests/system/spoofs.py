@@ -138,6 +138,7 @@ SPOOFS: dict[str, Make] = {
     "IPv4 behind a tag": lambda p: p.to_sink() / TAG / udp4(p, v4(p.other)),
     "IPv4 behind a service tag": lambda p: p.to_sink() / Dot1AD() / udp4(p, v4(p.other)),
     "IPv4 behind a tag of each": lambda p: p.to_sink() / Dot1AD() / TAG / udp4(p, v4(p.other)),
+    "IPv4 behind one, then one": lambda p: p.to_sink() / TAG / Dot1AD() / udp4(p, v4(p.other)),
     "RA behind two": lambda p: p.to_nodes() / TAG / TAG / IPv6(src=local(p.me), dst=ALL_NODES) / RA,
     "IPv4 behind three": lambda p: p.to_sink() / TAG / TAG / TAG / udp4(p, v4(p.other)),
     "IPv4 behind two": lambda p: p.to_sink() / TAG / TAG / udp4(p, v4(p.other)),

@@ -19,7 +19,6 @@ from tests.system.cni_node import (
     eventually,
     links_of,
     segment,
-    station,
 )
 
 AMBER = Colour("amber", 21, "geneve", "ipv4")
@@ -39,31 +38,44 @@ def here(scene: Scene) -> Iterator[CniNode]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damages", "faults"),
     [
-        pytest.param("link set eth0 down", "eth0 is down", id="link down"),
-        pytest.param("link set eth0 mtu 1400", "eth0 has MTU 1400, not 1450", id="MTU"),
-        pytest.param("address del {ips[0]}/20 dev eth0", "lacks address {ips[0]}/20", id="IPv4"),
-        pytest.param("address del {ips[1]}/64 dev eth0", "lacks address {ips[1]}/64", id="IPv6"),
-        pytest.param("link del eth0", "interface eth0 does not exist", id="no link"),
+        pytest.param(["link set eth0 down"], ["eth0 is down"], id="link down"),
+        pytest.param(["link del eth0"], ["interface eth0 does not exist"], id="no link"),
+        pytest.param(
+            ["link set eth0 mtu 1400", *(f"address del {{ips[{n}]}} dev eth0" for n in (0, 1))],
+            ["eth0 has MTU 1400, not 1450", *(f"lacks address {{ips[{n}]}}" for n in (0, 1))],
+            id="MTU and addresses",
+        ),
     ],
 )
-def test_check_looks_into_the_pod(here: CniNode, damage: str, words: str) -> None:
+def test_check_looks_into_the_pod(here: CniNode, damages: list[str], faults: list[str]) -> None:
     here.pod("c1")
     result = here.run("ADD", "c1").document
-    ips = station("c1", result).ips
+    ips = [each["address"] for each in result["ips"]]
     given = here.config(prevResult=result)
     assert here.run("CHECK", "c1", given).status == 0
-    ip(here.scene.paths.netns("c1"), *damage.format(ips=ips).split())
-    error_of(here.run("CHECK", "c1", given), 103, words.format(ips=ips))
+    for damage in damages:
+        ip(here.scene.paths.netns("c1"), *damage.format(ips=ips).split())
+    details = error_of(here.run("CHECK", "c1", given), 103, "c1")["details"]
+    assert [fault for fault in faults if fault.format(ips=ips) not in details] == []
 
 
 def take_flows(node: CniNode) -> None:
-    netdevs = links_of(node.paths.netns).values()
-    (mine,) = (netdev.name for netdev in netdevs if netdev.alias == "overweave:c1/eth0")
-    port = FIRST_SLOT_OFPORT + int(mine.removeprefix("vp"))
+    port = FIRST_SLOT_OFPORT + slot(node)
     bridge = f"unix:{node.paths.ovs}/ow-int.mgmt"
     run(["ovs-ofctl", "-O", "OpenFlow14", "del-flows", bridge, f"in_port={port}"])
+
+
+def take_port(node: CniNode) -> None:
+    run(["ovs-vsctl", f"--db=unix:{node.paths.ovs}/db.sock", "del-port", f"ot{slot(node)}"])
+
+
+def slot(node: CniNode) -> int:
+    """Return the number of the netdevs of c1."""
+    netdevs = links_of(node.paths.netns).values()
+    (mine,) = (netdev.name for netdev in netdevs if netdev.alias == "overweave:c1/eth0")
+    return int(mine.removeprefix("vp"))
 
 
 def take_row(node: CniNode) -> None:
@@ -75,6 +87,7 @@ def take_row(node: CniNode) -> None:
     ("take", "words"),
     [
         pytest.param(take_flows, "ovs-flows: ", id="flows"),
+        pytest.param(take_port, "ovs-ports: ", id="port"),
         pytest.param(take_row, "fabric: endpoint c1/eth0 is missing", id="row"),
     ],
 )

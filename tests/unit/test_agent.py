@@ -22,6 +22,7 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    TargetReport,
 )
 from dataplane.core.model import AttachmentKey, Block, Mac, Segment, Vni
 
@@ -233,7 +234,7 @@ def test_the_real_thing_is_looked_at_however_much_is_going_on(
 def test_an_event_that_cannot_be_taken_takes_no_other_along() -> None:
     lab = Lab()
     lab.synced()
-    lab.agent.post(FabricChanged(upserts=(None,)))  # type: ignore[arg-type]  # what no type allows
+    lab.agent.post(FabricChanged(upserts=None))  # type: ignore[arg-type]  # what no type allows
     lab.agent.start(AttachmentsLoaded((), ()))  # all in one batch
     try:
         assert lab.agent.admit(REQUEST, 1).attachment.key == POD
@@ -255,6 +256,22 @@ def test_an_attach_that_the_database_has_not_seen_is_not_published() -> None:
     lab.watch(lab.agent.snapshot.state.watched)
     assert lab.agent.wait_published(POD, 1)
     lab.agent.stop()
+
+
+def test_an_attachment_that_has_changed_has_to_be_published_anew() -> None:
+    """No thread runs: each step is taken by hand."""
+    lab = Lab()
+    lab.agent._take([AttachmentsLoaded((), (BLUE, BLOCK)), LinksChanged((NIC,))])
+    lab.agent._take([replace(REQUEST, wait_for_fabric=False)])
+    lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
+    assert not lab.agent.snapshot.is_published(POD)
+    numbers = lab.agent.snapshot.state.watched
+    lab.agent._take([FabricConnection(connected=True), FabricChanged((BLUE, BLOCK))])
+    lab.agent._take([FabricSynced(), FabricSynced("blue", numbers["blue"])])
+    assert lab.agent.snapshot.state.attachments[POD].sequence == 0
+    assert not lab.agent.snapshot.is_published(POD)
+    lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
+    assert lab.agent.snapshot.is_published(POD)
 
 
 def test_the_database_is_looked_at_when_it_is_back(lab: Lab) -> None:
@@ -280,7 +297,7 @@ def test_an_attachment_of_a_segment_that_is_gone_can_be_taken_away(lab: Lab) -> 
     assert POD not in lab.flows.held
 
 
-def test_what_the_files_hold_is_known_at_once() -> None:
+def test_what_the_files_hold_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tombstone may be replayed before the kernel and the database have told anything."""
     first = Lab()
     first.agent.start(AttachmentsLoaded((), ()))
@@ -288,8 +305,13 @@ def test_what_the_files_hold_is_known_at_once() -> None:
     attachment = first.agent.admit(REQUEST, 1).attachment
     first.agent.stop()
     second = Lab()
+    begun: list[tuple[AttachmentKey, ...]] = []
+    begin = second.agent._thread.start
+    monkeypatch.setattr(
+        second.agent._thread, "start", lambda: (begun.append(second.agent.keys()), begin())
+    )
     second.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
-    assert second.agent.attachment(POD) == attachment
+    assert begun == [(POD,)]
     second.agent.detach(POD, 1)
     assert second.agent.keys() == ()
     second.agent.stop()

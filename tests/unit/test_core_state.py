@@ -359,6 +359,7 @@ def test_a_workload_that_comes_during_an_outage_wins_over_what_was_seen_before()
     old = remote("ns/pod/eth0", sequence=4)
     keeper = request(key=OTHER, identity="keeps the segment present")
     state = after(*synced(OWN_BLOCK, old), keeper, AWAY, request(mac=old.mac))
+    state = after(LinksChanged((NIC,)), state=state)
     assert state.attachments[POD].sequence is None
     assert state.attachments[POD].blocked is None
     moved_on = replace(old, sequence=5)

@@ -33,10 +33,14 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """Numbers that the kernel and OVS gave: links by name, OpenFlow ports by interface name."""
+    """Numbers that the kernel and OVS gave: links by name, OpenFlow ports by interface name.
+
+    ``port_faults`` is what OVS says of interfaces that it could not give one.
+    """
 
     links: Mapping[str, Link] = field(default_factory=dict)
     ofports: Mapping[str, int] = field(default_factory=dict)
+    port_faults: Mapping[str, str] = field(default_factory=dict)
 
 
 class PortState(StrEnum):

@@ -14,4 +14,3 @@ class Reason(StrEnum):
     NO_VTEP = "no-vtep"
     UNDERLAY_MTU = "underlay-mtu"
     UNKNOWN_SEGMENT = "unknown-segment"
-    PENDING = "pending"

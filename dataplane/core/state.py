@@ -176,10 +176,8 @@ def fold(state: State, event: StateEvent) -> State:
     match event:
         case LinksChanged():
             return _fold_links(state, event)
-        case OfportChanged(interface=name, ofport=ofport):
-            others = _without(state.bindings.ofports, name)
-            known = others if ofport is None else {**others, name: ofport}
-            return replace(state, bindings=replace(state.bindings, ofports=known))
+        case OfportChanged():
+            return replace(state, bindings=_fold_ofport(state.bindings, event))
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -192,6 +190,16 @@ def fold(state: State, event: StateEvent) -> State:
                 attachments={attachment.key: attachment for attachment in attachments},
                 fabric=replace(state.fabric, cached=entities),
             )
+
+
+def _fold_ofport(bindings: Bindings, event: OfportChanged) -> Bindings:
+    ofports = _without(bindings.ofports, event.interface)
+    faults = _without(bindings.port_faults, event.interface)
+    if event.ofport is not None:
+        ofports = {**ofports, event.interface: event.ofport}
+    if event.error:
+        faults = {**faults, event.interface: event.error}
+    return replace(bindings, ofports=ofports, port_faults=faults)
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:

@@ -97,7 +97,8 @@ class _Plan:
         ofport = self.bindings.ofports.get(port)
         if ofport is None:
             self.held.add(scope)
-            self.pending.append(Pending(about, f"port {port} has no OpenFlow number yet"))
+            why = self.bindings.port_faults.get(port, "Open vSwitch has not told one yet")
+            self.pending.append(Pending(about, f"port {port} has no OpenFlow number: {why}"))
         return ofport
 
 

@@ -307,9 +307,12 @@ def test_what_the_files_hold_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -
     second = Lab()
     begun: list[tuple[AttachmentKey, ...]] = []
     begin = second.agent._thread.start
-    monkeypatch.setattr(
-        second.agent._thread, "start", lambda: (begun.append(second.agent.keys()), begin())
-    )
+
+    def start() -> None:
+        begun.append(second.agent.keys())
+        begin()
+
+    monkeypatch.setattr(second.agent._thread, "start", start)
     second.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
     assert begun == [(POD,)]
     second.agent.detach(POD, 1)

@@ -27,6 +27,7 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    OfportChanged,
     StateEvent,
 )
 from dataplane.core.model import (
@@ -418,6 +419,17 @@ def test_a_block_that_others_have_filled_has_no_room() -> None:
     assert claimed != OWN_BLOCK
     state = after(rows(claimed), state=state)
     assert state.attachments[POD].ips[0] in claimed.prefix
+
+
+def test_numbers_and_faults_of_open_vswitch_ports_follow_what_it_says() -> None:
+    failed = after(OfportChanged("ot0", None, "Device or resource busy"))
+    assert failed.bindings.port_faults == {"ot0": "Device or resource busy"}
+    made = after(OfportChanged("ot0", 100), state=failed)
+    assert (made.bindings.ofports, made.bindings.port_faults) == ({"ot0": 100}, {})
+    assert (
+        after(OfportChanged("ot0", None), state=made).bindings
+        == State(LocalNode("n1", "eth0")).bindings
+    )
 
 
 def test_a_slot_is_not_used_again_at_once() -> None:

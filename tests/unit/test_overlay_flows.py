@@ -135,6 +135,17 @@ def test_a_port_without_number_waits_and_what_it_had_stays() -> None:
     assert not diff(after, before.items)
 
 
+def test_what_waits_says_why_open_vswitch_gave_no_number() -> None:
+    views = view(GENEVE4, [port(1, GENEVE4)])
+    known = bindings(views)
+    ofports = {name: number for name, number in known.ofports.items() if name != "ot1"}
+    faults = {"ot1": "could not open network device ot1 (Device or resource busy)"}
+    unbound = replace(known, ofports=ofports, port_faults=faults)
+    (entry,) = render_flows(desired(views), unbound).pending
+    assert entry.about == ("pod1", "eth0")
+    assert faults["ot1"] in entry.reason
+
+
 def test_nothing_known_of_ovs_removes_nothing() -> None:
     world = view(GENEVE4, [port(1, GENEVE4)], [remote(11, GENEVE4, VTEP4[0])])
     after = render_flows(desired(world), Bindings())

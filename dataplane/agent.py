@@ -54,6 +54,7 @@ class Agent:
     def __init__(self, node: LocalNode, parts: Parts) -> None:
         """Prepare the loop for ``node``; nothing runs before ``start``."""
         self._parts = parts
+        self._feeds: list[Feed] = []  # those that run
         self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._workers = [Worker(target, self.post) for target in parts.targets]
@@ -68,10 +69,11 @@ class Agent:
             worker.start()
         for feed in self._parts.feeds:
             feed.start(self.post)
+            self._feeds.append(feed)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End all threads; the dataplane stays as it is."""
-        for feed in self._parts.feeds:
+        """End all threads, also where ``start`` has failed; the dataplane stays as it is."""
+        for feed in self._feeds:
             feed.stop()
         for worker in self._workers:
             worker.stop(timeout_s)

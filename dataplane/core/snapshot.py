@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dataplane.core.desired import Desired, Port, PortState
+from dataplane.core.desired import Desired, Port
 from dataplane.core.events import TargetReport
 from dataplane.core.model import AttachmentKey
 from dataplane.core.state import State
@@ -49,10 +49,10 @@ class Snapshot:
 
     def is_published(self, key: AttachmentKey) -> bool:
         """Say whether the fabric row of the attachment is committed."""
-        since, port = self.since.get(key), self.port(key)
-        if since is None or port is None or port.attachment.sequence is None:
+        since, attachment = self.since.get(key), self.state.attachments.get(key)
+        if since is None or attachment is None or attachment.sequence is None:
             return False
-        return port.state is PortState.ACTIVE and not self._lag(FABRIC_TARGET, since, key)
+        return attachment.blocked is None and not self._lag(FABRIC_TARGET, since, key)
 
     def is_programmed(self, generation: int) -> bool:
         """Say whether every local Target has converged on ``generation`` or a later one."""

@@ -94,7 +94,7 @@ class FabricFeed:
             try:
                 self._take(event, post)
             except Exception:  # a row that nobody thought of must not end the thread
-                log.exception("fabric.feed.crashed", event=type(event).__name__)
+                log.exception("fabric.feed.crashed", told=type(event).__name__)
 
     def _patience_s(self) -> float | None:
         """Return how long nothing need be done; a second look needs the database."""

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -304,6 +306,28 @@ def test_a_faulty_row_is_ignored(server: DatabaseServer) -> None:
         feed.watch({"blue": 1})
         agent.wait_for(BLUE_SYNCED)
         assert agent.known() == {endpoint("n1", 2)}
+
+
+def test_what_nobody_thought_of_does_not_end_the_feed(
+    server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Agent()
+    with FabricStore(server.remote) as store, fed(server, agent) as feed:
+        feed.watch({"blue": 1})
+        agent.wait_for(BLUE_SYNCED)
+        failed = threading.Event()
+        take = feed._ledger.take
+
+        def fail_once(*arguments: Any) -> FabricChanged:
+            monkeypatch.setattr(feed._ledger, "take", take)
+            failed.set()
+            raise KeyError(arguments)
+
+        monkeypatch.setattr(feed._ledger, "take", fail_once)
+        store.write(upserts=[endpoint("n1", 1)])
+        assert failed.wait(5)
+        store.write(upserts=[endpoint("n1", 2)])
+        agent.wait(lambda _: endpoint("n1", 2) in agent.known())
 
 
 def test_a_server_that_is_away_is_told(tmp_path: Path) -> None:

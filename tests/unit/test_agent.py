@@ -297,6 +297,21 @@ def test_an_attachment_of_a_segment_that_is_gone_can_be_taken_away(lab: Lab) -> 
     assert POD not in lab.flows.held
 
 
+class BrokenFeed:
+    def start(self, post: object) -> None:
+        raise TargetError("ovsdb-server is not installed")
+
+    def stop(self) -> None:
+        raise AssertionError("it was never started")
+
+
+def test_an_agent_that_cannot_start_can_be_stopped() -> None:
+    agent = Agent(LocalNode("n1", "eth0"), Parts((), (BrokenFeed(),), lambda _: None))
+    with pytest.raises(TargetError, match="not installed"):
+        agent.start(AttachmentsLoaded((), ()))
+    agent.stop()
+
+
 def test_what_the_files_hold_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tombstone may be replayed before the kernel and the database have told anything."""
     first = Lab()

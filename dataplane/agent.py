@@ -26,7 +26,7 @@ from dataplane.core.events import (
 from dataplane.core.model import Attachment, AttachmentKey
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.snapshot import FABRIC_TARGET, Obstacle, Snapshot, obstacle
-from dataplane.core.state import State, fold
+from dataplane.core.state import State, claim, confirm, fold
 from dataplane.worker import Job, Worker
 
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
@@ -239,10 +239,12 @@ class Agent:
         before = self._snapshot
         state, reports = before.state, dict(before.reports)
         for event in events:
-            if isinstance(event, TargetReport):
-                reports[event.target] = event
-            else:
+            if not isinstance(event, TargetReport):
                 state = fold(state, event)
+                continue
+            reports[event.target] = event
+            if event.target == FABRIC_TARGET and not event.error:
+                state = confirm(state, event.generation)
         after = before if state is before.state else _decide(before, settle(state))
         after = replace(after, reports=reports)
         state = after.state
@@ -272,9 +274,10 @@ def _decide(before: Snapshot, state: State) -> Snapshot:
     known = before.desired.attachments if before.desired else ()
     same = {a.key: before.since[a.key] for a in known if state.attachments.get(a.key) == a}
     keys = [attachment.key for attachment in desired.attachments] if desired else []
+    publication = desired.publication if desired else None
     return replace(
         before,
-        state=state,
+        state=claim(state, publication.blocks if publication else (), generation),
         desired=desired,
         generation=generation,
         since={key: same.get(key, generation) for key in keys},

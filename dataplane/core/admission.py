@@ -26,6 +26,7 @@ from dataplane.core.views import (
     grants_of,
     known_endpoints,
     losses,
+    usable_blocks,
 )
 
 TRY_AGAIN = 11  # CNI spec, Error: "try again later"
@@ -220,10 +221,8 @@ def _static_ips(state: State, segment: Segment, request: AttachRequest) -> tuple
 
 
 def _block_ips(state: State, segment: Segment) -> tuple[IpAddress, ...]:
-    node = state.node.name
-    blocks = state.fabric.blocks(segment.name)
     in_use = addresses_in_use(state, segment.name)
-    chosen = allocate(segment, (block for block in blocks if block.node == node), in_use)
+    chosen = allocate(segment, usable_blocks(state, segment.name), in_use)
     if chosen is not None:
         return chosen
     plan = block_plan(state, segment)

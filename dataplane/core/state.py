@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
@@ -118,6 +118,8 @@ class State:
     ``nic`` is the underlay NIC as it was last seen: what is programmed outlives its absence.
     ``watched`` are the segments whose rows are asked for, each with the number of the time it was
     asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
+    ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
+    is; ``published`` is a generation that the database is known to hold.
     """
 
     node: LocalNode
@@ -130,6 +132,8 @@ class State:
     watched: Mapping[str, int] = field(default_factory=dict)
     asked: int = 0
     last_slot: int = -1
+    claims: Mapping[Block, int] = field(default_factory=dict)
+    published: int = 0
 
     @property
     def underlay(self) -> Link | None:
@@ -169,6 +173,18 @@ class State:
         return [
             attachment for attachment in self.attachments.values() if attachment.segment == segment
         ]
+
+
+def claim(state: State, blocks: Iterable[Block], generation: int) -> State:
+    """Return ``state`` with ``blocks`` as those that are wanted in ``generation``."""
+    claims = {block: state.claims.get(block, generation) for block in blocks}
+    return state if claims == state.claims else replace(state, claims=claims)
+
+
+def confirm(state: State, generation: int) -> State:
+    """Return ``state`` knowing that the database holds what was wanted in ``generation``."""
+    is_news = any(state.published < since <= generation for since in state.claims.values())
+    return replace(state, published=generation) if is_news else state
 
 
 def fold(state: State, event: StateEvent) -> State:

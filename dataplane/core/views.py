@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from sys import maxsize
 
 from dataplane.core.addressing import Addresses, BlockPlan, plan_blocks
 from dataplane.core.mobility import Loss, resolve
 from dataplane.core.model import (
     Attachment,
+    Block,
     Endpoint,
     EndpointKey,
     Family,
@@ -37,6 +39,18 @@ def block_addresses(state: State, segment: str) -> frozenset[IpAddress]:
     return frozenset(
         ip for attachment in state.local(segment) if not attachment.ipam for ip in attachment.ips
     )
+
+
+def usable_blocks(state: State, segment: str) -> list[Block]:
+    """Return the Blocks that this node may give addresses from.
+
+    A row of ours is not enough: what was wanted before may have been to give the Block back, and
+    the database may still be doing that. So the claim must have been confirmed since.
+    """
+    own = [block for block in state.fabric.blocks(segment) if block.node == state.node.name]
+    if segment not in state.fabric.synced:
+        return own
+    return [block for block in own if state.published >= state.claims.get(block, maxsize)]
 
 
 def block_plan(state: State, segment: Segment) -> BlockPlan:

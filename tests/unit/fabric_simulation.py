@@ -37,7 +37,7 @@ from dataplane.core.model import (
     Segment,
     Vni,
 )
-from dataplane.core.state import Refusal, State, entity_key, fold
+from dataplane.core.state import Refusal, State, claim, confirm, entity_key, fold
 
 BLUE = Segment(
     "blue",
@@ -115,6 +115,8 @@ class SimulatedNode:
         self.told: dict[tuple[type, Hashable], FabricEntity] = {}
         self.synced: set[tuple[str, int]] = set()
         self.under_way: Desired | None = None
+        self.decided: Desired | None = None
+        self.generation = self.begun = 0
         self.files = files
         self.state = State(LocalNode(self.name, "eth0"))
         self.take(files)
@@ -123,10 +125,17 @@ class SimulatedNode:
             self.link()
 
     def take(self, *events: StateEvent) -> None:
-        before = self.state
-        self.state = settle(reduce(fold, events, before))
+        self._settle(reduce(fold, events, self.state))
+
+    def _settle(self, state: State) -> None:
+        before, self.state = self.state, settle(state)
         desired = derive(self.state)
-        if desired is not None:
+        if desired is not None and desired != self.decided:
+            self.decided = desired
+            self.generation += 1
+            publication = desired.publication
+            blocks = publication.blocks if publication else ()
+            self.state = claim(self.state, blocks, self.generation)
             self.files = AttachmentsLoaded(desired.attachments, desired.kept)
         if self.state.watched != before.watched and self.linked:
             self.tell_rows()
@@ -201,7 +210,7 @@ class SimulatedNode:
     # --- the fabric Target ---
 
     def begin(self) -> None:
-        self.under_way = self.desired
+        self.under_way, self.begun = self.desired, self.generation
 
     def commit(self) -> bool:
         """Write what was begun; return whether anything had to change."""
@@ -220,6 +229,7 @@ class SimulatedNode:
                 continue
             if rival is None or owner_of(rival) == self.name or _may_take(rival, row):
                 self.database.write(row)
+        self._settle(confirm(self.state, self.begun))
         return self.database.rows != before
 
 

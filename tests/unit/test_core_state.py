@@ -46,7 +46,7 @@ from dataplane.core.model import (
     Vni,
 )
 from dataplane.core.reasons import Reason
-from dataplane.core.state import State, fold
+from dataplane.core.state import State, claim, confirm, fold
 
 NIC = Link("eth0", 2, "02:00:00:00:00:aa", 1500, up=True, addresses=(ip_address("192.0.2.1"),))
 BLUE = Segment(
@@ -67,7 +67,16 @@ def after(*events: StateEvent, state: State | None = None) -> State:
         state = settle(fold(state, event))
         if isinstance(event, AttachRequest) and state.fabric.connected:
             state = tell_synced(state)  # as the feed does, once asked
+        state = published(state)
     return state
+
+
+def published(state: State) -> State:
+    """Let the database hold what is desired; the rows come from the feed."""
+    wanted = derive(state)
+    if not state.fabric.connected or wanted is None or wanted.publication is None:
+        return state
+    return settle(confirm(claim(state, wanted.publication.blocks, 1), 1))
 
 
 def tell_synced(state: State) -> State:
@@ -255,6 +264,27 @@ def test_blocks_are_given_back_after_the_last_attachment() -> None:
     publication = desired(state).publication
     assert publication is not None
     assert publication.blocks == ()
+
+
+def test_a_block_on_its_way_back_gives_no_address() -> None:
+    """The row is still there, but a commit that deletes it may be under way."""
+    state = after(*synced(OWN_BLOCK), request(), Detached(POD))
+    state = tell_synced(settle(fold(state, request())))
+    assert POD in state.requests
+    taken = replace(OWN_BLOCK, node="n2")
+    state = settle(fold(state, FabricChanged((taken,))))
+    state = published(state)
+    publication = desired(state).publication
+    assert publication is not None
+    (claimed,) = publication.blocks
+    assert claimed.prefix != OWN_BLOCK.prefix
+    state = after(rows(claimed), state=state)
+    assert state.attachments[POD].ips[0] in claimed.prefix
+
+
+def test_a_block_that_was_kept_gives_addresses_during_an_outage() -> None:
+    state = after(*synced(OWN_BLOCK), request(), AWAY, request(key=OTHER, identity="other"))
+    assert state.attachments[OTHER].ips[0] in OWN_BLOCK.prefix
 
 
 def test_nothing_is_desired_while_the_nic_is_unknown() -> None:

@@ -11,7 +11,7 @@ from ipaddress import ip_interface
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import TargetError
-from dataplane.netlink import addresses, links, sysctl
+from dataplane.netlink import addresses, links, routes, sysctl
 from dataplane.netlink.addresses import IpInterface
 from dataplane.netlink.links import LinkChange, Netdev
 from dataplane.netlink.rtnl import KernelError, Rtnl
@@ -36,9 +36,14 @@ class LinkState:
 
 @dataclass(frozen=True, slots=True)
 class LentAddress:
-    """An address of the underlay bridge, with or without a route to its prefix."""
+    """An address of the underlay bridge, and what routes the kernel has for its sake.
+
+    None: the address serves OVS alone. A route to the address itself (``own_route``) would have
+    ovs-vswitchd forget, at every change of any link, to take tunnel packets in for a moment.
+    """
 
     prefix_route: bool = False
+    own_route: bool = False
 
     @property
     def scope(self) -> int | None:
@@ -138,8 +143,9 @@ def _state(netdev: Netdev) -> LinkState:
 
 def _lent(rtnl: Rtnl, bridge: Netdev) -> dict[Hashable, Item]:
     # Setting the bridge down will take its IPv6 addresses away, so those count as gone already.
+    routed = routes.own(rtnl, bridge.ifindex)
     return {
-        AddressKey(each.interface): LentAddress(each.prefix_route)
+        AddressKey(each.interface): LentAddress(each.prefix_route, each.ip in routed)
         for each in addresses.of(rtnl, bridge.ifindex)
         if not (bridge.up and each.ip.version == 6)
     }
@@ -173,6 +179,7 @@ def _take(rtnl: Rtnl, key: AddressKey) -> None:
 def _give(rtnl: Rtnl, key: AddressKey) -> None:
     ifindex = _find(rtnl, UNDERLAY_BRIDGE).ifindex
     addresses.replace(rtnl, ifindex, key.interface, prefix_route=False)
+    routes.delete_own(rtnl, ifindex, key.interface.ip)
 
 
 def _find(rtnl: Rtnl, name: str) -> Netdev:

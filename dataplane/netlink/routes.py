@@ -1,9 +1,10 @@
-"""Unicast routes of the main table (linux/rtnetlink.h)."""
+"""Unicast routes of the main table, and those to a netdev's own addresses (linux/rtnetlink.h)."""
 
 from __future__ import annotations
 
 import errno
 import socket
+import time
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -16,6 +17,8 @@ from dataplane.netlink.messages import attributes
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _MAIN_TABLE = 254
+_LOCAL_TABLE = 255
+_OWN_ROUTE_S = 0.5  # some milliseconds, unless the machine is very busy
 _EVERYWHERE = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - nothing is bound
 
 
@@ -52,20 +55,51 @@ def ensure(rtnl: Rtnl, route: Route) -> None:
 
 def of(rtnl: Rtnl, ifindex: int) -> tuple[Route, ...]:
     """Return the unicast routes of the main table out of one netdev. Raises KernelError."""
-    found: list[Route] = []
+    found = _dump(rtnl, ifindex, _MAIN_TABLE, "unicast")
+    # One out of several netdevs names none, and is none of ours.
+    return tuple(_route(each) for each in found if each.get_attr("RTA_OIF") is not None)
+
+
+def own(rtnl: Rtnl, ifindex: int) -> frozenset[IpAddress]:
+    """Return the addresses of a netdev by which the kernel takes packets in. Raises KernelError.
+
+    It makes such a route for every address, also on a netdev that is down.
+    """
+    found = _dump(rtnl, ifindex, _LOCAL_TABLE, "local")
+    return frozenset(_route(each).destination.network_address for each in found)
+
+
+def delete_own(rtnl: Rtnl, ifindex: int, address: IpAddress) -> None:
+    """Let the kernel take no packet in by an address that a netdev was just given, and keeps.
+
+    Waits for the kernel to make that route, which for IPv6 it does a moment after it has given the
+    address. None comes, or no such netdev: success. Raises KernelError.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    words = {"dst": f"{address}/{address.max_prefixlen}", "oif": ifindex, "family": family}
+    give_up = time.monotonic() + _OWN_ROUTE_S
+    while address not in own(rtnl, ifindex) and time.monotonic() < give_up:
+        time.sleep(_OWN_ROUTE_S / 100)
+    try:
+        with rtnl.doing(f"delete the route to address {address} of netdev {ifindex}") as ip:
+            ip.route("del", table=_LOCAL_TABLE, type="local", scope="host", **words)
+    except KernelError as error:
+        if error.errno not in (errno.ESRCH, errno.ENODEV):
+            raise
+
+
+def _dump(rtnl: Rtnl, ifindex: int, table: int, kind: str) -> list[nlmsg]:
+    found: list[nlmsg] = []
     for family in _EVERYWHERE:
         question = rtmsg()
-        question.update(family=family, table=_MAIN_TABLE, type=rt_type["unicast"])
+        question.update(family=family, table=table, type=rt_type[kind])
         question["attrs"] = [("RTA_OIF", ifindex)]
         try:
-            replies = rtnl.dump(RTM_GETROUTE, question, f"list routes of netdev {ifindex}")
+            found += rtnl.dump(RTM_GETROUTE, question, f"list routes of netdev {ifindex}")
         except KernelError as error:
             if error.errno != errno.ENOENT:  # a family without any address has no table yet
                 raise
-        else:
-            # One out of several netdevs names none, and is none of ours.
-            found += [_route(reply) for reply in replies if reply.get_attr("RTA_OIF") is not None]
-    return tuple(found)
+    return found
 
 
 def _family(route: Route) -> int:

@@ -1,7 +1,9 @@
 """Target "ovs-tunnels": where OVS sends tunnel packets. All of it is lost when OVS restarts.
 
 Each VTEP's gateway is this node's own address, and that address has one made-up neighbour: the
-kernel, behind ophy0, finds the real next hop. Neighbours age in OVS, so they are set again.
+kernel, behind ophy0, finds the real next hop. OVS takes tunnel packets in at the addresses of
+devices it has routes over, until one of these routes is deleted; so it has one to our own address
+that stays. That one and the neighbours, which age, are set again and again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ovs_client.unixctl import Unixctl, UnixctlError
 
 GATEWAY_MAC = "02:00:00:00:77:02"  # replaced by the kernel on the way to the NIC
 AGEING_S = 3600  # the most that OVS takes
-_REFRESH_S = 20.0  # below the worker's period: each of its rounds sets neighbours again
+_REFRESH_S = 20.0  # below the worker's period: each of its looks finds what ages due
 _FABRIC_SCOPE = 0  # no segment has VNI 0: held while any segment's view is incomplete
 
 
@@ -35,6 +37,14 @@ class Route:
     def scope(self) -> int:
         """Return the scope that is held while any view is incomplete: VTEPs serve many segments."""
         return _FABRIC_SCOPE
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A route to our own address, so that OVS takes in at ow-phy what is sent to it."""
+
+    address: IpAddress
+    scope: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class Ageing:
     scope: int | None = None
 
 
-TunnelItem = Route | Neighbour | Ageing
+TunnelItem = Route | Intake | Neighbour | Ageing
 
 
 class TunnelsTarget:
@@ -66,13 +76,14 @@ class TunnelsTarget:
     def __init__(self, unixctl: Unixctl, clock: Clock) -> None:
         self._unixctl = unixctl
         self._clock = clock
-        self._set_at: dict[IpAddress, float] = {}
+        self._set_at: dict[Intake | Neighbour, float] = {}
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:  # noqa: ARG002  # Target's signature
         own = {address.version: address for address in desired.vteps}
         vteps = {vtep for view in desired.segments.values() for vtep in view.flood}
         items: dict[Hashable, TunnelItem] = {"ageing": Ageing(AGEING_S)}
-        items |= {address: Neighbour(address, GATEWAY_MAC) for address in own.values()}
+        for address in own.values():
+            items |= {address: Neighbour(address, GATEWAY_MAC), Intake(address): Intake(address)}
         for vtep in vteps:
             if vtep.version in own:
                 route = Route(vtep, own[vtep.version])
@@ -84,7 +95,8 @@ class TunnelsTarget:
         items: dict[Hashable, TunnelItem] = {"ageing": Ageing(seconds)}
         items |= {route: route for route in _routes(self._call("ovs/route/show"))}
         neighbours = _neighbours(self._call("tnl/neigh/show"))
-        return items | {each.address: each for each in neighbours if self._is_fresh(each)}
+        items |= {neighbour.address: neighbour for neighbour in neighbours}
+        return {key: item for key, item in items.items() if self._is_in_force(item)}
 
     def apply(self, change: Change) -> None:
         # A route replaces one to the same VTEP, so old ones are removed first.
@@ -92,10 +104,15 @@ class TunnelsTarget:
             self._remove(item)
         for item in (*change.add.values(), *change.update.values()):
             self._set(item)
+        if any(isinstance(item, Route) for item in change.remove.values()):
+            for intake in [item for item in self._set_at if isinstance(item, Intake)]:
+                self._set(intake)
 
-    def _is_fresh(self, neighbour: Neighbour) -> bool:
-        """Say whether we know that it will not be forgotten soon: OVS does not tell its age."""
-        set_at = self._set_at.get(neighbour.address)
+    def _is_in_force(self, item: TunnelItem) -> bool:
+        """Say whether what is shown can be relied on: some OVS forgets without telling."""
+        if isinstance(item, Route | Ageing):
+            return True
+        set_at = self._set_at.get(item)
         return set_at is not None and self._clock() - set_at < _REFRESH_S
 
     def _set(self, item: TunnelItem) -> None:
@@ -104,18 +121,25 @@ class TunnelsTarget:
                 self._call("tnl/neigh/aging", str(item.seconds))
             case Neighbour():
                 self._call("tnl/neigh/set", UNDERLAY_BRIDGE, str(item.address), item.mac)
-                self._set_at[item.address] = self._clock()
+                self._set_at[item] = self._clock()
+            case Intake():
+                self._add_route(item.address, item.address)
+                self._set_at[item] = self._clock()
             case Route():
-                self._call(
-                    "ovs/route/add", _host_prefix(item.vtep), UNDERLAY_BRIDGE, str(item.gateway)
-                )
+                self._add_route(item.vtep, item.gateway)
+
+    def _add_route(self, destination: IpAddress, gateway: IpAddress) -> None:
+        self._call("ovs/route/add", _host_prefix(destination), UNDERLAY_BRIDGE, str(gateway))
 
     def _remove(self, item: TunnelItem) -> None:
         match item:
             case Route():
                 self._call("ovs/route/del", _host_prefix(item.vtep))
+            case Intake():
+                self._set_at.pop(item, None)
+                self._call("ovs/route/del", _host_prefix(item.address))
             case Neighbour():
-                self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
+                self._set_at.pop(item, None)  # OVS cannot forget one alone: it ages
             case Ageing():
                 pass  # always wanted
 
@@ -131,12 +155,13 @@ def _host_prefix(address: IpAddress) -> str:
     return f"{address}/{address.max_prefixlen}"
 
 
-def _routes(shown: str) -> Iterator[Route]:
+def _routes(shown: str) -> Iterator[Route | Intake]:
     """Yield what ``ovs/route/show`` says of routes that were added by command on ow-phy."""
     for line in shown.splitlines():
         words = line.split()
         if words[:1] == ["User:"] and words[2:5:2] == ["dev", "GW"] and words[3] == UNDERLAY_BRIDGE:
-            yield Route(ip_address(words[1].partition("/")[0]), ip_address(words[5]))
+            destination, gateway = ip_address(words[1].partition("/")[0]), ip_address(words[5])
+            yield Intake(gateway) if destination == gateway else Route(destination, gateway)
 
 
 def _neighbours(shown: str) -> Iterator[Neighbour]:

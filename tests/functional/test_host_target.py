@@ -85,6 +85,12 @@ def lent(node: Netns) -> dict[str, tuple[int, bool]]:
     }
 
 
+def routes(node: Netns) -> list[dict[str, Any]]:
+    """Return the routes of ow-phy in every table: one to an address of its own would do harm."""
+    every = [shown(node, family, "route", "show", "table", "all") for family in ("-4", "-6")]
+    return [each for family in every for each in family if each["dev"] == "ow-phy"]
+
+
 BOTH = {str(V4): (32, True), str(V6): (128, True)}
 
 
@@ -100,8 +106,7 @@ def test_links_are_set_and_addresses_lent(node: Netns) -> None:
     (bridge,) = shown(node, "addr", "show", "dev", "ow-phy")
     assert [each.get("nodad") for each in bridge["addr_info"]] == [None, True]
     assert not any(each.get("tentative") for each in bridge["addr_info"])
-    routes = [*shown(node, "-4", "route"), *shown(node, "-6", "route")]
-    assert [each for each in routes if each["dev"] == "ow-phy"] == []
+    assert routes(node) == []
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,8 @@ def test_links_are_set_and_addresses_lent(node: Netns) -> None:
             (f"addr del {V4}/32 dev ow-phy", f"addr add {V4}/32 dev ow-phy"), id="other-ipv4-flags"
         ),
         pytest.param("addr flush dev ow-phy", id="all-gone"),
+        pytest.param(f"route add local {V4} dev ow-phy table local", id="own-route-ipv4"),
+        pytest.param(f"route add local {V6} dev ow-phy table local", id="own-route-ipv6"),
     ],
 )
 def test_damage_is_repaired_in_one_round(node: Netns, damage: str | tuple[str, ...]) -> None:
@@ -132,6 +139,7 @@ def test_damage_is_repaired_in_one_round(node: Netns, damage: str | tuple[str, .
     assert converge(node, DUAL, bindings(*NETDEVS)) != Change()
     repaired = [shown(node, "addr", "show", "dev", name)[0] for name in NETDEVS]
     assert lent(node) == BOTH
+    assert routes(node) == []
     for before, after in zip(healthy, repaired, strict=True):
         assert (after["flags"], after["mtu"]) == (before["flags"], before["mtu"])
 

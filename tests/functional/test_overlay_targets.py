@@ -21,7 +21,7 @@ from dataplane.core.model import Fabric
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
 from overlay_ovs.target import FlowsTarget
-from overlay_ovs.tunnels import Route, TunnelsTarget
+from overlay_ovs.tunnels import Intake, Route, TunnelsTarget
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import VSwitch
 from tests.functional.overlay_switch import SENTINEL_FLOW, Switch, outputs, running_switch
@@ -143,6 +143,9 @@ class TestFlows:
             FlowsTarget(tmp_path).observe()
 
 
+RENEWED = {OWN4, OWN6, Intake(OWN4), Intake(OWN6)}
+
+
 class TestTunnels:
     @pytest.fixture
     def hands(self) -> Hands:
@@ -169,13 +172,13 @@ class TestTunnels:
         assert "User: 2001:db8::2/128 dev ow-phy GW 2001:db8::1 SRC 2001:db8::1" in shown
         assert switch.control("tnl/neigh/aging").strip() == "3600"
 
-    def test_neighbours_are_set_again_before_they_age(
+    def test_what_ovs_forgets_is_set_again_in_time(
         self, target: TunnelsTarget, hands: Hands
     ) -> None:
         wanted = desired(*self.WORLD)
         converge(target, wanted, Bindings())
         hands.now += 30
-        assert set(converge(target, wanted, Bindings()).add) == {OWN4, OWN6}
+        assert set(converge(target, wanted, Bindings()).add) == RENEWED
         assert not converge(target, wanted, Bindings())
 
     def test_what_was_flushed_comes_back(self, switch: Switch, target: TunnelsTarget) -> None:
@@ -183,22 +186,36 @@ class TestTunnels:
         converge(target, wanted, Bindings())
         switch.control("tnl/neigh/flush")
         switch.control("ovs/route/del", "192.0.2.2/32")
-        assert set(converge(target, wanted, Bindings()).add) == {OWN4, OWN6, Route(VTEP4[0], OWN4)}
+        assert set(converge(target, wanted, Bindings()).add) == {
+            OWN4,
+            OWN6,
+            Route(VTEP4[0], OWN4),
+        }
         assert not converge(target, wanted, Bindings())
 
     def test_a_vtep_that_left_loses_its_route(self, switch: Switch, target: TunnelsTarget) -> None:
         converge(target, desired(*self.WORLD), Bindings())
         converge(target, desired(self.WORLD[2]), Bindings())
         shown = switch.control("ovs/route/show")
-        assert "User: 192.0.2." not in shown
-        assert "User: 2001:db8::2/128" in shown
+        assert f"User: {VTEP4[0]}" not in shown
+        assert f"User: {VTEP6[0]}/128" in shown
+
+    def test_a_vtep_that_left_does_not_stop_what_comes_in(
+        self, switch: Switch, target: TunnelsTarget
+    ) -> None:
+        """OVS forgets a device with the first route over it that is deleted."""
+        converge(target, desired(*self.WORLD), Bindings())
+        before = switch.control("tnl/ports/show", "-v")
+        assert f"ipv4(dst={OWN4}," in before
+        converge(target, desired(self.WORLD[2]), Bindings())
+        assert switch.control("tnl/ports/show", "-v") == before
 
     def test_while_a_view_is_incomplete_routes_stay(
         self, switch: Switch, target: TunnelsTarget
     ) -> None:
         converge(target, desired(*self.WORLD), Bindings())
         converge(target, desired(view(GENEVE4, synced=False)), Bindings())
-        assert switch.control("ovs/route/show").count("User:") == 3
+        assert switch.control("ovs/route/show").count("User:") == 5
 
     def test_a_new_address_of_the_node_becomes_the_gateway(
         self, switch: Switch, target: TunnelsTarget

@@ -27,10 +27,12 @@ from dataplane.host.pod import OUR_GROUP
 from dataplane.netlink import links
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, delete_bpf, list_bpf
+from overlay_ovs.tunnels import delete_route, routes
 from ovs_client.daemons import DatabaseServer, OvsInstance, Place
 from ovs_client.database import Tls
 from ovs_client.errors import DatabaseError
 from ovs_client.process import Process
+from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
 _FILTERS = "overweave:"  # how bpf/target.py begins the names of its filters
@@ -115,6 +117,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
+        partial(_routes, config),
         partial(_bridges, config, vswitch),
         partial(_fabric_rows, config),
         partial(_fabric_database, config),
@@ -199,6 +202,17 @@ def _filters() -> list[Thing]:
 def _detach(slot: Slot) -> None:
     with Rtnl() as rtnl:
         delete_bpf(rtnl, slot)
+
+
+def _routes(config: AgentConfig) -> Iterator[Thing]:
+    """Yield what ovs-vswitchd keeps in memory alone; one that is not there has forgotten it."""
+    if config.ovs.manage:
+        return  # it goes with all that it keeps
+    unixctl = Unixctl(config.ovs_rundir)
+    with suppress(UnixctlError):
+        for route in routes(unixctl):
+            name = f"route to {route.vtep} over ow-phy in ovs-vswitchd"
+            yield Thing(name, partial(delete_route, unixctl, route))
 
 
 def _bridges(config: AgentConfig, vswitch: VSwitch) -> list[Thing]:

@@ -18,6 +18,7 @@ from dataplane.lab.layout import FOREIGN, LabPaths
 from dataplane.lab.probes import Station
 from dataplane.lab.underlay import NIC, ensure_namespace
 from dataplane.netlink import netns
+from ovs_client import process
 from ovs_client.daemons import OvsInstance, Place, find_program, run
 from ovs_client.ofctl import Flow, OpenFlowBridge
 from ovs_client.unixctl import Unixctl
@@ -26,6 +27,7 @@ _INT, _PHY, _UPLINK = "br-int", "br-phy", "fphy0"
 # Of its tc filters: behind Overweave's 100, so that they see only what ours lets pass.
 _PREFERENCES = {"all": "206", "ip": "207", "ipv6": "208"}
 _IFNAME = "eth0"
+_ROUTES_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class PlainOvs:
         for address in own:
             family = ["nodad"] if ":" in address else []
             ip(self._space, "address", "add", address, "dev", _PHY, *family, "noprefixroute")
+        self._keep_own_routes_from_it(len(own))
         self._call("tnl/neigh/aging", "3600")
 
     def connect(self, tunnel: Tunnel, peers: Mapping[IpAddress, str]) -> None:
@@ -156,6 +159,28 @@ class PlainOvs:
             udp = ("match", key, "protocol", "17", "0xff")
             port = ("match", key, "dport", str(self._port), "0xffff")
             self._redirect(NIC, uplink, protocol, *udp, *port)
+
+    def _keep_own_routes_from_it(self, count: int) -> None:
+        """Delete the kernel's routes to the addresses of its bridge: one for each of ``count``.
+
+        Else every change of any link of the node, also of those not ours, costs it tunnel packets.
+        """
+        table = ("table", "local", "dev", _PHY)
+
+        def found() -> list[tuple[str, str]]:
+            listed = [
+                (f, _command(["ip", "-n", self._space.name, f, "route", "show", *table]))
+                for f in ("-4", "-6")
+            ]
+            return [
+                (family, line.split()[1]) for family, text in listed for line in text.splitlines()
+            ]
+
+        process.wait_until(lambda: len(found()) == count, _ROUTES_S)  # IPv6's comes a moment later
+        for family, address in found():
+            _command(
+                ["ip", "-n", self._space.name, family, "route", "del", "local", address, *table]
+            )
 
     def _redirect(self, source: str, target: str, protocol: str, *match: str) -> None:
         clsact = ["tc", "-n", self._space.name, "qdisc", "add", "dev", source, "clsact"]

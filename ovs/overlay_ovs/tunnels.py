@@ -9,6 +9,7 @@ that stays. That one and the neighbours, which age, are set again and again.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -41,9 +42,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """A route to our own address, so that OVS takes in at ow-phy what is sent to it."""
+    """A route to our own VTEP, so that OVS takes in at ow-phy what is sent to it."""
 
-    address: IpAddress
+    vtep: IpAddress
     scope: int | None = None
 
 
@@ -91,22 +92,28 @@ class TunnelsTarget:
         return Rendering(items, held=frozenset({_FABRIC_SCOPE} if desired.held else ()))
 
     def observe(self) -> Mapping[Hashable, TunnelItem]:
-        seconds = int(self._call("tnl/neigh/aging"))
-        items: dict[Hashable, TunnelItem] = {"ageing": Ageing(seconds)}
-        items |= {route: route for route in _routes(self._call("ovs/route/show"))}
-        neighbours = _neighbours(self._call("tnl/neigh/show"))
-        items |= {neighbour.address: neighbour for neighbour in neighbours}
+        with _target_errors():
+            items = self._shown()
         return {key: item for key, item in items.items() if self._is_in_force(item)}
 
     def apply(self, change: Change) -> None:
-        # A route replaces one to the same VTEP, so old ones are removed first.
-        for item in change.remove.values():
-            self._remove(item)
-        for item in (*change.add.values(), *change.update.values()):
-            self._set(item)
-        if any(isinstance(item, Route) for item in change.remove.values()):
-            for intake in [item for item in self._set_at if isinstance(item, Intake)]:
-                self._set(intake)
+        with _target_errors():
+            # A route replaces one to the same VTEP, so old ones are removed first.
+            for item in change.remove.values():
+                self._remove(item)
+            for item in (*change.add.values(), *change.update.values()):
+                self._set(item)
+            if any(isinstance(item, Route) for item in change.remove.values()):
+                for intake in [item for item in self._set_at if isinstance(item, Intake)]:
+                    self._set(intake)
+
+    def _shown(self) -> dict[Hashable, TunnelItem]:
+        items: dict[Hashable, TunnelItem] = {
+            "ageing": Ageing(int(self._unixctl.call("tnl/neigh/aging")))
+        }
+        items |= {route: route for route in routes(self._unixctl)}
+        neighbours = _neighbours(self._unixctl.call("tnl/neigh/show"))
+        return items | {neighbour.address: neighbour for neighbour in neighbours}
 
     def _is_in_force(self, item: TunnelItem) -> bool:
         """Say whether what is shown can be relied on: some OVS forgets without telling."""
@@ -118,50 +125,65 @@ class TunnelsTarget:
     def _set(self, item: TunnelItem) -> None:
         match item:
             case Ageing():
-                self._call("tnl/neigh/aging", str(item.seconds))
+                self._unixctl.call("tnl/neigh/aging", str(item.seconds))
             case Neighbour():
-                self._call("tnl/neigh/set", UNDERLAY_BRIDGE, str(item.address), item.mac)
+                where = (UNDERLAY_BRIDGE, str(item.address))
+                self._unixctl.call("tnl/neigh/set", *where, item.mac)
                 self._set_at[item] = self._clock()
             case Intake():
-                self._add_route(item.address, item.address)
+                self._add_route(item.vtep, item.vtep)
                 self._set_at[item] = self._clock()
             case Route():
                 self._add_route(item.vtep, item.gateway)
 
     def _add_route(self, destination: IpAddress, gateway: IpAddress) -> None:
-        self._call("ovs/route/add", _host_prefix(destination), UNDERLAY_BRIDGE, str(gateway))
+        route = (_host_prefix(destination), UNDERLAY_BRIDGE, str(gateway))
+        with _target_errors(f"; is {gateway} on {UNDERLAY_BRIDGE}?"):
+            self._unixctl.call("ovs/route/add", *route)
 
     def _remove(self, item: TunnelItem) -> None:
         match item:
             case Route():
-                self._call("ovs/route/del", _host_prefix(item.vtep))
+                delete_route(self._unixctl, item)
             case Intake():
                 self._set_at.pop(item, None)
-                self._call("ovs/route/del", _host_prefix(item.address))
+                delete_route(self._unixctl, item)
             case Neighbour():
                 self._set_at.pop(item, None)  # OVS cannot forget one alone: it ages
             case Ageing():
                 pass  # always wanted
 
-    def _call(self, command: str, *arguments: str) -> str:
-        try:
-            return self._unixctl.call(command, *arguments)
-        except UnixctlError as error:
-            hint = f"; is {arguments[-1]} on {UNDERLAY_BRIDGE}?" if "route/add" in command else ""
-            raise TargetError(f"{error}{hint}") from error
+
+@contextmanager
+def _target_errors(hint: str = "") -> Iterator[None]:
+    try:
+        yield
+    except UnixctlError as error:
+        raise TargetError(f"{error}{hint}") from error
 
 
 def _host_prefix(address: IpAddress) -> str:
     return f"{address}/{address.max_prefixlen}"
 
 
-def _routes(shown: str) -> Iterator[Route | Intake]:
-    """Yield what ``ovs/route/show`` says of routes that were added by command on ow-phy."""
-    for line in shown.splitlines():
-        words = line.split()
-        if words[:1] == ["User:"] and words[2:5:2] == ["dev", "GW"] and words[3] == UNDERLAY_BRIDGE:
-            destination, gateway = ip_address(words[1].partition("/")[0]), ip_address(words[5])
-            yield Intake(gateway) if destination == gateway else Route(destination, gateway)
+def routes(unixctl: Unixctl) -> list[Route | Intake]:
+    """Return the routes over ow-phy that were added by command. Raises UnixctlError."""
+    lines = [line.split() for line in unixctl.call("ovs/route/show").splitlines()]
+    return [_route(words) for words in lines if words[:1] == ["User:"] and _is_ours(words)]
+
+
+def delete_route(unixctl: Unixctl, route: Route | Intake) -> None:
+    """Delete one of ``routes``. Raises UnixctlError."""
+    unixctl.call("ovs/route/del", _host_prefix(route.vtep))
+
+
+def _is_ours(words: list[str]) -> bool:
+    return words[2:5:2] == ["dev", "GW"] and words[3] == UNDERLAY_BRIDGE
+
+
+def _route(words: list[str]) -> Route | Intake:
+    destination, gateway = ip_address(words[1].partition("/")[0]), ip_address(words[5])
+    return Intake(gateway) if destination == gateway else Route(destination, gateway)
 
 
 def _neighbours(shown: str) -> Iterator[Neighbour]:

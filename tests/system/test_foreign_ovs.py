@@ -1,6 +1,7 @@
 """We share the node: an Open vSwitch of somebody else with Geneve 6081 on the NIC loses nothing."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ import pytest
 from dataplane.core.model import IpAddress
 from dataplane.lab import foreign, lab, matrix, nodes, probes
 from dataplane.lab.foreign import Guest, PlainOvs, Tunnel
-from dataplane.lab.layout import LabPaths
+from dataplane.lab.layout import LabPaths, NodePaths
 from dataplane.lab.probes import Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, silent
 from dataplane.lab.topology import LabNode, Topology, read_topology
+from dataplane.lab.underlay import NIC
+from ovs_client.unixctl import Unixctl
 
 THEIRS = {4: Tunnel("geneve", 77, 6081), 6: Tunnel("geneve", 78, 6081)}
 OUR_PORT = 16081
@@ -79,7 +82,7 @@ def shown(switch: PlainOvs) -> str:
 
 
 def life_of_an_agent(there: Neighbourhood) -> None:
-    """Start the agents, attach pods, crash, restart, end."""
+    """Start the agents, attach pods, crash, restart, uninstall."""
     lab.apply(there.paths, INTENT)
     lab.start_agents(there.paths, there.topology.agents)
     runtime = Runtime(there.paths)
@@ -91,10 +94,21 @@ def life_of_an_agent(there: Neighbourhood) -> None:
     time.sleep(0.3)
     lab.start_agents(there.paths, there.topology.agents)
     assert matrix.verify(ours).faults == ()
-    for station in ours:
-        runtime.delete(station.name)
+    runtime.delete(ours[0].name)  # uninstall has one pod to take away
     for node in there.topology.agents:
-        nodes.stop_agent(there.paths.node(node.name))
+        uninstall(there.paths.node(node.name))
+
+
+def uninstall(node: NodePaths) -> None:
+    command = ["nsenter", f"--net={node.netns}", *nodes.OVERWEAVE, "uninstall"]
+    subprocess.run([*command, "--config", str(node.config)], check=True, capture_output=True)
+    assert nodes.agent_pid(node) is None
+    ours = Unixctl(node.ovs)
+    assert "ow-" not in ours.call("dpif/show") + ours.call("ovs/route/show")
+    for what in (["ip", "link", "show"], ["tc", "filter", "show", "dev", NIC, "ingress"]):
+        words = ["nsenter", f"--net={node.netns}", *what]
+        shown = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        assert not re.search(r": (ow-|ophy0|vp\d|ot\d)|overweave", shown), shown
 
 
 def test_theirs_loses_nothing_while_ours_lives_and_dies(neighbourhood: Neighbourhood) -> None:

@@ -23,7 +23,6 @@ from bpf.syscalls import BpfMissingError, open_map, open_program
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import OverweaveError, TargetError
-from dataplane.core.events import Link
 from dataplane.core.model import Encap
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import BpfFilter, Slot, delete_bpf, ensure_clsact, list_bpf, replace_bpf
@@ -85,6 +84,7 @@ class GlueTarget:
 
     name = "glue"
     deadline_s = 5.0
+    bound_by = frozenset({"ifindexes"})
 
     def __init__(self, pins: Pins) -> None:
         """Open what the loader pinned. Raises BpfError."""
@@ -102,10 +102,10 @@ class GlueTarget:
         items: list[FilterItem | EntryItem] = [*_own_addresses(desired)]
         pending = []
         for joint in _joints(desired):
-            links = [bindings.links.get(netdev) for netdev, _ in joint.ends]
-            here, there = links
+            ifindexes = [bindings.ifindexes.get(netdev) for netdev, _ in joint.ends]
+            here, there = ifindexes
             if here is None or there is None:
-                pending.append(Pending(joint.about, _waiting_for(joint, links)))
+                pending.append(Pending(joint.about, _waiting_for(joint, ifindexes)))
             else:
                 items += _joined(joint, here, there)
         return Rendering({item.key: item for item in items}, tuple(pending))
@@ -200,16 +200,17 @@ def _joints(desired: Desired) -> Iterator[_Joint]:
         yield _Joint(attachment.key, ((access, "access_port"), (inner, "ovs_port")))
 
 
-def _joined(joint: _Joint, here: Link, there: Link) -> Iterator[FilterItem | EntryItem]:
-    for (netdev, program), link, other in zip(
+def _joined(joint: _Joint, here: int, there: int) -> Iterator[FilterItem | EntryItem]:
+    for (netdev, program), ifindex, other in zip(
         joint.ends, (here, there), (there, here), strict=True
     ):
-        yield FilterItem(link.ifindex, program, netdev)
-        yield EntryItem("glue", encode_ifindex(link.ifindex), encode_ifindex(other.ifindex))
+        yield FilterItem(ifindex, program, netdev)
+        yield EntryItem("glue", encode_ifindex(ifindex), encode_ifindex(other))
 
 
-def _waiting_for(joint: _Joint, links: Iterable[Link | None]) -> str:
-    missing = [netdev for (netdev, _), link in zip(joint.ends, links, strict=True) if link is None]
+def _waiting_for(joint: _Joint, ifindexes: Iterable[int | None]) -> str:
+    ends = zip(joint.ends, ifindexes, strict=True)
+    missing = [netdev for (netdev, _), ifindex in ends if ifindex is None]
     return f"there is no netdev {' or '.join(missing)} yet"
 
 

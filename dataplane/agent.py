@@ -245,7 +245,7 @@ class Agent:
             reports[event.target] = event
             if event.target == FABRIC_TARGET and not event.error:
                 state = confirm(state, event.generation)
-        after = before if state is before.state else _decide(before, settle(state))
+        after = _decided(before, state)
         after = replace(after, reports=reports)
         state = after.state
         with self._changed:
@@ -264,9 +264,12 @@ class Agent:
             return self._changed.wait_for(lambda: condition(self._snapshot), timeout_s)
 
 
-def _decide(before: Snapshot, state: State) -> Snapshot:
+def _decided(before: Snapshot, state: State) -> Snapshot:
     if state is before.state:
         return before
+    if state.is_decided_as(before.state):
+        return replace(before, state=state, generation=before.generation + 1)
+    state = settle(state)
     desired = derive(state) or before.desired
     if desired == before.desired and state.bindings == before.state.bindings:
         return replace(before, state=state)

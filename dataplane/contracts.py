@@ -32,6 +32,11 @@ class Target(Protocol):
         """Return after how many seconds a running round is shown as overdue."""
         ...
 
+    @property
+    def bound_by(self) -> frozenset[str]:
+        """Return the names of the fields of Bindings that ``render`` looks at."""
+        ...
+
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
         """Return what should be there. Pure."""
         ...

@@ -58,6 +58,7 @@ class StateFiles:
 
     name = "state"
     deadline_s = 5.0
+    bound_by = frozenset[str]()
 
     def __init__(self, directory: Path) -> None:
         """Keep the files below ``directory``, which is made if it is not there (mode 0700)."""
@@ -69,9 +70,9 @@ class StateFiles:
         """Return one file per attachment, and one with the rows to keep."""
         del bindings
         files = [
-            StateFile(_file_name(a), _dump(_encode_attachment(a))) for a in desired.attachments
+            StateFile(_FABRIC_FILE, _dump([_encode(entity) for entity in desired.kept])),
+            *map(_attachment_file, desired.attachments),
         ]
-        files.append(StateFile(_FABRIC_FILE, _dump([_encode(entity) for entity in desired.kept])))
         return Rendering({file.path: file for file in files})
 
     def observe(self) -> Mapping[Hashable, StateFile]:

@@ -48,6 +48,7 @@ class Worker:
         # The thread's own:
         self._suspect = True  # the real thing may not be what we think
         self._looked_at = 0.0
+        self._rendered: tuple[Job, Rendering] | None = None  # the last rendering, and what of
         self._converged: Rendering | None = None
         self._present: Mapping[Hashable, Item] = {}
         self._complaint = ""
@@ -125,7 +126,7 @@ class Worker:
         changed, error = 0, ""
         try:
             with self._turn:
-                rendering = self.target.render(job.desired, job.bindings)
+                rendering = self._render(job)
                 changed = self._repair(rendering)
         except PartlyRefusedError as caught:  # the rest is in place
             refused = tuple(Pending(about, why) for about, why in caught.refused.items())
@@ -144,6 +145,18 @@ class Worker:
             log.info("target.applied", target=name, generation=job.generation, changed=changed)
         self._post(TargetReport(name, job.generation, error, rendering.pending + refused))
         return not (error or refused)
+
+    def _render(self, job: Job) -> Rendering:
+        """Return the last rendering where nothing that it was made of has changed."""
+        if self._rendered is None or self._differs(job, self._rendered[0]):
+            self._rendered = job, self.target.render(job.desired, job.bindings)
+        return self._rendered[1]
+
+    def _differs(self, job: Job, before: Job) -> bool:
+        return job.desired is not before.desired or any(
+            getattr(job.bindings, name) != getattr(before.bindings, name)
+            for name in self.target.bound_by
+        )
 
     def _complain(self, event: str, why: str) -> None:
         """Log what keeps us from converging, once: it is tried again every few seconds."""
@@ -175,7 +188,7 @@ class Worker:
 
 def _is_same(rendering: Rendering, before: Rendering | None) -> bool:
     """Say whether nothing new is asked: what is pending, or held in addition, asks nothing."""
-    return (
+    return before is rendering or (
         before is not None
         and rendering.items == before.items
         and set(rendering.held) >= set(before.held)

@@ -104,11 +104,11 @@ class _Subnet:
         return ip_network((self.network.network_address + index * size, self.block_len))
 
     def index_after(self, static_range: IpNetwork) -> int:
-        size = 1 << (self.network.max_prefixlen - self.block_len)
-        return (int(static_range.broadcast_address) - int(self.network.network_address)) // size + 1
+        return self.index_of(static_range.broadcast_address) + 1
 
-    def block_of(self, address: IpAddress) -> IpNetwork:
-        return ip_network(f"{address}/{self.block_len}", strict=False)
+    def index_of(self, address: IpAddress) -> int:
+        size = 1 << (self.network.max_prefixlen - self.block_len)
+        return (int(address) - int(self.network.network_address)) // size
 
     def static_overlap(self, prefix: IpNetwork) -> IpNetwork | None:
         return next(
@@ -128,11 +128,12 @@ def _plan_subnet(
     ]
     taken = {b.prefix: b.node for b in here}
     own = {prefix for prefix, owner in taken.items() if owner == node}
-    needed = {
-        subnet.block_of(ip)
+    places = {
+        subnet.index_of(ip)
         for ip in addresses.mine
-        if in_any(ip, (subnet.network,)) and not in_any(ip, subnet.static_ranges)
+        if ip in subnet.network and not in_any(ip, subnet.static_ranges)
     }
+    needed = set(map(subnet.block, places))
     in_use = {prefix for prefix in needed if taken.get(prefix, node) == node}
     free = partial(_has_room, subnet, addresses.in_use)
     idle = sorted(filter(free, own - in_use))

@@ -33,12 +33,13 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """Numbers that the kernel and OVS gave: links by name, OpenFlow ports by interface name.
+    """What the kernel and OVS gave: the underlay NIC, ifindexes and OpenFlow ports by name.
 
-    ``port_faults`` is what OVS says of interfaces that it could not give one.
+    ``port_faults`` is what OVS says of interfaces that it could not give a port.
     """
 
-    links: Mapping[str, Link] = field(default_factory=dict)
+    nic: Link | None = None
+    ifindexes: Mapping[str, int] = field(default_factory=dict)
     ofports: Mapping[str, int] = field(default_factory=dict)
     port_faults: Mapping[str, str] = field(default_factory=dict)
 

@@ -138,7 +138,7 @@ class State:
     @property
     def underlay(self) -> Link | None:
         """Return the underlay NIC, if the kernel has it."""
-        return self.bindings.links.get(self.node.underlay_interface)
+        return self.bindings.nic
 
     @property
     def vteps(self) -> tuple[IpAddress, ...]:
@@ -163,6 +163,13 @@ class State:
     def interest(self) -> frozenset[str]:
         """Return the names of the segments whose rows this node must see."""
         return self.present | {request.segment for request in self.requests.values()}
+
+    def is_decided_as(self, before: State) -> bool:
+        """Say whether only numbers came or went since ``before``: no decision rests on them."""
+        told = replace(self, bindings=before.bindings)
+        return self.underlay == before.underlay and all(
+            getattr(told, name) is getattr(before, name) for name in self.__slots__
+        )
 
     def knows(self, key: AttachmentKey) -> bool:
         """Say whether there is an attachment, a request or an answer of that name."""
@@ -219,14 +226,16 @@ def _fold_ofport(bindings: Bindings, event: OfportChanged) -> Bindings:
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:
-    kept = {name: link for name, link in state.bindings.links.items() if name not in event.gone}
-    links = kept | {link.name: link for link in event.links}
-    nic = links.get(state.node.underlay_interface)
-    return replace(
-        state,
-        bindings=replace(state.bindings, links=links),
-        nic=_steady(nic, state.nic) if nic else state.nic,
-    )
+    before = state.bindings
+    kept = {name: index for name, index in before.ifindexes.items() if name not in event.gone}
+    name = state.node.underlay_interface
+    told = next((link for link in event.links if link.name == name), None)
+    nic = told or (None if name in event.gone else before.nic)
+    told_indexes = {link.name: link.ifindex for link in event.links}
+    bindings = replace(before, nic=nic, ifindexes={**kept, **told_indexes})
+    if bindings == before:
+        return state
+    return replace(state, bindings=bindings, nic=_steady(told, state.nic) if told else state.nic)
 
 
 def _steady(link: Link, before: Link | None) -> Link:

@@ -50,6 +50,7 @@ class FabricTarget:
 
     name = FABRIC_TARGET
     deadline_s = 15.0
+    bound_by = frozenset[str]()
 
     def __init__(self, database: Database, node: str) -> None:
         self._database = database

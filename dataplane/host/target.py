@@ -73,6 +73,7 @@ class LinksTarget:
 
     name = "links"
     deadline_s = 5.0
+    bound_by = frozenset({"nic", "ifindexes"})
 
     def __init__(self) -> None:
         """Look after no link yet."""
@@ -85,11 +86,11 @@ class LinksTarget:
         items: dict[Hashable, Item] = {}
         pending: list[Pending] = []
         for about, name, state in _wanted(desired, bindings):
-            if name not in bindings.links:
+            if name not in bindings.ifindexes:
                 pending.append(Pending(about, f"netdev {name} does not exist yet"))
             else:
                 items[LinkKey(name)] = state
-        if desired.node.underlay_interface not in bindings.links:
+        if bindings.nic is None:
             nic = desired.node.underlay_interface
             pending.append(Pending(nic, f"underlay interface {nic} does not exist"))
         if LinkKey(UNDERLAY_BRIDGE) in items:
@@ -124,9 +125,8 @@ def _wanted(desired: Desired, bindings: Bindings) -> Iterator[tuple[Hashable, st
     """Yield whom a link is for, its name, and how it should be set."""
     lends_ipv6 = any(vtep.version == 6 for vtep in desired.vteps)
     yield UNDERLAY_BRIDGE, UNDERLAY_BRIDGE, LinkState(up=False, mtu=None, ipv6=lends_ipv6)
-    underlay = bindings.links.get(desired.node.underlay_interface)
-    if underlay is not None:
-        yield UNDERLAY_PORT, UNDERLAY_PORT, LinkState(up=True, mtu=underlay.mtu)
+    if bindings.nic is not None:
+        yield UNDERLAY_PORT, UNDERLAY_PORT, LinkState(up=True, mtu=bindings.nic.mtu)
     for port in desired.ports:
         for name in (port.attachment.access_port, port.attachment.ovs_port):
             yield port.attachment.key, name, LinkState(up=True, mtu=port.mtu)

@@ -11,7 +11,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETNSID
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
-from dataplane.netlink.messages import attributes, text
+from dataplane.netlink.messages import attributes, has_ipv6, text
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
@@ -161,7 +161,7 @@ def _netdev(message: nlmsg) -> Netdev:
         up=bool(message["flags"] & IFF_UP),
         alias=text(found.get("IFLA_IFALIAS", b"")),
         group=found.get("IFLA_GROUP", 0),
-        ipv6=_ipv6(found),
+        ipv6=has_ipv6(found.get("IFLA_AF_SPEC", b"")),
         peer=found.get("IFLA_LINK"),
         peer_nsid=found.get("IFLA_LINK_NETNSID"),
     )
@@ -185,11 +185,3 @@ def _given(words: dict[str, Any]) -> dict[str, Any]:
 def _kind(found: dict[str, Any]) -> str:
     info = attributes(found["IFLA_LINKINFO"]) if "IFLA_LINKINFO" in found else {}
     return text(info.get("IFLA_INFO_KIND", b""))
-
-
-def _ipv6(found: dict[str, Any]) -> bool:
-    for name in ("IFLA_AF_SPEC", "AF_INET6"):
-        if name not in found:
-            return False
-        found = attributes(found[name])
-    return "IFLA_INET6_CONF" in found and found["IFLA_INET6_CONF"]["disable_ipv6"] == 0

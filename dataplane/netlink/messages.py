@@ -6,6 +6,7 @@ pyroute2's own message of its kind: it would go on decoding the attributes of th
 
 from __future__ import annotations
 
+import socket
 import struct
 from typing import Any
 
@@ -24,7 +25,8 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type (linux/netlink.h)
 _NLA_TYPE_MASK = 0x3FFF
 _UNKNOWN = "UNKNOWN"  # pyroute2's name of an attribute that is in no nla_map
-_BEFORE_DISABLE_IPV6 = 26 * 4  # DEVCONF_DISABLE_IPV6 is an index of 32-bit numbers
+_INET6, _CONF = socket.AF_INET6, 2  # IFLA_AF_SPEC holds families, that of IPv6 its switches
+_DISABLE_IPV6 = slice(26 * 4, 27 * 4)  # DEVCONF_DISABLE_IPV6 is an index of 32-bit numbers
 
 
 class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
@@ -39,7 +41,7 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
         (5, "IFLA_LINK", "uint32"),
         (18, "IFLA_LINKINFO", "Info"),
         (20, "IFLA_IFALIAS", "cdata"),
-        (26, "IFLA_AF_SPEC", "Families"),
+        (26, "IFLA_AF_SPEC", "cdata"),
         (27, "IFLA_GROUP", "uint32"),
         (37, "IFLA_LINK_NETNSID", "int32"),
     )
@@ -52,21 +54,6 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
         """What kind of netdev it is."""
 
         nla_map = ((1, "IFLA_INFO_KIND", "cdata"),)
-
-    class Families(nla):  # type: ignore[misc]
-        """What protocols have to say about it."""
-
-        nla_map = ((10, "AF_INET6", "Ipv6"),)
-
-        class Ipv6(nla):  # type: ignore[misc]
-            """IPv6's share."""
-
-            nla_map = ((2, "IFLA_INET6_CONF", "Conf"),)
-
-            class Conf(nla):  # type: ignore[misc]
-                """The switches of net.ipv6.conf, up to the one that is read."""
-
-                fields = (("before", f"{_BEFORE_DISABLE_IPV6}s"), ("disable_ipv6", "i"))
 
     def decode_nlas(self, offset: int) -> None:
         """Let pyroute2 decode what is left when what is not chosen is cut out.
@@ -133,6 +120,23 @@ NOTICES = {
 def attributes(message: nlmsg) -> dict[str, Any]:
     """Return the decoded attributes by name; the last of a name wins."""
     return {each[0]: each[1] for each in message["attrs"] if each[0] != _UNKNOWN}
+
+
+def has_ipv6(families: bytes) -> bool:
+    """Say whether IFLA_AF_SPEC tells of IPv6 that is not switched off."""
+    switches = _nested(_nested(families, _INET6), _CONF)
+    return bool(switches) and not any(switches[_DISABLE_IPV6])
+
+
+def _nested(payload: bytes, wanted: int) -> bytes:
+    """Return what one attribute holds, empty if it is not there; pyroute2 is ten times slower."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if kind & _NLA_TYPE_MASK == wanted:
+            return payload[offset + _ATTRIBUTE.size : offset + length]
+        offset += max((length + 3) & ~3, _ATTRIBUTE.size)
+    return b""
 
 
 def text(payload: bytes) -> str:

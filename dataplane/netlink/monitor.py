@@ -101,6 +101,7 @@ class _Reader:
         self._stopped = stopped
         self._post = post
         self._table = LinkTable()
+        self._rtnl: Rtnl | None = None  # kept open: a burst has a question for every notification
 
     def run(self) -> None:
         """Tell what exists, then what changes, until the pipe ends."""
@@ -110,23 +111,30 @@ class _Reader:
                 places = self._drain()
                 told = self._look(places if told else None)
         finally:
+            self._close()
             self._notifications.close()
             os.close(self._stopped)
 
     def _look(self, places: set[int] | None) -> bool:
         """Tell what is news there (None: everywhere); False: it has to be tried again."""
         try:
-            with Rtnl() as rtnl:
-                news = (
-                    self._table.sync(_listing(rtnl))
-                    if places is None
-                    else self._table.update({place: _at(rtnl, place) for place in places})
-                )
+            rtnl = self._rtnl = self._rtnl or Rtnl()
+            news = (
+                self._table.sync(_listing(rtnl))
+                if places is None
+                else self._table.update({place: _at(rtnl, place) for place in places})
+            )
         except (KernelError, OSError):
+            self._close()
             return False  # it changed during every try, or no socket is left: let the storm pass
         if news != LinksChanged():
             self._post(news)
         return True
+
+    def _close(self) -> None:
+        if self._rtnl is not None:
+            self._rtnl.close()
+            self._rtnl = None
 
     def _is_stopped(self, timeout_ms: int | None) -> bool:
         poll = select.poll()

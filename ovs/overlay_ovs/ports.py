@@ -43,6 +43,7 @@ class PortsTarget:
 
     name = "ovs-ports"
     deadline_s = 10.0
+    bound_by = frozenset({"nic"})
 
     def __init__(self, vswitch: VSwitch, node: str) -> None:
         self._vswitch = vswitch
@@ -55,11 +56,10 @@ class PortsTarget:
             *_tunnel_ports(desired, marks),
             *_pod_ports(desired, marks),
         ]
-        nic = bindings.links.get(desired.node.underlay_interface)
-        if nic is None:
+        if bindings.nic is None:
             waiting = Pending(UNDERLAY_BRIDGE, f"no link {desired.node.underlay_interface} yet")
             return Rendering(_items(values), (waiting,), frozenset({_NIC_SCOPE}))
-        return Rendering(_items([*values, *_underlay(nic, marks)]))
+        return Rendering(_items([*values, *_underlay(bindings.nic, marks)]))
 
     def observe(self) -> Mapping[Hashable, Configured]:
         self._check_connected()

@@ -73,6 +73,7 @@ class TunnelsTarget:
 
     name = "ovs-tunnels"
     deadline_s = 10.0
+    bound_by = frozenset[str]()
 
     def __init__(self, unixctl: Unixctl, clock: Clock) -> None:
         self._unixctl = unixctl

@@ -32,7 +32,6 @@ from bpf.target import EntryItem, FilterItem, GlueTarget
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
 from dataplane.core.diff import Change, Pending, Rendering, diff
 from dataplane.core.errors import TargetError
-from dataplane.core.events import Link
 from dataplane.core.model import Attachment, Encap, Fabric, Mac, Segment, Vni
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, ensure_clsact, replace_bpf
@@ -67,9 +66,7 @@ class Node:
 
     def bindings(self) -> Bindings:
         names = self.space.netns.run(socket.if_nameindex)
-        return Bindings(
-            {name: Link(name, ifindex, NIC_MAC, 1500, up=True) for ifindex, name in names}
-        )
+        return Bindings(ifindexes={name: ifindex for ifindex, name in names})
 
     def change(self, desired: Desired) -> Change:
         rendering = self.target.render(desired, self.bindings())
@@ -520,8 +517,8 @@ def test_blocked_port_is_joined_too(node: Node) -> None:
 def test_what_cannot_be_joined_is_pending(
     node: Node, missing: list[str], pending: list[Pending]
 ) -> None:
-    links = {name: link for name, link in node.bindings().links.items() if name not in missing}
-    rendering = node.target.render(ONE_PORT, Bindings(links))
+    found = {name: n for name, n in node.bindings().ifindexes.items() if name not in missing}
+    rendering = node.target.render(ONE_PORT, Bindings(ifindexes=found))
     assert list(rendering.pending) == pending
     assert len(rendering.items) == 12 - 4 * bool(missing)
 

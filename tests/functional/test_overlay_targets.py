@@ -269,7 +269,7 @@ class TestPorts:
 
     def test_bridges_and_ports_are_as_asked(self, empty: Switch, vswitch: VSwitch) -> None:
         target, wanted = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
-        nic = Bindings({NIC.name: replace(NIC, mtu=1600)})
+        nic = Bindings(replace(NIC, mtu=1600))
         assert converge(target, wanted, nic)
         assert not converge(target, wanted, nic)
         expected = {"ow-geneve": 1, "ow-vxlan": 2, "ophy0": 1, "ot1": 101, "ot2": 102, "ot3": 103}
@@ -283,7 +283,7 @@ class TestPorts:
         assert NIC.mac in links["ow-phy"]
 
     def test_ports_and_tunnels_follow(self, empty: Switch, vswitch: VSwitch) -> None:
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings({NIC.name: NIC})
+        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
         converge(target, desired(*self.WORLD), nic)
         other = replace(desired(self.WORLD[1]), fabric=Fabric(geneve_port=16081))
         change = converge(target, other, nic)
@@ -307,7 +307,7 @@ class TestPorts:
     def test_damage_is_repaired(
         self, empty: Switch, vswitch: VSwitch, damage: tuple[str, ...]
     ) -> None:
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings({NIC.name: NIC})
+        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
         wanted = desired(*self.WORLD)
         converge(target, wanted, nic)
         empty.configure("--", *damage)
@@ -319,14 +319,14 @@ class TestPorts:
         self, empty: Switch, vswitch: VSwitch
     ) -> None:
         target, wanted = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
-        converge(target, wanted, Bindings({NIC.name: NIC}))
+        converge(target, wanted, Bindings(NIC))
         rendering = target.render(wanted, Bindings())
         assert [entry.about for entry in rendering.pending] == ["ow-phy"]
         assert not diff(rendering, target.observe())
 
     def test_what_others_have_stays(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.configure("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings({NIC.name: NIC})
+        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
         converge(target, desired(*self.WORLD), nic)
         empty.configure(
             *("--", "add-port", "ow-int", "mirror0"),
@@ -362,9 +362,7 @@ class TestPorts:
         empty.configure("--no-wait", *words)
         _until(lambda: bool(vswitch.bridges()))
         with pytest.raises(TargetError, match=message):
-            converge(
-                PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings({NIC.name: NIC})
-            )
+            converge(PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC))
         assert "ow-phy" not in empty.configure("list-br").split()
 
     def test_no_database_is_an_error_that_says_so(self, empty: Switch, vswitch: VSwitch) -> None:

@@ -11,6 +11,7 @@ from dataplane.core.desired import (
     LocalNode,
     Port,
     PortState,
+    Publication,
     RemoteEndpoint,
     SegmentView,
 )
@@ -113,14 +114,14 @@ def view(
     return SegmentView(segment, synced, MTU, tuple(ports), others, flood)
 
 
-def desired(*views: SegmentView) -> Desired:
+def desired(*views: SegmentView, publication: Publication | None = None) -> Desired:
     """Return the desired state that consists of ``views``."""
     return Desired(
         node=LocalNode("node-a", NIC.name),
         fabric=Fabric(),
         vteps=(OWN4, OWN6),
         segments={each.segment.name: each for each in views},
-        publication=None,
+        publication=publication,
         attachments=tuple(p.attachment for each in views for p in each.ports),
     )
 
@@ -129,4 +130,4 @@ def bindings(*views: SegmentView) -> Bindings:
     """Return bindings in which everything of ``views`` has its number."""
     ports = (p.attachment for each in views for p in each.ports)
     ofports = {each.ovs_port: each.ofport for each in ports}
-    return Bindings(links={NIC.name: NIC}, ofports={**TUNNELS, **ofports})
+    return Bindings(NIC, ofports={**TUNNELS, **ofports})

@@ -22,6 +22,7 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    OfportChanged,
     TargetReport,
 )
 from dataplane.core.model import AttachmentKey, Block, Mac, Segment, Vni
@@ -43,15 +44,18 @@ class MemoryTarget:
     """Holds one entry per attachment; ``refuse`` makes apply fail, ``unbound`` keeps it pending."""
 
     deadline_s = 1.0
+    bound_by = frozenset({"ifindexes"})
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.held: dict[Hashable, Entry] = {}
         self.refuse = ""
         self.unbound = False
+        self.renders = 0
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
-        if self.unbound and "ot0" not in bindings.links:
+        self.renders += 1
+        if self.unbound and "ot0" not in bindings.ifindexes:
             return Rendering({}, tuple(Pending(a.key, "no ot0") for a in desired.attachments))
         return Rendering({a.key: Entry(a.mac) for a in desired.attachments})
 
@@ -130,6 +134,23 @@ def test_an_attach_waits_for_what_is_pending(lab: Lab) -> None:
     )
     bound.start()
     lab.agent.wait_programmed(POD, 2)
+
+
+def test_what_no_decision_rests_on_costs_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ADD makes a handful of links and numbers, and a node has hundreds of pods."""
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    assert until(lambda: lab.agent.snapshot.is_programmed(lab.agent.snapshot.generation))
+    before, renders = lab.agent.snapshot, lab.flows.renders
+    monkeypatch.setattr("dataplane.agent.derive", None)
+    lab.agent.post(LinksChanged((Link("ot0", 9, "", 1450, up=True),)))  # what flows are bound by
+    assert until(lambda: lab.flows.renders == renders + 1)
+    lab.agent.post(LinksChanged((Link("ot0", 9, "", 1500, up=False),)))
+    lab.agent.post(OfportChanged("ot0", 100))
+    assert until(lambda: lab.agent.snapshot.generation == before.generation + 2)
+    assert until(lambda: lab.agent.snapshot.is_programmed(before.generation + 2))
+    assert lab.flows.renders == renders + 1
+    assert lab.agent.snapshot.desired is before.desired
 
 
 def test_a_failing_target_is_named_and_retried(lab: Lab) -> None:

@@ -129,7 +129,7 @@ def test_a_port_without_number_waits_and_what_it_had_stays() -> None:
     world = view(GENEVE4, [port(1, GENEVE4), port(2, GENEVE4)], [remote(11, GENEVE4, VTEP4[0])])
     before = render(world)
     lacking = {name: number for name, number in bindings(world).ofports.items() if name != "ot2"}
-    after = render_flows(desired(world), Bindings({NIC.name: NIC}, lacking))
+    after = render_flows(desired(world), Bindings(NIC, ofports=lacking))
     assert [entry.about for entry in after.pending] == [("pod2", "eth0")]
     assert not any("102" in flow.match for flow in flows(after))
     assert not diff(after, before.items)
@@ -313,7 +313,7 @@ def test_only_known_pairs_are_taken_from_tunnels(
 def test_bindings_decide_the_numbers() -> None:
     world = view(GENEVE4, [port(1, GENEVE4)], [remote(11, GENEVE4, VTEP4[0])])
     given_by_ovs = MappingProxyType({**TUNNELS, "ow-geneve": 77, "ot1": 55})
-    rendered = text(render_flows(desired(world), Bindings({NIC.name: NIC}, given_by_ovs)))
+    rendered = text(render_flows(desired(world), Bindings(NIC, ofports=given_by_ovs)))
     assert "in_port=77,tun_id=0x64" in rendered
     assert "set_field:0x4d->reg2" in rendered
     assert "in_port=55" in rendered

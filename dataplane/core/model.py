@@ -234,6 +234,10 @@ class AttachmentKey(NamedTuple):
     container_id: str
     ifname: str
 
+    def __str__(self) -> str:
+        """Name it in a log line or an error."""
+        return f"{self.container_id}/{self.ifname}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -177,12 +177,14 @@ def _encode_attachment(attachment: Attachment) -> dict[str, Any]:
             "ipam",
             "mtu",
             "network",
+            "requested_at",
         )
     }
     blocked = attachment.blocked
     return {
         **plain,
         "ips": [str(ip) for ip in attachment.ips],
+        "moves": list(attachment.moves),
         "blocked": blocked and {"reason": blocked.reason, "detail": blocked.detail},
     }
 
@@ -191,7 +193,10 @@ def _decode_attachment(data: dict[str, Any]) -> Attachment:
     ips = tuple(ip_address(ip) for ip in data["ips"])
     found = data["blocked"]
     blocked = found and Verdict(Reason(found["reason"]), found["detail"])
-    return Attachment(**{**data, "mac": Mac(data["mac"]), "ips": ips, "blocked": blocked})
+    moves = tuple(data.get("moves", ()))  # a file of a version that did not count them
+    return Attachment(
+        **{**data, "mac": Mac(data["mac"]), "ips": ips, "blocked": blocked, "moves": moves}
+    )
 
 
 def _encode(entity: FabricEntity) -> dict[str, Any]:

@@ -145,6 +145,7 @@ class Handler:
             netns=request.netns,
             segment=request.segment,
             identity=request.identity,
+            requested_at=int(time.time()),
             mac=request.mac,
             ips=tuple(address.ip for address in given.addresses),
             ipam=request.network.ipam is not None,

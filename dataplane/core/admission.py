@@ -7,7 +7,13 @@ from dataclasses import dataclass, replace
 from dataplane.core.addressing import allocate, default_mac
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
-from dataplane.core.mobility import Loss
+from dataplane.core.mobility import (
+    MOVES_PERIOD_S,
+    Loss,
+    frozen_for,
+    moves_after,
+    recent_moves,
+)
 from dataplane.core.model import (
     MAX_SLOTS,
     Attachment,
@@ -24,6 +30,7 @@ from dataplane.core.views import (
     addresses_in_use,
     block_plan,
     grants_of,
+    holder,
     known_endpoints,
     losses,
     usable_blocks,
@@ -42,6 +49,14 @@ class Wait:
     """The request cannot be answered yet; ``refusal`` is the answer once waiting has to end."""
 
     refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class _Freeze:
+    """Why a workload must not move now, and for how many seconds."""
+
+    detail: str
+    wait_s: int
 
 
 class _RefusedError(Exception):
@@ -104,9 +119,11 @@ def _admit(state: State, request: AttachRequest) -> Attachment:
         ipam=request.ipam,
         mtu=request.mtu,
         network=request.network,
+        requested_at=request.requested_at,
     )
     if state.fabric.is_current(segment.name):
-        attachment = replace(attachment, sequence=_next_sequence(state, attachment))
+        _refuse_frozen(state, attachment)
+        attachment = _take_sequence(state, attachment)
     attachment = replace(attachment, ips=_ips(state, segment, request))
     _refuse_duplicate(state, attachment)
     _refuse_ungranted(state, attachment)
@@ -167,6 +184,47 @@ def _check_underlay(state: State, segment: Segment, request: AttachRequest) -> N
         raise _RefusedError(
             INVALID_CONFIG, f"mtu {request.mtu} is larger than segment {segment.name}'s {largest}"
         )
+
+
+def _refuse_frozen(state: State, attachment: Attachment) -> None:
+    freeze = _freeze(state, attachment)
+    if freeze is not None:
+        raise _RefusedError(
+            TRY_AGAIN,
+            f"{freeze.detail}: wait {freeze.wait_s} s, or find out whether two workloads claim"
+            f" the identity {attachment.identity}",
+        )
+
+
+def _freeze(state: State, attachment: Attachment) -> _Freeze | None:
+    """Return why ``attachment`` must not take its workload from another node, None if it may."""
+    place = holder(state, attachment)
+    if place is None or place.node == state.node.name:
+        return None
+    wait_s = frozen_for(place.moves, attachment.requested_at)
+    if not wait_s:
+        return None
+    count = len(recent_moves(place.moves, attachment.requested_at))
+    return _Freeze(
+        f"MAC {place.mac} on segment {place.segment} has moved {count} times within"
+        f" {MOVES_PERIOD_S} s and stays on node {place.node}",
+        wait_s,
+    )
+
+
+def _take_sequence(state: State, attachment: Attachment) -> Attachment:
+    """Return ``attachment`` above all others of its identity; coming from another node is a move.
+
+    A second one on the node that has the workload moves nothing, and takes over what is counted.
+    """
+    place, now = holder(state, attachment), attachment.requested_at
+    counted = place.moves if place else ()
+    moved = place is not None and place.node != state.node.name
+    return replace(
+        attachment,
+        sequence=_next_sequence(state, attachment),
+        moves=moves_after(counted, now) if moved else recent_moves(counted, now),
+    )
 
 
 def _next_sequence(state: State, attachment: Attachment) -> int:
@@ -277,10 +335,15 @@ def _take_sequences(state: State) -> State:
     late = [
         a
         for a in state.attachments.values()
-        if a.sequence is None and state.fabric.is_current(a.segment)
+        if a.sequence is None and not a.final and state.fabric.is_current(a.segment)
     ]
     for attachment in late:
-        taken = replace(attachment, sequence=_next_sequence(state, attachment))
+        freeze = _freeze(state, attachment)
+        if freeze is None:
+            taken = _take_sequence(state, attachment)
+        else:
+            detail = f"{freeze.detail}: once it stands still, detach and attach it here again"
+            taken = replace(attachment, blocked=Verdict(Reason.MAC_FROZEN, detail))
         state = replace(state, attachments={**state.attachments, taken.key: taken})
     return state
 
@@ -308,7 +371,7 @@ def _can_judge(state: State, segment: Segment) -> bool:
 
 
 def _verdict(attachment: Attachment, loss: Loss | None, *, granted: bool) -> Verdict | None:
-    if attachment.superseded:
+    if attachment.final:
         return attachment.blocked
     if loss is not None:
         return Verdict(loss.reason, loss.detail)

@@ -77,13 +77,15 @@ class AttachRequest:
 
     ``ipam`` is true if addresses come from a named IPAM plugin (then ``ips`` are taken as given).
     ``wait_for_fabric`` is false once the caller has waited long enough for the database.
-    ``network`` is the name in the CNI network configuration.
+    ``network`` is the name in the CNI network configuration. ``requested_at`` is when it was made,
+    in whole unix seconds.
     """
 
     key: AttachmentKey
     netns: str
     segment: str
     identity: str
+    requested_at: int
     mac: Mac | None = None
     ips: tuple[IpAddress, ...] = ()
     ipam: bool = False

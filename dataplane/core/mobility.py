@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import count
 
 from dataplane.core.model import Endpoint, EndpointKey, IpAddress
 from dataplane.core.reasons import Reason
+
+MAX_MOVES = 5  # RFC 7432 section 15.1: N and M, with its defaults
+MOVES_PERIOD_S = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,29 @@ def resolve(
         else:
             settled.append(endpoint)
     return losses
+
+
+def recent_moves(moves: Iterable[int], now: int) -> tuple[int, ...]:
+    """Return those of ``moves`` that count at ``now``, oldest first."""
+    # Clocks differ, and a move may be newer than the request that comes upon it: what lies ahead
+    # of ``now`` counts as now, and keeps its time, for the next node may be the one to judge it.
+    return tuple(sorted(time for time in moves if time > now - MOVES_PERIOD_S))
+
+
+def moves_after(moves: Iterable[int], now: int) -> tuple[int, ...]:
+    """Return ``moves`` as they are after one more at ``now``."""
+    recent = recent_moves(moves, now)
+    # The database keeps a set: of two moves in one second the second would not be counted.
+    free = next(time for time in count(now) if time not in recent)
+    return tuple(sorted((*recent, free)))
+
+
+def frozen_for(moves: Iterable[int], now: int) -> int:
+    """Return how many seconds from ``now`` on another move would be one too many; 0: it is none."""
+    recent = recent_moves(moves, now)
+    if len(recent) < MAX_MOVES:
+        return 0
+    return min(recent[-MAX_MOVES], now) + MOVES_PERIOD_S - now
 
 
 def _contested(endpoints: Iterable[Endpoint]) -> Collection[Endpoint]:

@@ -26,6 +26,7 @@ MAX_MTU = 65535
 FIRST_SLOT_OFPORT = 100
 MAX_SLOTS = 32768  # ofports stay below OpenFlow's reserved 0xff00 (openflow-common.h, OFPP_MAX)
 
+_FINAL = (Reason.SUPERSEDED, Reason.MAC_FROZEN)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 
@@ -168,7 +169,10 @@ class EndpointKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """MAC and addresses on a Segment at a Node; ``sequence`` counts the moves of ``identity``."""
+    """MAC and addresses on a Segment at a Node; ``sequence`` counts the moves of ``identity``.
+
+    ``moves`` are the times of the newest of them, in whole unix seconds, no two alike, newest last.
+    """
 
     segment: str
     node: str
@@ -178,6 +182,7 @@ class Endpoint:
     sequence: int
     container_id: str
     ifname: str
+    moves: tuple[int, ...] = ()
 
     @property
     def key(self) -> EndpointKey:
@@ -255,7 +260,8 @@ class Attachment:
     database has told what it must exceed. ``ipam`` says that a named IPAM plugin gave the
     addresses; ``mtu`` is the one asked for, in bytes. ``blocked`` is the last verdict on it, None
     if it is active: a restart does not forget it. ``network`` is the CNI network's name: GC of one
-    network leaves the others' attachments alone.
+    network leaves the others' attachments alone. ``requested_at`` is when it was asked for, in unix
+    seconds (0 in a file of a version that did not keep it), ``moves`` what its Endpoint says.
     """
 
     container_id: str
@@ -271,6 +277,8 @@ class Attachment:
     mtu: int | None = None
     blocked: Verdict | None = None
     network: str = ""
+    requested_at: int = 0
+    moves: tuple[int, ...] = ()
 
     @property
     def key(self) -> AttachmentKey:
@@ -293,9 +301,9 @@ class Attachment:
         return FIRST_SLOT_OFPORT + self.slot
 
     @property
-    def superseded(self) -> bool:
-        """Say whether its workload has moved away: final until DEL, no later view revives it."""
-        return self.blocked is not None and self.blocked.reason is Reason.SUPERSEDED
+    def final(self) -> bool:
+        """Say whether its verdict stands until DEL: its workload is elsewhere, and stays there."""
+        return self.blocked is not None and self.blocked.reason in _FINAL
 
     def endpoint(self, node: str) -> Endpoint:
         """Return the fabric row that publishes this attachment from ``node``."""
@@ -308,4 +316,5 @@ class Attachment:
             sequence=self.sequence or 0,
             container_id=self.container_id,
             ifname=self.ifname,
+            moves=self.moves,
         )

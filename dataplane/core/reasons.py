@@ -10,6 +10,7 @@ class Reason(StrEnum):
 
     SUPERSEDED = "superseded"
     DUPLICATE = "duplicate"
+    MAC_FROZEN = "mac-frozen"
     NOT_GRANTED = "not-granted"
     NO_VTEP = "no-vtep"
     UNDERLAY_MTU = "underlay-mtu"

@@ -94,19 +94,34 @@ def vteps(state: State, family: Family) -> dict[str, IpAddress]:
     return {name: vtep for name, vtep in found if vtep is not None}
 
 
-def losses(state: State, segment: Segment, own: Iterable[Attachment]) -> dict[EndpointKey, Loss]:
-    """Return who loses a MAC or an address among other nodes' rows and our ``own`` attachments.
+def claimants(state: State, segment: str, own: Iterable[Attachment]) -> list[Endpoint]:
+    """Return who takes part in a contest among other nodes' rows and our ``own`` attachments.
 
-    What is not granted, what moved away, and what has no sequence yet takes no part.
+    What is not granted, what is elsewhere for good, and what has no sequence yet takes no part.
     """
-    me, grants = state.node.name, grants_of(state, segment.name)
-    ours = [a for a in own if a.sequence is not None and not a.superseded]
-    claimants = [
-        *(row for row in state.fabric.endpoints(segment.name) if row.node != me),
-        *(attachment.endpoint(me) for attachment in ours),
-    ]
+    me, grants = state.node.name, grants_of(state, segment)
+    remote = (row for row in state.fabric.endpoints(segment) if row.node != me)
+    ours = (a.endpoint(me) for a in own if a.sequence is not None and not a.final)
+    return [endpoint for endpoint in (*remote, *ours) if grants.cover(endpoint)]
+
+
+def losses(state: State, segment: Segment, own: Iterable[Attachment]) -> dict[EndpointKey, Loss]:
+    """Return who loses a MAC or an address among other nodes' rows and our ``own`` attachments."""
+    own = tuple(own)
     return resolve(
-        filter(grants.cover, claimants),
+        claimants(state, segment.name, own),
         vteps(state, segment.underlay),
-        {attachment.endpoint(me).key for attachment in ours if attachment.blocked},
+        {attachment.endpoint(state.node.name).key for attachment in own if attachment.blocked},
     )
+
+
+def holder(state: State, attachment: Attachment) -> Endpoint | None:
+    """Return where the workload of ``attachment`` is, if it is already somewhere else."""
+    others = [a for a in state.local(attachment.segment) if a.key != attachment.key]
+    active = [other for other in others if not other.blocked]
+    places = [
+        endpoint
+        for endpoint in claimants(state, attachment.segment, active)
+        if endpoint.identity == attachment.identity
+    ]
+    return max(places, key=lambda endpoint: endpoint.sequence, default=None)

@@ -155,6 +155,7 @@ def _write_endpoint(endpoint: Endpoint) -> Mapping[str, Value]:
         "sequence": endpoint.sequence,
         "container_id": endpoint.container_id,
         "ifname": endpoint.ifname,
+        "moves": tuple(sorted(set(endpoint.moves))),
     }
 
 
@@ -168,6 +169,7 @@ def _read_endpoint(columns: _Columns) -> Endpoint:
         sequence=columns["sequence"],
         container_id=columns["container_id"],
         ifname=columns["ifname"],
+        moves=tuple(sorted(columns["moves"])),
     )
 
 
@@ -235,6 +237,7 @@ _TABLES: Mapping[str, _Table] = {
             "sequence",
             "container_id",
             "ifname",
+            "moves",
         ),
         write=_write_endpoint,
         read=_read_endpoint,

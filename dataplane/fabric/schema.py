@@ -47,7 +47,7 @@ class Permission:
 NODE_PERMISSIONS = (
     Permission("Node", "name"),
     Permission("Vtep", "node"),
-    Permission("Endpoint", "node", ("segment", "mac", "ips", "identity", "sequence")),
+    Permission("Endpoint", "node", ("segment", "mac", "ips", "identity", "sequence", "moves")),
     Permission("Block", "node"),
     Permission("Device", "node", ("product", "vendor", "side", "ready", "conditions")),
     Permission("Address", "", ("node",)),

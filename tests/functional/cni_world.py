@@ -134,6 +134,7 @@ class FakeAttachments:
             ipam=request.ipam,
             mtu=request.mtu,
             network=request.network,
+            requested_at=request.requested_at,
         )
         return Port(attachment, segment, request.mtu or MTU)
 

@@ -281,6 +281,14 @@ def test_asked_for_address_mac_and_mtu(node: World) -> None:
     assert node.attachments.keys() == (KEY,)
 
 
+def test_a_request_says_when_it_was_made(node: World) -> None:
+    before = int(time.time())
+    assert node.run("ADD").status == 0
+    attachment = node.attachments.attachment(KEY)
+    assert attachment is not None
+    assert before <= attachment.requested_at <= time.time()
+
+
 def test_unpublished_is_success(node: World) -> None:
     node.attachments.published = False
     assert node.run("ADD").status == 0

@@ -249,6 +249,7 @@ HOSTILE = [
     pytest.param([endpoint("node2", "c9")], id="an endpoint in another's name"),
     pytest.param([update(ENDPOINT, [OTHER], mac="02:00:00:00:00:66")], id="change another's MAC"),
     pytest.param([update(ENDPOINT, [OTHER], sequence=99)], id="raise another's sequence"),
+    pytest.param([update(ENDPOINT, [OTHER], moves=1)], id="count another's moves anew"),
     pytest.param([update(ENDPOINT, [OTHER], node="node1")], id="take another's endpoint"),
     pytest.param([update(ENDPOINT, [MINE], node="node2")], id="give its endpoint to another"),
     pytest.param([update(ENDPOINT, [MINE], container_id="x")], id="update an unlisted column"),
@@ -323,6 +324,7 @@ OWN = [
                 ips=["set", ["10.0.1.7", "fd00::7"]],
                 identity="web/2",
                 sequence=7,
+                moves=["set", [1_800_000_000, 1_800_000_009]],
             )
         ],
         [],

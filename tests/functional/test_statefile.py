@@ -1,5 +1,6 @@
 """The local files: what is written is read back, and damage is named, never guessed at."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dataplane.core.errors import TargetError
 from dataplane.core.model import Verdict
 from dataplane.core.reasons import Reason
 from dataplane.statefile import StateFiles
-from tests.unit.test_core_state import OWN_BLOCK, after, request, synced
+from tests.unit.test_core_state import NOW, OWN_BLOCK, after, request, synced
 
 
 @pytest.fixture
@@ -42,6 +43,22 @@ def test_a_verdict_is_read_back(tmp_path: Path, desired: Desired) -> None:
     blocked = replace(desired.attachments[0], blocked=verdict)
     converge(StateFiles(tmp_path), replace(desired, attachments=(blocked,)))
     assert StateFiles(tmp_path).load().attachments == (blocked,)
+
+
+def test_what_is_counted_is_read_back(tmp_path: Path, desired: Desired) -> None:
+    moved = replace(desired.attachments[0], requested_at=NOW, moves=(NOW - 9, NOW))
+    converge(StateFiles(tmp_path), replace(desired, attachments=(moved,)))
+    assert StateFiles(tmp_path).load().attachments == (moved,)
+
+
+def test_a_file_of_before_moves_were_counted_is_read(tmp_path: Path, desired: Desired) -> None:
+    target = StateFiles(tmp_path)
+    converge(target, desired)
+    (file,) = (tmp_path / "attachments").glob("*.json")
+    kept = json.loads(file.read_text())
+    old = {key: kept[key] for key in kept.keys() - {"moves", "requested_at"}}
+    file.write_text(json.dumps(old))
+    assert target.load().attachments == (replace(desired.attachments[0], requested_at=0),)
 
 
 def test_what_an_attachment_needs_is_written_before_it(tmp_path: Path, desired: Desired) -> None:

@@ -74,6 +74,7 @@ ENDPOINTS = st.builds(
     sequence=st.integers(0, 1 << 40),
     container_id=TEXT,
     ifname=st.text(max_size=15),
+    moves=st.lists(st.integers(0, 1 << 40), max_size=6).map(tuple),
 )
 NODES = st.builds(Node, NAMES, some(IPS), st.booleans())
 ENTITIES = st.one_of(
@@ -104,6 +105,7 @@ def endpoint(node: str, number: int, on: str = "blue", sequence: int = 1) -> End
         sequence=sequence,
         container_id=f"pod{number}",
         ifname="eth0",
+        moves=(1_800_000_009, 1_800_000_010),
     )
 
 

@@ -28,7 +28,7 @@ from dataplane.core.events import (
 from dataplane.core.model import AttachmentKey, Block, Mac, Segment, Vni
 
 POD = AttachmentKey("pod", "eth0")
-REQUEST = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0")
+REQUEST = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0", 1_800_000_000)
 BLUE = Segment("blue", Vni(7), subnets=(ip_network("10.0.0.0/24"),))
 BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
 NIC = Link("eth0", 2, "02:00:00:00:00:aa", 1500, up=True, addresses=(ip_address("192.0.2.1"),))

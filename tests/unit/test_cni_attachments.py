@@ -18,8 +18,9 @@ from tests.unit.test_agent import Lab
 
 KEY = AttachmentKey("c1", "eth0")
 OTHER = AttachmentKey("c2", "eth0")
-REQUEST = AttachRequest(KEY, "/run/netns/pod", "blue", "shop/web/eth0", network="pods")
-SECOND = AttachRequest(OTHER, "/run/netns/other", "blue", "shop/db/eth0", network="pods")
+NOW = 1_800_000_000
+REQUEST = AttachRequest(KEY, "/run/netns/pod", "blue", "shop/web/eth0", NOW, network="pods")
+SECOND = AttachRequest(OTHER, "/run/netns/other", "blue", "shop/db/eth0", NOW, network="pods")
 
 
 @pytest.fixture(params=["stand-in", "agent"])

@@ -14,11 +14,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from dataplane.core.addressing import default_mac
 from dataplane.core.admission import DUPLICATE, EXHAUSTED, NOT_GRANTED, TRY_AGAIN
 from dataplane.core.events import AttachRequest, Detached
+from dataplane.core.mobility import MAX_MOVES, MOVES_PERIOD_S
 from dataplane.core.model import Attachment, AttachmentKey, Block, Endpoint, Mac
+from dataplane.core.reasons import Reason
 from tests.unit.fabric_simulation import BLUE, RED, Database, SimulatedNode, grant_all, quiesce
 
 NODES = st.integers(0, 2)
 PODS = st.sampled_from(["a", "b", "c", "d"])
+# Some long enough to end a freeze, some too short, and two moves in one second.
+PAUSES = st.sampled_from([0, 0, 1, 30, 60, MOVES_PERIOD_S - 1, MOVES_PERIOD_S])
 FINAL = (DUPLICATE, EXHAUSTED, NOT_GRANTED)
 SHARED_MAC = Mac("02:00:00:00:00:01")
 Asked = Mapping[str, object]
@@ -45,12 +49,13 @@ class Fabric(RuleBasedStateMachine):
         for node in self.nodes:
             node.link()
         self.attached = 0
+        self.now = 1_800_000_000
         quiesce(self.database)
 
     def request(self, pod: str, asked: Asked) -> AttachRequest:
         self.attached += 1
         key = AttachmentKey(f"{pod}{self.attached}", "eth0")
-        plain = AttachRequest(key, "/run/netns/pod", "blue", f"ns/{pod}/eth0")
+        plain = AttachRequest(key, "/run/netns/pod", "blue", f"ns/{pod}/eth0", self.now)
         return replace(plain, **asked)  # type: ignore[arg-type]  # a row of ASKED
 
     def places(self, node: SimulatedNode, pod: str) -> list[Attachment]:
@@ -58,7 +63,20 @@ class Fabric(RuleBasedStateMachine):
         mac = default_mac("blue", identity)
         return [a for a in local if a.identity == identity and a.mac == mac]
 
+    def may_not_move(self, node: SimulatedNode, pod: str) -> bool:
+        """Say whether the workload has just come to another node for the fifth time."""
+        rows = [row for row in self.database.rows.values() if isinstance(row, Endpoint)]
+        return any(
+            sum(self.now - time < MOVES_PERIOD_S for time in row.moves) >= MAX_MOVES
+            for row in rows
+            if (row.segment, row.identity) == ("blue", f"ns/{pod}/eth0") and row.node != node.name
+        )
+
     # --- what users and machines do ---
+
+    @rule(seconds=PAUSES)
+    def let_time_pass(self, seconds: int) -> None:
+        self.now += seconds
 
     @rule(node=NODES, pod=PODS, asked=ASKED)
     def add(self, node: int, pod: str, asked: Asked) -> None:
@@ -81,20 +99,29 @@ class Fabric(RuleBasedStateMachine):
         if away:
             here.unlink()
             here.deliver()
-        request = self.request(pod, {})
+        request, frozen = self.request(pod, {}), self.may_not_move(here, pod)
         here.ask(request)
         if not away:
             quiesce(self.database)
         refusal = here.last_word(request.key)
         self.rest()
         if refusal is not None:
-            assert refusal.code in ((TRY_AGAIN, *FINAL) if away else FINAL), refusal
+            assert refusal.code in ((TRY_AGAIN, *FINAL) if away or frozen else FINAL), refusal
             return
         old = [a for n in self.nodes for a in self.places(n, pod) if a.key != request.key]
         new = here.state.attachments[request.key]
-        unknown = [a for a in old if a.blocked and not a.superseded]
-        excused = unknown or (new.blocked and not new.superseded)
-        assert excused or (not new.blocked and all(a.superseded for a in old)), (new, old)
+        if new.blocked and new.blocked.reason is Reason.MAC_FROZEN:
+            assert away, new
+            assert frozen, new
+        unknown = [a for a in old if a.blocked and not a.final]
+        excused = unknown or (new.blocked and new.blocked.reason is not Reason.SUPERSEDED)
+        assert excused or (not new.blocked and all(a.final for a in old)), (new, old)
+
+    @rule(pod=PODS, first=NODES, count=st.integers(1, 7), pause=PAUSES, away=st.booleans())
+    def wander(self, pod: str, first: int, count: int, pause: int, away: bool) -> None:
+        for node in range(first, first + count):
+            self.the_newest_of_a_workload_wins(node % len(self.nodes), pod, away)
+            self.now += pause
 
     @rule(node=NODES, pod=PODS)
     def leave_and_come_in_one_breath(self, node: int, pod: str) -> None:
@@ -171,8 +198,16 @@ class Fabric(RuleBasedStateMachine):
             if one.segment == other.segment:
                 assert one.mac != other.mac, (one, other)
                 assert not set(one.ips) & set(other.ips), (one, other)
+        for row in published:
+            self.check_moves(row.moves)
         for node in self.nodes:
             self.check_node(node, active)
+
+    def check_moves(self, moves: tuple[int, ...]) -> None:
+        assert moves == tuple(sorted(set(moves)))
+        assert len(moves) <= MAX_MOVES
+        # Of two in one second the later is put off, by a second for each.
+        assert all(time < self.now + MAX_MOVES for time in moves)
 
     def check_node(self, node: SimulatedNode, active: list[Endpoint]) -> None:
         assert not node.desired.held
@@ -180,7 +215,7 @@ class Fabric(RuleBasedStateMachine):
             seen = {remote.endpoint for remote in view.remotes}
             assert seen == {e for e in active if e.segment == name and e.node != node.name}
         for attachment in node.state.attachments.values():
-            assert attachment.sequence is not None
+            assert attachment.sequence is not None or attachment.final
             if not attachment.ipam:
                 self.check_block(node, attachment.segment, attachment.ips)
 

@@ -59,6 +59,7 @@ N2 = Node("n2", (ip_address("192.0.2.2"),))
 OWN_BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
 POD = AttachmentKey("pod", "eth0")
 OTHER = AttachmentKey("other", "eth0")
+NOW = 1_800_000_000
 
 
 def after(*events: StateEvent, state: State | None = None) -> State:
@@ -104,7 +105,7 @@ def remote(identity: str = "other", sequence: int = 0, mac: str = "02:00:00:00:0
 
 
 def request(**changes: object) -> AttachRequest:
-    plain = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0")
+    plain = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0", NOW)
     return replace(plain, **changes)  # type: ignore[arg-type]  # the table below names real fields
 
 

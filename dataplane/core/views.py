@@ -118,10 +118,9 @@ def losses(state: State, segment: Segment, own: Iterable[Attachment]) -> dict[En
 def holder(state: State, attachment: Attachment) -> Endpoint | None:
     """Return where the workload of ``attachment`` is, if it is already somewhere else."""
     others = [a for a in state.local(attachment.segment) if a.key != attachment.key]
-    active = [other for other in others if not other.blocked]
     places = [
         endpoint
-        for endpoint in claimants(state, attachment.segment, active)
+        for endpoint in claimants(state, attachment.segment, others)
         if endpoint.identity == attachment.identity
     ]
     return max(places, key=lambda endpoint: endpoint.sequence, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given, settings
@@ -239,6 +240,7 @@ STEPS = st.lists(
     ),
     max_size=25,
 )
+WIDE = replace(BLUE, subnets=(ip_network("10.0.0.0/20"),))  # no address is ever missing
 
 
 class Watched:
@@ -246,7 +248,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.database = Database()
-        self.database.write(BLUE)
+        self.database.write(WIDE)
         self.nodes = [SimulatedNode(number, self.database) for number in (1, 2, 3)]
         quiesce(self.database)
         self.now = NOW

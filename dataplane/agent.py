@@ -23,7 +23,7 @@ from dataplane.core.events import (
     FabricConnection,
     TargetReport,
 )
-from dataplane.core.model import Attachment, AttachmentKey
+from dataplane.core.model import Attachment, AttachmentKey, Block
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.snapshot import FABRIC_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, claim, confirm, fold
@@ -243,7 +243,7 @@ class Agent:
                 state = fold(state, event)
                 continue
             reports[event.target] = event
-            if event.target == FABRIC_TARGET and not event.error:
+            if event.target == FABRIC_TARGET and _confirms_claims(event):
                 state = confirm(state, event.generation)
         after = _decided(before, state)
         after = replace(after, reports=reports)
@@ -268,7 +268,8 @@ def _decided(before: Snapshot, state: State) -> Snapshot:
     if state is before.state:
         return before
     if state.is_decided_as(before.state):
-        return replace(before, state=state, generation=before.generation + 1)
+        is_news = state.bindings != before.state.bindings
+        return replace(before, state=state, generation=before.generation + is_news)
     state = settle(state)
     desired = derive(state) or before.desired
     if desired == before.desired and state.bindings == before.state.bindings:
@@ -285,6 +286,11 @@ def _decided(before: Snapshot, state: State) -> Snapshot:
         generation=generation,
         since={key: same.get(key, generation) for key in keys},
     )
+
+
+def _confirms_claims(report: TargetReport) -> bool:
+    """Say whether all Blocks that were wanted are ours; one that is refused may be another's."""
+    return not report.error and not any(isinstance(each.about, Block) for each in report.pending)
 
 
 def _is_segment_clear(snapshot: Snapshot, segment: str) -> bool:

@@ -20,7 +20,6 @@ from dataplane.core.diff import Change, Rendering
 from dataplane.core.errors import TargetError
 from dataplane.core.events import AttachmentsLoaded
 from dataplane.core.model import (
-    MAX_SLOTS,
     Attachment,
     Block,
     Encap,
@@ -38,6 +37,7 @@ from dataplane.core.reasons import Reason
 
 _FABRIC_FILE = "fabric.json"
 _ATTACHMENTS = "attachments"
+_MOST_PODS = 1024  # of a node, usually: the texts of more are made anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class StateFiles:
         return [*names, *fabric]
 
 
-@lru_cache(MAX_SLOTS)
+@lru_cache(_MOST_PODS)
 def _attachment_file(attachment: Attachment) -> StateFile:
     return StateFile(_file_name(attachment), _dump(_encode_attachment(attachment)))
 

@@ -127,7 +127,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
             things += look()
         except _InUseError as error:
             kept.append(str(error))
-        except (DatabaseError, FabricUnavailableError) as error:
+        except (DatabaseError, FabricUnavailableError, UnixctlError) as error:
             unseen.append(str(error))
     things += [*_own_switch(config), *_pins(config.bpffs), *_below(config.run_dir, _RUN_FILES)]
     things += _below(config.state_dir, _STATE_FILES, things)
@@ -205,14 +205,13 @@ def _detach(slot: Slot) -> None:
 
 
 def _routes(config: AgentConfig) -> Iterator[Thing]:
-    """Yield what ovs-vswitchd keeps in memory alone; one that is not there has forgotten it."""
-    if config.ovs.manage:
-        return  # it goes with all that it keeps
+    """Yield what ovs-vswitchd keeps in memory alone; one that does not run has forgotten it."""
+    if config.ovs.manage or not _switch(config).switch_running():
+        return
     unixctl = Unixctl(config.ovs_rundir)
-    with suppress(UnixctlError):
-        for route in routes(unixctl):
-            name = f"route to {route.vtep} over ow-phy in ovs-vswitchd"
-            yield Thing(name, partial(delete_route, unixctl, route))
+    for route in routes(unixctl):
+        name = f"route to {route.vtep} over ow-phy in ovs-vswitchd"
+        yield Thing(name, partial(delete_route, unixctl, route))
 
 
 def _bridges(config: AgentConfig, vswitch: VSwitch) -> list[Thing]:

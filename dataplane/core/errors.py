@@ -20,7 +20,8 @@ class TargetError(OverweaveError):
 class PartlyRefusedError(TargetError):
     """What we program refused some of a change and took the rest.
 
-    ``refused`` gives the reason by object: an attachment by its AttachmentKey, others by name.
+    ``refused`` gives the reason by object: an attachment by its AttachmentKey, a Block as itself,
+    others by name.
     """
 
     def __init__(self, message: str, refused: Mapping[Hashable, str]) -> None:

@@ -198,6 +198,10 @@ class Block:
     prefix: IpNetwork
     node: str
 
+    def __str__(self) -> str:
+        """Name it in status or an error."""
+        return f"block {self.prefix} of {self.segment}"
+
 
 @dataclass(frozen=True, slots=True)
 class Address:

@@ -177,7 +177,7 @@ def _name(value: Stored | Faulty) -> str:
 def _about(key: str, value: Stored | None) -> Hashable:
     if isinstance(value, Endpoint):
         return AttachmentKey(value.container_id, value.ifname)
-    return key
+    return value if isinstance(value, Block) else key
 
 
 def _removal(key: str, row: Row) -> _Step:

@@ -79,7 +79,7 @@ def delete_own(rtnl: Rtnl, ifindex: int, address: IpAddress) -> None:
     words = {"dst": f"{address}/{address.max_prefixlen}", "oif": ifindex, "family": family}
     give_up = time.monotonic() + _OWN_ROUTE_S
     while address not in own(rtnl, ifindex) and time.monotonic() < give_up:
-        time.sleep(_OWN_ROUTE_S / 100)
+        time.sleep(_OWN_ROUTE_S / 1000)  # the shorter it is there, the fewer look at it
     try:
         with rtnl.doing(f"delete the route to address {address} of netdev {ifindex}") as ip:
             ip.route("del", table=_LOCAL_TABLE, type="local", scope="host", **words)

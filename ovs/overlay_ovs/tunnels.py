@@ -42,9 +42,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """A route to our own VTEP, so that OVS takes in at ow-phy what is sent to it."""
+    """A route to our own VTEP, so that OVS takes in at ow-phy what is sent to it.
+
+    It may be there and do nothing any more: only one that was set lately is ``fresh``.
+    """
 
     vtep: IpAddress
+    fresh: bool = True
     scope: int | None = None
 
 
@@ -94,32 +98,28 @@ class TunnelsTarget:
 
     def observe(self) -> Mapping[Hashable, TunnelItem]:
         with _target_errors():
-            items = self._shown()
-        return {key: item for key, item in items.items() if self._is_in_force(item)}
+            found: dict[Hashable, TunnelItem] = {
+                "ageing": Ageing(int(self._unixctl.call("tnl/neigh/aging")))
+            }
+            for route in routes(self._unixctl):
+                is_old = isinstance(route, Intake) and not self._is_fresh(route)
+                found[route] = Intake(route.vtep, fresh=False) if is_old else route
+            neighbours = _neighbours(self._unixctl.call("tnl/neigh/show"))
+            return found | {each.address: each for each in neighbours if self._is_fresh(each)}
 
     def apply(self, change: Change) -> None:
         with _target_errors():
             # A route replaces one to the same VTEP, so old ones are removed first.
             for item in change.remove.values():
                 self._remove(item)
-            for item in (*change.add.values(), *change.update.values()):
-                self._set(item)
-            if any(isinstance(item, Route) for item in change.remove.values()):
+            if any(isinstance(item, Route | Intake) for item in change.remove.values()):
                 for intake in [item for item in self._set_at if isinstance(item, Intake)]:
                     self._set(intake)
+            for item in (*change.add.values(), *change.update.values()):
+                self._set(item)
 
-    def _shown(self) -> dict[Hashable, TunnelItem]:
-        items: dict[Hashable, TunnelItem] = {
-            "ageing": Ageing(int(self._unixctl.call("tnl/neigh/aging")))
-        }
-        items |= {route: route for route in routes(self._unixctl)}
-        neighbours = _neighbours(self._unixctl.call("tnl/neigh/show"))
-        return items | {neighbour.address: neighbour for neighbour in neighbours}
-
-    def _is_in_force(self, item: TunnelItem) -> bool:
-        """Say whether what is shown can be relied on: some OVS forgets without telling."""
-        if isinstance(item, Route | Ageing):
-            return True
+    def _is_fresh(self, item: Intake | Neighbour) -> bool:
+        """Say whether what is shown can be relied on: OVS forgets these without telling."""
         set_at = self._set_at.get(item)
         return set_at is not None and self._clock() - set_at < _REFRESH_S
 
@@ -147,7 +147,7 @@ class TunnelsTarget:
             case Route():
                 delete_route(self._unixctl, item)
             case Intake():
-                self._set_at.pop(item, None)
+                self._set_at.pop(Intake(item.vtep), None)
                 delete_route(self._unixctl, item)
             case Neighbour():
                 self._set_at.pop(item, None)  # OVS cannot forget one alone: it ages
@@ -174,8 +174,12 @@ def routes(unixctl: Unixctl) -> list[Route | Intake]:
 
 
 def delete_route(unixctl: Unixctl, route: Route | Intake) -> None:
-    """Delete one of ``routes``. Raises UnixctlError."""
-    unixctl.call("ovs/route/del", _host_prefix(route.vtep))
+    """Delete one of ``routes``; gone already is success. Raises UnixctlError."""
+    try:
+        unixctl.call("ovs/route/del", _host_prefix(route.vtep))
+    except UnixctlError:
+        if any(found.vtep == route.vtep for found in routes(unixctl)):
+            raise
 
 
 def _is_ours(words: list[str]) -> bool:

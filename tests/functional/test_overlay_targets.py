@@ -178,7 +178,8 @@ class TestTunnels:
         wanted = desired(*self.WORLD)
         converge(target, wanted, Bindings())
         hands.now += 30
-        assert set(converge(target, wanted, Bindings()).add) == RENEWED
+        change = converge(target, wanted, Bindings())
+        assert {*change.add, *change.update} == RENEWED
         assert not converge(target, wanted, Bindings())
 
     def test_what_was_flushed_comes_back(self, switch: Switch, target: TunnelsTarget) -> None:
@@ -209,6 +210,41 @@ class TestTunnels:
         assert f"ipv4(dst={OWN4}," in before
         converge(target, desired(self.WORLD[2]), Bindings())
         assert switch.control("tnl/ports/show", "-v") == before
+
+    def test_a_family_that_left_does_not_stop_the_other(
+        self, switch: Switch, target: TunnelsTarget
+    ) -> None:
+        wanted = desired(self.WORLD[0])
+        converge(target, wanted, Bindings())
+        converge(target, replace(wanted, vteps=(OWN4,)), Bindings())
+        assert f"ipv4(dst={OWN4}," in switch.control("tnl/ports/show", "-v")
+
+    def test_an_address_that_cannot_be_had_does_not_stop_the_other(
+        self, switch: Switch, target: TunnelsTarget
+    ) -> None:
+        wanted = desired(self.WORLD[0])
+        converge(target, wanted, Bindings())
+        with pytest.raises(TargetError, match="route/add"):
+            converge(target, replace(wanted, vteps=(OWN4, ip_address("2001:db8::77"))), Bindings())
+        assert f"ipv4(dst={OWN4}," in switch.control("tnl/ports/show", "-v")
+
+    def test_an_old_way_in_is_still_removed(
+        self, switch: Switch, target: TunnelsTarget, hands: Hands
+    ) -> None:
+        wanted = desired(self.WORLD[0])
+        converge(target, wanted, Bindings())
+        hands.now += 30
+        converge(target, replace(wanted, vteps=(OWN4,)), Bindings())
+        assert f"User: {OWN6}" not in switch.control("ovs/route/show")
+
+    def test_a_route_that_is_gone_is_removed_all_the_same(
+        self, switch: Switch, target: TunnelsTarget
+    ) -> None:
+        converge(target, desired(*self.WORLD), Bindings())
+        change = diff(target.render(desired(), Bindings()), target.observe())
+        switch.control("ovs/route/del", f"{VTEP4[0]}/32")
+        target.apply(change)
+        assert f"User: {VTEP4[1]}" not in switch.control("ovs/route/show")
 
     def test_while_a_view_is_incomplete_routes_stay(
         self, switch: Switch, target: TunnelsTarget

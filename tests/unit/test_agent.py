@@ -13,8 +13,9 @@ from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.desired import Bindings, Desired, LocalNode
 from dataplane.core.diff import Change, Pending, Rendering
-from dataplane.core.errors import TargetError
+from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import (
+    AttachCancelled,
     AttachmentsLoaded,
     AttachRequest,
     FabricChanged,
@@ -134,6 +135,68 @@ def test_an_attach_waits_for_what_is_pending(lab: Lab) -> None:
     )
     bound.start()
     lab.agent.wait_programmed(POD, 2)
+
+
+def refusing(blocks: tuple[Block, ...]) -> Callable[[Change], None]:
+    def apply(_change: Change) -> None:
+        raise PartlyRefusedError("refused", dict.fromkeys(blocks, "constraint violation"))
+
+    return apply
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["database-away", "claim-refused"])
+def test_a_block_gives_no_address_before_its_claim_is_confirmed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, *, away: bool
+) -> None:
+    """Its row is in the view, but may be one that is on its way back, or out."""
+    monkeypatch.setattr("dataplane.agent._BUSY_FABRIC_S", 0.2)
+    if away:
+        lab.fabric.refuse = "no answer within 10 s"
+    else:
+        monkeypatch.setattr(lab.fabric, "apply", refusing((BLOCK,)))
+    monkeypatch.setattr(lab.fabric, "render", rendering_blocks)
+    lab.synced()
+    with pytest.raises(AttachRefusedError, match="no free address here"):
+        lab.agent.admit(REQUEST, 0.3)
+
+
+def rendering_blocks(desired: Desired, _bindings: Bindings) -> Rendering:
+    blocks = desired.publication.blocks if desired.publication else ()
+    return Rendering({block: Entry(str(block)) for block in blocks})
+
+
+def test_a_block_once_confirmed_gives_addresses_whatever_fails_later(lab: Lab) -> None:
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    assert lab.agent.wait_published(POD, 1)
+    lab.fabric.refuse = "no answer within 10 s"
+    others = [AttachmentKey(f"pod{number}", "eth0") for number in (2, 3)]
+    for key in others:
+        assert lab.agent.admit(replace(REQUEST, key=key, identity=str(key)), 1).attachment.ips
+
+
+def test_without_the_nic_who_waits_is_told(lab: Lab) -> None:
+    lab.synced()
+    lab.answers = False  # the segment's rows never come
+    lab.agent.post(REQUEST)
+    assert until(lambda: POD in lab.agent.snapshot.state.requests)
+    lab.agent.post(LinksChanged(gone=(NIC.name,)))
+    assert until(lambda: POD in lab.agent.snapshot.state.refusals)
+    assert "eth0 does not exist" in lab.agent.snapshot.state.refusals[POD].message
+
+
+def test_what_changes_nothing_makes_no_work(lab: Lab) -> None:
+    lab.synced()
+    lab.agent.admit(REQUEST, 1)
+    lab.agent.post(OfportChanged("ot0", 100))
+    assert until(lambda: lab.agent.snapshot.state.bindings.ofports == {"ot0": 100})
+    before = lab.agent.snapshot.generation
+    for nothing in (OfportChanged("ot0", 100), AttachCancelled(AttachmentKey("nobody", "eth0"))):
+        lab.agent.post(nothing)
+        assert until(lab.agent._inbox.empty)  # taken by itself, not in one batch with the next
+    lab.agent.post(LinksChanged((Link("seen", 77, "", 1500, up=True),)))
+    assert until(lambda: "seen" in lab.agent.snapshot.state.bindings.ifindexes)
+    assert lab.agent.snapshot.generation <= before + 1
 
 
 def test_what_no_decision_rests_on_costs_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

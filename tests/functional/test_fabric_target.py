@@ -230,7 +230,8 @@ class TestRefusals:
         with rig(server.remote) as agent:
             with pytest.raises(PartlyRefusedError, match="belongs to node n2") as caught:
                 agent.converge(desired(publication()))
-            assert caught.value.refused.keys() == {"block 10.1.0.0/27 of blue"}
+            assert {str(about) for about in caught.value.refused} == {"block 10.1.0.0/27 of blue"}
+            assert all(isinstance(about, Block) for about in caught.value.refused)
             assert rows(server) == {ME, theirs, STATIC, *PODS}
 
     def test_a_block_raced_for(self, server: DatabaseServer) -> None:

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum, IntFlag
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import MAX_SLOTS, Encap, IpAddress
+from dataplane.core.model import MAX_SLOTS, Encap, Guard, IpAddress, Mac, Vni
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import PACKET_REASONS, Reason
 
 PROGRAMS = ("access_port", "ovs_port", "underlay", "ophy")
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h, enum bpf_map_type
+BPF_MAP_TYPE_PERCPU_HASH = 5
 BPF_F_NO_PREALLOC = 1  # linux/bpf.h: memory grows with the entries, not with max_entries
 
 _IFINDEX = Struct("=I")
 _SOCKET = Struct("!16sH2x")
-_ENCAP = Struct("=I")
+_OWN = Struct("=II")
+_PORT = Struct("=II6sBx")
+_SOURCE = Struct("=I16s")
+_NEIGHBOUR_KEY = Struct("=I16s")
+_NEIGHBOUR = Struct("=6sH")
+_ENTRY_KEY = Struct("=I6s2x")
+_ENTRY = Struct("=IBB2s16s16sQQ")
+_MEMBER = Struct("=II16s")
+_COUNTER_KEY = Struct("=II")
+_FLAG = Struct("=I")
+_COUNT = Struct("=Q")
 _ENCAP_NUMBERS = {Encap.GENEVE: 1, Encap.VXLAN: 2}
+_GUARD_NUMBERS = {Guard.OFF: 0, Guard.MAC: 1, Guard.IP: 2}
+PRESENT = _FLAG.pack(1)  # the value in maps where only the key says something
+_MAX_ADDRESSES = 16 * MAX_SLOTS
+_MAX_ENTRIES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,19 @@ class MapSpec:
 
 MAPS = (
     MapSpec("glue", _IFINDEX.format, _IFINDEX.format, max_entries=2 * MAX_SLOTS + 64),
-    MapSpec("own", _SOCKET.format, _ENCAP.format, max_entries=256),
+    MapSpec("own", _SOCKET.format, _OWN.format, max_entries=256),
+    MapSpec("ports", _IFINDEX.format, _PORT.format, max_entries=MAX_SLOTS),
+    MapSpec("sources", _SOURCE.format, _FLAG.format, max_entries=_MAX_ADDRESSES),
+    MapSpec("neighbours", _NEIGHBOUR_KEY.format, _NEIGHBOUR.format, max_entries=_MAX_ENTRIES),
+    MapSpec("entries", _ENTRY_KEY.format, _ENTRY.format, max_entries=_MAX_ENTRIES),
+    MapSpec("members", _MEMBER.format, _FLAG.format, max_entries=_MAX_ENTRIES),
+    MapSpec(
+        "counters",
+        _COUNTER_KEY.format,
+        _COUNT.format,
+        max_entries=MAX_SLOTS * len(PACKET_REASONS),
+        type=BPF_MAP_TYPE_PERCPU_HASH,
+    ),
 )
 
 
@@ -55,6 +85,47 @@ class TunnelSocket:
 
     address: IpAddress
     port: int
+
+
+class OwnFlag(IntFlag):
+    """What is done with tunnel packets that come to a socket; the numbers are those of verdict.h.
+
+    Without FAST all go to Open vSwitch. With EXCLUSIVE those from strangers are dropped.
+    """
+
+    NONE = 0
+    FAST = 1
+    EXCLUSIVE = 2
+
+
+class EntryKind(IntEnum):
+    """How the fast path reaches a MAC; the numbers are those of verdict.h."""
+
+    VETH = 1
+    NETDEV = 2
+    REMOTE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEntry:
+    """A MAC behind the AccessPort ``ifindex``."""
+
+    ifindex: int
+    kind: EntryKind = EntryKind.VETH
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEntry:
+    """A MAC behind the VTEP ``remote``, which ``local`` reaches over the NIC ``ifindex``."""
+
+    ifindex: int
+    encap: Encap
+    port: int
+    local: IpAddress
+    remote: IpAddress
+
+
+Entry = LocalEntry | RemoteEntry
 
 
 def layout_hash(specs: Iterable[MapSpec] = MAPS) -> str:
@@ -78,21 +149,131 @@ def encode_socket(socket: TunnelSocket) -> bytes:
 
     Raises InvalidValueError for a v4-mapped IPv6 address, which is none on the wire (RFC 4291).
     """
-    address = socket.address
-    if isinstance(address, IPv4Address):
-        return _SOCKET.pack(b"\0" * 10 + b"\xff\xff" + address.packed, socket.port)
-    if address.ipv4_mapped is not None:
-        raise InvalidValueError(f"{address} cannot be a tunnel address: give {address.ipv4_mapped}")
-    return _SOCKET.pack(address.packed, socket.port)
+    return _SOCKET.pack(_mapped(socket.address), socket.port)
 
 
 def decode_socket(data: bytes) -> TunnelSocket:
     """Return the address and port of a key of ``own``."""
     packed, port = _SOCKET.unpack(data)
+    return TunnelSocket(_unmapped(packed), port)
+
+
+def encode_own(encap: Encap, flags: OwnFlag) -> bytes:
+    """Return a value of ``own``: u32s, host order."""
+    return _OWN.pack(_ENCAP_NUMBERS[encap], flags)
+
+
+def encode_port(vni: Vni, mtu: int, mac: Mac, guard: Guard) -> bytes:
+    """Return a value of ``ports``; ``mtu`` in bytes; u32s in host order."""
+    return _PORT.pack(vni, mtu, _mac_bytes(mac), _GUARD_NUMBERS[guard])
+
+
+def encode_source(ifindex: int, address: IpAddress) -> bytes:
+    """Return a key of ``sources``: u32 in host order, IPv6 or v4-mapped address."""
+    return _SOURCE.pack(ifindex, _mapped(address))
+
+
+def encode_neighbour_key(vni: Vni, address: IpAddress) -> bytes:
+    """Return a key of ``neighbours``: u32 in host order, IPv6 or v4-mapped address."""
+    return _NEIGHBOUR_KEY.pack(vni, _mapped(address))
+
+
+def encode_neighbour(mac: Mac, *, local: bool) -> bytes:
+    """Return a value of ``neighbours``: MAC, u16 in host order; ``local``: of this node's pods."""
+    return _NEIGHBOUR.pack(_mac_bytes(mac), local)
+
+
+def is_local_neighbour(value: bytes) -> bool:
+    """Say whether a value of ``neighbours`` is of this node's pods."""
+    return bool(_NEIGHBOUR.unpack(value)[1])
+
+
+def encode_entry_key(vni: Vni, mac: Mac) -> bytes:
+    """Return a key of ``entries``: u32 in host order, MAC."""
+    return _ENTRY_KEY.pack(vni, _mac_bytes(mac))
+
+
+def decode_entry_key(data: bytes) -> tuple[int, Mac]:
+    """Return the VNI and the MAC of a key of ``entries``."""
+    vni, mac = _ENTRY_KEY.unpack(data)
+    return vni, Mac(mac.hex(":"))
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return a value of ``entries`` that was never used; its port is in network order."""
+    if isinstance(entry, LocalEntry):
+        return _ENTRY.pack(entry.ifindex, entry.kind, 0, bytes(2), bytes(16), bytes(16), 0, 0)
+    port = entry.port.to_bytes(2, "big")
+    ends = (_mapped(entry.local), _mapped(entry.remote))
+    number = _ENCAP_NUMBERS[entry.encap]
+    return _ENTRY.pack(entry.ifindex, EntryKind.REMOTE, number, port, *ends, 0, 0)
+
+
+def is_remote_entry(value: bytes) -> bool:
+    """Say whether a value of ``entries``, whoever wrote it, reaches its MAC by a tunnel."""
+    return bool(_ENTRY.unpack(value)[1] == EntryKind.REMOTE)
+
+
+def decode_vni(key: bytes) -> int:
+    """Return the VNI that a key of ``neighbours``, ``entries`` or ``members`` begins with."""
+    (vni,) = _IFINDEX.unpack_from(key)
+    return int(vni)
+
+
+def unused(entry: bytes) -> bytes:
+    """Return a value of ``entries`` without what was counted."""
+    return entry[: -2 * _COUNT.size] + bytes(2 * _COUNT.size)
+
+
+def traffic_of(entry: bytes) -> Traffic:
+    """Return what a value of ``entries`` has counted."""
+    *_, packets, size = _ENTRY.unpack(entry)
+    return Traffic(packets, size)
+
+
+def encode_member(vni: Vni, encap: Encap, vtep: IpAddress) -> bytes:
+    """Return a key of ``members``: u32s in host order, IPv6 or v4-mapped address."""
+    return _MEMBER.pack(vni, _ENCAP_NUMBERS[encap], _mapped(vtep))
+
+
+def encode_counter_key(ifindex: int, reason: Reason) -> bytes:
+    """Return a key of ``counters``: u32s in host order."""
+    return _COUNTER_KEY.pack(ifindex, PACKET_REASONS.index(reason))
+
+
+def decode_counter_key(data: bytes) -> tuple[int, Reason]:
+    """Return the ifindex and the reason of a key of ``counters``."""
+    ifindex, number = _COUNTER_KEY.unpack(data)
+    return ifindex, PACKET_REASONS[number]
+
+
+def decode_count(values: bytes) -> int:
+    """Return the sum over all processors of a value of ``counters``."""
+    return sum(count for (count,) in _COUNT.iter_unpack(values))
+
+
+def reasons_header() -> str:
+    """Return bpf/reasons.h: the C enum of why a packet did not take the fast path."""
+    names = "".join(f"\tREASON_{reason.name},\n" for reason in PACKET_REASONS)
+    return (
+        "/* Written by bpf.layout.reasons_header from dataplane/core/reasons.py. */\n"
+        "#ifndef OVERWEAVE_REASONS_H\n#define OVERWEAVE_REASONS_H\n\n"
+        f"enum reason {{\n{names}}};\n\n#endif\n"
+    )
+
+
+def _mapped(address: IpAddress) -> bytes:
+    if isinstance(address, IPv4Address):
+        return b"\0" * 10 + b"\xff\xff" + address.packed
+    if address.ipv4_mapped is not None:
+        raise InvalidValueError(f"{address} cannot be a tunnel address: give {address.ipv4_mapped}")
+    return address.packed
+
+
+def _unmapped(packed: bytes) -> IpAddress:
     address = IPv6Address(packed)
-    return TunnelSocket(address.ipv4_mapped or address, port)
+    return address.ipv4_mapped or address
 
 
-def encode_encap(encap: Encap) -> bytes:
-    """Return a value of ``own``: u32, host order."""
-    return _ENCAP.pack(_ENCAP_NUMBERS[encap])
+def _mac_bytes(mac: Mac) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

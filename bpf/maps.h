@@ -5,22 +5,43 @@
 #ifndef OVERWEAVE_MAPS_H
 #define OVERWEAVE_MAPS_H
 
-#include "parse.h"
+#include "encap.h"
 
-/* ifindex of a netdev -> the netdev that what it receives goes to. */
+#define MAP(kind, key_type, value_type, name, NAME)                                                 \
+	_Static_assert(sizeof(key_type) == NAME##_KEY_SIZE, "bpf/layout.py: key of " #name);        \
+	_Static_assert(sizeof(value_type) == NAME##_VALUE_SIZE, "bpf/layout.py: value of " #name);  \
+	BPF_TABLE_PINNED(kind, key_type, value_type, name, NAME##_ENTRIES, MAPS_DIRECTORY "/" #name, \
+			 NAME##_FLAGS)
+
+/* ifindex of a netdev -> the netdev that what it receives goes to, unless the fast path takes it. */
 struct glue_value {
 	u32 ifindex; /* host order */
 };
-_Static_assert(sizeof(u32) == GLUE_KEY_SIZE, "bpf/layout.py: key of glue");
-_Static_assert(sizeof(struct glue_value) == GLUE_VALUE_SIZE, "bpf/layout.py: value of glue");
-BPF_TABLE_PINNED("hash", u32, struct glue_value, glue, GLUE_ENTRIES, MAPS_DIRECTORY "/glue", GLUE_FLAGS);
+MAP("hash", u32, struct glue_value, glue, GLUE);
 
 /* The UDP sockets that tunnel packets for this node are sent to. */
-struct own_value {
-	u32 encap; /* host order; 1 Geneve, 2 VXLAN */
+MAP("hash", struct socket_key, struct own_value, own, OWN);
+
+/* ifindex of an AccessPort -> what it may send where; none: all of it goes to Open vSwitch. */
+MAP("hash", u32, struct port_value, ports, PORTS);
+
+/* Addresses that guarded AccessPorts may send from; the value says nothing. */
+MAP("hash", struct source_key, u32, sources, SOURCES);
+
+/* Who has an address: what questions are answered with. */
+MAP("hash", struct neighbour_key, struct neighbour_value, neighbours, NEIGHBOURS);
+
+/* Where a MAC is. */
+MAP("hash", struct entry_key, struct entry_value, entries, ENTRIES);
+
+/* The VTEPs that may send frames of a segment; the value says nothing. */
+MAP("hash", struct member_key, u32, members, MEMBERS);
+
+/* Packets that the fast path did not take, or answered, by the netdev that received them. */
+struct counter_key {
+	u32 ifindex;
+	u32 reason;
 };
-_Static_assert(sizeof(struct socket_key) == OWN_KEY_SIZE, "bpf/layout.py: key of own");
-_Static_assert(sizeof(struct own_value) == OWN_VALUE_SIZE, "bpf/layout.py: value of own");
-BPF_TABLE_PINNED("hash", struct socket_key, struct own_value, own, OWN_ENTRIES, MAPS_DIRECTORY "/own", OWN_FLAGS);
+MAP("percpu_hash", struct counter_key, u64, counters, COUNTERS);
 
 #endif

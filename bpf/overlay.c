@@ -1,6 +1,6 @@
 /*
- * The tc programs of a node (clsact ingress, direct action), in bcc's dialect. Here they are only
- * the glue between netdevs; who may send what to whom is decided by Open vSwitch.
+ * The tc programs of a node (clsact ingress, direct action), in bcc's dialect: they look things up,
+ * do what verdict.h and encap.h say, and count. What the fast path does not take goes to Open vSwitch.
  *
  * Links of others (the NIC): what is not ours returns TC_ACT_UNSPEC, so that their filters run.
  * Links of ours: what has nowhere to go is dropped, so that a pod never reaches the host's stack.
@@ -8,79 +8,305 @@
 #include <linux/pkt_cls.h>
 
 #include "maps.h"
-#include "parse.h"
+
+#define ENCAP_FLAGS                                                                                 \
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_NO_CSUM_RESET |    \
+	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+/* Since Linux 6.3; only used where both families differ. */
+#define DECAP_L3_IPV4 (1ULL << 7)
+#define DECAP_L3_IPV6 (1ULL << 8)
 
 /* bcc 0.26 declares this helper with the three arguments of Linux 5.9; since 5.10 it has four. */
 static long (*redirect_neigh)(u32 ifindex, void *nexthop, int nexthop_bytes, u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
 
-static inline __attribute__((always_inline)) struct glue_value *
-glued_to(struct __sk_buff *skb)
+INLINE void
+count(u32 ifindex, enum reason reason)
 {
-	u32 ifindex = skb->ifindex;
+	struct counter_key key = {.ifindex = ifindex, .reason = reason};
+	u64 one = 1, *packets = counters.lookup(&key);
 
-	return glue.lookup(&ifindex);
+	if (packets)
+		*packets += 1;
+	else
+		counters.update(&key, &one);
 }
 
-static inline __attribute__((always_inline)) int
-hand_over(struct __sk_buff *skb)
+INLINE void
+use(struct entry_value *entry, struct __sk_buff *skb)
 {
-	struct glue_value *to = glued_to(skb);
+	__sync_fetch_and_add(&entry->packets, skb->gso_segs > 1 ? skb->gso_segs : 1);
+	__sync_fetch_and_add(&entry->bytes, skb->len);
+}
+
+INLINE int
+hand_over(u32 ifindex)
+{
+	struct glue_value *to = glue.lookup(&ifindex);
 
 	return to ? bpf_redirect(to->ifindex, 0) : TC_ACT_SHOT;
 }
 
-static inline __attribute__((always_inline)) enum parsed
-parse_linear(struct __sk_buff *skb, struct socket_key *to)
+INLINE int
+to_ovs(u32 ifindex, enum reason reason)
 {
-	return parse_udp((void *)(long)skb->data, (void *)(long)skb->data_end, skb->protocol, to);
+	count(ifindex, reason);
+	return hand_over(ifindex);
 }
 
-/* A driver may leave the headers in a page: then they are pulled where they can be read, once. */
-static inline __attribute__((always_inline)) int
-is_udp(struct __sk_buff *skb, struct socket_key *to)
+INLINE int
+drop(u32 ifindex, enum reason reason)
 {
-	enum parsed parsed = parse_linear(skb, to);
+	count(ifindex, reason);
+	return TC_ACT_SHOT;
+}
 
-	if (parsed == PARSED_SHORT) {
-		bpf_skb_pull_data(skb, skb->len < PARSE_BYTES ? skb->len : PARSE_BYTES);
-		parsed = parse_linear(skb, to);
+/* A driver may leave the headers in a page: then they are pulled where they can be read. */
+INLINE void
+pull(struct __sk_buff *skb, u32 bytes)
+{
+	if (bytes > skb->len)
+		bytes = skb->len;
+	if ((void *)(long)skb->data + bytes > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, bytes);
+}
+
+/* --- what verdict.h looks up --- */
+
+INLINE int
+has_source(const struct source_key *key)
+{
+	return sources.lookup((struct source_key *)key) != NULL;
+}
+
+INLINE struct neighbour_value *
+find_neighbour(const struct neighbour_key *key)
+{
+	return neighbours.lookup((struct neighbour_key *)key);
+}
+
+INLINE struct entry_value *
+find_entry(const struct entry_key *key)
+{
+	return entries.lookup((struct entry_key *)key);
+}
+
+INLINE int
+has_member(const struct member_key *key)
+{
+	return members.lookup((struct member_key *)key) != NULL;
+}
+
+/* --- what a pod sends --- */
+
+INLINE int
+answer(struct __sk_buff *skb, u32 ifindex, enum verdict verdict, const u8 *mac)
+{
+	void *eth = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (verdict == VERDICT_ANSWER_ARP) {
+		if (eth + ETH_HLEN + sizeof(struct arp_packet) > end)
+			return to_ovs(ifindex, REASON_ARP);
+		answer_arp(eth, mac);
+	} else {
+		if (eth + ETH_HLEN + sizeof(struct nd_packet) > end)
+			return to_ovs(ifindex, REASON_ND);
+		answer_nd(eth, mac);
 	}
-	return parsed == PARSED_UDP;
+	count(ifindex, REASON_ANSWERED);
+	return bpf_redirect(ifindex, 0);
 }
 
-/* vpN: what a pod sends goes into Open vSwitch. */
+INLINE int
+encapsulate(struct __sk_buff *skb, u32 ifindex, struct entry_value *entry, u32 vni, u8 ecn)
+{
+	union {
+		struct outer_ipv4 ipv4;
+		struct outer_ipv6 ipv6;
+	} outer ALIGNED;
+	u32 bytes = skb->len - ETH_HLEN, hash = bpf_get_hash_recalc(skb), room;
+	struct ethhdr inner;
+	u16 protocol;
+	u64 family;
+
+	if (bpf_skb_load_bytes(skb, 0, &inner, sizeof(inner)))
+		return to_ovs(ifindex, REASON_MALFORMED);
+	if (is_mapped_ipv4(entry->remote)) {
+		room = sizeof(outer.ipv4);
+		family = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+		protocol = __constant_htons(ETH_P_IP);
+		fill_ipv4(&outer.ipv4, entry, vni, bytes, ecn, hash);
+		outer.ipv4.inner = inner;
+	} else {
+		room = sizeof(outer.ipv6);
+		family = BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
+		protocol = __constant_htons(ETH_P_IPV6);
+		fill_ipv6(&outer.ipv6, entry, vni, bytes, ecn, hash);
+		outer.ipv6.inner = inner;
+	}
+	if (bytes + room > 0xffff)
+		return to_ovs(ifindex, REASON_TOO_LARGE);
+	/* Refused for what was encapsulated before: a pod that routes or bridges what it received. */
+	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS | family))
+		return to_ovs(ifindex, REASON_NESTED);
+	if (room == sizeof(outer.ipv4))
+		bpf_skb_store_bytes(skb, ETH_HLEN, &outer.ipv4, sizeof(outer.ipv4), 0);
+	else
+		bpf_skb_store_bytes(skb, ETH_HLEN, &outer.ipv6, sizeof(outer.ipv6), 0);
+	bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &protocol, sizeof(protocol), 0);
+	use(entry, skb);
+	return redirect_neigh(entry->ifindex, NULL, 0, 0);
+}
+
+INLINE int
+deliver(struct __sk_buff *skb, struct entry_value *entry)
+{
+	use(entry, skb);
+	/* redirect_peer would deliver nothing to what is no veth */
+	return entry->kind == ENTRY_VETH ? bpf_redirect_peer(entry->ifindex, 0)
+					 : bpf_redirect(entry->ifindex, 0);
+}
+
+/* vpN: what the fast path knows goes there, everything else into Open vSwitch. */
 int access_port(struct __sk_buff *skb)
 {
-	return hand_over(skb);
+	u32 ifindex = skb->ifindex;
+	struct port_value *port = ports.lookup(&ifindex);
+	struct decision decision = {};
+	struct inner inner = {};
+	enum verdict verdict;
+
+	if (!port)
+		return hand_over(ifindex);
+	if (skb->vlan_present)
+		return to_ovs(ifindex, REASON_NOT_IP);
+	pull(skb, INNER_BYTES);
+	verdict = judge_sent(port, ifindex, (void *)(long)skb->data, (void *)(long)skb->data_end,
+			     skb->len, skb->gso_size, &inner, &decision);
+	switch (verdict) {
+	case VERDICT_FORWARD:
+		if (decision.entry->kind != ENTRY_REMOTE)
+			return deliver(skb, decision.entry);
+		return encapsulate(skb, ifindex, decision.entry, port->vni, inner.ecn);
+	case VERDICT_ANSWER_ARP:
+	case VERDICT_ANSWER_ND:
+		return answer(skb, ifindex, verdict, decision.mac);
+	case VERDICT_DROP:
+		return drop(ifindex, decision.reason);
+	default:
+		return to_ovs(ifindex, decision.reason);
+	}
 }
 
 /* otN: what Open vSwitch sends goes to the pod. */
 int ovs_port(struct __sk_buff *skb)
 {
-	return hand_over(skb);
+	return hand_over(skb->ifindex);
+}
+
+/* --- what comes from the wire --- */
+
+INLINE enum parsed
+parse_linear(struct __sk_buff *skb, struct outer *outer)
+{
+	return parse_udp((void *)(long)skb->data, (void *)(long)skb->data_end, skb->protocol, outer);
+}
+
+INLINE int
+is_udp(struct __sk_buff *skb, struct outer *outer)
+{
+	enum parsed parsed = parse_linear(skb, outer);
+
+	if (parsed == PARSED_SHORT) {
+		pull(skb, PARSE_BYTES);
+		parsed = parse_linear(skb, outer);
+	}
+	return parsed == PARSED_UDP;
+}
+
+INLINE u64
+decap_flags(struct __sk_buff *skb, u16 inner)
+{
+	if (skb->protocol == inner)
+		return BPF_F_ADJ_ROOM_FIXED_GSO;
+	return BPF_F_ADJ_ROOM_FIXED_GSO |
+	       (inner == __constant_htons(ETH_P_IP) ? DECAP_L3_IPV4 : DECAP_L3_IPV6);
+}
+
+/* Without Open vSwitch the host may say that nobody listens. */
+INLINE int
+nic_to_ovs(u32 ifindex, enum reason reason)
+{
+	struct glue_value *to = glue.lookup(&ifindex);
+
+	count(ifindex, reason);
+	return to ? bpf_redirect(to->ifindex, 0) : TC_ACT_UNSPEC;
+}
+
+INLINE int
+decapsulate(struct __sk_buff *skb, u32 ifindex, struct outer *outer, struct tunnelled *found,
+	    struct entry_value *entry)
+{
+	s32 room = outer->l4 + sizeof(*found) - ETH_HLEN;
+
+	if (bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, decap_flags(skb, found->inner.h_proto)))
+		return nic_to_ovs(ifindex, REASON_KERNEL);
+	bpf_skb_store_bytes(skb, 0, &found->inner, sizeof(found->inner), 0);
+	return deliver(skb, entry);
+}
+
+/* Say whether the UDP checksum is none (RFC 6935), or was found right by the NIC. */
+INLINE int
+is_summed(struct __sk_buff *skb, const struct udphdr *udp)
+{
+	return !udp->check || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0;
+}
+
+INLINE int
+take_in(struct __sk_buff *skb, u32 ifindex, struct outer *outer, struct own_value *socket)
+{
+	struct decision decision = {};
+	struct tunnelled found ALIGNED;
+
+	if (outer->l4 > PARSE_BYTES || bpf_skb_load_bytes(skb, outer->l4, &found, sizeof(found)))
+		return nic_to_ovs(ifindex, REASON_MALFORMED);
+	switch (judge_received(outer, &found, socket, skb->len, is_summed(skb, &found.udp),
+			       &decision)) {
+	case VERDICT_FORWARD:
+		return decapsulate(skb, ifindex, outer, &found, decision.entry);
+	case VERDICT_DROP:
+		return drop(ifindex, decision.reason);
+	case VERDICT_HOST:
+		count(ifindex, decision.reason);
+		return TC_ACT_UNSPEC;
+	default:
+		return nic_to_ovs(ifindex, decision.reason);
+	}
 }
 
 /*
- * NIC: tunnel packets that the host's stack would take for its own go into Open vSwitch. A tagged
- * frame is for a VLAN device above the NIC: its tag is in vlan_present, no more in the frame.
+ * NIC: tunnel packets that the host's stack would take for its own. A tagged frame is for a VLAN
+ * device above the NIC: its tag is in vlan_present, no more in the frame.
  */
 int underlay(struct __sk_buff *skb)
 {
-	struct socket_key socket = {};
-	struct glue_value *to;
+	struct outer outer = {};
+	struct own_value *socket;
+	u32 ifindex = skb->ifindex;
 
-	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || !is_udp(skb, &socket) ||
-	    !own.lookup(&socket))
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present || !is_udp(skb, &outer))
 		return TC_ACT_UNSPEC;
-	to = glued_to(skb);
-	return to ? bpf_redirect(to->ifindex, 0) : TC_ACT_UNSPEC;
+	socket = own.lookup(&outer.to);
+	if (!socket)
+		return TC_ACT_UNSPEC;
+	return take_in(skb, ifindex, &outer, socket);
 }
 
 /* ophy0: tunnel packets of Open vSwitch; the kernel finds next hop and neighbour on the NIC. */
 int ophy(struct __sk_buff *skb)
 {
-	struct glue_value *to = glued_to(skb);
+	u32 ifindex = skb->ifindex;
+	struct glue_value *to = glue.lookup(&ifindex);
 
 	if (!to || skb->vlan_present ||
 	    (skb->protocol != __constant_htons(ETH_P_IP) &&

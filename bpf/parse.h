@@ -1,5 +1,6 @@
 /*
- * Which tunnel socket a frame is for. Plain C without maps: bcc and a native compiler read it alike.
+ * What a frame says, as far as a verdict needs it. Plain C without maps: bcc and a native compiler
+ * read it alike. Nothing here is believed that was not read inside the frame.
  */
 #ifndef OVERWEAVE_PARSE_H
 #define OVERWEAVE_PARSE_H
@@ -12,11 +13,24 @@
 #include <linux/types.h>
 #include <linux/udp.h>
 
+#define INLINE static inline __attribute__((always_inline))
+#define ALIGNED __attribute__((aligned(4))) /* of packed headers: what is in them needs it */
+
 /* A UDP socket: IPv6 address or v4-mapped IPv4 address (RFC 4291 2.5.5.2), port; network order. */
 struct socket_key {
 	__u8 address[16];
 	__be16 port;
 	__u16 zero;
+};
+
+/* A tunnel packet for one of our sockets: who sent it to which, and what was written on it. */
+struct outer {
+	struct socket_key to;
+	__u8 from[16];
+	__u32 bytes;    /* of the frame, by what the IP header says */
+	__u16 l4;       /* offset of the UDP header */
+	__u8 ecn;       /* RFC 3168 */
+	__u8 has_fault; /* options, or a wrong checksum of the IPv4 header: RFC 1122 3.2.1.2 */
 };
 
 enum parsed {
@@ -28,56 +42,109 @@ enum parsed {
 #define PARSE_BYTES (ETH_HLEN + 60 + sizeof(struct udphdr)) /* the longest IPv4 header is 60 bytes */
 
 #define FRAGMENT_BITS __constant_htons(0x3fff) /* RFC 791: more fragments, or an offset */
+#define ECN_ECT_0 2
+#define ECN_CE 3
 
-static inline __attribute__((always_inline)) enum parsed
-parse_port(const struct udphdr *udp, const void *end, struct socket_key *to)
+INLINE void
+map_ipv4(__u8 mapped[16], const void *address)
 {
+	mapped[10] = 0xff;
+	mapped[11] = 0xff;
+	__builtin_memcpy(mapped + 12, address, 4);
+}
+
+/* Not on the wire (RFC 4291 2.5.5.2), and here it would pass for the IPv4 address. */
+INLINE int
+is_mapped_ipv4(const void *address)
+{
+	__u32 words[4];
+
+	__builtin_memcpy(words, address, sizeof(words));
+	return !words[0] && !words[1] && words[2] == __constant_htonl(0xffff);
+}
+
+INLINE __u32
+sum16(const void *data, int bytes)
+{
+	const __u16 *words = data;
+	__u32 sum = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < bytes / 2; i++)
+		sum += words[i];
+	return sum;
+}
+
+/* RFC 1071: the sum of so few words that it needs folding twice at most. */
+INLINE __u16
+fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+INLINE __u8
+ecn_of_ipv6(const struct ipv6hdr *ip)
+{
+	return (ip->flow_lbl[0] >> 4) & 3; /* the traffic class ends in the second byte's upper half */
+}
+
+INLINE enum parsed
+parse_port(const void *eth, const void *l4, const void *end, struct outer *outer)
+{
+	const struct udphdr *udp = l4;
+
 	if ((const void *)(udp + 1) > end)
 		return PARSED_SHORT;
-	to->port = udp->dest;
+	outer->to.port = udp->dest;
+	outer->l4 = (__u16)(l4 - eth);
 	return PARSED_UDP;
 }
 
-static inline __attribute__((always_inline)) enum parsed
-parse_ipv4(const void *l3, const void *end, struct socket_key *to)
+INLINE enum parsed
+parse_ipv4(const void *eth, const void *end, struct outer *outer)
 {
-	const struct iphdr *ip = l3;
+	const struct iphdr *ip = eth + ETH_HLEN;
 
 	if ((const void *)(ip + 1) > end)
 		return PARSED_SHORT;
 	if (ip->version != 4 || ip->ihl < 5 || ip->protocol != IPPROTO_UDP ||
 	    ip->frag_off & FRAGMENT_BITS)
 		return PARSED_NOT_UDP;
-	to->address[10] = 0xff;
-	to->address[11] = 0xff;
-	__builtin_memcpy(to->address + 12, &ip->daddr, 4);
-	return parse_port(l3 + ip->ihl * 4, end, to);
+	map_ipv4(outer->to.address, &ip->daddr);
+	map_ipv4(outer->from, &ip->saddr);
+	outer->bytes = ETH_HLEN + __be16_to_cpu(ip->tot_len);
+	outer->ecn = ip->tos & 3;
+	outer->has_fault = ip->ihl != 5 || fold(sum16(ip, sizeof(*ip))) != 0xffff;
+	return parse_port(eth, (const void *)ip + ip->ihl * 4, end, outer);
 }
 
-static inline __attribute__((always_inline)) enum parsed
-parse_ipv6(const void *l3, const void *end, struct socket_key *to)
+INLINE enum parsed
+parse_ipv6(const void *eth, const void *end, struct outer *outer)
 {
-	const struct ipv6hdr *ip = l3;
-	const __be32 *to32 = ip->daddr.s6_addr32;
+	const struct ipv6hdr *ip = eth + ETH_HLEN;
 
 	if ((const void *)(ip + 1) > end)
 		return PARSED_SHORT;
-	/* A v4-mapped address is none on the wire, and would pass for our IPv4 address here. */
-	if (ip->version != 6 || ip->nexthdr != IPPROTO_UDP ||
-	    (to32[0] == 0 && to32[1] == 0 && to32[2] == __constant_htonl(0xffff)))
+	if (ip->version != 6 || ip->nexthdr != IPPROTO_UDP || is_mapped_ipv4(&ip->daddr) ||
+	    is_mapped_ipv4(&ip->saddr))
 		return PARSED_NOT_UDP;
-	__builtin_memcpy(to->address, &ip->daddr, 16);
-	return parse_port((const void *)(ip + 1), end, to);
+	__builtin_memcpy(outer->to.address, &ip->daddr, 16);
+	__builtin_memcpy(outer->from, &ip->saddr, 16);
+	outer->bytes = ETH_HLEN + sizeof(*ip) + __be16_to_cpu(ip->payload_len);
+	outer->ecn = ecn_of_ipv6(ip);
+	return parse_port(eth, (const void *)(ip + 1), end, outer);
 }
 
-/* Fill the zeroed `to` from the frame in `eth`..`end`; `protocol` is its EtherType, network order. */
-static inline __attribute__((always_inline)) enum parsed
-parse_udp(const void *eth, const void *end, __be16 protocol, struct socket_key *to)
+/* Fill the zeroed `outer` from the frame in `eth`..`end`; `protocol`: its EtherType, network order. */
+INLINE enum parsed
+parse_udp(const void *eth, const void *end, __be16 protocol, struct outer *outer)
 {
 	if (protocol == __constant_htons(ETH_P_IP))
-		return parse_ipv4(eth + ETH_HLEN, end, to);
+		return parse_ipv4(eth, end, outer);
 	if (protocol == __constant_htons(ETH_P_IPV6))
-		return parse_ipv6(eth + ETH_HLEN, end, to);
+		return parse_ipv6(eth, end, outer);
 	return PARSED_NOT_UDP;
 }
 

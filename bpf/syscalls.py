@@ -9,11 +9,12 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from struct import Struct
 from types import TracebackType
 from typing import Self
 
-from bpf.layout import MapSpec
+from bpf.layout import BPF_MAP_TYPE_PERCPU_HASH, MapSpec
 from dataplane.core.errors import OverweaveError
 
 # arch/*/include/uapi/asm/unistd.h, asm-generic/unistd.h: __NR_bpf
@@ -50,6 +51,7 @@ _MAP_INFO = Struct("=IIIIII16s")  # type, id, key, value, max_entries, flags, na
 _PROG_INFO = Struct("=II8s48x16s")  # type, id, tag, (lengths, pointers, time, uid, map ids), name
 _INFO_BYTES = 256
 
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 _TEST_HEADROOM = 256  # a program may make the packet longer
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -148,16 +150,22 @@ class _Handle:
 
 
 class Map(_Handle):
-    """An open hash map; keys and values are bytes of exactly its sizes. Raises BpfError."""
+    """An open hash map; keys and values are bytes of exactly its sizes. Raises BpfError.
+
+    A value of a per-CPU map is that of every possible processor, one after the other.
+    """
 
     def __init__(self, fd: int) -> None:
         """Take over ``fd``, which must be of a map."""
         super().__init__(fd)
         self.info = _map_info(fd)
+        self._value_size = self.info.value_size
+        if self.info.type == BPF_MAP_TYPE_PERCPU_HASH:
+            self._value_size = (self.info.value_size + 7 & ~7) * _possible_cpus()
 
     def lookup(self, key: bytes) -> bytes | None:
         """Return the value of ``key``, None if there is none."""
-        value = ctypes.create_string_buffer(self.info.value_size)
+        value = ctypes.create_string_buffer(self._value_size)
         try:
             self._element(_MAP_LOOKUP_ELEM, key, _address(value))
         except BpfMissingError:
@@ -166,7 +174,7 @@ class Map(_Handle):
 
     def update(self, key: bytes, value: bytes) -> None:
         """Set ``key``, new or not, to ``value``. Raises BpfFullError."""
-        self._require("value", value, self.info.value_size)
+        self._require("value", value, self._value_size)
         buffer = _buffer(value)
         self._element(_MAP_UPDATE_ELEM, key, _address(buffer))
 
@@ -218,6 +226,12 @@ class Program(_Handle):
         _, answer = _bpf(_PROG_TEST_RUN, attr, f"run program {self.info.name}")
         _, retval, _, size, _, _, _, duration = _TEST.unpack_from(answer)
         return TestRun(ctypes.c_int32(retval).value, data_out.raw[:size], duration)
+
+
+def _possible_cpus() -> int:
+    """Return for how many processors the kernel keeps a per-CPU value (cputopology.rst)."""
+    ranges = _POSSIBLE_CPUS.read_text(encoding="ascii").strip().split(",")
+    return int(ranges[-1].rpartition("-")[2]) + 1
 
 
 def create_map(spec: MapSpec) -> Map:

@@ -1,33 +1,38 @@
-"""The "glue" Target: our tc filters, and map entries that say which netdev is joined to which."""
+"""The "fastpath" Target: our tc filters, and what is in the maps that their programs ask."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeGuard
 
 from bpf.bpffs import Pins
+from bpf.entries import EntryItem, fast_entries, own_sockets
 from bpf.layout import (
     MAPS,
     PROGRAMS,
-    TunnelSocket,
     decode_ifindex,
-    decode_socket,
-    encode_encap,
+    encode_counter_key,
     encode_ifindex,
-    encode_socket,
+    unused,
 )
-from bpf.syscalls import BpfMissingError, open_map, open_program
+from bpf.syscalls import BpfFullError, BpfMissingError, open_map, open_program
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
-from dataplane.core.errors import OverweaveError, TargetError
-from dataplane.core.model import Encap
+from dataplane.core.errors import OverweaveError, PartlyRefusedError, TargetError
+from dataplane.core.reasons import PACKET_REASONS, Reason
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import BpfFilter, Slot, delete_bpf, ensure_clsact, list_bpf, replace_bpf
 
 OPHY = "ophy0"
+COUNTERS = "counters"  # filled by the programs
+RENDERED_MAPS = tuple(spec for spec in MAPS if spec.name != COUNTERS)
+# What does not fit into these, Open vSwitch does. Without the others it would get nothing.
+_OPTIONAL = frozenset({"ports", "sources", "neighbours", "entries"})
 _OWNER = "overweave:"  # begins the name of each of our filters, whichever version attached it
 
 
@@ -51,27 +56,6 @@ class FilterItem:
 
 
 @dataclass(frozen=True, slots=True)
-class EntryItem:
-    """An entry of a map, in its own bytes (bpf/layout.py)."""
-
-    map_name: str
-    map_key: bytes
-    value: bytes
-    scope: int | None = None
-
-    @property
-    def key(self) -> Hashable:
-        """Return which entry this is."""
-        return (self.map_name, self.map_key)
-
-    def __str__(self) -> str:
-        """Name the entry in an error."""
-        if self.map_name == "own":
-            return f"own address {decode_socket(self.map_key)}"
-        return f"joint of netdev {decode_ifindex(self.map_key)}"
-
-
-@dataclass(frozen=True, slots=True)
 class _Joint:
     """Two netdevs, each with the program that passes on what it receives."""
 
@@ -79,56 +63,71 @@ class _Joint:
     ends: tuple[tuple[str, str], tuple[str, str]]  # (netdev, program), twice
 
 
-class GlueTarget:
-    """Joins vpN with otN, and the underlay NIC with ophy0, in the calling thread's netns."""
+class FastpathTarget:
+    """What eBPF does by itself, and what it hands to whom, in the calling thread's netns.
 
-    name = "glue"
+    vpN is joined with otN, and the underlay NIC with ophy0, whatever is known beyond that.
+    """
+
+    name = "fastpath"
     deadline_s = 5.0
     bound_by = frozenset({"ifindexes"})
 
     def __init__(self, pins: Pins) -> None:
         """Open what the loader pinned. Raises BpfError."""
-        self._maps = {spec.name: open_map(pins.map(spec.name)) for spec in MAPS}
+        self._maps = {spec.name: open_map(pins.map(spec.name)) for spec in RENDERED_MAPS}
+        self._counters = open_map(pins.map(COUNTERS))
         self._programs = {name: open_program(pins.program(name)) for name in PROGRAMS}
         self._names = {program.info.id: name for name, program in self._programs.items()}
 
     def close(self) -> None:
         """Release the descriptors; filters and maps stay as they are."""
-        for handle in (*self._maps.values(), *self._programs.values()):
+        for handle in (*self._maps.values(), self._counters, *self._programs.values()):
             handle.close()
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
-        """Return filters and entries of the joints whose two netdevs exist; the rest is pending."""
-        items: list[FilterItem | EntryItem] = [*_own_addresses(desired)]
+        """Return filters and entries of the netdevs that exist; half a joint is pending, too."""
+        items: list[FilterItem | EntryItem] = [
+            *own_sockets(desired),
+            *fast_entries(desired, bindings),
+        ]
         pending = []
         for joint in _joints(desired):
             ifindexes = [bindings.ifindexes.get(netdev) for netdev, _ in joint.ends]
-            here, there = ifindexes
-            if here is None or there is None:
+            items += _joined(joint, ifindexes)
+            if None in ifindexes:
                 pending.append(Pending(joint.about, _waiting_for(joint, ifindexes)))
-            else:
-                items += _joined(joint, here, there)
-        return Rendering({item.key: item for item in items}, tuple(pending))
+        return Rendering({item.key: item for item in items}, tuple(pending), desired.held)
 
     def observe(self) -> Mapping[Hashable, Item]:
         """Return our filters on all netdevs and all entries. Raises TargetError."""
         try:
             found: list[FilterItem | EntryItem] = [*self._filters(), *self._entries()]
         except OverweaveError as error:
-            raise TargetError(f"glue cannot be read: {error}") from error
+            raise TargetError(f"filters or maps cannot be read: {error}") from error
         return {item.key: item for item in found}
 
     def apply(self, change: Change) -> None:
-        """Make every change that can be made, then raise TargetError with all that could not."""
+        """Make every change that can be made, then raise TargetError with all that could not.
+
+        Raises PartlyRefusedError if nothing is wrong but that Open vSwitch must do what is not in a
+        full map.
+        """
         faults = []
+        left: Counter[str] = Counter()
         with Rtnl() as rtnl:
             for item, step in self._steps(rtnl, change):
                 try:
                     step()
                 except OverweaveError as error:
-                    faults.append(f"{item}: {error}")
+                    if _stays_on_ovs(item, error):
+                        left[item.map_name] += 1
+                    else:
+                        faults.append(f"{item}: {error}")
         if faults:
-            raise TargetError(f"glue: {'; '.join(faults)}")
+            raise TargetError("; ".join(faults))
+        if left:
+            raise _table_full(left)
 
     def _filters(self) -> Iterator[FilterItem]:
         with Rtnl() as rtnl:
@@ -143,26 +142,27 @@ class GlueTarget:
     def _entries(self) -> Iterator[EntryItem]:
         for name, bpf_map in self._maps.items():
             for key, value in bpf_map.items():
-                yield EntryItem(name, key, value)
+                yield EntryItem(name, key, unused(value) if name == "entries" else value)
 
     def _steps(
         self, rtnl: Rtnl, change: Change
     ) -> Iterator[tuple[FilterItem | EntryItem, Callable[[], None]]]:
         """Yield single changes in an order that no packet falls through.
 
-        A program finds its entries when it is attached, and until it is detached.
+        A program finds its entries when it is attached, and until it is detached. What goes makes
+        room for what comes.
         """
         wanted = [*change.add.values(), *change.update.values()]
         old_filters, old_entries = _apart(change.remove.values())
         filters, entries = _apart(wanted)
         for item in old_filters:
             yield item, partial(delete_bpf, rtnl, Slot(item.ifindex))
+        for entry in old_entries:
+            yield entry, partial(self._unset, entry)
         for entry in entries:
             yield entry, partial(self._set, entry)
         for item in filters:
             yield item, partial(self._attach, rtnl, item)
-        for entry in old_entries:
-            yield entry, partial(self._unset, entry)
 
     def _attach(self, rtnl: Rtnl, item: FilterItem) -> None:
         ensure_clsact(rtnl, item.ifindex)
@@ -181,13 +181,13 @@ class GlueTarget:
     def _unset(self, item: EntryItem) -> None:
         with contextlib.suppress(BpfMissingError):
             self._maps[item.map_name].delete(item.map_key)
+        if item.map_name == "ports":
+            self._forget_counts(decode_ifindex(item.map_key))
 
-
-def _own_addresses(desired: Desired) -> Iterator[EntryItem]:
-    for vtep in desired.vteps:
-        for encap in Encap:
-            key = encode_socket(TunnelSocket(vtep, desired.fabric.port(encap)))
-            yield EntryItem("own", key, encode_encap(encap))
+    def _forget_counts(self, ifindex: int) -> None:
+        for reason in PACKET_REASONS:
+            with contextlib.suppress(BpfMissingError):
+                self._counters.delete(encode_counter_key(ifindex, reason))
 
 
 def _joints(desired: Desired) -> Iterator[_Joint]:
@@ -200,18 +200,38 @@ def _joints(desired: Desired) -> Iterator[_Joint]:
         yield _Joint(attachment.key, ((access, "access_port"), (inner, "ovs_port")))
 
 
-def _joined(joint: _Joint, here: int, there: int) -> Iterator[FilterItem | EntryItem]:
+def _joined(joint: _Joint, ifindexes: list[int | None]) -> Iterator[FilterItem | EntryItem]:
+    """Yield what there is of a joint: the fast path needs no Open vSwitch at the other end."""
     for (netdev, program), ifindex, other in zip(
-        joint.ends, (here, there), (there, here), strict=True
+        joint.ends, ifindexes, reversed(ifindexes), strict=True
     ):
-        yield FilterItem(ifindex, program, netdev)
-        yield EntryItem("glue", encode_ifindex(ifindex), encode_ifindex(other))
+        if ifindex is not None:
+            yield FilterItem(ifindex, program, netdev)
+        if ifindex is not None and other is not None:
+            yield EntryItem("glue", encode_ifindex(ifindex), encode_ifindex(other))
 
 
 def _waiting_for(joint: _Joint, ifindexes: Iterable[int | None]) -> str:
     ends = zip(joint.ends, ifindexes, strict=True)
     missing = [netdev for (netdev, _), ifindex in ends if ifindex is None]
     return f"there is no netdev {' or '.join(missing)} yet"
+
+
+def _stays_on_ovs(item: FilterItem | EntryItem, error: OverweaveError) -> TypeGuard[EntryItem]:
+    return (
+        isinstance(error, BpfFullError)
+        and isinstance(item, EntryItem)
+        and item.map_name in _OPTIONAL
+    )
+
+
+def _table_full(left: Mapping[str, int]) -> PartlyRefusedError:
+    refused: dict[Hashable, str] = {
+        f"map {name}": f"{Reason.TABLE_FULL}, {count} of its entries stay on Open vSwitch"
+        for name, count in left.items()
+    }
+    message = "; ".join(f"{about}: {why}" for about, why in refused.items())
+    return PartlyRefusedError(message, refused)
 
 
 def _apart(

@@ -73,11 +73,22 @@ class AttachWithoutFabric(StrEnum):
     REFUSE = "refuse"
 
 
+class FastPath(StrEnum):
+    """Whether the eBPF programs forward by themselves what they know."""
+
+    REQUIRED = "required"
+    OFF = "off"
+
+
 class Underlay(Strict):
-    """The NIC that carries the tunnels; without ``addresses`` its first of each family is used."""
+    """The NIC that carries the tunnels; without ``addresses`` its first of each family is used.
+
+    With ``exclusive_ports`` nobody else uses our UDP ports here: what is not known is dropped.
+    """
 
     interface: Annotated[str, AfterValidator(_interface)]
     addresses: list[Ip] = []
+    exclusive_ports: bool = False
 
     @model_validator(mode="after")
     def _one_per_family(self) -> Underlay:
@@ -139,6 +150,7 @@ class AgentConfig(Strict):
     attach_without_fabric: Annotated[AttachWithoutFabric, Field(strict=False)] = (
         AttachWithoutFabric.ALLOW
     )
+    fastpath: Annotated[FastPath, Field(strict=False)] = FastPath.REQUIRED
 
     @model_validator(mode="after")
     def _own_switch_has_its_own_socket(self) -> AgentConfig:
@@ -179,6 +191,8 @@ class AgentConfig(Strict):
             underlay_interface=self.underlay.interface,
             vteps=tuple(self.underlay.addresses),
             attach_without_fabric=self.attach_without_fabric is AttachWithoutFabric.ALLOW,
+            fastpath=self.fastpath is not FastPath.OFF,
+            exclusive_ports=self.underlay.exclusive_ports,
         )
 
 
@@ -191,6 +205,7 @@ EXAMPLE = """\
 underlay:
   interface: eth0              # the NIC that carries the tunnels; it keeps its addresses
   # addresses: [192.0.2.11]    # tunnel end points, one per family; default: the NIC's first
+  # exclusive_ports: false     # true: nobody else has our UDP ports here, drop strangers' packets
 
 fabric:
   # unix:/PATH, tcp:ADDRESS:PORT (unauthenticated) or ssl:ADDRESS:PORT; several with commas between
@@ -208,6 +223,7 @@ fabric:
 # run_dir: /run/overweave              # cni.sock and api.sock
 # bpffs: /sys/fs/bpf/overweave         # where eBPF programs and maps outlive the agent
 # attach_without_fabric: allow         # or refuse: no ADD while the database is away
+# fastpath: required                   # or off: every packet goes through Open vSwitch
 """
 
 

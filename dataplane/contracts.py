@@ -9,7 +9,9 @@ from typing import Protocol
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.events import AttachRequest, Event
-from dataplane.core.model import Attachment, AttachmentKey, IpAddress, IpNetwork
+from dataplane.core.model import Attachment, AttachmentKey, IpAddress, IpNetwork, Mac
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Obstacle
 
 Post = Callable[[Event], None]
@@ -96,6 +98,18 @@ class PodWiring(Protocol):
 
         Raises OverweaveError.
         """
+        ...
+
+
+class FastPath(Protocol):
+    """What the fast path has really done; every call looks. Raises OverweaveError."""
+
+    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
+        """Return what each entry it holds has forwarded, by VNI and MAC."""
+        ...
+
+    def counts(self) -> Mapping[int, Mapping[Reason, int]]:
+        """Return how many packets it did not take, by ifindex of the receiving netdev and why."""
         ...
 
 

@@ -17,14 +17,15 @@ import structlog
 
 from bpf.bpffs import ensure_mounted
 from bpf.loader import load
-from bpf.target import GlueTarget
+from bpf.readings import Readings
+from bpf.target import FastpathTarget
 from dataplane.agent import Agent, Parts
 from dataplane.api.service import AgentService, serve
 from dataplane.cni.handler import Handler, Limits
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.config import AgentConfig, FabricAccess
-from dataplane.contracts import Post
+from dataplane.contracts import FastPath, Post
 from dataplane.core.errors import OverweaveError
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
@@ -102,8 +103,9 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     files = StateFiles(config.state_dir)
     loaded = files.load()
     ensure_mounted(config.bpffs)
-    glue = GlueTarget(load(config.bpffs))
-    stack.callback(glue.close)
+    pins = load(config.bpffs)
+    fastpath = FastpathTarget(pins)
+    stack.callback(fastpath.close)
     vswitch = VSwitch(config.ovs_remote)
     unixctl = Unixctl(config.ovs_rundir)
     database = agent_database(config.fabric.remote, _tls(config.fabric))
@@ -116,20 +118,20 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         FlowsTarget(config.ovs_rundir),
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
-        glue,
+        fastpath,
         FabricTarget(database, config.node),
     )
     agent = Agent(config.local_node, Parts(targets, (*own, LinkFeed(), ovs, fabric), fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, stack)
+    _serve(config, agent, Readings(pins), stack)
 
 
-def _serve(config: AgentConfig, agent: Agent, stack: ExitStack) -> None:
+def _serve(config: AgentConfig, agent: Agent, fast: FastPath, stack: ExitStack) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
-    modes = {"underlay": "userspace", "fastpath": "off: glue only"}
-    api = serve(AgentService(agent, modes, _access(config.fabric)), config.api_socket)
+    modes = {"underlay": "userspace", "fastpath": config.fastpath.value}
+    api = serve(AgentService(agent, fast, modes, _access(config.fabric)), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
     ipam = Ipam()
     stack.callback(ipam.stop)

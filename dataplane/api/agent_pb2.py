@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x61taplane/api/agent.proto\x12\x0coverweave.v1\"\x12\n\x10GetStatusRequest\"\x12\n\x10ListPortsRequest\"\x14\n\x12ListTunnelsRequest\"\xf8\x02\n\x06Status\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08obstacle\x18\x02 \x01(\t\x12\x18\n\x10\x66\x61\x62ric_connected\x18\x03 \x01(\x08\x12\x14\n\x0c\x66\x61\x62ric_error\x18\x04 \x01(\t\x12\x15\n\rfabric_access\x18\x05 \x01(\t\x12\r\n\x05vteps\x18\x06 \x03(\t\x12+\n\x07targets\x18\x07 \x03(\x0b\x32\x1a.overweave.v1.TargetStatus\x12\x10\n\x08problems\x18\x08 \x03(\t\x12\r\n\x05ports\x18\t \x01(\r\x12\'\n\x0bunpublished\x18\n \x03(\x0b\x32\x12.overweave.v1.Port\x12#\n\x07\x62locked\x18\x0b \x03(\x0b\x32\x12.overweave.v1.Port\x12.\n\x05modes\x18\x0c \x03(\x0b\x32\x1f.overweave.v1.Status.ModesEntry\x1a,\n\nModesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x0cTargetStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07pending\x18\x04 \x03(\t\x12\x11\n\toverdue_s\x18\x05 \x01(\x01\"\x98\x02\n\x04Port\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\x12\r\n\x05netns\x18\x04 \x01(\t\x12\x10\n\x08identity\x18\x05 \x01(\t\x12\x0f\n\x07segment\x18\x06 \x01(\t\x12\x0b\n\x03vni\x18\x07 \x01(\r\x12\x0b\n\x03mac\x18\x08 \x01(\t\x12\x0b\n\x03ips\x18\t \x03(\t\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x13\n\x0b\x61\x63\x63\x65ss_port\x18\x0b \x01(\t\x12\x10\n\x08ovs_port\x18\x0c \x01(\t\x12\r\n\x05state\x18\r \x01(\t\x12\x0e\n\x06reason\x18\x0e \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x0f \x01(\t\x12\x11\n\tpublished\x18\x10 \x01(\x08\x12\r\n\x05guard\x18\x11 \x01(\t\"\xaa\x01\n\x06Tunnel\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12\x0b\n\x03vni\x18\x03 \x01(\r\x12\r\n\x05\x65ncap\x18\x04 \x01(\t\x12\r\n\x05local\x18\x05 \x01(\t\x12\x0e\n\x06remote\x18\x06 \x01(\t\x12\x10\n\x08udp_port\x18\x07 \x01(\r\x12\x14\n\x0cremote_nodes\x18\x08 \x03(\t\x12\x11\n\tendpoints\x18\t \x01(\r\x12\x0b\n\x03mtu\x18\n \x01(\r\"6\n\x11ListPortsResponse\x12!\n\x05ports\x18\x01 \x03(\x0b\x32\x12.overweave.v1.Port\"<\n\x13ListTunnelsResponse\x12%\n\x07tunnels\x18\x01 \x03(\x0b\x32\x14.overweave.v1.Tunnel2\xec\x01\n\x05\x41gent\x12\x41\n\tGetStatus\x12\x1e.overweave.v1.GetStatusRequest\x1a\x14.overweave.v1.Status\x12L\n\tListPorts\x12\x1e.overweave.v1.ListPortsRequest\x1a\x1f.overweave.v1.ListPortsResponse\x12R\n\x0bListTunnels\x12 .overweave.v1.ListTunnelsRequest\x1a!.overweave.v1.ListTunnelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x64\x61taplane/api/agent.proto\x12\x0coverweave.v1\"\x12\n\x10GetStatusRequest\"\x12\n\x10ListPortsRequest\"\x14\n\x12ListTunnelsRequest\"\x14\n\x12ListEntriesRequest\"\xf8\x02\n\x06Status\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08obstacle\x18\x02 \x01(\t\x12\x18\n\x10\x66\x61\x62ric_connected\x18\x03 \x01(\x08\x12\x14\n\x0c\x66\x61\x62ric_error\x18\x04 \x01(\t\x12\x15\n\rfabric_access\x18\x05 \x01(\t\x12\r\n\x05vteps\x18\x06 \x03(\t\x12+\n\x07targets\x18\x07 \x03(\x0b\x32\x1a.overweave.v1.TargetStatus\x12\x10\n\x08problems\x18\x08 \x03(\t\x12\r\n\x05ports\x18\t \x01(\r\x12\'\n\x0bunpublished\x18\n \x03(\x0b\x32\x12.overweave.v1.Port\x12#\n\x07\x62locked\x18\x0b \x03(\x0b\x32\x12.overweave.v1.Port\x12.\n\x05modes\x18\x0c \x03(\x0b\x32\x1f.overweave.v1.Status.ModesEntry\x1a,\n\nModesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x0cTargetStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07pending\x18\x04 \x03(\t\x12\x11\n\toverdue_s\x18\x05 \x01(\x01\"\x84\x03\n\x04Port\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\x12\r\n\x05netns\x18\x04 \x01(\t\x12\x10\n\x08identity\x18\x05 \x01(\t\x12\x0f\n\x07segment\x18\x06 \x01(\t\x12\x0b\n\x03vni\x18\x07 \x01(\r\x12\x0b\n\x03mac\x18\x08 \x01(\t\x12\x0b\n\x03ips\x18\t \x03(\t\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x13\n\x0b\x61\x63\x63\x65ss_port\x18\x0b \x01(\t\x12\x10\n\x08ovs_port\x18\x0c \x01(\t\x12\r\n\x05state\x18\r \x01(\t\x12\x0e\n\x06reason\x18\x0e \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x0f \x01(\t\x12\x11\n\tpublished\x18\x10 \x01(\x08\x12\r\n\x05guard\x18\x11 \x01(\t\x12\x37\n\x0bhanded_over\x18\x12 \x03(\x0b\x32\".overweave.v1.Port.HandedOverEntry\x1a\x31\n\x0fHandedOverEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xaa\x01\n\x06Tunnel\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12\x0b\n\x03vni\x18\x03 \x01(\r\x12\r\n\x05\x65ncap\x18\x04 \x01(\t\x12\r\n\x05local\x18\x05 \x01(\t\x12\x0e\n\x06remote\x18\x06 \x01(\t\x12\x10\n\x08udp_port\x18\x07 \x01(\r\x12\x14\n\x0cremote_nodes\x18\x08 \x03(\t\x12\x11\n\tendpoints\x18\t \x01(\r\x12\x0b\n\x03mtu\x18\n \x01(\r\"6\n\x11ListPortsResponse\x12!\n\x05ports\x18\x01 \x03(\x0b\x32\x12.overweave.v1.Port\"<\n\x13ListTunnelsResponse\x12%\n\x07tunnels\x18\x01 \x03(\x0b\x32\x14.overweave.v1.Tunnel\"\xa2\x01\n\x05\x45ntry\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07segment\x18\x02 \x01(\t\x12\x0b\n\x03vni\x18\x03 \x01(\r\x12\x0b\n\x03mac\x18\x04 \x01(\t\x12\x10\n\x08identity\x18\x05 \x01(\t\x12\x0b\n\x03via\x18\x06 \x01(\t\x12\x11\n\tplacement\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0f\n\x07packets\x18\t \x01(\x04\x12\r\n\x05\x62ytes\x18\n \x01(\x04\";\n\x13ListEntriesResponse\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.overweave.v1.Entry2\xc0\x02\n\x05\x41gent\x12\x41\n\tGetStatus\x12\x1e.overweave.v1.GetStatusRequest\x1a\x14.overweave.v1.Status\x12L\n\tListPorts\x12\x1e.overweave.v1.ListPortsRequest\x1a\x1f.overweave.v1.ListPortsResponse\x12R\n\x0bListTunnels\x12 .overweave.v1.ListTunnelsRequest\x1a!.overweave.v1.ListTunnelsResponse\x12R\n\x0bListEntries\x12 .overweave.v1.ListEntriesRequest\x1a!.overweave.v1.ListEntriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUS_MODESENTRY']._loaded_options = None
   _globals['_STATUS_MODESENTRY']._serialized_options = b'8\001'
+  _globals['_PORT_HANDEDOVERENTRY']._loaded_options = None
+  _globals['_PORT_HANDEDOVERENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSREQUEST']._serialized_start=43
   _globals['_GETSTATUSREQUEST']._serialized_end=61
   _globals['_LISTPORTSREQUEST']._serialized_start=63
   _globals['_LISTPORTSREQUEST']._serialized_end=81
   _globals['_LISTTUNNELSREQUEST']._serialized_start=83
   _globals['_LISTTUNNELSREQUEST']._serialized_end=103
-  _globals['_STATUS']._serialized_start=106
-  _globals['_STATUS']._serialized_end=482
-  _globals['_STATUS_MODESENTRY']._serialized_start=438
-  _globals['_STATUS_MODESENTRY']._serialized_end=482
-  _globals['_TARGETSTATUS']._serialized_start=484
-  _globals['_TARGETSTATUS']._serialized_end=583
-  _globals['_PORT']._serialized_start=586
-  _globals['_PORT']._serialized_end=866
-  _globals['_TUNNEL']._serialized_start=869
-  _globals['_TUNNEL']._serialized_end=1039
-  _globals['_LISTPORTSRESPONSE']._serialized_start=1041
-  _globals['_LISTPORTSRESPONSE']._serialized_end=1095
-  _globals['_LISTTUNNELSRESPONSE']._serialized_start=1097
-  _globals['_LISTTUNNELSRESPONSE']._serialized_end=1157
-  _globals['_AGENT']._serialized_start=1160
-  _globals['_AGENT']._serialized_end=1396
+  _globals['_LISTENTRIESREQUEST']._serialized_start=105
+  _globals['_LISTENTRIESREQUEST']._serialized_end=125
+  _globals['_STATUS']._serialized_start=128
+  _globals['_STATUS']._serialized_end=504
+  _globals['_STATUS_MODESENTRY']._serialized_start=460
+  _globals['_STATUS_MODESENTRY']._serialized_end=504
+  _globals['_TARGETSTATUS']._serialized_start=506
+  _globals['_TARGETSTATUS']._serialized_end=605
+  _globals['_PORT']._serialized_start=608
+  _globals['_PORT']._serialized_end=996
+  _globals['_PORT_HANDEDOVERENTRY']._serialized_start=947
+  _globals['_PORT_HANDEDOVERENTRY']._serialized_end=996
+  _globals['_TUNNEL']._serialized_start=999
+  _globals['_TUNNEL']._serialized_end=1169
+  _globals['_LISTPORTSRESPONSE']._serialized_start=1171
+  _globals['_LISTPORTSRESPONSE']._serialized_end=1225
+  _globals['_LISTTUNNELSRESPONSE']._serialized_start=1227
+  _globals['_LISTTUNNELSRESPONSE']._serialized_end=1287
+  _globals['_ENTRY']._serialized_start=1290
+  _globals['_ENTRY']._serialized_end=1452
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=1454
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=1513
+  _globals['_AGENT']._serialized_start=1516
+  _globals['_AGENT']._serialized_end=1836
 # @@protoc_insertion_point(module_scope)

@@ -18,6 +18,10 @@ class ListTunnelsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ListEntriesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Status(_message.Message):
     __slots__ = ("node", "obstacle", "fabric_connected", "fabric_error", "fabric_access", "vteps", "targets", "problems", "ports", "unpublished", "blocked", "modes")
     class ModesEntry(_message.Message):
@@ -68,7 +72,14 @@ class TargetStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., error: _Optional[str] = ..., pending: _Optional[_Iterable[str]] = ..., overdue_s: _Optional[float] = ...) -> None: ...
 
 class Port(_message.Message):
-    __slots__ = ("node", "container_id", "ifname", "netns", "identity", "segment", "vni", "mac", "ips", "mtu", "access_port", "ovs_port", "state", "reason", "detail", "published", "guard")
+    __slots__ = ("node", "container_id", "ifname", "netns", "identity", "segment", "vni", "mac", "ips", "mtu", "access_port", "ovs_port", "state", "reason", "detail", "published", "guard", "handed_over")
+    class HandedOverEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NODE_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     IFNAME_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +97,7 @@ class Port(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     GUARD_FIELD_NUMBER: _ClassVar[int]
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     node: str
     container_id: str
     ifname: str
@@ -103,7 +115,8 @@ class Port(_message.Message):
     detail: str
     published: bool
     guard: str
-    def __init__(self, node: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., netns: _Optional[str] = ..., identity: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., access_port: _Optional[str] = ..., ovs_port: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., published: _Optional[bool] = ..., guard: _Optional[str] = ...) -> None: ...
+    handed_over: _containers.ScalarMap[str, int]
+    def __init__(self, node: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., netns: _Optional[str] = ..., identity: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., access_port: _Optional[str] = ..., ovs_port: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., published: _Optional[bool] = ..., guard: _Optional[str] = ..., handed_over: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Tunnel(_message.Message):
     __slots__ = ("node", "segment", "vni", "encap", "local", "remote", "udp_port", "remote_nodes", "endpoints", "mtu")
@@ -140,3 +153,33 @@ class ListTunnelsResponse(_message.Message):
     TUNNELS_FIELD_NUMBER: _ClassVar[int]
     tunnels: _containers.RepeatedCompositeFieldContainer[Tunnel]
     def __init__(self, tunnels: _Optional[_Iterable[_Union[Tunnel, _Mapping]]] = ...) -> None: ...
+
+class Entry(_message.Message):
+    __slots__ = ("node", "segment", "vni", "mac", "identity", "via", "placement", "reason", "packets", "bytes")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VNI_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    VIA_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    segment: str
+    vni: int
+    mac: str
+    identity: str
+    via: str
+    placement: str
+    reason: str
+    packets: int
+    bytes: int
+    def __init__(self, node: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., mac: _Optional[str] = ..., identity: _Optional[str] = ..., via: _Optional[str] = ..., placement: _Optional[str] = ..., reason: _Optional[str] = ..., packets: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ListEntriesResponse(_message.Message):
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[Entry]
+    def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...

@@ -49,6 +49,11 @@ class AgentStub:
                 request_serializer=dataplane_dot_api_dot_agent__pb2.ListTunnelsRequest.SerializeToString,
                 response_deserializer=dataplane_dot_api_dot_agent__pb2.ListTunnelsResponse.FromString,
                 _registered_method=True)
+        self.ListEntries = channel.unary_unary(
+                '/overweave.v1.Agent/ListEntries',
+                request_serializer=dataplane_dot_api_dot_agent__pb2.ListEntriesRequest.SerializeToString,
+                response_deserializer=dataplane_dot_api_dot_agent__pb2.ListEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -75,6 +80,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEntries(self, request, context):
+        """Returns the forwarding entries of this node with their placement, by segment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.ListTunnels,
                     request_deserializer=dataplane_dot_api_dot_agent__pb2.ListTunnelsRequest.FromString,
                     response_serializer=dataplane_dot_api_dot_agent__pb2.ListTunnelsResponse.SerializeToString,
+            ),
+            'ListEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEntries,
+                    request_deserializer=dataplane_dot_api_dot_agent__pb2.ListEntriesRequest.FromString,
+                    response_serializer=dataplane_dot_api_dot_agent__pb2.ListEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Agent:
             '/overweave.v1.Agent/ListTunnels',
             dataplane_dot_api_dot_agent__pb2.ListTunnelsRequest.SerializeToString,
             dataplane_dot_api_dot_agent__pb2.ListTunnelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overweave.v1.Agent/ListEntries',
+            dataplane_dot_api_dot_agent__pb2.ListEntriesRequest.SerializeToString,
+            dataplane_dot_api_dot_agent__pb2.ListEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,8 +11,10 @@ import grpc
 
 from dataplane.api import agent_pb2 as pb
 from dataplane.api import agent_pb2_grpc as rpc
+from dataplane.contracts import FastPath
 from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.model import IpAddress, Node
+from dataplane.core.placement import PlacedEntry, Traffic, placed_entries
 from dataplane.core.snapshot import Snapshot, obstacle
 
 _THREADS = 4
@@ -35,9 +37,12 @@ class Source(Protocol):
 class AgentService(rpc.AgentServicer):
     """Answers from the newest snapshot; ``modes`` and ``access`` are facts of the start-up."""
 
-    def __init__(self, source: Source, modes: Mapping[str, str], access: str) -> None:
+    def __init__(
+        self, source: Source, fast: FastPath, modes: Mapping[str, str], access: str
+    ) -> None:
         """Show ``source``; ``access`` says how the fabric database is reached."""
         self._source = source
+        self._fast = fast
         self._modes = dict(modes)
         self._access = access
 
@@ -67,7 +72,12 @@ class AgentService(rpc.AgentServicer):
     def ListPorts(self, request: pb.ListPortsRequest, context: object) -> pb.ListPortsResponse:
         """Return the access ports in the order of their slots."""
         del request, context
-        return pb.ListPortsResponse(ports=_ports(self._source.snapshot))
+        snapshot = self._source.snapshot
+        counts, ports = self._fast.counts(), _ports(snapshot)
+        for port in ports:
+            ifindex = snapshot.state.bindings.ifindexes.get(port.access_port, 0)
+            port.handed_over.update({str(why): n for why, n in counts.get(ifindex, {}).items()})
+        return pb.ListPortsResponse(ports=ports)
 
     def ListTunnels(
         self, request: pb.ListTunnelsRequest, context: object
@@ -78,6 +88,20 @@ class AgentService(rpc.AgentServicer):
         views = snapshot.desired.segments.values() if snapshot.desired else ()
         tunnels = [_tunnel(snapshot, view, vtep) for view in views for vtep in view.flood]
         return pb.ListTunnelsResponse(tunnels=tunnels)
+
+    def ListEntries(
+        self, request: pb.ListEntriesRequest, context: object
+    ) -> pb.ListEntriesResponse:
+        """Return the forwarding entries with their placement."""
+        del request, context
+        snapshot = self._source.snapshot
+        if snapshot.desired is None:
+            return pb.ListEntriesResponse()
+        node, placed = (
+            snapshot.state.node.name,
+            placed_entries(snapshot.desired, self._fast.traffic()),
+        )
+        return pb.ListEntriesResponse(entries=[_entry(node, each) for each in placed])
 
 
 def serve(service: AgentService, socket: Path) -> grpc.Server:
@@ -128,6 +152,22 @@ def _port(snapshot: Snapshot, port: Port) -> pb.Port:
         detail=port.detail,
         published=snapshot.is_published(attachment.key),
         guard=port.segment.guard,
+    )
+
+
+def _entry(node: str, placed: PlacedEntry) -> pb.Entry:
+    traffic = placed.traffic or Traffic(0, 0)
+    return pb.Entry(
+        node=node,
+        segment=placed.segment,
+        vni=placed.vni,
+        mac=placed.mac,
+        identity=placed.identity,
+        via=str(placed.via),
+        placement=placed.placement,
+        reason=placed.reason or "",
+        packets=traffic.packets,
+        bytes=traffic.bytes,
     )
 
 

@@ -23,7 +23,7 @@ _AT_ONCE = 8
 def ports(sockets: tuple[Path, ...]) -> list[Record]:
     """Return the access ports of all agents meant. Raises UnreachableError."""
     return [
-        _record(port)
+        {**_record(port), "handed_over": dict(port.handed_over)}
         for answer in _ask(sockets, lambda agent: agent.ListPorts(pb.ListPortsRequest(), **_WAIT))
         for port in answer.ports
     ]
@@ -37,6 +37,17 @@ def tunnels(sockets: tuple[Path, ...]) -> list[Record]:
             sockets, lambda agent: agent.ListTunnels(pb.ListTunnelsRequest(), **_WAIT)
         )
         for tunnel in answer.tunnels
+    ]
+
+
+def entries(sockets: tuple[Path, ...]) -> list[Record]:
+    """Return the forwarding entries of all agents meant. Raises UnreachableError."""
+    return [
+        {**_record(entry), "packets": entry.packets, "bytes": entry.bytes}
+        for answer in _ask(
+            sockets, lambda agent: agent.ListEntries(pb.ListEntriesRequest(), **_WAIT)
+        )
+        for entry in answer.entries
     ]
 
 

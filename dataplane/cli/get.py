@@ -39,7 +39,10 @@ ENDPOINTS = Listing(
 PORTS = Listing(
     "port",
     ("node", "identity", "segment", "mac", "ips", "access_port", "state", "reason"),
-    ("ovs_port", "vni", "mtu", "guard", "published", "container_id", "ifname", "netns", "detail"),
+    (
+        *("ovs_port", "vni", "mtu", "guard", "published", "container_id", "ifname", "netns"),
+        *("handed_over", "detail"),
+    ),
 )
 TUNNELS = Listing(
     "tunnel",
@@ -47,10 +50,16 @@ TUNNELS = Listing(
     ("udp_port", "mtu"),
 )
 
+ENTRIES = Listing(
+    "entry",
+    ("node", "segment", "mac", "identity", "via", "placement", "reason", "packets"),
+    ("vni", "bytes"),
+)
+
 
 @click.group()
 def get() -> None:
-    """List nodes, segments and endpoints of the fabric, ports and tunnels of its agents."""
+    """List nodes, segments and endpoints of the fabric; ports, tunnels, entries of its agents."""
 
 
 @get.command(short_help="nodes and what each owns")
@@ -106,6 +115,18 @@ def tunnel(name: str | None, form: str, sockets: tuple[Path, ...]) -> None:
 
     keys = ("segment", "remote", "remote_nodes")
     show(_named(tunnels(sockets), name, TUNNELS, keys), TUNNELS, Format(form))
+
+
+@get.command(short_help="forwarding entries: which path, and why not a faster one")
+@click.argument("name", required=False)
+@output_option
+@agent_option
+def entry(name: str | None, form: str, sockets: tuple[Path, ...]) -> None:
+    """List the entries, or those whose MAC, identity, segment or way (port, VTEP) is NAME."""
+    from dataplane.cli.agents import entries
+
+    keys = ("mac", "identity", "segment", "via")
+    show(_named(entries(sockets), name, ENTRIES, keys), ENTRIES, Format(form))
 
 
 def node_records(rows: Rows) -> list[Record]:

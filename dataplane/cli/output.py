@@ -63,7 +63,7 @@ def show(records: Sequence[Record], listing: Listing, form: Format) -> None:
 
 def _show_table(records: Sequence[Record], keys: Sequence[str], kind: str) -> None:
     if not records:
-        click.echo(f"no {kind}s", err=True)
+        click.echo(f"no {kind.removesuffix('y')}{'ies' if kind.endswith('y') else 's'}", err=True)
         return
     from rich.console import Console
     from rich.table import Table
@@ -83,6 +83,8 @@ def _cell(value: object) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
+        case dict():
+            return ", ".join(f"{key} {count}" for key, count in sorted(value.items())) or "-"
         case list():
             return ", ".join(map(str, value)) or "-"
         case None | "":

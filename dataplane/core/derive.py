@@ -31,8 +31,11 @@ from dataplane.core.views import block_addresses, block_plan, grants_of, losses,
 
 
 def derive(state: State) -> Desired | None:
-    """Return the desired state; None while the underlay NIC was never seen: all stays as it is."""
-    if state.nic is None:
+    """Return the desired state; None while it cannot be known: all stays as it is.
+
+    That is while the underlay NIC was never seen, or nobody has told which UDP ports are ours.
+    """
+    if state.nic is None or not state.fabric.is_told:
         return None
     views: dict[str, SegmentView] = {}
     problems: list[str] = []

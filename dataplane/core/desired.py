@@ -14,6 +14,7 @@ from dataplane.core.model import (
     Endpoint,
     Fabric,
     FabricEntity,
+    Guard,
     IpAddress,
     Node,
     Segment,
@@ -29,6 +30,8 @@ class LocalNode:
     underlay_interface: str
     vteps: tuple[IpAddress, ...] = ()
     attach_without_fabric: bool = True
+    fastpath: bool = True
+    exclusive_ports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,12 @@ class Port:
     state: PortState = PortState.ACTIVE
     reason: Reason | None = None
     detail: str = ""
+
+    @property
+    def guard(self) -> Guard:
+        """Return what is checked; without known addresses nothing but the MAC can be."""
+        guard = self.segment.guard
+        return Guard.MAC if guard is Guard.IP and not self.attachment.ips else guard
 
 
 @dataclass(frozen=True, slots=True)

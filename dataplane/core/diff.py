@@ -10,7 +10,8 @@ from typing import Any, Protocol
 class Item(Protocol):
     """One programmed thing. ``scope`` is the VNI of the fabric view it was derived from, or None.
 
-    An item with a scope is neither changed nor removed while that view is incomplete.
+    An item with a scope is neither changed nor removed while that view is incomplete; only what is
+    wanted whatever that view may hold takes its place.
     """
 
     @property
@@ -65,7 +66,7 @@ def diff(rendering: Rendering, observed: Mapping[Hashable, Item]) -> Change:
         update={
             key: item
             for key, item in wanted.items()
-            if key in observed and observed[key] != item and not _is_held(observed[key], held)
+            if key in observed and observed[key] != item and _may_follow(item, observed[key], held)
         },
         remove={
             key: item
@@ -73,6 +74,11 @@ def diff(rendering: Rendering, observed: Mapping[Hashable, Item]) -> Change:
             if key not in wanted and not _is_held(item, held)
         },
     )
+
+
+def _may_follow(item: Item, before: Item, held: Collection[int]) -> bool:
+    """A pod of ours takes its place from where an incomplete view still shows it."""
+    return not (_is_held(before, held) and _is_held(item, held))
 
 
 def _is_held(item: Item, held: Collection[int]) -> bool:

@@ -1,4 +1,4 @@
-"""The closed list of reasons shown to operators; later the source of the C enum."""
+"""The closed list of reasons shown to operators, and the source of the C enum."""
 
 from __future__ import annotations
 
@@ -15,3 +15,29 @@ class Reason(StrEnum):
     NO_VTEP = "no-vtep"
     UNDERLAY_MTU = "underlay-mtu"
     UNKNOWN_SEGMENT = "unknown-segment"
+    PENDING = "pending"
+    TABLE_FULL = "table-full"
+
+    # Why Open vSwitch, or nobody, got a packet that the fast path could have forwarded.
+    ANSWERED = "answered"
+    POLICY_OFF = "policy-off"
+    MALFORMED = "malformed"
+    GUARD = "guard"
+    NO_ENTRY = "no-entry"
+    GROUP = "group"
+    NOT_IP = "not-ip"
+    IP_OPTIONS = "ip-options"
+    FRAGMENT = "fragment"
+    ARP = "arp"
+    ND = "nd"
+    UDP_GSO = "udp-gso"
+    TOO_LARGE = "too-large"
+    NESTED = "nested"
+    CHECKSUM = "checksum"
+    ECN = "ecn"
+    KERNEL = "kernel"
+    UNKNOWN_VTEP = "unknown-vtep"
+
+
+PACKET_REASONS = tuple(Reason)[tuple(Reason).index(Reason.ANSWERED) :]
+"""What packets are counted by; the number of each is its place here."""

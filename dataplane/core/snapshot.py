@@ -82,8 +82,8 @@ def obstacle(snapshot: Snapshot) -> Obstacle | None:
     """Return why an ADD would fail now, None if it would not (CNI spec, STATUS)."""
     return (
         _underlay_obstacle(snapshot.state)
-        or _target_obstacle(snapshot)
         or _segments_obstacle(snapshot.state)
+        or _target_obstacle(snapshot)
     )
 
 

@@ -66,6 +66,11 @@ class FabricView:
         """Return the nodes by name."""
         return {node.name: node for node in self._all(Node)}
 
+    @property
+    def is_told(self) -> bool:
+        """Say whether the fabric's settings are known, from the database or an earlier run."""
+        return self.base_synced or bool(self.cached)
+
     def is_current(self, segment: str) -> bool:
         """Say whether the rows of a segment are complete and follow the database."""
         return self.connected and segment in self.synced

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dataplane.core.errors import OverweaveError
-from dataplane.lab import lab, matrix, probes, sysdump
+from dataplane.core.placement import Placement
+from dataplane.lab import lab, matrix, nodes, probes, sysdump
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.matrix import Verdict
 from dataplane.lab.runtime import Runtime
@@ -51,6 +52,7 @@ class Demo:
         self.console.print(self._table(), "")
         self._step("isolation", self._isolate)
         self._step("move", self._move)
+        self._step("placement", self._placement)
         took = time.monotonic() - began
         self.console.print(f"[dim]done in {took:.0f} s[/dim]")
         return not self.faults
@@ -112,6 +114,19 @@ class Demo:
         self._note(MOVER.segment, matrix.verify(self.scene.segments[MOVER.segment]))
         gap = echo.longest_gap * 1000
         return f"{MOVER.name} {MOVER.node} to {_MOVE_TO} with MAC and IPs, {gap:.0f} ms unheard"
+
+    def _placement(self) -> str:
+        """Say which path carried all that: what is known is known to every node by now."""
+        each = [self.scene.paths.node(node.name) for node in self.scene.topology.agents]
+        entries = [entry for paths in each for entry in nodes.entries(paths)]
+        ports = [port for paths in each for port in nodes.ports(paths)]
+        slow = sum(entry.placement != Placement.FASTPATH for entry in entries)
+        fast = sum(entry.packets for entry in entries)
+        handed = sum(sum(port.handed_over.values()) for port in ports)
+        if slow:
+            self.faults.append(f"{slow} of {len(entries)} entries are not on the fast path")
+        placed = f"{len(entries) - slow}/{len(entries)} entries in eBPF"
+        return f"{placed}: {fast:,} packets, {handed:,} left to OVS"
 
     def _note(self, segment: str, verdict: Verdict) -> None:
         """Keep the verdict; a segment looked at twice is as good as the worse of both."""
@@ -181,6 +196,7 @@ _NEXT = """\
 The lab is up. Try:
   overweave status                           # is every agent ready, and if not, why
   overweave get endpoint                     # who is where, as the fabric knows it
+  overweave get entry                        # by which path it is reached, and how often it was
   overweave ping --mesh                      # all pairs: loss and latency
   overweave lab exec --name {name} n1 -- ovs-vsctl show
   overweave lab exec --name {name} blue1 -- ping -c 3 10.1.15.2

@@ -67,7 +67,7 @@ def run_kernel_vxlan(paths: LabPaths, node: str, tunnel: Tunnel, ends: Sequence[
     ip(space, "link", "set", device, "master", bridge, "up")
     for remote in remotes:
         entry = ["fdb", "append", "00:00:00:00:00:00", "dev", device, "dst", str(remote)]
-        _command(["nsenter", f"--net={space}", "bridge", *entry])
+        command(["nsenter", f"--net={space}", "bridge", *entry])
     return bridge
 
 
@@ -169,7 +169,7 @@ class PlainOvs:
 
         def found() -> list[tuple[str, str]]:
             listed = [
-                (f, _command(["ip", "-n", self._space.name, f, "route", "show", *table]))
+                (f, command(["ip", "-n", self._space.name, f, "route", "show", *table]))
                 for f in ("-4", "-6")
             ]
             return [
@@ -178,7 +178,7 @@ class PlainOvs:
 
         process.wait_until(lambda: len(found()) == count, _ROUTES_S)  # IPv6's comes a moment later
         for family, address in found():
-            _command(
+            command(
                 ["ip", "-n", self._space.name, family, "route", "del", "local", address, *table]
             )
 
@@ -187,7 +187,7 @@ class PlainOvs:
         subprocess.run(clsact, capture_output=True, check=False)  # it may be there: kept, not ours
         place = ["dev", source, "ingress", "protocol", protocol, "pref", _PREFERENCES[protocol]]
         action = ["action", "mirred", "egress", "redirect", "dev", target]
-        _command(["tc", "-n", self._space.name, "filter", "add", *place, "u32", *match, *action])
+        command(["tc", "-n", self._space.name, "filter", "add", *place, "u32", *match, *action])
 
     def _add_bridge(self, name: str, *columns: str) -> None:
         set_columns = ["--", "set", "bridge", name, "datapath_type=netdev", *columns]
@@ -205,13 +205,21 @@ class PlainOvs:
 
 def mac_of(space: Path, device: str) -> str:
     """Return the MAC of a netdev in a namespace."""
-    shown = _command(["ip", "-n", space.name, "-br", "link", "show", "dev", device])
+    shown = command(["ip", "-n", space.name, "-br", "link", "show", "dev", device])
     return shown.split()[2]
 
 
 def ip(space: Path, *words: str) -> None:
     """Run the command ip in a namespace. Raises OverweaveError with its words."""
-    _command(["ip", "-n", space.name, *words])
+    command(["ip", "-n", space.name, *words])
+
+
+def command(words: Sequence[str]) -> str:
+    """Run a command and return what it printed. Raises OverweaveError with its words."""
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise OverweaveError(f"{' '.join(words)}: {result.stderr.strip()}")
+    return result.stdout
 
 
 def _names(tunnel: Tunnel) -> tuple[str, str]:
@@ -235,10 +243,3 @@ def _make_guest(paths: LabPaths, node: str, guest: Guest, port: str) -> Station:
 
 def _quoted(text: str) -> str:
     return f'"{text}"'
-
-
-def _command(words: Sequence[str]) -> str:
-    result = subprocess.run(words, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise OverweaveError(f"{' '.join(words)}: {result.stderr.strip()}")
-    return result.stdout

@@ -9,7 +9,13 @@ import sys
 import yaml
 
 from bpf import bpffs
-from dataplane.api.agent_pb2 import GetStatusRequest
+from dataplane.api.agent_pb2 import (
+    Entry,
+    GetStatusRequest,
+    ListEntriesRequest,
+    ListPortsRequest,
+    Port,
+)
 from dataplane.api.client import CALL_TIMEOUT_S, AgentUnreachableError, connect
 from dataplane.core.errors import OverweaveError
 from dataplane.lab.layout import LabPaths, NodePaths
@@ -49,6 +55,7 @@ def agent_config(lab: LabPaths, node: LabNode, fabric_remote: str) -> dict[str, 
         "underlay": {
             "interface": NIC,
             "addresses": [str(address.ip) for address in node.addresses],
+            "exclusive_ports": True,
         },
         "fabric": {"remote": fabric_remote},
         "ovs": {"rundir": str(paths.ovs)},
@@ -101,6 +108,18 @@ def obstacle(paths: NodePaths) -> str:
         "" if status.fabric_connected else f"fabric: {status.fabric_error or 'not asked yet'}"
     )
     return status.obstacle or unsynced
+
+
+def entries(paths: NodePaths) -> list[Entry]:
+    """Return the node's forwarding entries with their placement. Raises AgentUnreachableError."""
+    with connect(paths.api_socket) as agent:
+        return list(agent.ListEntries(ListEntriesRequest(), timeout=CALL_TIMEOUT_S).entries)
+
+
+def ports(paths: NodePaths) -> list[Port]:
+    """Return the node's access ports with what was counted. Raises AgentUnreachableError."""
+    with connect(paths.api_socket) as agent:
+        return list(agent.ListPorts(ListPortsRequest(), timeout=CALL_TIMEOUT_S).ports)
 
 
 def stop_agent(paths: NodePaths) -> None:

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from dataplane.core.addressing import eui64_link_local
-from dataplane.core.desired import Bindings, Desired, Port, PortState, SegmentView
+from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
 from dataplane.core.diff import Pending, Rendering
 from dataplane.core.model import Encap, Guard, IpAddress, Mac, UnknownUnicast
 from overlay_ovs.tables import (
@@ -162,6 +162,9 @@ def _guard_rules() -> Rules:
         # what nobody has checked (CVE-2021-27853).
         (GUARD, 300, "dl_type=0x8100", "drop"),
         (GUARD, 300, "dl_type=0x88a8", "drop"),
+        # With another code OVS shows no target either, and in the flow that it keeps forgets that
+        # this is why: the pod's later questions would end there. So a rule above reads the code.
+        (GUARD, 230, f"icmp6,icmp_type={_SOLICITATION},icmp_code=0,nd_target=::", "drop"),
         (GUARD, 150, "arp", "drop"),
         (GUARD, 150, f"icmp6,icmp_type={_SOLICITATION}", "drop"),
         (GUARD, 150, f"icmp6,icmp_type={_ADVERTISEMENT}", "drop"),
@@ -283,19 +286,13 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
             plan.add([_flow(CLASSIFY, 100, f"in_port={ofport}", "drop", port_owner)])
         else:
             active.append(ofport)
-            access = _Access(vni, ofport, _guard_of(port), attachment.mac, attachment.ips)
+            access = _Access(vni, ofport, port.guard, attachment.mac, attachment.ips)
             plan.add(_access_flows(access, port_owner))
     if active:
         outputs = _steps(*(f"output:{ofport}" for ofport in sorted(active)))
         plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", outputs, owner)])
     if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
         plan.add([_flow(FORWARDING, 10, f"reg0={vni:#x}", _goto(FLOOD), owner)])
-
-
-def _guard_of(port: Port) -> Guard:
-    """Return what is checked; without known addresses nothing but the MAC can be."""
-    guard = port.segment.guard
-    return Guard.MAC if guard is Guard.IP and not port.attachment.ips else guard
 
 
 class _Access(NamedTuple):

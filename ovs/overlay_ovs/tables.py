@@ -54,7 +54,7 @@ GUARD = Table(
     "whether a pod may claim this MAC, and what its ARP and ND messages say",
     _fields(
         "in_port dl_src dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6 icmp_type"
-        " nd_target nd_sll nd_tll"
+        " icmp_code nd_target nd_sll nd_tll"
     ),
     ("guard_source", "arp_nd"),
 )

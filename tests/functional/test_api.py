@@ -10,18 +10,32 @@ from dataplane.api import agent_pb2 as pb
 from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
 from dataplane.core.derive import derive
-from dataplane.core.events import TargetReport
+from dataplane.core.events import Link, LinksChanged, TargetReport
+from dataplane.core.model import Mac
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Snapshot
 from tests.unit.test_core_state import OWN_BLOCK, POD, after, remote, request, synced
 
 REPOSITORY = Path(__file__).parents[2]
 
 
+class FixedPath:
+    """A fast path that holds the remote endpoint, and has handed two ARP questions over."""
+
+    def traffic(self) -> dict[tuple[int, Mac], Traffic]:
+        return {(100, remote().mac): Traffic(7, 700)}
+
+    def counts(self) -> dict[int, dict[Reason, int]]:
+        return {40: {Reason.ARP: 2}, 41: {Reason.GROUP: 1}}
+
+
 class Fixed:
     """A source with one attachment and one remote endpoint; flows are late and failing."""
 
     def __init__(self) -> None:
-        state = after(*synced(OWN_BLOCK, remote()), request())
+        port = LinksChanged((Link("vp0", 40, "", 1450, up=True),))
+        state = after(*synced(OWN_BLOCK, remote()), request(), port)
         self.overdue = {"flows": 2.5}
         self.snapshot = Snapshot(
             state,
@@ -35,11 +49,12 @@ class Fixed:
 
 def test_status_ports_and_tunnels_over_a_socket(tmp_path: Path) -> None:
     socket = tmp_path / "api.sock"
-    server = serve(AgentService(Fixed(), {"underlay": "userspace"}, "unix"), socket)
+    server = serve(AgentService(Fixed(), FixedPath(), {"underlay": "userspace"}, "unix"), socket)
     with connect(socket) as agent:
         status: pb.Status = agent.GetStatus(pb.GetStatusRequest())
         ports = agent.ListPorts(pb.ListPortsRequest()).ports
         tunnels = agent.ListTunnels(pb.ListTunnelsRequest()).tunnels
+        entries = agent.ListEntries(pb.ListEntriesRequest()).entries
     server.stop(None)
     assert (status.node, status.ports) == ("n1", 1)
     assert "the switch said no" in status.obstacle
@@ -53,6 +68,11 @@ def test_status_ports_and_tunnels_over_a_socket(tmp_path: Path) -> None:
     ]
     assert [(t.remote, list(t.remote_nodes), t.endpoints) for t in tunnels] == [
         ("192.0.2.2", ["n2"], 1)
+    ]
+    assert dict(ports[0].handed_over) == {"arp": 2}
+    assert [(e.via, e.placement, e.reason, e.packets, e.bytes) for e in entries] == [
+        ("vp0", "ovs", "pending", 0, 0),
+        ("192.0.2.2", "fastpath", "", 7, 700),
     ]
 
 

@@ -1,5 +1,6 @@
 """The loader's child, pins and bpf(2), on the running kernel."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from bpf import loader
 from bpf.bpffs import BpffsError, Pins, ensure_mounted, is_bpffs, unmount
-from bpf.layout import MAPS, PROGRAMS, MapSpec, encode_ifindex
+from bpf.layout import BPF_MAP_TYPE_PERCPU_HASH, MAPS, PROGRAMS, MapSpec, encode_ifindex
 from bpf.loader import LoadError, load
 from bpf.syscalls import (
     BpfError,
@@ -152,21 +153,28 @@ def test_verifier_refusal_keeps_the_whole_log(bpffs: Path, source: Path) -> None
 
 
 def test_compiler_error_keeps_the_whole_log(bpffs: Path, source: Path) -> None:
-    edit(
-        source / "overlay.c",
-        "return hand_over(skb);\n}\n\n/* otN",
-        "return nothing(skb);\n}\n\n/* otN",
-    )
+    edit(source / "overlay.c", "return hand_over(skb->ifindex);", "return nothing(skb->ifindex);")
     with pytest.raises(LoadError, match="Failed to compile") as refused:
         load(bpffs, source)
     assert "nothing" in refused.value.log
 
 
-def test_layout_that_differs_from_python_does_not_compile(bpffs: Path, source: Path) -> None:
-    edit(source / "maps.h", "u32 encap;", "u64 encap;")
+@pytest.mark.parametrize(
+    ("edited", "what"),
+    [
+        pytest.param(("verdict.h", "__u32 encap; /*", "__u64 encap; /*"), "value of own", id="own"),
+        pytest.param(("verdict.h", "local[16]", "local[8]"), "value of entries", id="entry"),
+        pytest.param(("maps.h", "u32 reason;", "u64 reason;"), "key of counters", id="counter"),
+    ],
+)
+def test_layout_that_differs_from_python_does_not_compile(
+    bpffs: Path, source: Path, edited: tuple[str, str, str], what: str
+) -> None:
+    file, old, new = edited
+    edit(source / file, old, new)
     with pytest.raises(LoadError) as refused:
         load(bpffs, source)
-    assert "bpf/layout.py: value of own" in refused.value.log
+    assert f"bpf/layout.py: {what}" in refused.value.log
 
 
 def test_failed_version_leaves_the_one_before_in_place(bpffs: Path, source: Path) -> None:
@@ -272,6 +280,17 @@ def test_map_operations() -> None:
         with pytest.raises(BpfMissingError):
             small.delete(b"1111")
         assert dict(small.items()) == {b"2222": b"bbbb"}
+
+
+def test_a_value_of_a_per_cpu_map_is_that_of_every_processor() -> None:
+    possible = os.sysconf("SC_NPROCESSORS_CONF")
+    spec = MapSpec("counts", "=I", "=Q", max_entries=2, type=BPF_MAP_TYPE_PERCPU_HASH)
+    with create_map(spec) as counts:
+        counts.update(b"1111", value := (7).to_bytes(8, sys.byteorder) * possible)
+        assert counts.lookup(b"1111") == value
+        assert dict(counts.items()) == {b"1111": value}
+        with pytest.raises(ValueError, match=f"value has 4 bytes, not {8 * possible}"):
+            counts.update(b"1111", value[:4])
 
 
 @pytest.mark.parametrize("key", [b"", b"123", b"12345"], ids=["empty", "short", "long"])

@@ -1,9 +1,11 @@
-"""What each program does with one packet of scapy's (BPF_PROG_TEST_RUN)."""
+"""What each program does with one packet of scapy's where nothing is known but where it goes on.
+
+What is known, tests/packets/test_fastpath.py sends (BPF_PROG_TEST_RUN, too).
+"""
 
 from collections.abc import Iterator
 from enum import IntEnum
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,10 +24,18 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from bpf.bpffs import Pins
-from bpf.layout import TunnelSocket, encode_encap, encode_ifindex, encode_socket
+from bpf.layout import (
+    PRESENT,
+    OwnFlag,
+    TunnelSocket,
+    encode_ifindex,
+    encode_member,
+    encode_own,
+    encode_socket,
+)
 from bpf.loader import load
 from bpf.syscalls import Program, open_map, open_program
-from dataplane.core.model import Encap
+from dataplane.core.model import Encap, Vni
 from tests.functional.bpf_support import mounted_bpffs
 
 
@@ -45,29 +55,38 @@ OWN4, OTHER4 = "10.9.23.193", "10.9.0.2"
 OWN6, OTHER6 = "2001:db8::1", "2001:db8::2"
 GENEVE_PORT, VXLAN_PORT = 6081, 4790  # one as assigned, one as configured
 
+VNIS = {Encap.GENEVE: Vni(5001), Encap.VXLAN: Vni(5002)}
 INNER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / IP(dst="10.1.0.2") / ICMP()
-GENEVE_PAYLOAD = GENEVE(vni=5001) / INNER
-VXLAN_PAYLOAD = VXLAN(vni=5002, flags="Instance") / INNER
+GENEVE_PAYLOAD = GENEVE(vni=VNIS[Encap.GENEVE]) / INNER
+VXLAN_PAYLOAD = VXLAN(vni=VNIS[Encap.VXLAN], flags="Instance") / INNER
 ETHER = Ether(src="02:00:00:00:00:0a", dst=HOST)
 TO_GENEVE = UDP(sport=40000, dport=GENEVE_PORT) / GENEVE_PAYLOAD
 TO_VXLAN = UDP(sport=40000, dport=VXLAN_PORT) / VXLAN_PAYLOAD
-IP4 = IP(src="10.9.0.9", dst=OWN4)
-IP6 = IPv6(src="2001:db8::9", dst=OWN6)
+PEER4, PEER6 = "10.9.0.9", "2001:db8::9"
+IP4 = IP(src=PEER4, dst=OWN4)
+IP6 = IPv6(src=PEER6, dst=OWN6)
 
 
 @pytest.fixture(scope="module")
 def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pins]:
     with mounted_bpffs(tmp_path_factory.mktemp("programs") / "bpf") as bpffs:
         pins = load(bpffs)
-        with open_map(pins.map("own")) as own:
-            for address in (OWN4, OWN6):
-                for port, encap in ((GENEVE_PORT, Encap.GENEVE), (VXLAN_PORT, Encap.VXLAN)):
-                    key = encode_socket(TunnelSocket(ip_address(address), port))
-                    own.update(key, encode_encap(encap))
+        with open_map(pins.map("members")) as members:
+            for encap, vni in VNIS.items():
+                for peer in (PEER4, PEER6):
+                    members.update(encode_member(vni, encap, ip_address(peer)), PRESENT)
         yield pins
 
 
-@pytest.fixture(scope="module")
+def take_in(pins: Pins, flags: OwnFlag) -> None:
+    with open_map(pins.map("own")) as own:
+        for address in (OWN4, OWN6):
+            for port, encap in ((GENEVE_PORT, Encap.GENEVE), (VXLAN_PORT, Encap.VXLAN)):
+                key = encode_socket(TunnelSocket(ip_address(address), port))
+                own.update(key, encode_own(encap, flags))
+
+
+@pytest.fixture
 def glued(pins: Pins) -> Iterator[Pins]:
     with open_map(pins.map("glue")) as glue:
         glue.update(encode_ifindex(LOOPBACK), encode_ifindex(LOOPBACK))
@@ -75,8 +94,16 @@ def glued(pins: Pins) -> Iterator[Pins]:
         glue.delete(encode_ifindex(LOOPBACK))
 
 
-@pytest.fixture(scope="module")
-def underlay(glued: Pins) -> Iterator[Program]:
+@pytest.fixture(
+    params=[
+        pytest.param(OwnFlag.NONE, id="fastpath-off"),
+        pytest.param(OwnFlag.FAST, id="fastpath-on"),
+        pytest.param(OwnFlag.FAST | OwnFlag.EXCLUSIVE, id="exclusive-ports"),
+    ],
+)
+def underlay(glued: Pins, request: pytest.FixtureRequest) -> Iterator[Program]:
+    """Return the program that finds the peer, but no MAC: what is for us goes to Open vSwitch."""
+    take_in(glued, request.param)
     with open_program(glued.program("underlay")) as program:
         yield program
 
@@ -84,7 +111,7 @@ def underlay(glued: Pins) -> Iterator[Program]:
 def verdict(program: Program, frame: bytes | Packet) -> Verdict:
     packet = bytes(frame)
     result = program.test_run(packet)
-    assert result.data == packet  # no program of the glue changes a byte
+    assert result.data == packet  # what is handed on is as it came
     return Verdict(result.retval)
 
 
@@ -95,12 +122,13 @@ def verdict(program: Program, frame: bytes | Packet) -> Verdict:
         pytest.param(ETHER / IP4 / TO_VXLAN, id="vxlan-ipv4"),
         pytest.param(ETHER / IP6 / TO_GENEVE, id="geneve-ipv6"),
         pytest.param(ETHER / IP6 / TO_VXLAN, id="vxlan-ipv6"),
-        pytest.param(ETHER / IP(dst=OWN4, flags="DF") / TO_GENEVE, id="dont-fragment"),
+        pytest.param(ETHER / IP(src=PEER4, dst=OWN4, flags="DF") / TO_GENEVE, id="dont-fragment"),
         pytest.param(
-            ETHER / IP(dst=OWN4, options=[IPOption_Router_Alert()]) / TO_GENEVE, id="ipv4-options"
+            ETHER / IP(src=PEER4, dst=OWN4, options=[IPOption_Router_Alert()]) / TO_GENEVE,
+            id="ipv4-options",
         ),
         pytest.param(
-            ETHER / IP(dst=OWN4, options=[IPOption_Router_Alert()] * 10) / TO_GENEVE,
+            ETHER / IP(src=PEER4, dst=OWN4, options=[IPOption_Router_Alert()] * 10) / TO_GENEVE,
             id="ipv4-most-options",
         ),
         pytest.param(ETHER / IP4 / UDP(dport=GENEVE_PORT), id="udp-header-only"),
@@ -193,7 +221,9 @@ ANY_FRAMES = [
 
 @pytest.mark.parametrize("name", ["access_port", "ovs_port"])
 @pytest.mark.parametrize("frame", ANY_FRAMES)
-def test_between_pod_and_ovs_everything_passes(glued: Pins, name: str, frame: Packet) -> None:
+def test_between_unknown_pod_and_ovs_everything_passes(
+    glued: Pins, name: str, frame: Packet
+) -> None:
     with open_program(glued.program(name)) as program:
         assert verdict(program, frame) is Verdict.REDIRECT
 
@@ -222,11 +252,10 @@ def test_ophy_sends_ip_only(glued: Pins, frame: Packet, expected: Verdict) -> No
         pytest.param("underlay", Verdict.UNSPEC, id="nic-stays-with-the-host"),
     ],
 )
-def test_netdev_without_glue(tmp_path: Path, name: str, expected: Verdict) -> None:
-    with mounted_bpffs(tmp_path / "bpf") as bpffs:
-        pins = load(bpffs)
-        with open_map(pins.map("own")) as own:
-            key = encode_socket(TunnelSocket(ip_address(OWN4), GENEVE_PORT))
-            own.update(key, encode_encap(Encap.GENEVE))
-        with open_program(pins.program(name)) as program:
-            assert verdict(program, ETHER / IP4 / TO_GENEVE) is expected
+@pytest.mark.parametrize("flags", [OwnFlag.NONE, OwnFlag.FAST])
+def test_netdev_without_glue(pins: Pins, name: str, expected: Verdict, flags: OwnFlag) -> None:
+    take_in(pins, flags)
+    with open_map(pins.map("glue")) as glue:
+        assert not list(glue.items())
+    with open_program(pins.program(name)) as program:
+        assert verdict(program, ETHER / IP4 / TO_GENEVE) is expected

@@ -1,4 +1,6 @@
-"""The glue on real netdevs: what passes, what stays, and that it is repaired.
+"""The programs on real netdevs: what passes to Open vSwitch, what stays, and that it is repaired.
+
+What the fast path does by itself, tests/packets/test_fastpath.py and the lab show.
 
 A veth stands for each netdev of a node; its other end, in the namespace ``ends``, for what is
 behind it: pod, Open vSwitch, wire.
@@ -7,32 +9,46 @@ behind it: pod, Open vSwitch, wire.
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
+from itertools import count, product
 from pathlib import Path
 
 import pytest
+from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from bpf import loader
 from bpf.bpffs import Pins
-from bpf.layout import MAPS, TunnelSocket, encode_encap, encode_ifindex, encode_socket
+from bpf.entries import EntryItem
+from bpf.layout import (
+    MAPS,
+    TunnelSocket,
+    decode_counter_key,
+    encode_ifindex,
+    encode_socket,
+    traffic_of,
+)
 from bpf.loader import load
-from bpf.syscalls import open_map, open_program
-from bpf.target import EntryItem, FilterItem, GlueTarget
+from bpf.syscalls import create_map, open_map, open_program, pin
+from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
-from dataplane.core.diff import Change, Pending, Rendering, diff
-from dataplane.core.errors import TargetError
-from dataplane.core.model import Attachment, Encap, Fabric, Mac, Segment, Vni
+from dataplane.core.diff import Change, Item, Pending, Rendering, diff
+from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.model import Attachment, Encap, Fabric, Family, Mac, Segment, Vni
+from dataplane.core.placement import Traffic
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, ensure_clsact, replace_bpf
 from tests.functional.bpf_support import (
@@ -50,19 +66,38 @@ NIC_MAC, WIRE_MAC = "02:00:00:00:09:01", "02:00:00:00:09:02"
 OWN4, PEER4 = "10.9.0.1", "10.9.0.2"
 OWN6, PEER6 = "2001:db8::1", "2001:db8::2"
 MARKER = b"overweave-marker"
-TO_GENEVE = UDP(sport=40000, dport=6081) / MARKER
+# One segment for each way a peer may send; the inner MAC is known on none.
+SEGMENTS = {
+    (encap, family): Segment(f"{encap}-{family}", Vni(vni), encap, family)
+    for (encap, family), vni in zip(product(Encap, Family), count(5001), strict=False)
+}
+SEGMENT = SEGMENTS[Encap.GENEVE, Family.IPV4]
+INSIDE = Ether(src="02:00:00:00:66:01", dst="02:00:00:00:66:02") / IP(dst="10.1.0.9") / MARKER
 FROM_WIRE = Ether(src=WIRE_MAC, dst=NIC_MAC)
+
+
+def to_geneve(family: Family = Family.IPV4) -> Packet:
+    vni = SEGMENTS[Encap.GENEVE, family].vni
+    return UDP(sport=40000, dport=6081) / GENEVE(vni=vni) / INSIDE
+
+
+def to_vxlan(family: Family) -> Packet:
+    vni = SEGMENTS[Encap.VXLAN, family].vni
+    return UDP(sport=40000, dport=4790) / VXLAN(vni=vni, flags="Instance") / INSIDE
+
+
+TO_GENEVE = to_geneve()
 MADE_UP = Ether(src=NIC_MAC, dst="02:00:00:00:77:02")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node's namespace with the glue in it, and the far ends of its netdevs."""
+    """A node's namespace with our programs in it, and the far ends of its netdevs."""
 
     space: Namespace
     ends: Namespace
     pins: Pins
-    target: GlueTarget
+    target: FastpathTarget
 
     def bindings(self) -> Bindings:
         names = self.space.netns.run(socket.if_nameindex)
@@ -116,7 +151,7 @@ def wired(pins: Pins) -> Iterator[Node]:
             add_netdev(space, ends, netdev)
         add_addresses(space, "nic0", NIC_MAC, OWN4, OWN6)
         add_addresses(ends, "wire0", WIRE_MAC, PEER4, PEER6)
-        target = GlueTarget(pins)
+        target = FastpathTarget(pins)
         yield Node(space, ends, pins, target)
         target.close()
 
@@ -143,32 +178,50 @@ def port(slot: int = 1, state: PortState = PortState.ACTIVE) -> Port:
         container_id=f"c{slot}",
         ifname="eth0",
         netns=f"/run/netns/c{slot}",
-        segment="blue",
-        mac=Mac("02:00:00:00:01:01"),
-        ips=(),
+        segment=SEGMENT.name,
+        mac=Mac(f"02:00:00:00:01:{slot:02x}"),
+        ips=(ip_address(f"10.1.0.{slot}"),),
         identity=f"default/c{slot}/eth0",
         slot=slot,
     )
     return Port(attachment, SEGMENT, 1450, state)
 
 
-SEGMENT = Segment("blue", Vni(5001))
-
-
 def desired(*ports: Port, vteps: tuple[str, ...] = (OWN4, OWN6), nic: str = "nic0") -> Desired:
-    view = SegmentView(SEGMENT, synced=True, mtu=1450, ports=ports, remotes=(), flood=())
+    peers = {Family.IPV4: ip_address(PEER4), Family.IPV6: ip_address(PEER6)}
+    views = [
+        SegmentView(
+            segment,
+            synced=True,
+            mtu=1450,
+            ports=ports if segment is SEGMENT else (),
+            remotes=(),
+            flood=(peers[segment.underlay],),
+        )
+        for segment in SEGMENTS.values()
+    ]
     return Desired(
         node=LocalNode("n1", nic),
         fabric=Fabric(geneve_port=6081, vxlan_port=4790),
         vteps=tuple(ip_address(vtep) for vtep in vteps),
-        segments={"blue": view},
+        segments={view.segment.name: view for view in views},
         publication=None,
         attachments=tuple(port.attachment for port in ports),
     )
 
 
 ONE_PORT = desired(port())
+# Each two of filters and joints; the socket of each encapsulation and address, their peers; the
+# port with its IP and link-local address, its MAC, its IP's owner.
+SIZES = {"filter": 4, "glue": 4, "own": 4, "members": 4, "ports": 1, "sources": 2}
+SIZES |= {"entries": 1, "neighbours": 1}
+OF_A_PORT = {"filter": 2, "glue": 2, "ports": 1, "sources": 2, "entries": 1, "neighbours": 1}
 NOTHING = Rendering({})
+
+
+def sizes(items: Iterable[Item]) -> dict[str, int]:
+    """Return how many filters there are, and entries by map."""
+    return Counter(i.map_name if isinstance(i, EntryItem) else "filter" for i in items)
 
 
 @pytest.fixture
@@ -214,9 +267,10 @@ def without_tag(frames: list[bytes]) -> list[bytes]:
     "packet",
     [
         pytest.param(IP(src=PEER4, dst=OWN4) / TO_GENEVE, id="geneve-ipv4"),
-        pytest.param(IPv6(src=PEER6, dst=OWN6) / TO_GENEVE, id="geneve-ipv6"),
-        pytest.param(IP(src=PEER4, dst=OWN4) / UDP(dport=4790) / MARKER, id="vxlan-ipv4"),
-        pytest.param(IPv6(src=PEER6, dst=OWN6) / UDP(dport=4790) / MARKER, id="vxlan-ipv6"),
+        pytest.param(IPv6(src=PEER6, dst=OWN6) / to_geneve(Family.IPV6), id="geneve-ipv6"),
+        pytest.param(IP(src=PEER4, dst=OWN4) / to_vxlan(Family.IPV4), id="vxlan-ipv4"),
+        pytest.param(IPv6(src=PEER6, dst=OWN6) / to_vxlan(Family.IPV6), id="vxlan-ipv6"),
+        pytest.param(IP(src=PEER4, dst=OWN4) / UDP(dport=6081) / MARKER[:8], id="short"),
     ],
 )
 def test_tunnel_packets_go_to_ovs_and_not_to_the_host(glued: Node, packet: Packet) -> None:
@@ -227,7 +281,7 @@ def test_tunnel_packets_go_to_ovs_and_not_to_the_host(glued: Node, packet: Packe
         host_socket(glued.space, packet[UDP].dport) as host,
     ):
         wire.send(frame)
-        assert ovs.received(MARKER) == [frame]
+        assert ovs.received(MARKER[:8]) == [frame]
         assert not readable(host)
 
 
@@ -240,6 +294,11 @@ def test_tunnel_packets_go_to_ovs_and_not_to_the_host(glued: Node, packet: Packe
         pytest.param(
             IPv6(src=PEER6, dst=OWN6) / IPv6ExtHdrHopByHop() / TO_GENEVE, id="extension-header"
         ),
+        pytest.param(
+            IP(src=PEER4, dst=OWN4) / UDP(dport=6081) / GENEVE(vni=77) / INSIDE, id="unknown-vni"
+        ),
+        pytest.param(IP(src="10.9.0.66", dst=OWN4) / TO_GENEVE, id="unknown-vtep"),
+        pytest.param(IPv6(src=PEER6, dst=OWN6) / TO_GENEVE, id="segment-of-the-other-family"),
     ],
 )
 def test_packets_of_the_host_reach_the_host(glued: Node, packet: Packet) -> None:
@@ -250,7 +309,7 @@ def test_packets_of_the_host_reach_the_host(glued: Node, packet: Packet) -> None
         host_socket(glued.space, packet[UDP].dport) as host,
     ):
         wire.send(bytes(FROM_WIRE / packet))
-        assert host.recv(100) == MARKER
+        assert host.recv(1000).endswith(MARKER)
         assert not ovs.received(MARKER, 0.2)
 
 
@@ -291,7 +350,14 @@ def test_truncated_tunnel_packets_stay_with_the_host(glued: Node) -> None:
 NIC_MAC_BYTES = bytes.fromhex(NIC_MAC.replace(":", ""))
 
 
-@pytest.mark.parametrize("payload", [MARKER, MARKER * 40], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(MARKER[:8], id="short"),
+        pytest.param(bytes(TO_GENEVE.payload), id="whole"),
+        pytest.param(bytes(TO_GENEVE.payload) + MARKER * 40, id="long"),
+    ],
+)
 def test_headers_outside_the_linear_part_are_found(glued: Node, payload: bytes) -> None:
     """As from a driver that leaves all behind the Ethernet header in a page."""
     with frags_device(glued.space, "nic1") as wire, glued.tap("inphy") as ovs:
@@ -299,7 +365,7 @@ def test_headers_outside_the_linear_part_are_found(glued: Node, payload: bytes) 
         glued.converge(desired(port(), nic="nic1"))
         frame = bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / UDP(dport=6081) / payload)
         os.writev(wire, [frame[:14], frame[14:]])
-        assert ovs.received(MARKER) == [frame]
+        assert ovs.received(MARKER[:8]) == [frame]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +412,8 @@ def test_a_joint_without_entry_drops(glued: Node) -> None:
 
 def test_target_starts_from_nothing(node: Node) -> None:
     change = node.converge(ONE_PORT)
-    assert len(change.add) == len(change) == 4 + 4 + 4  # filters, joints, own sockets
+    assert sizes(change.add.values()) == SIZES
+    assert len(change.add) == len(change)
 
 
 def damage_filter(node: Node) -> None:
@@ -355,12 +422,6 @@ def damage_filter(node: Node) -> None:
 
 def damage_clsact(node: Node) -> None:
     node.space.tc("qdisc", "del", "dev", "vp1", "clsact")
-
-
-def damage_entries(node: Node) -> None:
-    with open_map(node.pins.map("glue")) as glue:
-        for key, _ in list(glue.items()):
-            glue.delete(key)
 
 
 def damage_joint(node: Node) -> None:
@@ -373,9 +434,15 @@ def damage_own(node: Node) -> None:
         own.delete(encode_socket(TunnelSocket(ip_address(OWN4), 6081)))
 
 
-def add_stranger(node: Node) -> None:
-    with open_map(node.pins.map("own")) as own:
-        own.update(b"\xee" * own.info.key_size, encode_encap(Encap.VXLAN))
+def damage_map(name: str, node: Node) -> None:
+    with open_map(node.pins.map(name)) as used:
+        for key, _ in list(used.items()):
+            used.delete(key)
+
+
+def add_stranger(name: str, node: Node) -> None:
+    with open_map(node.pins.map(name)) as used:
+        used.update(b"\xee" * used.info.key_size, b"\xdd" * used.info.value_size)
 
 
 @pytest.mark.parametrize(
@@ -383,10 +450,16 @@ def add_stranger(node: Node) -> None:
     [
         pytest.param(damage_filter, 1, id="filter-deleted"),
         pytest.param(damage_clsact, 1, id="clsact-deleted"),
-        pytest.param(damage_entries, 4, id="joints-deleted"),
+        *(
+            pytest.param(partial(damage_map, name), SIZES[name], id=f"{name}-emptied")
+            for name in ("glue", "ports", "sources", "entries", "neighbours", "members")
+        ),
         pytest.param(damage_joint, 1, id="joint-misdirected"),
         pytest.param(damage_own, 1, id="own-address-deleted"),
-        pytest.param(add_stranger, 1, id="unknown-entry-added"),
+        *(
+            pytest.param(partial(add_stranger, spec.name), 1, id=f"stranger-in-{spec.name}")
+            for spec in RENDERED_MAPS
+        ),
     ],
 )
 def test_damage_is_repaired(glued: Node, damage: Callable[[Node], None], changes: int) -> None:
@@ -407,7 +480,9 @@ def test_netdev_made_anew_is_followed(glued: Node) -> None:
     add_netdev(glued.space, glued.ends, "ot1")
     assert glued.space.ifindex("ot1") != before
     change = glued.converge(ONE_PORT)
-    assert (len(change.add), len(change.update), len(change.remove)) == (2, 1, 1)
+    assert sizes(change.add.values()) == {"filter": 1, "glue": 1}
+    assert sizes(change.update.values()) == {"glue": 1}
+    assert sizes(change.remove.values()) == {"glue": 1}
     for come_in, go_out in (("pod1", "in1"), ("in1", "pod1")):
         with glued.tap(come_in) as sender, glued.tap(go_out) as receiver:
             sender.send(bytes(Ether(dst="02:00:00:00:01:02") / IP() / MARKER))
@@ -485,8 +560,19 @@ def test_other_nic_in_the_configuration_frees_the_old_one(glued: Node) -> None:
 
 def test_detached_port_goes(glued: Node) -> None:
     change = glued.converge(desired())
-    assert len(change) == len(change.remove) == 4
+    assert sizes(change.remove.values()) == OF_A_PORT
+    assert len(change) == len(change.remove)
     assert "bpf" not in glued.filters("vp1")
+
+
+def test_an_incomplete_view_takes_nothing_away(glued: Node) -> None:
+    blind = {
+        name: replace(view, synced=False, flood=()) for name, view in ONE_PORT.segments.items()
+    }
+    assert not glued.change(replace(ONE_PORT, segments=blind))
+    seeing = {name: replace(view, synced=True) for name, view in blind.items()}
+    change = glued.converge(replace(ONE_PORT, segments=seeing))
+    assert sizes(change.remove.values()) == {"members": SIZES["members"]}
 
 
 def test_changed_address_replaces_the_old_one(glued: Node) -> None:
@@ -495,32 +581,49 @@ def test_changed_address_replaces_the_old_one(glued: Node) -> None:
 
 
 def test_blocked_port_is_joined_too(node: Node) -> None:
-    rendering = node.target.render(desired(port(state=PortState.BLOCKED)), node.bindings())
-    assert rendering == node.target.render(ONE_PORT, node.bindings())
+    blocked = node.target.render(desired(port(state=PortState.BLOCKED)), node.bindings())
+    active = node.target.render(ONE_PORT, node.bindings())
+    assert {key: active.items[key] for key in blocked.items} == blocked.items
+    left_out = [item for key, item in active.items.items() if key not in blocked.items]
+    assert sizes(left_out) == {"ports": 1, "sources": 2, "entries": 1, "neighbours": 1}
 
 
 @pytest.mark.parametrize(
-    ("missing", "pending"),
+    ("missing", "pending", "joined"),
     [
         pytest.param(
-            ["ot1"], [Pending(("c1", "eth0"), "there is no netdev ot1 yet")], id="ovs-port"
+            {"ot1"},
+            [Pending(("c1", "eth0"), "there is no netdev ot1 yet")],
+            {"nic0", "ophy0"},
+            id="ovs-port",
         ),
         pytest.param(
-            ["vp1", "ot1"],
+            {"vp1", "ot1"},
             [Pending(("c1", "eth0"), "there is no netdev vp1 or ot1 yet")],
+            {"nic0", "ophy0"},
             id="whole-port",
         ),
-        pytest.param(["ophy0"], [Pending("nic0", "there is no netdev ophy0 yet")], id="ophy"),
-        pytest.param([], [], id="none"),
+        pytest.param(
+            {"ophy0"},
+            [Pending("nic0", "there is no netdev ophy0 yet")],
+            {"vp1", "ot1"},
+            id="ophy",
+        ),
+        pytest.param(set(), [], set(NETDEVS), id="none"),
     ],
 )
 def test_what_cannot_be_joined_is_pending(
-    node: Node, missing: list[str], pending: list[Pending]
+    node: Node, missing: set[str], pending: list[Pending], joined: set[str]
 ) -> None:
+    """The program is there all the same: what is known goes without Open vSwitch."""
     found = {name: n for name, n in node.bindings().ifindexes.items() if name not in missing}
     rendering = node.target.render(ONE_PORT, Bindings(ifindexes=found))
     assert list(rendering.pending) == pending
-    assert len(rendering.items) == 12 - 4 * bool(missing)
+    filters = [item for item in rendering.items.values() if isinstance(item, FilterItem)]
+    assert {item.netdev for item in filters} == set(NETDEVS) - missing
+    keys = {("glue", encode_ifindex(found[name])) for name in joined}
+    assert {key for key in rendering.items if key in keys} == keys
+    assert sizes(rendering.items.values())["glue"] == len(keys)
 
 
 def test_netdev_that_vanishes_meanwhile_costs_only_itself(node: Node) -> None:
@@ -540,7 +643,7 @@ def test_new_programs_replace_the_old_ones_without_a_lost_packet(tmp_path: Path)
         old.converge(ONE_PORT)
         with (source / "overlay.c").open("a", encoding="utf-8") as file:
             file.write("/* the next version */\n")
-        new = replace(old, target=GlueTarget(load(bpffs, source)))
+        new = replace(old, target=FastpathTarget(load(bpffs, source)))
         sent, received = replace_under_traffic(old, new)
         new.target.close()
     print(f"{sent} frames while the programs were replaced 40 times")
@@ -575,9 +678,9 @@ def test_entries_are_there_while_their_program_is(node: Node) -> None:
     both = Change(add=change.add, update=change.add, remove=change.add)
     with Rtnl() as rtnl:
         order = [type(item) for item, _ in node.target._steps(rtnl, both)]
-    entries = [EntryItem] * 8
-    filters = [FilterItem] * 4
-    assert order == filters + entries * 2 + filters * 2 + entries
+    filters = [FilterItem] * SIZES["filter"]
+    entries = [EntryItem] * (sum(SIZES.values()) - len(filters))
+    assert order == filters + entries * 3 + filters * 2
 
 
 def test_a_node_full_of_ports(glued: Node) -> None:
@@ -591,5 +694,107 @@ def test_a_node_full_of_ports(glued: Node) -> None:
     found = glued.space.netns.run(glued.target.observe)
     observed = time.monotonic()
     print(f"99 ports: {joined - begin:.3f} s to join, {observed - joined:.4f} s to observe")
-    assert len(change) == 98 * 4
-    assert len(found) == 100 * 4 + 4
+    assert sizes(change.add.values()) == {name: 98 * n for name, n in OF_A_PORT.items()}
+    assert len(change.add) == len(change)
+    assert len(found) == sum(SIZES.values()) + len(change)
+
+
+def count_a_packet(node: Node) -> tuple[bytes, bytes]:
+    """Count a packet of an entry, as a program does; return the entry."""
+    with open_map(node.pins.map("entries")) as entries:
+        ((key, value),) = entries.items()
+        used = value[:-16] + (1).to_bytes(8, sys.byteorder) + (60).to_bytes(8, sys.byteorder)
+        entries.update(key, used)
+        return key, used
+
+
+def test_an_entry_in_use_is_as_it_should_be(glued: Node) -> None:
+    key, used = count_a_packet(glued)
+    assert not glued.change(ONE_PORT)
+    glued.converge(ONE_PORT)
+    with open_map(glued.pins.map("entries")) as entries:
+        assert entries.lookup(key) == used
+    assert traffic_of(used) == Traffic(1, 60)
+
+
+def counting(node: Node) -> set[int]:
+    with open_map(node.pins.map("counters")) as counters:
+        return {decode_counter_key(key)[0] for key, _ in counters.items()}
+
+
+def test_counters_of_a_port_go_with_it(glued: Node) -> None:
+    vp1, nic0 = (glued.space.ifindex(name) for name in ("vp1", "nic0"))
+    with glued.tap("pod1") as pod, glued.tap("in1") as ovs:
+        for packet in (IP(), ARP(), Dot1Q(vlan=7)):
+            pod.send(bytes(Ether(src=port().attachment.mac, dst=WIRE_MAC) / packet / MARKER))
+        assert len(ovs.received(MARKER)) == 3
+    with glued.tap("wire0") as wire, glued.tap("inphy") as ovs:
+        wire.send(bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / TO_GENEVE))
+        assert len(ovs.received(MARKER)) == 1
+    assert counting(glued) == {vp1, nic0}
+    glued.converge(desired())
+    assert counting(glued) == {nic0}
+
+
+# A map that is full
+
+
+@pytest.fixture
+def two_ports(node: Node) -> Node:
+    node.space.ip("link", "add", "vp2", "type", "veth", "peer", "name", "ot2")
+    return node
+
+
+@contextmanager
+def with_room(node: Node, rooms: Mapping[str, int]) -> Iterator[Node]:
+    """Yield the node with a Target whose maps have room for so many entries."""
+    maps = node.pins.maps.with_name("maps_small")
+    maps.mkdir()
+    for spec in MAPS:
+        room = rooms.get(spec.name)
+        path = node.pins.map(spec.name)
+        with open_map(path) if room is None else create_map(replace(spec, max_entries=room)) as one:
+            pin(one.fd, maps / spec.name)
+    target = FastpathTarget(replace(node.pins, maps=maps))
+    try:
+        yield replace(node, target=target)
+    finally:
+        target.close()
+        for path in maps.iterdir():
+            path.unlink()
+        maps.rmdir()
+
+
+@pytest.mark.parametrize("name", ["ports", "sources", "entries", "neighbours"])
+def test_what_does_not_fit_stays_on_ovs_and_the_rest_is_done(two_ports: Node, name: str) -> None:
+    both, left = desired(port(1), port(2)), OF_A_PORT[name]
+    with with_room(two_ports, {name: OF_A_PORT[name]}) as node:
+        with pytest.raises(PartlyRefusedError, match=f"map {name}: table-full, {left} ") as refused:
+            node.apply(node.change(both))
+        assert list(refused.value.refused) == [f"map {name}"]
+        assert sizes(node.change(both).add.values()) == {name: left}
+        with pytest.raises(PartlyRefusedError):  # it is tried again, and nothing else is
+            node.apply(node.change(both))
+        change = node.change(desired(port(2)))
+        assert sizes(change.remove.values()) == OF_A_PORT
+        node.apply(change)  # which needs the room that becomes free
+        assert not node.change(desired(port(2)))
+
+
+def test_a_full_map_takes_new_values_of_what_it_holds(two_ports: Node) -> None:
+    with with_room(two_ports, {"entries": 1}) as node:
+        node.converge(ONE_PORT)
+        node.space.ip("link", "delete", "vp1")
+        add_netdev(node.space, node.ends, "vp1")
+        change = node.converge(ONE_PORT)
+        assert sizes(change.update.values())["entries"] == 1
+
+
+@pytest.mark.parametrize("name", ["glue", "own", "members"])
+def test_what_ovs_cannot_do_without_is_a_fault(two_ports: Node, name: str) -> None:
+    room = SIZES[name] - 1
+    with with_room(two_ports, {name: room}) as node:
+        with pytest.raises(TargetError, match="Argument list too long") as failed:
+            node.apply(node.change(ONE_PORT))
+        assert not isinstance(failed.value, PartlyRefusedError)
+        assert sizes(node.change(ONE_PORT).add.values()) == {name: 1}

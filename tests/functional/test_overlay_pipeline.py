@@ -221,6 +221,12 @@ GUARD = [
     pytest.param(
         "ot1", icmp6(1, ICMPv6ND_NS(tgt=ip6(11)), src=ip6(2)), NOWHERE, id="NS, foreign source"
     ),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_NS(tgt=ip6(11), code=1) / sll(1)), NOWHERE, id="NS with a code"
+    ),
+    pytest.param(
+        "ot1", icmp6(1, ICMPv6ND_NA(tgt=ip6(1), code=1) / tll(1)), NOWHERE, id="NA with a code"
+    ),
     pytest.param("ot1", detection(1, ip6(2)), NOWHERE, id="DAD for a foreign address"),
     pytest.param("ot1", solicitation(1, ip6(1), src="::"), NOWHERE, id="DAD with a MAC"),
     pytest.param("ot1", icmp6(1, ICMPv6ND_RA()), NOWHERE, id="RA"),
@@ -479,6 +485,25 @@ def test_every_kind_of_flow_is_used_by_a_row(switch: Switch) -> None:
             used[kind(plain)] += packets
     assert not [name for name, packets in used.items() if not packets]
     assert len(used) > 40
+
+
+@pytest.mark.parametrize(
+    ("sender", "right", "answer"),
+    [
+        pytest.param(1, ICMPv6ND_NS(tgt=ip6(11)) / sll(1), ["ot1"], id="NS, guard ip"),
+        pytest.param(1, ICMPv6ND_NA(tgt=ip6(1)) / tll(1), ALL_OF_1, id="NA, guard ip"),
+        pytest.param(8, ICMPv6ND_NS(tgt=ip6(9)) / sll(8), ["ot8"], id="NS, guard off"),
+    ],
+)
+def test_a_wrong_nd_message_takes_no_right_one_with_it(
+    switch: Switch, sender: int, right: Packet, answer: list[str]
+) -> None:
+    """OVS remembers what became of a frame, and must not take another one for the same."""
+    wrong = right.copy()
+    wrong.code = 1
+    switch.control("revalidator/purge")
+    switch.ask(f"ot{sender}", bytes(icmp6(sender, wrong)))
+    assert outputs(switch.ask(f"ot{sender}", bytes(icmp6(sender, right)))) == answer
 
 
 @pytest.mark.parametrize(

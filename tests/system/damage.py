@@ -6,8 +6,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from bpf.layout import MAPS, decode_ifindex
+from bpf.layout import decode_ifindex, unused
 from bpf.syscalls import Map, open_map
+from bpf.target import RENDERED_MAPS
 from dataplane.lab.layout import NodePaths
 from dataplane.netlink import addresses, links, tc
 from dataplane.netlink.netns import Netns
@@ -43,7 +44,8 @@ class Node:
         return OpenFlowBridge(self.paths.ovs / f"{name}.mgmt")
 
     def maps(self) -> dict[str, Path]:
-        found = {spec.name: list(self.paths.bpf.rglob(spec.name)) for spec in MAPS}
+        """Return where the maps are that the agent fills."""
+        found = {spec.name: list(self.paths.bpf.rglob(spec.name)) for spec in RENDERED_MAPS}
         return {name: paths[0] for name, paths in found.items()}
 
 
@@ -72,12 +74,29 @@ def lines_of_netdevs(rtnl: Rtnl) -> Iterator[str]:
 
 def map_entries(node: Node) -> Iterator[str]:
     names = {netdev.ifindex: netdev.name for netdev in node.ask(links.every)}
-    maps = node.maps()
-    with open_map(maps["glue"]) as glue:
-        pairs = [(decode_ifindex(key), decode_ifindex(value)) for key, value in glue.items()]
-        yield from (f"{names.get(k, k)} is glued to {names.get(v, v)}" for k, v in pairs)
-    with open_map(maps["own"]) as own:
-        yield from (f"own socket {key.hex()} {value.hex()}" for key, value in own.items())
+    for name, path in node.maps().items():
+        netdev_in_key, netdev_in_value = NETDEVS_IN.get(name, (False, False))
+        with open_map(path) as opened:
+            for key, value in opened.items():
+                whence = named(key, names) if netdev_in_key else key.hex()
+                known = unused(value) if name == "entries" else value
+                where = named(known, names) if netdev_in_value else known.hex()
+                yield f"map {name}: {whence} -> {where}"
+
+
+# Whether key and value of a map begin with the ifindex of a netdev.
+NETDEVS_IN = {
+    "glue": (True, True),
+    "ports": (True, False),
+    "sources": (True, False),
+    "entries": (False, True),
+}
+
+
+def named(data: bytes, names: dict[int, str]) -> str:
+    """Return ``data`` with the name of the netdev in the place of the number it begins with."""
+    ifindex = decode_ifindex(data[:4])
+    return f"{names.get(ifindex, ifindex)} {data[4:].hex()}"
 
 
 def tunnels(node: Node) -> Iterator[str]:

@@ -28,6 +28,7 @@ def dumped(shared: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param("n1/tc.txt", ["direct-action"], id="filters"),
         pytest.param("n1/maps/glue.txt", [" -> "], id="map that glues"),
         pytest.param("n1/maps/own.txt", [" -> "], id="map of own sockets"),
+        pytest.param("n1/maps/entries.txt", [" -> "], id="map of forwarding entries"),
         pytest.param("fabric.txt", [*(c.name for c in COLOURS), "Endpoint table"], id="fabric"),
         pytest.param("fabric.log", ["ovsdb-server"], id="fabric's log"),
         pytest.param("namespaces/n1.txt", ["ophy0", "192.0.2.1/24"], id="a node's links"),

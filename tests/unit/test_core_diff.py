@@ -37,12 +37,21 @@ def test_applying_a_diff_makes_the_next_empty(
 
 
 @given(things, things, st.sets(st.sampled_from([1, 2])))
-def test_what_is_held_is_neither_changed_nor_removed(
+def test_what_is_held_is_neither_changed_within_the_hold_nor_removed(
     wanted: dict[Hashable, Thing], observed: dict[Hashable, Thing], held: set[int]
 ) -> None:
     change = diff(Rendering(wanted, held=held), observed)
-    for key in (*change.update, *change.remove):
-        assert observed[key].scope not in held
+    assert not [key for key in change.remove if observed[key].scope in held]
+    assert not [
+        key for key in change.update if observed[key].scope in held and wanted[key].scope in held
+    ]
+
+
+def test_what_no_hold_concerns_takes_the_place_of_what_is_held() -> None:
+    """As a pod that has come here, where an incomplete view still shows it elsewhere."""
+    remote, local = Thing(1, scope=1), Thing(2)
+    change = diff(Rendering({"mac": local}, held={1}), {"mac": remote})
+    assert change == Change(update={"mac": local})
 
 
 @given(things, things)

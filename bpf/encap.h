@@ -1,0 +1,107 @@
+/*
+ * The headers that go around a frame: Geneve (RFC 8926) or VXLAN (RFC 7348) over IPv4 or IPv6. Plain C
+ * without maps.
+ *
+ * As the kernel's own tunnels and Open vSwitch do: no Geneve options, UDP checksum zero (RFC 6935),
+ * don't fragment, hop limit 64, the ECN field from the inner packet.
+ */
+#ifndef OVERWEAVE_ENCAP_H
+#define OVERWEAVE_ENCAP_H
+
+#include "verdict.h"
+
+#define OUTER_HOPS 64
+#define FIRST_SOURCE_PORT 32768 /* the range that Linux takes them from, too (ip_local_port_range) */
+#define SOURCE_PORTS 28232
+
+/* What stands between the outer Ethernet header and the inner IP header. */
+struct outer_ipv4 {
+	struct iphdr ip;
+	struct udphdr udp;
+	struct tunnel_header tunnel;
+	struct ethhdr inner;
+} __attribute__((packed));
+
+struct outer_ipv6 {
+	struct ipv6hdr ip;
+	struct udphdr udp;
+	struct tunnel_header tunnel;
+	struct ethhdr inner;
+} __attribute__((packed));
+
+INLINE __be16
+source_port(__u32 hash)
+{
+	hash ^= hash << 16;
+	return __cpu_to_be16(FIRST_SOURCE_PORT + (__u16)(((__u64)hash * SOURCE_PORTS) >> 32));
+}
+
+/*
+ * What was marked already is not marked outside, too (RFC 3168 9.1.1, not RFC 6040 4.1): the mark inside
+ * stays, and the receiver need not look for it.
+ */
+INLINE __u8
+outer_ecn(__u8 inner)
+{
+	return inner == ECN_CE ? ECN_ECT_0 : inner;
+}
+
+INLINE void
+fill_udp(struct udphdr *udp, const struct entry_value *entry, __u32 bytes, __u32 hash)
+{
+	udp->source = source_port(hash);
+	udp->dest = entry->port;
+	udp->len = __cpu_to_be16(bytes);
+	udp->check = 0;
+}
+
+INLINE void
+fill_tunnel(struct tunnel_header *tunnel, const struct entry_value *entry, __u32 vni)
+{
+	tunnel->first = entry->encap == ENCAP_GENEVE ? GENEVE_FIRST : VXLAN_FIRST;
+	tunnel->vni = __cpu_to_be32(vni << 8);
+}
+
+/* `bytes`: of the inner IP packet, or of the whole super-packet; `ecn`: its; fill all but the inner header. */
+INLINE void
+fill_ipv4(struct outer_ipv4 *outer, const struct entry_value *entry, __u32 vni, __u32 bytes, __u8 ecn,
+	  __u32 hash)
+{
+	struct iphdr *ip = &outer->ip;
+
+	bytes += sizeof(*outer);
+	__builtin_memset(ip, 0, sizeof(*ip));
+	ip->version = 4;
+	ip->ihl = 5;
+	ip->tos = outer_ecn(ecn);
+	ip->tot_len = __cpu_to_be16(bytes);
+	ip->frag_off = __constant_htons(0x4000);
+	ip->ttl = OUTER_HOPS;
+	ip->protocol = IPPROTO_UDP;
+	__builtin_memcpy(&ip->saddr, entry->local + 12, 4);
+	__builtin_memcpy(&ip->daddr, entry->remote + 12, 4);
+	ip->check = ~fold(sum16(ip, sizeof(*ip)));
+	fill_udp(&outer->udp, entry, bytes - sizeof(*ip), hash);
+	fill_tunnel(&outer->tunnel, entry, vni);
+}
+
+INLINE void
+fill_ipv6(struct outer_ipv6 *outer, const struct entry_value *entry, __u32 vni, __u32 bytes, __u8 ecn,
+	  __u32 hash)
+{
+	struct ipv6hdr *ip = &outer->ip;
+
+	bytes += sizeof(*outer) - sizeof(*ip);
+	__builtin_memset(ip, 0, sizeof(*ip));
+	ip->version = 6;
+	ip->flow_lbl[0] = outer_ecn(ecn) << 4;
+	ip->payload_len = __cpu_to_be16(bytes);
+	ip->nexthdr = IPPROTO_UDP;
+	ip->hop_limit = OUTER_HOPS;
+	__builtin_memcpy(&ip->saddr, entry->local, 16);
+	__builtin_memcpy(&ip->daddr, entry->remote, 16);
+	fill_udp(&outer->udp, entry, bytes, hash);
+	fill_tunnel(&outer->tunnel, entry, vni);
+}
+
+#endif

@@ -1,0 +1,147 @@
+"""Entries of the fast path's maps: which they are, and what should be in them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from bpf.layout import (
+    PRESENT,
+    LocalEntry,
+    OwnFlag,
+    RemoteEntry,
+    TunnelSocket,
+    decode_ifindex,
+    decode_socket,
+    decode_vni,
+    encode_entry,
+    encode_entry_key,
+    encode_ifindex,
+    encode_member,
+    encode_neighbour,
+    encode_neighbour_key,
+    encode_own,
+    encode_port,
+    encode_socket,
+    encode_source,
+    is_local_neighbour,
+    is_remote_entry,
+)
+from dataplane.core.addressing import eui64_link_local
+from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni, family_of
+
+_BY_VNI = frozenset({"neighbours", "entries", "members"})  # their keys begin with the VNI
+_CACHE = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class EntryItem:
+    """An entry of a map, in its own bytes (bpf/layout.py)."""
+
+    map_name: str
+    map_key: bytes
+    value: bytes
+
+    @property
+    def key(self) -> Hashable:
+        """Return which entry this is."""
+        return (self.map_name, self.map_key)
+
+    @property
+    def scope(self) -> int | None:
+        """Return the VNI of what came from the fabric; what is of this node waits for nothing."""
+        if self.map_name not in _BY_VNI:
+            return None
+        if self.map_name == "entries" and not is_remote_entry(self.value):
+            return None
+        if self.map_name == "neighbours" and is_local_neighbour(self.value):
+            return None
+        return decode_vni(self.map_key)
+
+    def __str__(self) -> str:
+        """Name the entry in an error."""
+        if self.map_name == "own":
+            own = decode_socket(self.map_key)
+            return f"own address {own.address} with port {own.port}"
+        if self.map_name in _BY_VNI:
+            return f"entry {self.map_key[4:].hex(':')} of VNI {decode_vni(self.map_key)}"
+        return f"{self.map_name} of netdev {decode_ifindex(self.map_key[:4])}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a segment's other nodes are reached: the NIC, our VTEP, and what is written outside."""
+
+    vni: Vni
+    ifindex: int
+    local: IpAddress
+    encap: Encap
+    port: int
+
+
+def own_sockets(desired: Desired) -> Iterator[EntryItem]:
+    """Yield the UDP sockets that tunnel packets come to."""
+    flags = OwnFlag.FAST if desired.node.fastpath else OwnFlag.NONE
+    flags |= OwnFlag.EXCLUSIVE if desired.node.exclusive_ports else OwnFlag.NONE
+    for vtep in desired.vteps:
+        for encap in Encap:
+            key = encode_socket(TunnelSocket(vtep, desired.fabric.port(encap)))
+            yield EntryItem("own", key, encode_own(encap, flags))
+
+
+def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:
+    """Yield what the fast path may do by itself; of one key the last counts, our own pods."""
+    for view in desired.segments.values() if desired.node.fastpath else ():
+        way = _way(desired, bindings, view)
+        if way is not None:
+            yield from _remote_entries(view, way)
+        for port in view.ports:
+            ifindex = bindings.ifindexes.get(port.attachment.access_port)
+            if ifindex is not None and port.state is PortState.ACTIVE:
+                yield from _port_entries(port, ifindex)
+
+
+def _way(desired: Desired, bindings: Bindings, view: SegmentView) -> _Way | None:
+    segment = view.segment
+    nic = bindings.ifindexes.get(desired.node.underlay_interface)
+    own = [vtep for vtep in desired.vteps if family_of(vtep) is segment.underlay]
+    if nic is None or not own:
+        return None
+    return _Way(segment.vni, nic, own[0], segment.encap, desired.fabric.port(segment.encap))
+
+
+def _remote_entries(view: SegmentView, way: _Way) -> Iterator[EntryItem]:
+    for vtep in view.flood:
+        yield EntryItem("members", encode_member(way.vni, way.encap, vtep), PRESENT)
+    for remote in view.remotes:
+        yield from _remote(way, remote)
+
+
+@lru_cache(_CACHE)
+def _remote(way: _Way, remote: RemoteEndpoint) -> tuple[EntryItem, ...]:
+    mac = remote.endpoint.mac
+    entry = RemoteEntry(way.ifindex, way.encap, way.port, way.local, remote.vtep)
+    return (
+        EntryItem("entries", encode_entry_key(way.vni, mac), encode_entry(entry)),
+        *_neighbours(way.vni, mac, remote.endpoint.ips, local=False),
+    )
+
+
+@lru_cache(_CACHE)
+def _port_entries(port: Port, ifindex: int) -> tuple[EntryItem, ...]:
+    attachment, vni, guard = port.attachment, port.segment.vni, port.guard
+    mac = attachment.mac
+    sources = (*attachment.ips, eui64_link_local(mac)) if guard is Guard.IP else ()
+    return (
+        EntryItem("ports", encode_ifindex(ifindex), encode_port(vni, port.mtu, mac, guard)),
+        *(EntryItem("sources", encode_source(ifindex, ip), PRESENT) for ip in sources),
+        EntryItem("entries", encode_entry_key(vni, mac), encode_entry(LocalEntry(ifindex))),
+        *_neighbours(vni, mac, attachment.ips, local=True),
+    )
+
+
+def _neighbours(vni: Vni, mac: Mac, ips: tuple[IpAddress, ...], *, local: bool) -> list[EntryItem]:
+    value = encode_neighbour(mac, local=local)
+    return [EntryItem("neighbours", encode_neighbour_key(vni, ip), value) for ip in ips]

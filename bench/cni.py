@@ -5,26 +5,23 @@ One lab is brought up, measured and taken down again, whatever happens in betwee
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from bench import load, news, one_agent
-from bench.figures import YARDSTICK, Figure, document, fingerprint, median, table, tail
+from bench.figures import YARDSTICK, Figure, fingerprint, median, tail
+from bench.in_lab import progress, require_root, scratch_lab
 from bench.load import VERBS, Side
 from bench.plugins import REFERENCE, Plugin, overweave_config, reference_config
+from bench.report import tell
 from bench.stage import CROWD, FLAVOURS, INTENT, NODE, PEER, TOPOLOGY, Flavour, plugins
 from dataplane.core.errors import OverweaveError
-from dataplane.lab import lab, sysdump
+from dataplane.lab import lab
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.topology import Topology, read_topology
 from dataplane.netlink import netns
@@ -34,7 +31,6 @@ PODS = 100
 _WIDTHS = {1: "one at a time", 20: "20 at once"}
 _ROUNDS, _STARTS, _ENDPOINTS, _NEWS = 3, 5, 1000, 20
 _MS = 1000.0
-_PAGE = 120  # columns, where nobody looks
 
 _Item = TypeVar("_Item")
 
@@ -51,7 +47,6 @@ class Run:
 
     def measure(self) -> None:
         """Bring the lab up and take every figure. Raises OverweaveError."""
-        lab.down(self.paths, self._say)
         lab.build(self.paths, self.topology, self._say)
         lab.apply(self.paths, INTENT)
         self._first_starts()
@@ -146,45 +141,14 @@ class Run:
 
 def run(pods: int, target: Path | None) -> None:
     """Take all figures, print them, and write them to ``target`` as JSON. Raises OverweaveError."""
-    _check()
-    machine = fingerprint()
-    errors, paths = Console(stderr=True, highlight=False), LabPaths(NAME)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with _taken_down(paths), Progress(*columns, TimeElapsedColumn(), console=errors) as progress:
-        taken = Run(paths, read_topology(TOPOLOGY, "the bench topology"), pods, progress)
-        try:
-            taken.measure()
-        except OverweaveError as error:
-            where = Path(tempfile.mkdtemp(prefix="overweave-bench-"))
-            sysdump.collect(paths, taken.topology, where)
-            raise OverweaveError(f"{error}; logs, flows and maps are in {where}") from error
-    if target is not None:
-        target.write_text(document(machine, taken.figures), encoding="utf-8")
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PAGE)
-    console.print(table(taken.figures))
-    judged = [figure.met for figure in taken.figures if figure.met is not None]
-    console.print(f"{machine.summary}\naims met: {sum(judged)} of {len(judged)}", soft_wrap=True)
-
-
-def _check() -> None:
-    if os.geteuid() != 0:
-        raise OverweaveError("overweave bench makes namespaces and needs root; run it with sudo")
+    require_root()
     if not REFERENCE.exists():
         raise OverweaveError(
             f"the reference {REFERENCE} is not installed: apt install containernetworking-plugins"
         )
-
-
-@contextmanager
-def _taken_down(paths: LabPaths) -> Iterator[None]:
-    """Take the lab down at the end, also after Ctrl-C or SIGTERM; a second one changes nothing."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        lab.down(paths, lambda _line: None)
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+    machine = fingerprint()
+    paths, topology = LabPaths(NAME), read_topology(TOPOLOGY, "the bench topology")
+    with scratch_lab(paths, topology), progress() as bars:
+        taken = Run(paths, topology, pods, bars)
+        taken.measure()
+    tell(machine, taken.figures, target)

@@ -23,7 +23,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value; less is better. ``aim`` None: it is told, not judged.
+    """One measured value. ``aim`` None: it is told, not judged; else less is better, or at least.
 
     ``spread`` are the samples' percentiles on both sides of it, None for a single sample.
     """
@@ -33,11 +33,14 @@ class Figure:
     unit: str
     aim: float | None = None
     spread: tuple[float, float] | None = None
+    at_least: bool = False
 
     @property
     def met(self) -> bool | None:
         """Return whether the aim is met, None where there is none."""
-        return None if self.aim is None else self.value <= self.aim
+        if self.aim is None:
+            return None
+        return self.value >= self.aim if self.at_least else self.value <= self.aim
 
     def record(self) -> dict[str, object]:
         """Return it as it is written to a file."""
@@ -93,6 +96,24 @@ def tail(name: str, samples: Sequence[float], unit: str) -> Figure:
     return Figure(name, value, unit, None, (spread[0], spread[1]))
 
 
+def least_ratio(name: str, samples: Sequence[float], aim: float) -> Figure:
+    """Return the lower quartile of paired ratios, which is to be ``aim`` or more.
+
+    It is spread from the worst to the median.
+    """
+    value, *spread = (percentile(samples, percent) for percent in (25, 0, 50))
+    return Figure(name, value, "x", aim, (spread[0], spread[1]), at_least=True)
+
+
+def most_ratio(name: str, samples: Sequence[float], aim: float) -> Figure:
+    """Return the upper quartile of paired ratios, which is to be ``aim`` or less.
+
+    It is spread from the median to the worst.
+    """
+    value, *spread = (percentile(samples, percent) for percent in (75, 50, 100))
+    return Figure(name, value, "x", aim, (spread[0], spread[1]))
+
+
 def fingerprint() -> Fingerprint:
     """Return those of this machine and checkout. Raises DaemonError without Open vSwitch."""
     version = run([find_program("ovs-vswitchd"), "--version"])
@@ -130,14 +151,15 @@ def _is_reference(figure: Figure) -> bool:
 
 
 def _row(figure: Figure, reference: Figure | None) -> tuple[str, ...]:
-    beside = "" if reference is None else _number(reference.value)
-    aim = "" if figure.aim is None else f"<= {_number(figure.aim)}"
-    spread = "" if figure.spread is None else " - ".join(map(_number, figure.spread))
+    beside = "" if reference is None else number(reference.value)
+    sign = ">=" if figure.at_least else "<="
+    aim = "" if figure.aim is None else f"{sign} {number(figure.aim)}"
+    spread = "" if figure.spread is None else " - ".join(map(number, figure.spread))
     met = {None: "", True: "[green]yes[/green]", False: "[red]no[/red]"}[figure.met]
-    return figure.name, f"{_number(figure.value)} {figure.unit}", spread, beside, aim, met
+    return figure.name, f"{number(figure.value)} {figure.unit}", spread, beside, aim, met
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Return three digits that say something."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 

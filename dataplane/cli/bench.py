@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import click
 
 from dataplane.core.errors import OverweaveError
+
+json_option = click.option(
+    "--json",
+    "target",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="write them to this file, too",
+)
+rounds_option = click.option(
+    "--rounds", type=click.IntRange(1), default=7, show_default=True, help="how often all is timed"
+)
 
 
 @click.group()
@@ -16,20 +28,40 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--pods", type=click.IntRange(1, 250), default=100, show_default=True)
-@click.option(
-    "--json",
-    "target",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="write them to this file, too",
-)
+@json_option
 def cni(pods: int, target: Path | None) -> None:
     """Time CNI ADD and DEL beside Debian's bridge and host-local, and the agent itself."""
+    _figures("cni").run(pods, target)
+
+
+@bench.command("packet-cost")
+@rounds_option
+@json_option
+def packet_cost(rounds: int, target: Path | None) -> None:
+    """Time one packet in the eBPF programs, with few entries and with many, and their load."""
+    _figures("packet_cost").run(rounds, target)
+
+
+@bench.command()
+@rounds_option
+@json_option
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="draw them, too, to this name with the suffixes .png and .svg",
+)
+def throughput(rounds: int, target: Path | None, picture: Path | None) -> None:
+    """Compare TCP, small packets and requests with plain bridges, kernel VXLAN and the limit."""
+    _figures("throughput").run(rounds, target, picture)
+
+
+def _figures(name: str) -> ModuleType:
     try:
-        from bench import cni as figures
+        return import_module(f"bench.{name}")
     except ModuleNotFoundError as error:
         if error.name != "bench":
             raise
         raise OverweaveError(
             "this installation has no bench: figures are taken from a checkout of Overweave"
         ) from error
-    figures.run(pods, target)

@@ -19,7 +19,9 @@ from bench.figures import (
     Fingerprint,
     document,
     fingerprint,
+    least_ratio,
     median,
+    most_ratio,
     percentile,
     table,
     tail,
@@ -79,6 +81,25 @@ def test_an_aim_is_a_bound_from_above(value: float, aim: float | None, met: bool
     assert Figure("x", value, "s", aim).met is met
 
 
+@pytest.mark.parametrize(
+    ("value", "met"),
+    [
+        pytest.param(1.3, True, id="just-met"),
+        pytest.param(1.29, False, id="just-missed"),
+        pytest.param(2.0, True, id="more-is-better"),
+    ],
+)
+def test_an_aim_may_be_a_bound_from_below(value: float, met: bool) -> None:
+    assert Figure("x", value, "x", 1.3, at_least=True).met is met
+
+
+def test_ratios_are_judged_by_their_worse_quartile() -> None:
+    ratios = [1.4, 1.1, 1.2, 1.3]
+    least, most = least_ratio("x", ratios, 1.2), most_ratio("x", ratios, 1.2)
+    assert (least.value, least.spread, least.met) == (1.1, (1.1, 1.2), False)
+    assert (most.value, most.spread, most.met) == (1.3, (1.2, 1.4), False)
+
+
 def test_median_spreads_over_quartiles_and_tail_to_the_worst() -> None:
     samples = [float(n) for n in range(1, 101)]
     assert median("x", samples, "ms", 60.0) == Figure("x", 50.0, "ms", 60.0, (25.0, 75.0))
@@ -118,6 +139,7 @@ def test_table_shows_the_reference_beside_its_figure_and_in_no_line_of_its_own()
         Figure("ADD p50", 43.25, "ms", 21.5, (40.0, 50.0)),
         Figure("ready", 1.0, "s", 2.0),
         Figure("told", 1234.0, "MB"),
+        Figure("ratio", 0.9, "x", 0.85, at_least=True),
     ]
     Console(file=out, width=120).print(table(figures))
     head, *lines = [line.split() for line in out.getvalue().splitlines()]
@@ -126,6 +148,7 @@ def test_table_shows_the_reference_beside_its_figure_and_in_no_line_of_its_own()
         ["ADD", "p50", "43.2", "ms", "40", "-", "50", "21.5", "<=", "21.5", "no"],
         ["ready", "1", "s", "<=", "2", "yes"],
         ["told", "1234", "MB"],
+        ["ratio", "0.9", "x", ">=", "0.85", "yes"],
     ]
 
 

@@ -541,8 +541,6 @@ judge_received(const struct outer *outer, const struct tunnelled *found, const s
 			       REASON_UNKNOWN_VTEP);
 	if (!is_sound(outer, &found->udp, length) || !is_plain(&found->header, socket->encap))
 		return because(decision, VERDICT_OVS, REASON_MALFORMED);
-	if (!is_summed)
-		return because(decision, VERDICT_OVS, REASON_CHECKSUM);
 	if (outer->ecn == ECN_CE) /* to be told to the inner packet, or a reason to drop it */
 		return because(decision, VERDICT_OVS, REASON_ECN);
 	__builtin_memcpy(key.mac, found->inner.h_dest, ETH_ALEN);
@@ -554,6 +552,8 @@ judge_received(const struct outer *outer, const struct tunnelled *found, const s
 	entry = find_entry(&key);
 	if (!entry || entry->kind == ENTRY_REMOTE) /* never from tunnel to tunnel */
 		return because(decision, VERDICT_OVS, REASON_NO_ENTRY);
+	if (!is_summed)
+		return because(decision, VERDICT_OVS, REASON_CHECKSUM);
 	decision->entry = entry;
 	return VERDICT_FORWARD;
 }

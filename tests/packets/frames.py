@@ -1,6 +1,7 @@
 """Frames that pods and peers of one world send, and the ways in which they can be wrong.
 
-The classes are those of the robustness plan: what can be wrong with a frame, whoever made it.
+The classes are those of the robustness plan: what can be wrong with a frame, whoever made it. Its
+class 49, headers in another page than the start, is what the native build reads every frame like.
 """
 
 from __future__ import annotations
@@ -679,9 +680,9 @@ MUTATIONS: Mapping[str, Mutation] = {
     "46-large": Mutation(ANY, _large),
     "47-ecn": Mutation(ANY, _ecn),
     "48-mpls": Mutation(ANY, _labels),
-    "49-padded": Mutation(ANY, _padded),
     "50-flipped-bits": Mutation(ANY, _flips),
     "51-llc-snap": Mutation(ANY, _snap),
     "52-mapped-address": Mutation(INNER6, _mapped),
     "52-mapped-outer-address": Mutation(OUTER6, _mapped_outside),
+    "53-padded": Mutation(ANY, _padded),
 }

@@ -107,7 +107,7 @@ has_member(const struct member_key *key)
 	return look_up(MEMBERS, key) != NULL;
 }
 
-/* Return where the frame is, of which `readable` bytes may be read. */
+/* Return where the frame is, of which `readable` bytes may be read: the rest is in another page. */
 static __u8 *
 place(const __u8 *frame, size_t length, size_t readable)
 {

@@ -12,6 +12,7 @@ from dataplane.lab import probes
 from dataplane.lab.layout import UNDERLAY
 from dataplane.lab.probes import Pace
 from dataplane.lab.scene import COLOURS, Colour, Scene
+from dataplane.lab.underlay import NIC
 
 PORTS = {"geneve": "6081", "vxlan": "4789"}
 OPTIONS = (
@@ -38,6 +39,23 @@ OUTER = {
     "ipv4": (("eth.type", "ip.flags.df", "ip.ttl", "udp.dstport"), ("0x0800", "1", "64")),
     "ipv6": (("eth.type", "ipv6.hlim", "udp.dstport"), ("0x86dd", "64")),
 }
+
+
+@pytest.fixture
+def plain_nics(scene: Scene) -> Iterator[None]:
+    """Let the kernel do what a real NIC does: on veths checksums and segments are left undone."""
+    switch_nics(scene, "off")
+    yield
+    switch_nics(scene, "on")
+
+
+def switch_nics(scene: Scene, to: str) -> None:
+    for node in ("n1", "n2"):
+        nic = ["ethtool", "-K", NIC, "tx", to, "tso", to, "gso", to]
+        features = ("tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
+        words = [*nic, *(word for feature in features for word in (feature, to))]
+        space = f"--net={scene.paths.netns(node)}"
+        subprocess.run(["nsenter", space, *words], check=True, capture_output=True)
 
 
 @contextmanager
@@ -74,6 +92,7 @@ def exchange(scene: Scene, colour: Colour) -> None:
 
 
 @SEGMENTS
+@pytest.mark.usefixtures("plain_nics")
 def test_packets_are_what_the_standards_say(scene: Scene, colour: Colour, tmp_path: Path) -> None:
     file = tmp_path / "underlay.pcap"
     with capture(scene, "n1", file):

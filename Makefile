@@ -21,8 +21,8 @@ test: ## everything: lint and all tests, on real servers and the lab (as root, a
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest $(ALL)
 
-check: ## lint, types, imports, unit and packet tests (at most 60 seconds)
-	@.ci/setup
+check: ## lint, types, imports, unit and packet tests (as root, at most 60 seconds)
+	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest $(QUICK)
 

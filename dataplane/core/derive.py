@@ -13,6 +13,7 @@ from dataplane.core.desired import (
     SegmentView,
 )
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.events import AttachRequest
 from dataplane.core.model import (
     MIN_MTU,
     Address,
@@ -155,12 +156,25 @@ def _kept(state: State) -> tuple[FabricEntity, ...]:
     return (state.fabric.fabric, *segments, *blocks)
 
 
+def _may_claim(state: State, request: AttachRequest, ip: IpAddress) -> bool:
+    """Say whether a request may have an address before it is answered: only what nobody has.
+
+    What its identity has elsewhere stays there until the answer is yes.
+    """
+    bound = (a for a in state.fabric.addresses(request.segment) if a.ip == ip)
+    return all((a.identity, a.node) == (request.identity, state.node.name) for a in bound)
+
+
 def _addresses(state: State, active: list[Attachment]) -> tuple[Address, ...]:
     """The static-range bindings to hold: of active attachments and of requests that wait."""
     me = state.node.name
     claims = [(a.segment, ip, a.identity) for a in active if not a.ipam for ip in a.ips]
     claims += [
-        (r.segment, ip, r.identity) for r in state.requests.values() if not r.ipam for ip in r.ips
+        (r.segment, ip, r.identity)
+        for r in state.requests.values()
+        if not r.ipam and r.segment in state.fabric.synced
+        for ip in r.ips
+        if _may_claim(state, r, ip)
     ]
     found = []
     for name, ip, identity in dict.fromkeys(claims):

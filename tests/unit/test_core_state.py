@@ -1,6 +1,7 @@
 """Events in, desired state out: what is decided, and what waits."""
 
 from dataclasses import replace
+from functools import reduce
 from ipaddress import ip_address, ip_network
 from random import Random
 
@@ -205,6 +206,25 @@ def test_a_static_address_is_bound_before_the_attach_is_answered() -> None:
     assert publication.addresses == (Address("blue", ip, "ns/pod/eth0", "n1"),)
     state = after(rows(*publication.addresses), state=state)
     assert state.attachments[POD].ips == (ip,)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        pytest.param((), id="nobody-has-told-yet"),
+        pytest.param(("ns/pod/eth0", "n2"), id="its-own-at-another-node"),
+        pytest.param(("someone", "n2"), id="another-identitys"),
+    ],
+)
+def test_who_is_not_answered_yet_takes_no_address_from_anybody(bound: tuple[str, ...]) -> None:
+    ip = ip_address("10.0.0.200")
+    held = [Address("blue", ip, *bound)] if bound else []
+    state = reduce(fold, [*synced(*held), request(ips=(ip,))], State(LocalNode("n1", "eth0")))
+    state = settle(state)
+    assert POD in state.requests
+    publication = desired(state).publication
+    assert publication is not None
+    assert publication.addresses == ()
 
 
 def test_a_move_takes_the_next_sequence_and_wins() -> None:

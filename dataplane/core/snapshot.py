@@ -103,9 +103,18 @@ def _target_obstacle(snapshot: Snapshot) -> Obstacle | None:
         report = snapshot.reports.get(name)
         if report is None:
             return Obstacle(f"{name}: not ready yet")
-        if report.error:
-            return Obstacle(f"{name}: {report.error}", limits_existing=name != STATE_TARGET)
+        reason = report.error or _pending_part(snapshot.state, report)
+        if reason:
+            return Obstacle(f"{name}: {reason}", limits_existing=name != STATE_TARGET)
     return None
+
+
+def _pending_part(state: State, report: TargetReport) -> str:
+    """Return why a part of the node itself is not there yet: what serves every pod."""
+    for pending in report.pending:
+        if isinstance(pending.about, str) and state.fabric.segment(pending.about) is None:
+            return pending.reason
+    return ""
 
 
 def _segments_obstacle(state: State) -> Obstacle | None:

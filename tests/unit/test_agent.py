@@ -261,6 +261,24 @@ def test_without_the_nic_an_attach_is_refused_and_status_says_why(lab: Lab) -> N
     assert obstacle.limits_existing
 
 
+@pytest.mark.parametrize(
+    ("about", "in_the_way"),
+    [
+        pytest.param("ophy0", "flows: it has no number yet", id="a-part-of-the-node"),
+        pytest.param(POD, "", id="a-pod"),
+        pytest.param("blue", "", id="a-segment"),
+    ],
+)
+def test_a_node_is_ready_once_all_its_parts_are(lab: Lab, about: Hashable, in_the_way: str) -> None:
+    lab.synced()
+    assert until(lambda: lab.agent.obstacle() is None)
+    pending = (Pending(about, "it has no number yet"),)
+    lab.agent.post(TargetReport("flows", lab.agent.snapshot.generation, "", pending))
+    assert until(lambda: lab.agent.snapshot.reports["flows"].pending == pending)
+    obstacle = lab.agent.obstacle()
+    assert (obstacle.message if obstacle else "") == in_the_way
+
+
 def test_a_restart_keeps_the_attachment_of_the_files() -> None:
     first = Lab()
     first.agent.start(AttachmentsLoaded((), ()))

@@ -124,6 +124,6 @@ def _segments_obstacle(state: State) -> Obstacle | None:
     away = f"the fabric database is away ({fabric.error})"
     if not state.node.attach_without_fabric:
         return Obstacle(f"{away}, and attach_without_fabric is refuse")
-    if not (fabric.base_synced or fabric.cached):
+    if not fabric.is_told:
         return Obstacle(f"{away}, and no segment is known here")
     return None

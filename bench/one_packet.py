@@ -30,7 +30,6 @@ from bpf.layout import (
     encode_own,
     encode_port,
     encode_socket,
-    encode_source,
 )
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Encap, Family, Guard, Mac, Vni
@@ -145,9 +144,6 @@ def destinations(count: int) -> int:
 def surroundings() -> Iterator[EntryItem]:
     """Yield what all tunnels need in the other maps."""
     yield EntryItem("glue", encode_ifindex(LOOPBACK), encode_ifindex(LOOPBACK))
-    for family in Family:
-        source = encode_source(LOOPBACK, ip_address(_POD_IPS[family]))
-        yield EntryItem("sources", source, PRESENT)
     for tunnel in TUNNELS:
         peer = ip_address(_PEER[tunnel.family])
         key = encode_socket(TunnelSocket(peer, _PORTS[tunnel.encap]))
@@ -158,7 +154,8 @@ def surroundings() -> Iterator[EntryItem]:
 
 def port(tunnel: Tunnel) -> EntryItem:
     """Return the AccessPort, guarded by IP, as one of the tunnel's segment."""
-    value = encode_port(tunnel.vni, _MTU, _POD, Guard.IP)
+    sources = [ip_address(ip) for ip in _POD_IPS.values()]
+    value = encode_port(tunnel.vni, _MTU, _POD, Guard.IP, sources)
     return EntryItem("ports", encode_ifindex(LOOPBACK), value)
 
 

@@ -29,6 +29,15 @@ struct outer_ipv6 {
 	struct ethhdr inner;
 } __attribute__((packed));
 
+/* What goes into a tunnel. */
+struct payload {
+	struct ethhdr eth ALIGNED;
+	__u32 bytes; /* of the IP packet behind it, or of the whole super-packet */
+	__u32 vni;
+	__u32 hash; /* of its flow */
+	__u8 ecn;
+};
+
 INLINE __be16
 source_port(__u32 hash)
 {
@@ -62,18 +71,16 @@ fill_tunnel(struct tunnel_header *tunnel, const struct entry_value *entry, __u32
 	tunnel->vni = __cpu_to_be32(vni << 8);
 }
 
-/* `bytes`: of the inner IP packet, or of the whole super-packet; `ecn`: its; fill all but the inner header. */
 INLINE void
-fill_ipv4(struct outer_ipv4 *outer, const struct entry_value *entry, __u32 vni, __u32 bytes, __u8 ecn,
-	  __u32 hash)
+fill_ipv4(struct outer_ipv4 *outer, const struct entry_value *entry, const struct payload *payload)
 {
+	__u32 bytes = sizeof(*outer) + payload->bytes;
 	struct iphdr *ip = &outer->ip;
 
-	bytes += sizeof(*outer);
 	__builtin_memset(ip, 0, sizeof(*ip));
 	ip->version = 4;
 	ip->ihl = 5;
-	ip->tos = outer_ecn(ecn);
+	ip->tos = outer_ecn(payload->ecn);
 	ip->tot_len = __cpu_to_be16(bytes);
 	ip->frag_off = __constant_htons(0x4000);
 	ip->ttl = OUTER_HOPS;
@@ -81,27 +88,58 @@ fill_ipv4(struct outer_ipv4 *outer, const struct entry_value *entry, __u32 vni, 
 	__builtin_memcpy(&ip->saddr, entry->local + 12, 4);
 	__builtin_memcpy(&ip->daddr, entry->remote + 12, 4);
 	ip->check = ~fold(sum16(ip, sizeof(*ip)));
-	fill_udp(&outer->udp, entry, bytes - sizeof(*ip), hash);
-	fill_tunnel(&outer->tunnel, entry, vni);
+	fill_udp(&outer->udp, entry, bytes - sizeof(*ip), payload->hash);
+	fill_tunnel(&outer->tunnel, entry, payload->vni);
+	copy_eth(&outer->inner, &payload->eth);
 }
 
 INLINE void
-fill_ipv6(struct outer_ipv6 *outer, const struct entry_value *entry, __u32 vni, __u32 bytes, __u8 ecn,
-	  __u32 hash)
+fill_ipv6(struct outer_ipv6 *outer, const struct entry_value *entry, const struct payload *payload)
 {
+	__u32 bytes = sizeof(*outer) - sizeof(outer->ip) + payload->bytes;
 	struct ipv6hdr *ip = &outer->ip;
 
-	bytes += sizeof(*outer) - sizeof(*ip);
 	__builtin_memset(ip, 0, sizeof(*ip));
 	ip->version = 6;
-	ip->flow_lbl[0] = outer_ecn(ecn) << 4;
+	ip->flow_lbl[0] = outer_ecn(payload->ecn) << 4;
 	ip->payload_len = __cpu_to_be16(bytes);
 	ip->nexthdr = IPPROTO_UDP;
 	ip->hop_limit = OUTER_HOPS;
 	__builtin_memcpy(&ip->saddr, entry->local, 16);
 	__builtin_memcpy(&ip->daddr, entry->remote, 16);
-	fill_udp(&outer->udp, entry, bytes, hash);
-	fill_tunnel(&outer->tunnel, entry, vni);
+	fill_udp(&outer->udp, entry, bytes, payload->hash);
+	fill_tunnel(&outer->tunnel, entry, payload->vni);
+	copy_eth(&outer->inner, &payload->eth);
+}
+
+INLINE __u32
+outer_bytes(const struct entry_value *entry)
+{
+	return is_mapped_ipv4(entry->remote) ? sizeof(struct outer_ipv4) : sizeof(struct outer_ipv6);
+}
+
+/*
+ * Write the headers, of outer_bytes(), behind `eth`, which keeps its MACs; 0: they do not fit in before
+ * `end`.
+ */
+INLINE int
+write_outer(struct ethhdr *eth, const void *end, const struct entry_value *entry,
+	    const struct payload *payload)
+{
+	void *outer = eth + 1;
+
+	if (is_mapped_ipv4(entry->remote)) {
+		if (outer + sizeof(struct outer_ipv4) > end)
+			return 0;
+		eth->h_proto = __constant_htons(ETH_P_IP);
+		fill_ipv4(outer, entry, payload);
+	} else {
+		if (outer + sizeof(struct outer_ipv6) > end)
+			return 0;
+		eth->h_proto = __constant_htons(ETH_P_IPV6);
+		fill_ipv6(outer, entry, payload);
+	}
+	return 1;
 }
 
 #endif

@@ -24,7 +24,6 @@ from bpf.layout import (
     encode_own,
     encode_port,
     encode_socket,
-    encode_source,
     is_local_neighbour,
     is_remote_entry,
 )
@@ -133,10 +132,10 @@ def _remote(way: _Way, remote: RemoteEndpoint) -> tuple[EntryItem, ...]:
 def _port_entries(port: Port, ifindex: int) -> tuple[EntryItem, ...]:
     attachment, vni, guard = port.attachment, port.segment.vni, port.guard
     mac = attachment.mac
-    sources = (*attachment.ips, eui64_link_local(mac)) if guard is Guard.IP else ()
+    sources = (eui64_link_local(mac), *attachment.ips) if guard is Guard.IP else ()
+    value = encode_port(vni, port.mtu, mac, guard, sources)
     return (
-        EntryItem("ports", encode_ifindex(ifindex), encode_port(vni, port.mtu, mac, guard)),
-        *(EntryItem("sources", encode_source(ifindex, ip), PRESENT) for ip in sources),
+        EntryItem("ports", encode_ifindex(ifindex), value),
         EntryItem("entries", encode_entry_key(vni, mac), encode_entry(LocalEntry(ifindex))),
         *_neighbours(vni, mac, attachment.ips, local=True),
     )

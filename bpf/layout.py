@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from hashlib import sha256
@@ -22,8 +22,8 @@ BPF_F_NO_PREALLOC = 1  # linux/bpf.h: memory grows with the entries, not with ma
 _IFINDEX = Struct("=I")
 _SOCKET = Struct("!16sH2x")
 _OWN = Struct("=II")
-_PORT = Struct("=II6sBx")
-_SOURCE = Struct("=I16s")
+PORT_ADDRESSES = 16  # verdict.h
+_PORT = Struct(f"=II6sBB{16 * PORT_ADDRESSES}s")
 _NEIGHBOUR_KEY = Struct("=I16s")
 _NEIGHBOUR = Struct("=6sH")
 _ENTRY_KEY = Struct("=I6s2x")
@@ -35,7 +35,6 @@ _COUNT = Struct("=Q")
 _ENCAP_NUMBERS = {Encap.GENEVE: 1, Encap.VXLAN: 2}
 _GUARD_NUMBERS = {Guard.OFF: 0, Guard.MAC: 1, Guard.IP: 2}
 PRESENT = _FLAG.pack(1)  # the value in maps where only the key says something
-_MAX_ADDRESSES = 16 * MAX_SLOTS
 _MAX_ENTRIES = 1 << 18
 
 
@@ -65,7 +64,6 @@ MAPS = (
     MapSpec("glue", _IFINDEX.format, _IFINDEX.format, max_entries=2 * MAX_SLOTS + 64),
     MapSpec("own", _SOCKET.format, _OWN.format, max_entries=256),
     MapSpec("ports", _IFINDEX.format, _PORT.format, max_entries=MAX_SLOTS),
-    MapSpec("sources", _SOURCE.format, _FLAG.format, max_entries=_MAX_ADDRESSES),
     MapSpec("neighbours", _NEIGHBOUR_KEY.format, _NEIGHBOUR.format, max_entries=_MAX_ENTRIES),
     MapSpec("entries", _ENTRY_KEY.format, _ENTRY.format, max_entries=_MAX_ENTRIES),
     MapSpec("members", _MEMBER.format, _FLAG.format, max_entries=_MAX_ENTRIES),
@@ -163,14 +161,16 @@ def encode_own(encap: Encap, flags: OwnFlag) -> bytes:
     return _OWN.pack(_ENCAP_NUMBERS[encap], flags)
 
 
-def encode_port(vni: Vni, mtu: int, mac: Mac, guard: Guard) -> bytes:
-    """Return a value of ``ports``; ``mtu`` in bytes; u32s in host order."""
-    return _PORT.pack(vni, mtu, _mac_bytes(mac), _GUARD_NUMBERS[guard])
+def encode_port(
+    vni: Vni, mtu: int, mac: Mac, guard: Guard, sources: Sequence[IpAddress] = ()
+) -> bytes:
+    """Return a value of ``ports``; ``mtu`` in bytes; u32s in host order.
 
-
-def encode_source(ifindex: int, address: IpAddress) -> bytes:
-    """Return a key of ``sources``: u32 in host order, IPv6 or v4-mapped address."""
-    return _SOURCE.pack(ifindex, _mapped(address))
+    With guard IP ``sources`` are what the pod may send from; what does not fit Open vSwitch knows.
+    """
+    addresses = [_mapped(source) for source in sources[:PORT_ADDRESSES]]
+    number = _GUARD_NUMBERS[guard]
+    return _PORT.pack(vni, mtu, _mac_bytes(mac), number, len(addresses), b"".join(addresses))
 
 
 def encode_neighbour_key(vni: Vni, address: IpAddress) -> bytes:

@@ -25,9 +25,6 @@ MAP("hash", struct socket_key, struct own_value, own, OWN);
 /* ifindex of an AccessPort -> what it may send where; none: all of it goes to Open vSwitch. */
 MAP("hash", u32, struct port_value, ports, PORTS);
 
-/* Addresses that guarded AccessPorts may send from; the value says nothing. */
-MAP("hash", struct source_key, u32, sources, SOURCES);
-
 /* Who has an address: what questions are answered with. */
 MAP("hash", struct neighbour_key, struct neighbour_value, neighbours, NEIGHBOURS);
 

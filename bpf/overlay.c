@@ -73,12 +73,6 @@ pull(struct __sk_buff *skb, u32 bytes)
 
 /* --- what verdict.h looks up --- */
 
-INLINE int
-has_source(const struct source_key *key)
-{
-	return sources.lookup((struct source_key *)key) != NULL;
-}
-
 INLINE struct neighbour_value *
 find_neighbour(const struct neighbour_key *key)
 {
@@ -120,40 +114,23 @@ answer(struct __sk_buff *skb, u32 ifindex, enum verdict verdict, const u8 *mac)
 INLINE int
 encapsulate(struct __sk_buff *skb, u32 ifindex, struct entry_value *entry, u32 vni, u8 ecn)
 {
-	union {
-		struct outer_ipv4 ipv4;
-		struct outer_ipv6 ipv6;
-	} outer ALIGNED;
-	u32 bytes = skb->len - ETH_HLEN, hash = bpf_get_hash_recalc(skb), room;
-	struct ethhdr inner;
-	u16 protocol;
-	u64 family;
+	struct payload payload = {.bytes = skb->len - ETH_HLEN, .vni = vni, .ecn = ecn};
+	u64 family = is_mapped_ipv4(entry->remote) ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+						   : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	u32 room = outer_bytes(entry);
 
-	if (bpf_skb_load_bytes(skb, 0, &inner, sizeof(inner)))
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return to_ovs(ifindex, REASON_MALFORMED);
-	if (is_mapped_ipv4(entry->remote)) {
-		room = sizeof(outer.ipv4);
-		family = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-		protocol = __constant_htons(ETH_P_IP);
-		fill_ipv4(&outer.ipv4, entry, vni, bytes, ecn, hash);
-		outer.ipv4.inner = inner;
-	} else {
-		room = sizeof(outer.ipv6);
-		family = BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
-		protocol = __constant_htons(ETH_P_IPV6);
-		fill_ipv6(&outer.ipv6, entry, vni, bytes, ecn, hash);
-		outer.ipv6.inner = inner;
-	}
-	if (bytes + room > 0xffff)
+	copy_eth(&payload.eth, eth);
+	payload.hash = bpf_get_hash_recalc(skb);
+	if (payload.bytes + room > 0xffff)
 		return to_ovs(ifindex, REASON_TOO_LARGE);
 	/* Refused for what was encapsulated before: a pod that routes or bridges what it received. */
 	if (bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, ENCAP_FLAGS | family))
 		return to_ovs(ifindex, REASON_NESTED);
-	if (room == sizeof(outer.ipv4))
-		bpf_skb_store_bytes(skb, ETH_HLEN, &outer.ipv4, sizeof(outer.ipv4), 0);
-	else
-		bpf_skb_store_bytes(skb, ETH_HLEN, &outer.ipv6, sizeof(outer.ipv6), 0);
-	bpf_skb_store_bytes(skb, 2 * ETH_ALEN, &protocol, sizeof(protocol), 0);
+	if (!write_outer((void *)(long)skb->data, (void *)(long)skb->data_end, entry, &payload))
+		return drop(ifindex, REASON_KERNEL); /* never: it leaves what it made room for readable */
 	use(entry, skb);
 	return redirect_neigh(entry->ifindex, NULL, 0, 0);
 }
@@ -244,14 +221,18 @@ nic_to_ovs(u32 ifindex, enum reason reason)
 }
 
 INLINE int
-decapsulate(struct __sk_buff *skb, u32 ifindex, struct outer *outer, struct tunnelled *found,
+decapsulate(struct __sk_buff *skb, u32 ifindex, u32 l4, const struct ethhdr *inner,
 	    struct entry_value *entry)
 {
-	s32 room = outer->l4 + sizeof(*found) - ETH_HLEN;
+	s32 room = l4 + sizeof(struct tunnelled) - ETH_HLEN;
+	struct ethhdr *eth;
 
-	if (bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, decap_flags(skb, found->inner.h_proto)))
+	if (bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, decap_flags(skb, inner->h_proto)))
 		return nic_to_ovs(ifindex, REASON_KERNEL);
-	bpf_skb_store_bytes(skb, 0, &found->inner, sizeof(found->inner), 0);
+	eth = (void *)(long)skb->data;
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return drop(ifindex, REASON_KERNEL);
+	copy_eth(eth, inner);
 	return deliver(skb, entry);
 }
 
@@ -266,14 +247,19 @@ INLINE int
 take_in(struct __sk_buff *skb, u32 ifindex, struct outer *outer, struct own_value *socket)
 {
 	struct decision decision = {};
-	struct tunnelled found ALIGNED;
+	struct tunnelled *found;
+	struct ethhdr inner ALIGNED;
+	u32 l4 = outer->l4 & 0x7f; /* at most 74, which the verifier does not see */
 
-	if (outer->l4 > PARSE_BYTES || bpf_skb_load_bytes(skb, outer->l4, &found, sizeof(found)))
+	pull(skb, l4 + sizeof(*found));
+	found = (void *)(long)skb->data + l4;
+	if ((void *)(found + 1) > (void *)(long)skb->data_end)
 		return nic_to_ovs(ifindex, REASON_MALFORMED);
-	switch (judge_received(outer, &found, socket, skb->len, is_summed(skb, &found.udp),
+	copy_eth(&inner, &found->inner);
+	switch (judge_received(outer, found, socket, skb->len, is_summed(skb, &found->udp),
 			       &decision)) {
 	case VERDICT_FORWARD:
-		return decapsulate(skb, ifindex, outer, &found, decision.entry);
+		return decapsulate(skb, ifindex, l4, &inner, decision.entry);
 	case VERDICT_DROP:
 		return drop(ifindex, decision.reason);
 	case VERDICT_HOST:

@@ -63,6 +63,19 @@ is_mapped_ipv4(const void *address)
 	return !words[0] && !words[1] && words[2] == __constant_htonl(0xffff);
 }
 
+/* By halves of words, which every Ethernet header is aligned to: its structure is packed, by bytes. */
+INLINE void
+copy_eth(struct ethhdr *to, const struct ethhdr *from)
+{
+	const __u16 *words = (const void *)from;
+	__u16 *copy = (void *)to;
+	unsigned int i;
+
+#pragma unroll
+	for (i = 0; i < ETH_HLEN / sizeof(*words); i++)
+		copy[i] = words[i];
+}
+
 INLINE __u32
 sum16(const void *data, int bytes)
 {

@@ -32,7 +32,7 @@ OPHY = "ophy0"
 COUNTERS = "counters"  # filled by the programs
 RENDERED_MAPS = tuple(spec for spec in MAPS if spec.name != COUNTERS)
 # What does not fit into these, Open vSwitch does. Without the others it would get nothing.
-_OPTIONAL = frozenset({"ports", "sources", "neighbours", "entries"})
+_OPTIONAL = frozenset({"ports", "neighbours", "entries"})
 _OWNER = "overweave:"  # begins the name of each of our filters, whichever version attached it
 
 

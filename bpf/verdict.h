@@ -15,19 +15,16 @@
 
 enum guard { GUARD_OFF, GUARD_MAC, GUARD_IP };
 
-/* Of an AccessPort; all in host order but the MAC. */
+#define PORT_ADDRESSES 16
+
+/* Of an AccessPort; all in host order but the MAC and the addresses. */
 struct port_value {
 	__u32 vni;
 	__u32 mtu; /* bytes of the largest IP packet */
 	__u8 mac[ETH_ALEN];
 	__u8 guard;
-	__u8 zero;
-};
-
-/* An address that the pod behind netdev `ifindex` may send from. */
-struct source_key {
-	__u32 ifindex;
-	__u8 address[16];
+	__u8 count; /* of the addresses; what it may send from beyond these, Open vSwitch knows */
+	__u8 addresses[PORT_ADDRESSES][16]; /* that it may send from, with GUARD_IP */
 };
 
 /* Who has an address on a segment: what ARP and ND are answered with. */
@@ -124,7 +121,6 @@ struct decision {
 };
 
 /* For these, what is not there is NULL or 0. */
-static inline int has_source(const struct source_key *key);
 static inline struct neighbour_value *find_neighbour(const struct neighbour_key *key);
 static inline struct entry_value *find_entry(const struct entry_key *key);
 static inline int has_member(const struct member_key *key);
@@ -179,6 +175,16 @@ same_mac(const __u8 *one, const __u8 *other)
 	__builtin_memcpy(a, one, sizeof(a));
 	__builtin_memcpy(b, other, sizeof(b));
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
+}
+
+INLINE int
+same_address(const __u8 *one, const __u8 *other)
+{
+	__u32 a[4], b[4];
+
+	__builtin_memcpy(a, one, sizeof(a));
+	__builtin_memcpy(b, other, sizeof(b));
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
 INLINE int
@@ -415,14 +421,16 @@ because(struct decision *decision, enum verdict verdict, enum reason reason)
 }
 
 INLINE int
-source_passes(const struct port_value *port, __u32 ifindex, const struct inner *inner)
+source_passes(const struct port_value *port, const struct inner *inner)
 {
-	struct source_key key = {.ifindex = ifindex};
+	int i;
 
 	if (port->guard != GUARD_IP)
 		return 1;
-	__builtin_memcpy(key.address, inner->source, 16);
-	return has_source(&key);
+	for (i = 0; i < PORT_ADDRESSES && i < port->count; i++)
+		if (same_address(port->addresses[i], inner->source))
+			return 1;
+	return 0;
 }
 
 /* Find who has the address that is asked for; 0: not known, or the asker itself, which may be probing. */
@@ -458,7 +466,7 @@ judge_packet(const struct port_value *port, __u32 ifindex, const struct ethhdr *
 	__builtin_memcpy(key.mac, eth->h_dest, ETH_ALEN);
 	if (is_group(key.mac))
 		return because(decision, VERDICT_OVS, REASON_GROUP);
-	if (!source_passes(port, ifindex, inner))
+	if (!source_passes(port, inner))
 		return because(decision, VERDICT_OVS, REASON_GUARD);
 	entry = find_entry(&key);
 	/* A switch sends nothing back to where it came from (IEEE 802.1Q 8.6.1). */
@@ -495,7 +503,7 @@ judge_sent(const struct port_value *port, __u32 ifindex, const void *eth, const 
 		return judge_packet(port, ifindex, header, length, gso_size, inner, decision);
 	if ((const void *)(header + 1) + sizeof(struct arp_packet) > end ||
 	    (kind == INNER_SOLICITATION && (const void *)(header + 1) + sizeof(struct nd_packet) > end) ||
-	    !question_passes(port, kind, header + 1, source_passes(port, ifindex, inner)))
+	    !question_passes(port, kind, header + 1, source_passes(port, inner)))
 		return because(decision, VERDICT_OVS, REASON_GUARD);
 	if (!find_owner(port, inner, decision->mac))
 		return because(decision, VERDICT_OVS, kind == INNER_ARP_REQUEST ? REASON_ARP : REASON_ND);

@@ -213,9 +213,9 @@ def desired(*ports: Port, vteps: tuple[str, ...] = (OWN4, OWN6), nic: str = "nic
 ONE_PORT = desired(port())
 # Each two of filters and joints; the socket of each encapsulation and address, their peers; the
 # port with its IP and link-local address, its MAC, its IP's owner.
-SIZES = {"filter": 4, "glue": 4, "own": 4, "members": 4, "ports": 1, "sources": 2}
+SIZES = {"filter": 4, "glue": 4, "own": 4, "members": 4, "ports": 1}
 SIZES |= {"entries": 1, "neighbours": 1}
-OF_A_PORT = {"filter": 2, "glue": 2, "ports": 1, "sources": 2, "entries": 1, "neighbours": 1}
+OF_A_PORT = {"filter": 2, "glue": 2, "ports": 1, "entries": 1, "neighbours": 1}
 NOTHING = Rendering({})
 
 
@@ -452,7 +452,7 @@ def add_stranger(name: str, node: Node) -> None:
         pytest.param(damage_clsact, 1, id="clsact-deleted"),
         *(
             pytest.param(partial(damage_map, name), SIZES[name], id=f"{name}-emptied")
-            for name in ("glue", "ports", "sources", "entries", "neighbours", "members")
+            for name in ("glue", "ports", "entries", "neighbours", "members")
         ),
         pytest.param(damage_joint, 1, id="joint-misdirected"),
         pytest.param(damage_own, 1, id="own-address-deleted"),
@@ -585,7 +585,7 @@ def test_blocked_port_is_joined_too(node: Node) -> None:
     active = node.target.render(ONE_PORT, node.bindings())
     assert {key: active.items[key] for key in blocked.items} == blocked.items
     left_out = [item for key, item in active.items.items() if key not in blocked.items]
-    assert sizes(left_out) == {"ports": 1, "sources": 2, "entries": 1, "neighbours": 1}
+    assert sizes(left_out) == {"ports": 1, "entries": 1, "neighbours": 1}
 
 
 @pytest.mark.parametrize(
@@ -765,7 +765,7 @@ def with_room(node: Node, rooms: Mapping[str, int]) -> Iterator[Node]:
         maps.rmdir()
 
 
-@pytest.mark.parametrize("name", ["ports", "sources", "entries", "neighbours"])
+@pytest.mark.parametrize("name", ["ports", "entries", "neighbours"])
 def test_what_does_not_fit_stays_on_ovs_and_the_rest_is_done(two_ports: Node, name: str) -> None:
     both, left = desired(port(1), port(2)), OF_A_PORT[name]
     with with_room(two_ports, {name: OF_A_PORT[name]}) as node:

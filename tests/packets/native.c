@@ -20,13 +20,12 @@ __asan_default_options(void)
 #define HEADROOM 128 /* for what is put in front */
 #define ALIGNMENT 2  /* as the kernel's NET_IP_ALIGN: the IP header begins at a multiple of 4 */
 
-enum { PORTS, SOURCES, NEIGHBOURS, ENTRIES, MEMBERS, OWN, TABLES };
+enum { PORTS, NEIGHBOURS, ENTRIES, MEMBERS, OWN, TABLES };
 
 static const struct shape {
 	size_t key, value;
 } shapes[TABLES] = {
 	[PORTS] = {sizeof(__u32), sizeof(struct port_value)},
-	[SOURCES] = {sizeof(struct source_key), sizeof(__u32)},
 	[NEIGHBOURS] = {sizeof(struct neighbour_key), sizeof(struct neighbour_value)},
 	[ENTRIES] = {sizeof(struct entry_key), sizeof(struct entry_value)},
 	[MEMBERS] = {sizeof(struct member_key), sizeof(__u32)},
@@ -35,7 +34,7 @@ static const struct shape {
 
 struct row {
 	__u8 key[32] __attribute__((aligned(8)));
-	__u8 value[64] __attribute__((aligned(8)));
+	__u8 value[sizeof(struct port_value)] __attribute__((aligned(8)));
 };
 
 static struct row tables[TABLES][MAX_ROWS];
@@ -81,12 +80,6 @@ look_up(int table, const void *key)
 		if (!memcmp(tables[table][i].key, key, shapes[table].key))
 			return tables[table][i].value;
 	return NULL;
-}
-
-static inline int
-has_source(const struct source_key *key)
-{
-	return look_up(SOURCES, key) != NULL;
 }
 
 static inline struct neighbour_value *
@@ -136,29 +129,17 @@ smaller(size_t one, size_t other)
 
 static void
 encapsulate(struct outcome *outcome, __u8 *frame, __u8 *eth, size_t length, const struct entry_value *entry,
-	    __u32 vni, __u8 ecn, __u32 hash)
+	    const struct payload *payload)
 {
-	int is_ipv4 = is_mapped_ipv4(entry->remote);
-	size_t room = is_ipv4 ? sizeof(struct outer_ipv4) : sizeof(struct outer_ipv6);
-	__u8 *start = eth - room;
-	__be16 protocol = is_ipv4 ? __constant_htons(ETH_P_IP) : __constant_htons(ETH_P_IPV6);
+	size_t room = outer_bytes(entry);
+	__u8 *start = memory + REDZONE + ALIGNMENT; /* on a processor that minds, the kernel aligns it */
 
 	ASAN_UNPOISON_MEMORY_REGION(memory, sizeof(memory));
-	memcpy(start, eth, 2 * ETH_ALEN);
-	memcpy(start + 2 * ETH_ALEN, &protocol, sizeof(protocol));
-	if (is_ipv4) {
-		struct outer_ipv4 outer ALIGNED;
-
-		fill_ipv4(&outer, entry, vni, length - ETH_HLEN, ecn, hash);
-		memcpy(&outer.inner, eth, ETH_HLEN);
-		memcpy(start + ETH_HLEN, &outer, sizeof(outer));
-	} else {
-		struct outer_ipv6 outer ALIGNED;
-
-		fill_ipv6(&outer, entry, vni, length - ETH_HLEN, ecn, hash);
-		memcpy(&outer.inner, eth, ETH_HLEN);
-		memcpy(start + ETH_HLEN, &outer, sizeof(outer));
-	}
+	memmove(start + room, eth, length);
+	memcpy(start, start + room, ETH_HLEN);
+	ASAN_POISON_MEMORY_REGION(memory, start - memory);
+	ASAN_POISON_MEMORY_REGION(start + ETH_HLEN + room, memory + sizeof(memory) - start - ETH_HLEN - room);
+	write_outer((struct ethhdr *)start, start + ETH_HLEN + room, entry, payload);
 	leave(outcome, frame, start, length + room);
 }
 
@@ -187,9 +168,13 @@ native_sent(__u32 ifindex, __u8 *frame, size_t length, __u32 gso_size, __u32 has
 	}
 	outcome->ifindex = decision.entry->ifindex;
 	outcome->is_remote = decision.entry->kind == ENTRY_REMOTE;
-	if (outcome->is_remote)
-		encapsulate(outcome, frame, eth, length, decision.entry, port->vni, inner.ecn, hash);
-	else
+	if (outcome->is_remote) {
+		struct payload payload = {.bytes = length - ETH_HLEN, .vni = port->vni, .hash = hash,
+					  .ecn = inner.ecn};
+
+		memcpy(&payload.eth, eth, ETH_HLEN);
+		encapsulate(outcome, frame, eth, length, decision.entry, &payload);
+	} else
 		leave(outcome, frame, eth, length);
 	return 0;
 }

@@ -88,7 +88,6 @@ def map_entries(node: Node) -> Iterator[str]:
 NETDEVS_IN = {
     "glue": (True, True),
     "ports": (True, False),
-    "sources": (True, False),
     "entries": (False, True),
 }
 

@@ -27,6 +27,7 @@ IFINDEXES = st.integers(1, 0x7FFFFFFF)
 LOCALS = st.builds(LocalEntry, IFINDEXES, st.sampled_from([EntryKind.VETH, EntryKind.NETDEV]))
 REMOTES = st.builds(RemoteEntry, IFINDEXES, st.sampled_from(Encap), PORTS, ADDRESSES, ADDRESSES)
 MAPPED4 = "00000000000000000000ffff0a010002"  # 10.1.0.2
+SOURCES = [ip_address("10.1.0.2"), ip_address("fe80::1")]
 
 
 def u32(number: int) -> str:
@@ -86,18 +87,26 @@ VNI = Vni(0x123456)
         *(
             pytest.param(
                 layout.encode_port(VNI, 1450, MAC, guard),
-                u32(0x123456) + u32(1450) + "020000000a0b" + number + "00",
+                u32(0x123456) + u32(1450) + "020000000a0b" + number + 257 * "00",
                 id=f"port-guard-{guard}",
             )
             for guard, number in ((Guard.OFF, "00"), (Guard.MAC, "01"), (Guard.IP, "02"))
         ),
         pytest.param(
-            layout.encode_source(7, ip_address("10.1.0.2")), u32(7) + MAPPED4, id="source-v4"
+            layout.encode_port(VNI, 1450, MAC, Guard.IP, SOURCES),
+            u32(0x123456)
+            + u32(1450)
+            + "020000000a0b"
+            + "0202"
+            + MAPPED4
+            + "fe800000000000000000000000000001"
+            + 14 * 16 * "00",
+            id="port-sources",
         ),
         pytest.param(
-            layout.encode_source(7, ip_address("fe80::1")),
-            u32(7) + "fe800000000000000000000000000001",
-            id="source-v6",
+            layout.encode_port(VNI, 1450, MAC, Guard.IP, 17 * SOURCES[:1]),
+            u32(0x123456) + u32(1450) + "020000000a0b" + "0210" + 16 * MAPPED4,
+            id="port-more-sources-than-fit",
         ),
         pytest.param(
             layout.encode_neighbour_key(VNI, ip_address("10.1.0.2")),
@@ -148,7 +157,7 @@ def test_encodings_byte_for_byte(encoded: bytes, expected: str) -> None:
 @pytest.mark.parametrize(
     "encode",
     [
-        pytest.param(lambda ip: layout.encode_source(7, ip), id="source"),
+        pytest.param(lambda ip: layout.encode_port(VNI, 1450, MAC, Guard.IP, [ip]), id="port"),
         pytest.param(lambda ip: layout.encode_neighbour_key(VNI, ip), id="neighbour"),
         pytest.param(lambda ip: layout.encode_member(VNI, Encap.GENEVE, ip), id="member"),
     ],
@@ -231,8 +240,7 @@ def test_sizes_are_those_of_the_formats() -> None:
     assert sizes == {
         "glue": (4, 4),
         "own": (20, 8),
-        "ports": (4, 16),
-        "sources": (20, 4),
+        "ports": (4, 272),
         "neighbours": (20, 8),
         "entries": (12, 56),
         "members": (24, 4),

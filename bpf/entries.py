@@ -33,6 +33,7 @@ from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni, family_of
 
 _BY_VNI = frozenset({"neighbours", "entries", "members"})  # their keys begin with the VNI
 _CACHE = 1 << 17
+_ALL_SEGMENTS = 0  # no VNI: the scope of what waits for every segment's view
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,12 @@ class EntryItem:
 
     @property
     def scope(self) -> int | None:
-        """Return the VNI of what came from the fabric; what is of this node waits for nothing."""
+        """Return the VNI of what came from the fabric; what is of this node waits for nothing.
+
+        But for ``own``: it says whether strangers are turned away, and that takes every view.
+        """
+        if self.map_name == "own":
+            return _ALL_SEGMENTS
         if self.map_name not in _BY_VNI:
             return None
         if self.map_name == "entries" and not is_remote_entry(self.value):
@@ -80,9 +86,18 @@ class _Way:
     port: int
 
 
+def held_scopes(desired: Desired) -> frozenset[int]:
+    """Return the scopes that nothing is taken from now: a view of them is not whole."""
+    return desired.held | {_ALL_SEGMENTS} if desired.held else desired.held
+
+
 def own_sockets(desired: Desired) -> Iterator[EntryItem]:
-    """Yield the UDP sockets that tunnel packets come to."""
-    flags = OwnFlag.FAST if desired.node.fastpath else OwnFlag.NONE
+    """Yield the UDP sockets that tunnel packets come to.
+
+    Where none was before, Open vSwitch has them until all peers are known that may send to it.
+    """
+    fast = desired.node.fastpath and not desired.held
+    flags = OwnFlag.FAST if fast else OwnFlag.NONE
     flags |= OwnFlag.EXCLUSIVE if desired.node.exclusive_ports else OwnFlag.NONE
     for vtep in desired.vteps:
         for encap in Encap:

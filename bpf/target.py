@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeGuard
 
 from bpf.bpffs import Pins
-from bpf.entries import EntryItem, fast_entries, own_sockets
+from bpf.entries import EntryItem, fast_entries, held_scopes, own_sockets
 from bpf.layout import (
     MAPS,
     PROGRAMS,
@@ -97,7 +97,7 @@ class FastpathTarget:
             items += _joined(joint, ifindexes)
             if None in ifindexes:
                 pending.append(Pending(joint.about, _waiting_for(joint, ifindexes)))
-        return Rendering({item.key: item for item in items}, tuple(pending), desired.held)
+        return Rendering({item.key: item for item in items}, tuple(pending), held_scopes(desired))
 
     def observe(self) -> Mapping[Hashable, Item]:
         """Return our filters on all netdevs and all entries. Raises TargetError."""

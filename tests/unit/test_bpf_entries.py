@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpf.entries import EntryItem, fast_entries, own_sockets
+from bpf.entries import EntryItem, fast_entries, held_scopes, own_sockets
 from bpf.layout import (
     PRESENT,
     LocalEntry,
@@ -208,6 +208,19 @@ def test_own_sockets_say_what_is_done_there(
 
 
 # Whose a key is, and what an incomplete view may do
+
+
+def test_ovs_has_new_own_sockets_until_every_view_is_whole() -> None:
+    blind = desired(view(GENEVE4, synced=False), view(VXLAN6))
+    node = replace(blind.node, exclusive_ports=True)
+    blind = replace(blind, node=node, vteps=(OWN4,))
+    waiting = Rendering(rendered(blind), held=held_scopes(blind))
+    values = set(of("own", diff(waiting, {}).add).values())  # type: ignore[arg-type] # all entries
+    assert values == {encode_own(encap, OwnFlag.EXCLUSIVE) for encap in Encap}
+    whole = replace(desired(view(GENEVE4), view(VXLAN6)), node=node, vteps=(OWN4,))
+    before = rendered(whole)
+    assert not diff(waiting, before), "a restart leaves what is there"
+    assert sizes(diff(Rendering(before), rendered(blind)).update.values()) == {"own": 2}
 
 
 def moved(number: int, slot: int) -> tuple[SegmentView, SegmentView]:

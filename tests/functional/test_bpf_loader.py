@@ -204,6 +204,21 @@ def test_missing_bpffs_names_the_next_step(tmp_path: Path, *, exists: bool) -> N
         load(directory)
 
 
+def test_read_only_bpffs_is_named_and_works_once_it_is_not(bpffs: Path) -> None:
+    remount(bpffs, "ro")
+    try:
+        with pytest.raises(LoadError, match=rf"Read-only file system.*{bpffs}"):
+            load(bpffs)
+    finally:
+        remount(bpffs, "rw")
+    assert not ours(bpffs)
+    load(bpffs)
+
+
+def remount(bpffs: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,bind,{mode}", str(bpffs)], check=True)
+
+
 def test_mounting_may_be_repeated(bpffs: Path) -> None:
     mounts = Path("/proc/self/mounts")
     before = mounts.read_text(encoding="utf-8")

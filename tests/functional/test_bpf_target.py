@@ -489,6 +489,19 @@ def test_netdev_made_anew_is_followed(glued: Node) -> None:
             assert len(receiver.received(MARKER)) == 1
 
 
+def test_renamed_netdev_is_nobody_of_ours_until_it_has_its_name_again(glued: Node) -> None:
+    glued.space.ip("link", "set", "vp1", "name", "else1")
+    change = glued.converge(ONE_PORT)
+    # One direction of the joint waits for the other end; the rest of the port goes.
+    assert sizes(change.remove.values()) == {**OF_A_PORT, "filter": 1}
+    assert "bpf" not in glued.filters("else1")
+    glued.space.ip("link", "set", "else1", "name", "vp1")
+    glued.converge(ONE_PORT)
+    with glued.tap("pod1") as sender, glued.tap("in1") as receiver:
+        sender.send(bytes(Ether(dst="02:00:00:00:01:02") / IP() / MARKER))
+        assert len(receiver.received(MARKER)) == 1
+
+
 def test_foreign_filter_sees_what_is_not_ours_and_stays(node: Node) -> None:
     """Another's u32 at another preference, as a second overlay on the same NIC would have it."""
     node.space.ip("link", "add", "name", "theirs", "type", "veth", "peer", "name", "monitor")

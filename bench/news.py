@@ -1,4 +1,4 @@
-"""News of endpoints of another node: how long from the commit until Open vSwitch has the flow."""
+"""News of endpoints of another node: how long from the commit to flow and map entry."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from bench.plugins import CallFailedError
-from dataplane.core.model import Endpoint, Mac
+from bpf.layout import encode_entry_key
+from bpf.syscalls import Map, open_map
+from dataplane.core.model import Endpoint, Mac, Vni
 from dataplane.fabric.store import FabricStore, agent_database, upsert
 from dataplane.lab import nodes
 from dataplane.lab.layout import NodePaths
@@ -25,6 +28,7 @@ STATIC = "far"
 _ARRIVE_S = 30.0
 _CONNECT_S = 5.0
 _SUBSCRIBE_S = 0.2  # ovs-ofctl does not say when it has subscribed
+_POLL_S = 0.0002
 _PAUSE_S = 0.1  # between two pieces of news: each is to meet an agent at rest
 _MAC = re.compile(r"\bdl_dst=((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b(?!/)")
 
@@ -62,23 +66,49 @@ def publish(remote: str, many: Sequence[Endpoint], node: NodePaths) -> None:
         raise CallFailedError(f"{len(macs)} endpoints did not become flows in {_ARRIVE_S:.0f} s")
 
 
-def arrivals(remote: str, new: Sequence[Endpoint], node: NodePaths) -> Iterator[float]:
-    """Commit ``new`` ones one by one; yield the seconds from each commit to its flow.
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Seconds from the commit of an endpoint until it was in Open vSwitch, and in the fast path."""
 
-    Open vSwitch itself says when: it tells its flow monitor of the flow.
+    flow_s: float
+    entry_s: float
+
+
+def arrivals(remote: str, vni: Vni, new: Sequence[Endpoint], node: NodePaths) -> Iterator[Arrival]:
+    """Commit ``new`` ones of the segment ``vni`` one by one; yield how long each took.
+
+    Open vSwitch itself says when: it tells its flow monitor of the flow. The map is asked again and
+    again.
     """
     database = agent_database(remote)
     database.start()
     try:
         database.wait_connected(_CONNECT_S)
-        with _flow_monitor(node) as monitor:
+        with _flow_monitor(node) as monitor, _entries(node) as entries:
             for each in new:
                 database.transact(upsert(each, None))
                 committed = time.monotonic()
-                yield monitor.arrival(str(each.mac)) - committed
+                entry = _entry_arrival(entries, encode_entry_key(vni, each.mac))
+                flow = monitor.arrival(str(each.mac))
+                yield Arrival(flow - committed, entry - committed)
                 time.sleep(_PAUSE_S)
     finally:
         database.stop()
+
+
+def _entries(node: NodePaths) -> Map:
+    (maps,) = node.bpf.glob("maps_*")
+    return open_map(maps / "entries")
+
+
+def _entry_arrival(entries: Map, key: bytes) -> float:
+    """Return when ``key`` was in the map. Raises CallFailedError."""
+    until = time.monotonic() + _ARRIVE_S
+    while entries.lookup(key) is None:
+        if time.monotonic() > until:
+            raise CallFailedError(f"no entry {key.hex()} after {_ARRIVE_S:.0f} s")
+        time.sleep(_POLL_S)
+    return time.monotonic()
 
 
 class _FlowMonitor:

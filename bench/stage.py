@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from bench.news import STATIC
 from bench.plugins import REFERENCE, Plugin
+from dataplane.core.model import Vni
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.runtime import SHIM
 
 NODE, PEER = "n1", "n2"
 _REFERENCE_NODE = "ref"
 CROWD = "crowd"  # the segment of the static node's endpoints
+CROWD_VNI = Vni(2023)
 
 TOPOLOGY = f"""\
 # The reference's node runs nothing of ours, so that neither plugin's node works for the other.
@@ -43,7 +45,8 @@ FLAVOURS = (
 INTENT = "---\n".join(
     [
         *(flavour.document for flavour in FLAVOURS),
-        Flavour("", CROWD, 2023, ("10.23.0.0/20",)).document + "static_ranges: [10.23.8.0/21]\n",
+        Flavour("", CROWD, CROWD_VNI, ("10.23.0.0/20",)).document
+        + "static_ranges: [10.23.8.0/21]\n",
         f"kind: Node\nname: {STATIC}\nvteps: [192.0.2.200]\n",
     ]
 )

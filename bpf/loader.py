@@ -20,6 +20,8 @@ from dataplane.core.errors import OverweaveError
 
 SOURCE = Path(__file__).parent
 _STUBS = SOURCE / "stubs"
+# Those of linux-libc-dev, behind the stubs: bcc switches the compiler's own search off.
+_HEADERS = ("/usr/include", f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}")
 _MAIN = "overlay.c"
 _PROGRAMS = "programs_"  # no dots: bpffs refuses them in names
 _MAPS = "maps_"
@@ -169,10 +171,8 @@ def _compile(pins: Pins, source: Path) -> Mapping[str, int]:
 def _cflags(pins: Pins, source: Path) -> Iterator[str]:
     yield "-Werror=implicit-function-declaration"  # else the verifier says it, in other words
     yield f"-I{source}"
-    # The headers of linux-libc-dev, behind the stubs: bcc switches the compiler's own search off.
-    yield "-idirafter/usr/include"
-    if multiarch := sysconfig.get_config_var("MULTIARCH"):
-        yield f"-idirafter/usr/include/{multiarch}"
+    for directory in _HEADERS:
+        yield f"-idirafter{directory}"
     yield f'-DMAPS_DIRECTORY="{pins.maps}"'
     for spec in MAPS:
         name = spec.name.upper()

@@ -12,9 +12,9 @@
 #define ENCAP_FLAGS                                                                                 \
 	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_NO_CSUM_RESET |    \
 	 BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
-/* Since Linux 6.3; only used where both families differ. */
-#define DECAP_L3_IPV4 (1ULL << 7)
-#define DECAP_L3_IPV6 (1ULL << 8)
+
+/* Bytes that an IPv6 header is longer than one of IPv4. */
+#define IPV6_MORE ((s32)(sizeof(struct ipv6hdr) - sizeof(struct iphdr)))
 
 /* bcc 0.26 declares this helper with the three arguments of Linux 5.9; since 5.10 it has four. */
 static long (*redirect_neigh)(u32 ifindex, void *nexthop, int nexthop_bytes, u64 flags) =
@@ -201,15 +201,6 @@ is_udp(struct __sk_buff *skb, struct outer *outer)
 	return parsed == PARSED_UDP;
 }
 
-INLINE u64
-decap_flags(struct __sk_buff *skb, u16 inner)
-{
-	if (skb->protocol == inner)
-		return BPF_F_ADJ_ROOM_FIXED_GSO;
-	return BPF_F_ADJ_ROOM_FIXED_GSO |
-	       (inner == __constant_htons(ETH_P_IP) ? DECAP_L3_IPV4 : DECAP_L3_IPV6);
-}
-
 /* Without Open vSwitch the host may say that nobody listens. */
 INLINE int
 nic_to_ovs(u32 ifindex, enum reason reason)
@@ -220,15 +211,27 @@ nic_to_ovs(u32 ifindex, enum reason reason)
 	return to ? bpf_redirect(to->ifindex, 0) : TC_ACT_UNSPEC;
 }
 
+/*
+ * Where the inner family is another, first make the packet one of it: that moves its start by what an
+ * IPv6 header is longer. adjust_room has a flag for this since Linux 6.3; this is possible since 4.8.
+ */
 INLINE int
 decapsulate(struct __sk_buff *skb, u32 ifindex, u32 l4, const struct ethhdr *inner,
 	    struct entry_value *entry)
 {
 	s32 room = l4 + sizeof(struct tunnelled) - ETH_HLEN;
+	u16 protocol = inner->h_proto;
 	struct ethhdr *eth;
 
-	if (bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, decap_flags(skb, inner->h_proto)))
+	if (skb->protocol != protocol) {
+		if (bpf_skb_change_proto(skb, protocol, 0))
+			return nic_to_ovs(ifindex, REASON_KERNEL);
+		room += protocol == __constant_htons(ETH_P_IPV6) ? IPV6_MORE : -IPV6_MORE;
+		if (bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+			return drop(ifindex, REASON_KERNEL); /* no memory, and no more what came */
+	} else if (bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO)) {
 		return nic_to_ovs(ifindex, REASON_KERNEL);
+	}
 	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return drop(ifindex, REASON_KERNEL);

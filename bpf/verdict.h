@@ -528,6 +528,16 @@ is_sound(const struct outer *outer, const struct udphdr *udp, __u32 length)
 	       outer->l4 + (__u32)__be16_to_cpu(udp->len) == length;
 }
 
+/* Say whether what is inside is long enough for an IP header: the kernel makes no packet of less. */
+INLINE int
+holds_ip(const struct outer *outer, const struct tunnelled *found, __u32 length)
+{
+	__u32 least = found->inner.h_proto == __constant_htons(ETH_P_IP) ? sizeof(struct iphdr)
+									 : sizeof(struct ipv6hdr);
+
+	return length >= outer->l4 + sizeof(*found) + least;
+}
+
 /*
  * Say what becomes of what was sent to our `socket`, in a frame of `length` bytes; `is_summed`: its UDP
  * checksum is none, or known to be right.
@@ -557,6 +567,8 @@ judge_received(const struct outer *outer, const struct tunnelled *found, const s
 	if (found->inner.h_proto != __constant_htons(ETH_P_IP) &&
 	    found->inner.h_proto != __constant_htons(ETH_P_IPV6))
 		return because(decision, VERDICT_OVS, REASON_NOT_IP);
+	if (!holds_ip(outer, found, length))
+		return because(decision, VERDICT_OVS, REASON_MALFORMED);
 	entry = find_entry(&key);
 	if (!entry || entry->kind == ENTRY_REMOTE) /* never from tunnel to tunnel */
 		return because(decision, VERDICT_OVS, REASON_NO_ENTRY);

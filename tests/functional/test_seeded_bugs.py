@@ -73,6 +73,8 @@ BUGS = {
         "sizeof(struct tunnelled);",
         GOLDEN,
     ),
+    "other-family-moved-back": (_OVERLAY, "? IPV6_MORE : -IPV6_MORE", "? -20 : 20", GOLDEN),
+    "less-than-a-header": (_VERDICT, "if (!holds_ip(outer, found, length))", "if (0)", GOLDEN),
     "mtu-of-the-frame": (_OVERLAY, "skb->len, skb->gso_size,", "skb->len + 14, 0,", NATIVE),
 }
 

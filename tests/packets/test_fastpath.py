@@ -25,7 +25,7 @@ from scapy.packet import Packet
 
 from bpf.bpffs import Pins
 from bpf.entries import EntryItem, fast_entries, own_sockets
-from bpf.layout import MAPS, decode_count, decode_counter_key, encode_ifindex, traffic_of
+from bpf.layout import MAPS, PROGRAMS, decode_count, decode_counter_key, encode_ifindex, traffic_of
 from bpf.loader import load
 from bpf.syscalls import TestRun, open_map, open_program
 from dataplane.core.desired import (
@@ -171,6 +171,12 @@ def node(pins: Pins) -> Node:
     node = Node(pins)
     node.hold(World())
     return node
+
+
+def test_every_program_is_loaded(node: Node) -> None:
+    for name in PROGRAMS:
+        with open_program(node.pins.program(name)) as program:
+            assert (program.info.name, program.info.type) == (name, 3)  # BPF_PROG_TYPE_SCHED_CLS
 
 
 TUNNELS = [
@@ -590,6 +596,18 @@ def marked(frame: Packet) -> Packet:
             / b"short",
             Reason.MALFORMED,
             id="too-short",
+        ),
+        *(
+            pytest.param(
+                tunnel_packet(
+                    Encap.GENEVE,
+                    Family.IPV4,
+                    Ether(src=REMOTE, dst=LOCAL, type=ethertype) / (b"x" * length),
+                ),
+                Reason.MALFORMED,
+                id=f"less-than-an-{name}-header",
+            )
+            for name, ethertype, length in (("ipv4", 0x0800, 19), ("ipv6", 0x86DD, 39))
         ),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -59,6 +60,7 @@ class Agent:
         self._changed = threading.Condition()
         self._workers = [Worker(target, self.post) for target in parts.targets]
         self._snapshot = Snapshot(State(node), tuple(target.name for target in parts.targets))
+        self._behind_since: float | None = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def start(self, loaded: AttachmentsLoaded) -> None:
@@ -104,6 +106,12 @@ class Agent:
         """Return by how many seconds each late Target exceeds its deadline."""
         late = {worker.target.name: worker.overdue_s for worker in self._workers}
         return {name: seconds for name, seconds in late.items() if seconds}
+
+    @property
+    def fabric_lag_s(self) -> float:
+        """Return for how many seconds node and fabric database may have differed; 0: they agree."""
+        since = self._behind_since
+        return 0.0 if since is None else time.monotonic() - since
 
     # --- contracts.Attachments -----------------------------------------------------------------
 
@@ -248,6 +256,10 @@ class Agent:
         after = _decided(before, state)
         after = replace(after, reports=reports)
         state = after.state
+        if after.is_in_step:
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = time.monotonic()
         with self._changed:
             self._snapshot = after
             self._changed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from dataplane.core.desired import LocalNode
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import family_of
+from dataplane.core.model import IpAddress, family_of
 from dataplane.documents import (
     Fault,
     FaultyFileError,
@@ -22,7 +23,7 @@ from dataplane.documents import (
     shown,
     validate,
 )
-from dataplane.remotes import SUN_PATH, check_remote
+from dataplane.remotes import SUN_PATH, check_remote, is_port
 
 INSTALLED_CONFIG = Path("/etc/overweave/agent.yaml")
 _LONGEST_SOCKET = "ovs-vswitchd.4194304.ctl"  # the longest name below run_dir or ovs.rundir
@@ -57,8 +58,29 @@ def _interface(name: str) -> str:
     return name
 
 
+def _metrics_address(value: object) -> Path | tuple[IpAddress, int]:
+    text = value if isinstance(value, str) else ""
+    method, _, path = text.partition(":")
+    if method == "unix" and len(path.encode()) <= SUN_PATH:
+        return _directory(path)
+    host, _, port = text.rpartition(":")
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        address = None
+    if address is None or host.startswith("[") != (address.version == 6) or not is_port(port):
+        raise InvalidValueError(f"{shown(value)} is not unix:/PATH, 127.0.0.1:PORT or [::1]:PORT")
+    if not address.is_loopback:
+        raise InvalidValueError(
+            f"{shown(value)}: {address} is no loopback address, and metrics are not for everybody"
+            " who reaches it; give unix:/PATH, 127.0.0.1:PORT or [::1]:PORT"
+        )
+    return address, int(port)
+
+
 Directory = Annotated[Path, PlainValidator(_directory)]
 SocketDirectory = Annotated[Path, PlainValidator(_socket_directory)]
+MetricsAddress = Annotated[Path | tuple[IpAddress, int], PlainValidator(_metrics_address)]
 Remote = Annotated[str, AfterValidator(check_remote)]
 
 
@@ -147,6 +169,7 @@ class AgentConfig(Strict):
     state_dir: Directory = Path("/var/lib/overweave")
     run_dir: SocketDirectory = Path("/run/overweave")
     bpffs: Directory = Path("/sys/fs/bpf/overweave")
+    metrics: MetricsAddress | None = None
     attach_without_fabric: Annotated[AttachWithoutFabric, Field(strict=False)] = (
         AttachWithoutFabric.ALLOW
     )
@@ -171,6 +194,11 @@ class AgentConfig(Strict):
     def api_socket(self) -> Path:
         """Return the socket of the agent's own gRPC service."""
         return self.run_dir / "api.sock"
+
+    @property
+    def metrics_address(self) -> Path | tuple[IpAddress, int]:
+        """Return the socket, or loopback address and TCP port, that Prometheus is answered on."""
+        return self.metrics or self.run_dir / "metrics.sock"
 
     @property
     def ovs_rundir(self) -> Path:
@@ -220,8 +248,9 @@ fabric:
 #   remote: unix:/run/openvswitch/db.sock
 
 # state_dir: /var/lib/overweave        # attachments, and what ADD needs while the database is away
-# run_dir: /run/overweave              # cni.sock and api.sock
+# run_dir: /run/overweave              # cni.sock, api.sock and metrics.sock
 # bpffs: /sys/fs/bpf/overweave         # where eBPF programs and maps outlive the agent
+# metrics: unix:/run/overweave/metrics.sock    # for Prometheus; or 127.0.0.1:PORT, [::1]:PORT
 # attach_without_fabric: allow         # or refuse: no ADD while the database is away
 # fastpath: required                   # or off: every packet goes through Open vSwitch
 """

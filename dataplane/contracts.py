@@ -20,6 +20,9 @@ Post = Callable[[Event], None]
 Clock = Callable[[], float]
 """Return seconds on a clock that never goes back, as time.monotonic does."""
 
+Timed = Callable[[str, str, float], None]
+"""Take note of how many seconds a CNI command's phase took: command, phase, seconds."""
+
 
 class Target(Protocol):
     """Something we program. ``apply(diff(render(...), observe()))`` makes the next diff empty."""

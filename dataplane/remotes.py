@@ -26,13 +26,18 @@ def check_remote(text: str) -> str:
     return text
 
 
+def is_port(text: str) -> bool:
+    """Say whether ``text`` is the number of a TCP port."""
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535
+
+
 def _is_path(where: str) -> bool:
     return where.startswith("/") and len(where.encode()) <= SUN_PATH
 
 
 def _is_host(where: str) -> bool:
     host, _, port = where.rpartition(":")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+    if not is_port(port):
         return False
     if host.startswith("["):
         return host.endswith("]") and _is_ip(host[1:-1], 6)

@@ -32,6 +32,7 @@ from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
+from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed
 from dataplane.statefile import StateFiles
 from overlay_ovs.feed import OvsFeed
@@ -133,9 +134,14 @@ def _serve(config: AgentConfig, agent: Agent, fast: FastPath, stack: ExitStack) 
     modes = {"underlay": "userspace", "fastpath": config.fastpath.value}
     api = serve(AgentService(agent, fast, modes, _access(config.fabric)), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
+    metrics = Metrics(agent, fast)
+    scrapes = MetricsServer(metrics, config.metrics_address)
+    stack.callback(scrapes.stop)
+    scrapes.start()
     ipam = Ipam()
     stack.callback(ipam.stop)
-    cni = CniServer(config.cni_socket, Handler(agent, VethWiring(), ipam, Limits()))
+    handler = Handler(agent, VethWiring(), ipam, Limits())
+    cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
 

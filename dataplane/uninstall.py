@@ -38,7 +38,7 @@ from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 _FILTERS = "overweave:"  # how bpf/target.py begins the names of its filters
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
 _STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock")
-_RUN_FILES = ("cni.sock", "api.sock", "tombstones")
+_RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "tombstones")
 _OVS_FILES = (
     "conf.db",
     ".conf.db.~lock~",
@@ -129,7 +129,8 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
             kept.append(str(error))
         except (DatabaseError, FabricUnavailableError, UnixctlError) as error:
             unseen.append(str(error))
-    things += [*_own_switch(config), *_pins(config.bpffs), *_below(config.run_dir, _RUN_FILES)]
+    things += [*_own_switch(config), *_pins(config.bpffs), *_metrics_socket(config)]
+    things += _below(config.run_dir, _RUN_FILES, things)
     things += _below(config.state_dir, _STATE_FILES, things)
     things += _installed(config)
     return Inventory(tuple(things), tuple(unseen), tuple(kept))
@@ -287,6 +288,13 @@ def _pins(bpffs: Path) -> Iterator[Thing]:
     if bpffs.is_mount() and bpffs != _SYSTEM_BPFFS:
         yield Thing(f"bpffs {bpffs}", partial(unmount, bpffs))
         yield Thing(f"directory {bpffs}", partial(_remove_empty, bpffs), bpffs)
+
+
+def _metrics_socket(config: AgentConfig) -> Iterator[Thing]:
+    """Yield what an agent that was killed has left where its configuration says."""
+    path = config.metrics
+    if isinstance(path, Path) and path.is_socket() and path != config.run_dir / "metrics.sock":
+        yield Thing(f"file {path}", partial(_remove, path), path)
 
 
 def _installed(config: AgentConfig) -> Iterator[Thing]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.coverage_grid"]
 EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
 
 

@@ -16,8 +16,9 @@ class Call:
 
     def __init__(self, timeout_s: float) -> None:
         """Begin to count ``timeout_s`` seconds."""
-        self._end = time.monotonic() + timeout_s
-        self._phases: list[str] = []
+        self._began = time.monotonic()
+        self._end = self._began + timeout_s
+        self._phases: list[tuple[str, float]] = []
         self.stderr = bytearray()
 
     def remaining(self, at_most: float = math.inf) -> float:
@@ -31,12 +32,17 @@ class Call:
         try:
             yield
         finally:
-            self._phases.append(f"{name} {time.monotonic() - start:.3f} s")
+            self._phases.append((name, time.monotonic() - start))
 
     @property
     def phases(self) -> str:
         """Return the phases so far, such as ``admit 0.004 s, plumb 0.051 s``."""
-        return ", ".join(self._phases)
+        return ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self._phases)
+
+    @property
+    def durations(self) -> list[tuple[str, float]]:
+        """Return the phases so far with their seconds, and ``total`` for the whole call."""
+        return [*self._phases, ("total", time.monotonic() - self._began)]
 
 
 class ContainerLocks:

@@ -15,22 +15,23 @@ from pathlib import Path
 import structlog
 
 from dataplane.cni.call import Call, ContainerLocks
-from dataplane.cni.environment import Invocation
+from dataplane.cni.environment import Invocation, Verb
 from dataplane.cni.errors import CniError, as_cni_error, shown
 from dataplane.cni.framing import GREETING, Answer, pack_answer, receive
 from dataplane.cni.handler import Handler
 from dataplane.cni.request import AddRequest, DelRequest, Request, parse, version_of
 from dataplane.cni.strict_json import JsonObject
 from dataplane.cni.tombstones import Tombstones
+from dataplane.contracts import Timed
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
+from dataplane.unix_socket import remove_stale
 
 MAX_REQUESTS = 256  # more than a node has pods (kubelet: 110 by default, 250 is usual at most)
 RECEIVE_S = 10.0
 SEND_S = 5.0
 SWEEP_S = 30.0
 RETRY_S = 0.1
-PROBE_S = 1.0
 JOIN_S = 1.0
 _BACKLOG = 512
 _UCRED = struct.Struct("iII")  # bits/socket.h: pid, uid, gid
@@ -44,10 +45,14 @@ class CniServer:
     The peer's uid must be root's or ours: a request names programs that we then run.
     """
 
-    def __init__(self, socket_path: Path, handler: Handler) -> None:
-        """Prepare to serve at ``socket_path``; nothing is touched before ``start``."""
+    def __init__(self, socket_path: Path, handler: Handler, timed: Timed) -> None:
+        """Prepare to serve at ``socket_path``; nothing is touched before ``start``.
+
+        ``timed`` is told of every request that was answered, well or not.
+        """
         self._path = socket_path
         self._handler = handler
+        self._timed = timed
         self._tombstones = Tombstones(socket_path)
         self._replays = ContainerLocks()
         self._places = threading.BoundedSemaphore(MAX_REQUESTS)
@@ -148,7 +153,15 @@ class CniServer:
             _log_failure(invocation, error)
             text = _line(error.document(version_of(invocation.config), call.phases))
             return Answer(1, text, bytes(call.stderr))
+        finally:
+            self._take_note(invocation, call)
         return Answer(0, _line(document) if document else b"", bytes(call.stderr))
+
+    def _take_note(self, invocation: Invocation, call: Call) -> None:
+        named = invocation.environment.get(b"CNI_COMMAND", b"").decode(errors="replace")
+        for verb in {named} & set(Verb):  # nobody else's words become a label
+            for phase, seconds in call.durations:
+                self._timed(verb, phase, seconds)
 
     def _carry_out(self, request: Request, call: Call) -> JsonObject | None:
         if isinstance(request, AddRequest):
@@ -216,7 +229,7 @@ def _peer_uid(connection: socket.socket) -> int:
 
 def _listen(path: Path) -> socket.socket:
     _private_directory(path.parent)
-    _remove_stale(path)
+    remove_stale(path, "the CNI socket")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
@@ -237,19 +250,3 @@ def _private_directory(path: Path) -> None:
             f"the directory {path} of the CNI socket has mode {mode:04o} and owner"
             f" {found.st_uid}: it must be 0700 and belong to {os.geteuid()}"
         )
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of an agent that died; one that is served is an error."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_S)
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise OverweaveError(f"the CNI socket {path} cannot be used: {error}") from error
-    raise OverweaveError(f"another agent already serves the CNI socket {path}: stop it first")

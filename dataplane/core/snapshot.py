@@ -54,6 +54,17 @@ class Snapshot:
             return False
         return attachment.blocked is None and not self._lag(FABRIC_TARGET, since, key)
 
+    @property
+    def is_in_step(self) -> bool:
+        """Say whether the fabric database is followed and holds all rows this node wants there."""
+        report = self.reports.get(FABRIC_TARGET)
+        settled = report is not None and not report.pending
+        return (
+            settled
+            and self.state.fabric.connected
+            and not self._lag(FABRIC_TARGET, self.generation)
+        )
+
     def is_programmed(self, generation: int) -> bool:
         """Say whether every local Target has converged on ``generation`` or a later one."""
         return not any(self._lag(name, generation) for name in self.local_targets)

@@ -205,6 +205,7 @@ class World:
     limits: Limits = QUICK
     attachments: FakeAttachments = field(default_factory=FakeAttachments)
     wiring: FakeWiring = field(default_factory=FakeWiring)
+    timed: list[tuple[str, str]] = field(default_factory=list)
     server: CniServer | None = None
 
     @property
@@ -221,8 +222,12 @@ class World:
 
     def start(self) -> None:
         handler = Handler(self.attachments, self.wiring, Ipam(), self.limits)
-        self.server = CniServer(self.socket, handler)
+        self.server = CniServer(self.socket, handler, self._take_note)
         self.server.start()
+
+    def _take_note(self, command: str, phase: str, seconds: float) -> None:
+        assert 0 <= seconds < self.limits.request
+        self.timed.append((command, phase))
 
     def stop(self, grace_s: float = 2.0) -> None:
         if self.server is not None:

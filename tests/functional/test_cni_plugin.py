@@ -262,6 +262,19 @@ def test_a_failed_add_is_undone_and_says_how_long_what_took(
     assert node.run("ADD").status == 0
 
 
+def test_how_long_what_took_is_told_of_known_commands(node: World) -> None:
+    connect = ["plumb", "program", "announce", "publish"]
+    assert node.run("ADD").status == 0
+    assert node.timed == [("ADD", phase) for phase in ("admit", *connect, "total")]
+    node.timed.clear()
+    assert node.run("ADD", node.config(segment="green"), CNI_CONTAINERID="c2").status == 1
+    assert node.run("FROB").status == 1
+    assert node.timed == [("ADD", "total")]
+    node.timed.clear()
+    assert node.run("DEL").status == 0
+    assert node.timed == [("DEL", phase) for phase in ("unplumb", "detach", "total")]
+
+
 def test_an_unknown_segment_and_a_too_large_mtu_are_refused_first(node: World) -> None:
     error_of(node.run("ADD", node.config(segment="green")), 7, "green")
     error_of(node.run("ADD", node.config(mtu=9000)), 7, "mtu 9000", "blue", "1450")

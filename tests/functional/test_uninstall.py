@@ -1,6 +1,7 @@
 """What uninstall takes for its own outside its directories, and an agent that will not go."""
 
 import fcntl
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,10 +29,10 @@ signal.pause()
 """
 
 
-def config_at(directory: Path, run_dir: Path) -> AgentConfig:
+def config_at(directory: Path, run_dir: Path, more: str = "") -> AgentConfig:
     return parse_config(
         f"node: n\nunderlay: {{interface: eth0}}\nfabric: {{remote: 'unix:{directory}/f.sock'}}\n"
-        f"state_dir: {directory}\nrun_dir: {run_dir}\n",
+        f"state_dir: {directory}\nrun_dir: {run_dir}\n{more}",
         "test",
     )
 
@@ -62,19 +63,19 @@ def test_an_agent_is_asked_to_end_and_kept_from_starting(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("manners", "socket", "called"),
+    ("manners", "listener", "called"),
     [
         pytest.param("stay", "api.sock", "{pid}", id="it ignores SIGTERM"),
         pytest.param("go", "elsewhere", "unknown", id="nobody says which process it is"),
     ],
 )
 def test_an_agent_that_still_runs_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: str, socket: str, called: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: str, listener: str, called: str
 ) -> None:
     monkeypatch.setattr(uninstall, "_AGENT_GRACE_S", 0.2)
     config = config_at(tmp_path, tmp_path)
     with agent(tmp_path, manners) as process:
-        (tmp_path / "api.sock").rename(tmp_path / socket)
+        (tmp_path / "api.sock").rename(tmp_path / listener)
         name = called.format(pid=process.pid)
         assert uninstall.running_agent(config) == f"agent of {tmp_path} (process {name})"
         with (
@@ -137,6 +138,28 @@ def test_what_make_install_put_outside_is_known_by_its_marks(
 def test_a_command_that_is_no_link_is_not_ours(outside: Path) -> None:
     (outside / "overweave").write_text("theirs", encoding="utf-8")
     assert list(uninstall._installed(config_at(outside, Path("/run/overweave")))) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        pytest.param("elsewhere/m.sock", ["file {}/elsewhere/m.sock"], id="elsewhere"),
+        pytest.param("run/m.sock", ["file {}/run/m.sock"], id="beside the other sockets"),
+        pytest.param("run/metrics.sock", [], id="as it is called by itself"),
+    ],
+)
+def test_a_metrics_socket_that_was_left(tmp_path: Path, place: str, found: list[str]) -> None:
+    config = config_at(tmp_path, tmp_path / "run", f"metrics: unix:{tmp_path / place}\n")
+    assert list(uninstall._metrics_socket(config)) == []
+    (tmp_path / place).parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / place))
+    things = list(uninstall._metrics_socket(config))
+    assert [thing.name for thing in things] == [name.format(tmp_path) for name in found]
+    rest = uninstall._below(tmp_path / "run", uninstall._RUN_FILES, things)
+    assert [thing.name for thing in rest] == (
+        [f"directory {tmp_path}/run"] if place.startswith("run") else []
+    )
 
 
 def test_a_directory_with_something_else_in_it_stays(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataplane.lab.probes import Pace, ProbeError
 from dataplane.lab.scene import COLOURS, Colour, Scene
 from dataplane.netlink import links
 from dataplane.netlink.netns import Netns
+from tests.coverage_grid import Proven
 from tests.functional.namespaces import rtnl_in
 
 SEGMENTS = pytest.mark.parametrize(
@@ -21,11 +22,15 @@ POD_MTU = {"ipv4": 1450, "ipv6": 1430}
 
 
 @SEGMENTS
-def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(scene: Scene, colour: Colour) -> None:
+def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(
+    scene: Scene, colour: Colour, proven: Proven
+) -> None:
     verdict = matrix.verify(scene.segments[colour.name])
     print(f"{colour.name}: typical round trip {verdict.round_trip * 1000:.2f} ms")
     assert verdict.faults == ()
     assert (verdict.pairs, verdict.reachable, verdict.lost) == (20, 20, 0)
+    for inner in ("ipv4", "ipv6"):
+        proven(colour.encap, colour.underlay, inner)
 
 
 def test_no_frame_leaves_its_segment(scene: Scene) -> None:
@@ -46,19 +51,23 @@ def test_mtu_is_the_underlays_less_the_overhead(scene: Scene, colour: Colour, ve
 
 @SEGMENTS
 @INNER
-def test_a_long_flow_loses_and_doubles_nothing(scene: Scene, colour: Colour, version: int) -> None:
+def test_a_long_flow_loses_and_doubles_nothing(
+    scene: Scene, colour: Colour, version: int, proven: Proven
+) -> None:
     first, second = scene.segments[colour.name][:2]
     echo = probes.ping(first, second.ip(version), Pace(count=300, interval=0.005))
     assert (echo.sent, echo.lost, echo.duplicates) == (300, 0, 0)
+    proven(colour.encap, colour.underlay, f"ipv{version}")
 
 
 @SEGMENTS
 @INNER
-def test_bulk_tcp_arrives_whole(scene: Scene, colour: Colour, version: int) -> None:
+def test_bulk_tcp_arrives_whole(scene: Scene, colour: Colour, version: int, proven: Proven) -> None:
     first, second = scene.segments[colour.name][:2]
     size = 8 << 20
     took = probes.transfer(first, second, version, size)
     print(f"{colour.name}: {size * 8 / took / 1e6:.0f} Mbit/s")
+    proven(colour.encap, colour.underlay, f"ipv{version}")
 
 
 def test_unknown_unicast_reaches_nobody(scene: Scene) -> None:

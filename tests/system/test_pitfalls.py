@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+import secrets
 import socket
 import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
 
+from dataplane.core.model import IpAddress
 from dataplane.core.reasons import Reason
 from dataplane.lab import matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.scene import COLOURS, Colour, Scene
 from dataplane.lab.underlay import NIC
-from tests.system.cni_node import cni_node, segment
+from tests.system.cni_node import cni_node, eventually, segment
+from tests.system.frames import raw
 
 UDP_SEGMENT = 103  # linux/udp.h
 SIZE, COUNT = 1200, 10
@@ -109,3 +116,141 @@ def test_a_pod_that_routes(scene: Scene) -> None:
         size = 2 * MEGABYTE
         probes.transfer(source, sink, 4, size)
         print(f"nested at n2: {counted(scene, 'n2', Reason.NESTED)} packets went by OVS")
+
+
+LEFT, RIGHT = Colour("left", 24, "geneve", "ipv4"), Colour("right", 25, "vxlan", "ipv6")
+
+
+def test_a_pod_that_bridges(scene: Scene) -> None:
+    """It joins two segments: what it sends on was in a tunnel, from MACs that are not its own."""
+    with (
+        segment(scene, LEFT, "guard: 'off'\n"),
+        segment(scene, RIGHT, "guard: 'off'\n"),
+        cni_node(scene, "n1", LEFT.name) as here,
+        cni_node(scene, "n3", RIGHT.name) as there,
+        cni_node(scene, "n2", LEFT.name) as middle,
+    ):
+        source, sink = here.add("lefty"), there.add("righty")
+        # On each segment the bridge is announced as who is behind it.
+        bridge = middle.add("bridge", runtimeConfig={"mac": sink.mac})
+        behind = middle.config(segment=RIGHT.name, runtimeConfig={"mac": source.mac})
+        assert middle.run("ADD", "bridge", behind, CNI_IFNAME="eth1").status == 0
+        run(bridge, "ip", "link", "add", "br0", "mtu", "1430", "type", "bridge")
+        for number, port in enumerate(("eth0", "eth1"), start=1):
+            mac = f"02:00:00:00:99:0{number}"
+            run(bridge, "ip", "link", "set", port, "address", mac, "mtu", "1430", "master", "br0")
+        run(bridge, "ip", "link", "set", "br0", "up")
+        for pod, address in ((source, "10.99.0.1/24"), (sink, "10.99.0.2/24")):
+            run(pod, "ip", "address", "add", address, "dev", pod.ifname)
+            run(pod, "ip", "link", "set", pod.ifname, "mtu", "1430")  # the smaller one of both
+        sink = replace(sink, ips=(ip_address("10.99.0.2"),))
+        eventually(lambda: not probes.ping(source, sink.ip(4), Pace(patience=0.2)).lost)
+        before = counted(scene, "n2", Reason.NESTED)
+        echo = probes.ping(source, sink.ip(4), Pace(count=20))
+        assert (echo.lost, echo.duplicates) == (0, 0)
+        assert counted(scene, "n2", Reason.NESTED) == before + 40  # there and back
+        probes.transfer(source, sink, 4, 2 * MEGABYTE)
+        assert middle.run("DEL", "bridge", behind, CNI_IFNAME="eth1").status == 0
+
+
+TAGGED = Colour("tagged", 26, "vxlan", "ipv4")
+VLAN, COPIES = 7, 5
+_SOL_PACKET, _PACKET_AUXDATA, _VLAN_VALID = 263, 8, 1 << 4  # linux/if_packet.h
+
+
+def vlans(sink: Station, token: bytes, seconds: float = 1.0) -> Iterator[int | None]:
+    """Yield the VLAN of each frame with ``token`` that comes to a pod, None for no tag.
+
+    The kernel hands the tag over beside the frame (struct tpacket_auxdata).
+    """
+    with raw(sink) as ear:
+        ear.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        yield None  # listens from now on
+        ear.settimeout(seconds)
+        while True:
+            try:
+                data, ((_, _, aux), *_), *_ = ear.recvmsg(65535, 64)
+            except TimeoutError:
+                return
+            if token in data:
+                status, tci = struct.unpack_from("=I12xH", aux)
+                yield tci & 0xFFF if status & _VLAN_VALID else None
+
+
+@pytest.mark.parametrize(
+    ("guard", "address", "heard"),
+    [
+        pytest.param("ip", "", [VLAN] * COPIES, id="own address, guard ip"),
+        pytest.param("ip", "10.98.0.1", [], id="another address, guard ip"),
+        pytest.param("off", "10.98.0.1", [VLAN] * COPIES, id="another address, guard off"),
+    ],
+)
+def test_frames_in_a_vlan(scene: Scene, guard: str, address: str, heard: list[int]) -> None:
+    """The tag is the pods' own business: it crosses, by OVS, and the guard looks behind it."""
+    with (
+        segment(scene, TAGGED, f"guard: '{guard}'\n"),
+        cni_node(scene, "n1", TAGGED.name) as here,
+        cni_node(scene, "n2", TAGGED.name) as there,
+    ):
+        source, sink = here.add("tag1"), there.add("tag2")
+        matrix.converge([source, sink])
+        token = secrets.token_bytes(16)
+        tag = Ether(src=source.mac, dst=sink.mac) / Dot1Q(vlan=VLAN)
+        frame = tag / IP(src=address or str(source.ip(4)), dst=str(sink.ip(4))) / UDP() / token
+        before = counted(scene, "n1", Reason.NOT_IP)
+        arriving = vlans(sink, token)
+        next(arriving)
+        with raw(source) as out:
+            out.bind((source.ifname, 0))
+            for _ in range(COPIES):
+                out.send(bytes(frame))
+        assert list(arriving) == heard
+        assert counted(scene, "n1", Reason.NOT_IP) == before + COPIES
+
+
+def is_taken(station: Station, address: IpAddress) -> bool:
+    """Ask by DAD (RFC 5227, RFC 4862) whether ``address`` is somebody else's."""
+    if address.version == 4:
+        probe = ["arping", "-D", "-q", "-c", "2", "-w", "3", "-I", station.ifname, str(address)]
+        words = ["nsenter", f"--net={station.netns}", *probe]
+        return subprocess.run(words, check=False, capture_output=True).returncode == 1
+    run(station, "sysctl", "-qw", f"net.ipv6.conf.{station.ifname}.accept_dad=1")
+    where = (f"{address}/128", "dev", station.ifname)
+    own = address in station.ips
+    if own:
+        run(station, "ip", "address", "del", f"{address}/64", "dev", station.ifname)
+    run(station, "ip", "address", "add", *where)
+    try:
+        eventually(lambda: "tentative" not in shown(station) or "dadfailed" in shown(station))
+        return "dadfailed" in shown(station)
+    finally:
+        run(station, "ip", "address", "del", *where)
+        run(station, "sysctl", "-qw", f"net.ipv6.conf.{station.ifname}.accept_dad=0")
+        if own:
+            run(station, "ip", "address", "add", f"{address}/64", "dev", station.ifname, "nodad")
+
+
+def shown(station: Station) -> str:
+    return run(station, "ip", "-6", "address", "show", "dev", station.ifname)
+
+
+CLAIMED = Colour("claimed", 27, "geneve", "ipv6")
+
+
+@pytest.mark.parametrize("version", [pytest.param(4, id="ARP"), pytest.param(6, id="ND")])
+@pytest.mark.parametrize("guard", ["ip", "mac"])
+def test_duplicate_address_detection(scene: Scene, guard: str, version: int) -> None:
+    """A pod hears that an address is another's, and never that its own is: we answer for others."""
+    with (
+        segment(scene, CLAIMED, f"guard: '{guard}'\n"),
+        cni_node(scene, "n1", CLAIMED.name) as here,
+        cni_node(scene, "n2", CLAIMED.name) as there,
+    ):
+        pods = [here.add("asker"), here.add("neighbour"), there.add("remote")]
+        matrix.converge(pods)
+        before = counted(scene, "n1", Reason.ANSWERED)
+        assert not is_taken(pods[0], pods[0].ip(version))
+        assert counted(scene, "n1", Reason.ANSWERED) == before
+        assert all(is_taken(pods[0], pod.ip(version)) for pod in pods[1:])
+        if version == 4:  # questions without a source are left to Open vSwitch over IPv6
+            assert counted(scene, "n1", Reason.ANSWERED) >= before + 2

@@ -36,13 +36,14 @@ def test_the_example_is_valid() -> None:
 
 
 def test_the_example_shows_the_defaults() -> None:
-    defaults = r"(?m)^# (?=(ovs|state_dir|run_dir|bpffs|attach_without_fabric|  \w+):)"
+    defaults = r"(?m)^# (?=(ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|  \w+):)"
     shown, count = re.subn(defaults, "", EXAMPLE)
-    assert count == 8
+    assert count == 9
     example = parse_config(shown, "example without comments")
     plain = parse_config(EXAMPLE, "example")
     assert (example.ovs_rundir, example.ovs_remote) == (plain.ovs_rundir, plain.ovs_remote)
-    unset = {"ovs", "node"}
+    assert example.metrics_address == plain.metrics_address
+    unset = {"ovs", "node", "metrics"}
     assert example.model_dump(exclude=unset) == plain.model_dump(exclude=unset)
 
 
@@ -80,6 +81,39 @@ def test_a_managed_switch_lives_in_its_own_directory() -> None:
     found = config("ovs: {manage: true}")
     assert found.ovs_remote == "unix:/var/lib/overweave/ovs/db.sock"
     assert config("ovs: {manage: true, rundir: /o}").ovs_remote == "unix:/o/db.sock"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        pytest.param("", Path("/run/overweave/metrics.sock"), id="default"),
+        pytest.param("run_dir: /r", Path("/r/metrics.sock"), id="beside the other sockets"),
+        pytest.param("metrics: unix:/m.sock", Path("/m.sock"), id="unix"),
+        pytest.param("metrics: 127.0.0.1:9464", (ip_address("127.0.0.1"), 9464), id="IPv4"),
+        pytest.param("metrics: '[::1]:9464'", (ip_address("::1"), 9464), id="IPv6"),
+    ],
+)
+def test_where_metrics_are(text: str, found: object) -> None:
+    assert config(text).metrics_address == found
+
+
+def test_metrics_are_not_for_everybody() -> None:
+    (told,) = faults(MINIMAL + "metrics: 0.0.0.0:9464")
+    assert "metrics: '0.0.0.0:9464': 0.0.0.0 is no loopback address" in told
+    (told,) = faults(MINIMAL + "metrics: '[2001:db8::1]:9464'")
+    assert "2001:db8::1 is no loopback address" in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=text)
+        for text in ("9464", "127.0.0.1", "::1:9464", "[127.0.0.1]:1", "127.0.0.1:0", "host:1")
+    ],
+)
+def test_metrics_are_somewhere(text: str) -> None:
+    (told,) = faults(f"{MINIMAL}metrics: '{text}'")
+    assert f"metrics: '{text}' is not unix:/PATH, 127.0.0.1:PORT or [::1]:PORT" in told
 
 
 def test_certificates_that_are_there_are_taken(tmp_path: Path) -> None:

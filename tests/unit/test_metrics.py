@@ -1,0 +1,227 @@
+"""What Prometheus is shown: names as documented, totals that never fall, labels that stay few."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dataplane.core.derive import derive
+from dataplane.core.diff import Pending
+from dataplane.core.errors import OverweaveError
+from dataplane.core.events import FabricConnection, Link, LinksChanged, TargetReport
+from dataplane.core.model import Mac
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import PACKET_REASONS, Reason
+from dataplane.core.snapshot import Snapshot
+from dataplane.metrics import Metrics, PacketTotals
+from tests.unit.test_core_state import OWN_BLOCK, POD, after, remote, request, synced
+
+README = Path(__file__).parents[2] / "README.md"
+KEY = (100, remote().mac)
+
+
+class FakePath:
+    """Holds what a test says; ``fault`` makes it unreadable."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[int, Mac], int] = {}
+        self.taken: dict[int, dict[Reason, int]] = {}
+        self.fault = ""
+
+    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
+        if self.fault:
+            raise OverweaveError(self.fault)
+        return {key: Traffic(packets, 0) for key, packets in self.held.items()}
+
+    def counts(self) -> Mapping[int, Mapping[Reason, int]]:
+        return self.taken
+
+
+class FakeSource:
+    """One attachment that is not published, one remote endpoint, one Target of each fate."""
+
+    def __init__(self) -> None:
+        port = LinksChanged((Link("vp0", 40, "", 1450, up=True),))
+        state = after(*synced(OWN_BLOCK, remote()), request(), port)
+        reports = {
+            "flows": TargetReport("flows", 3, error="the switch said no"),
+            "links": TargetReport("links", 2, "", (Pending(POD, "no vp0"),)),
+        }
+        self.snapshot = Snapshot(
+            state,
+            ("flows", "links", "fabric"),
+            derive(state),
+            generation=3,
+            reports=reports,
+            since={POD: 3},
+        )
+        self.overdue = {"flows": 2.5}
+        self.fabric_lag_s = 1.5
+
+
+Labels = tuple[tuple[str, str], ...]
+
+
+def exposed(metrics: Metrics) -> dict[str, dict[Labels, float]]:
+    return samples(generate_latest(metrics.registry).decode())
+
+
+def samples(text: str) -> dict[str, dict[Labels, float]]:
+    found: dict[str, dict[Labels, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def made(path: FakePath, source: FakeSource | None = None) -> Metrics:
+    return Metrics(source or FakeSource(), path)
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Return type and labels of each name in the README's table."""
+    row = re.compile(r"^\| `(overweave_\w+)` \| (\w+) \| ([\w, ]*)\|", re.MULTILINE)
+    return {
+        name: (kind, set(re.findall(r"\w+", labels)))
+        for name, kind, labels in row.findall(README.read_text(encoding="utf-8"))
+    }
+
+
+def test_what_is_documented_is_exposed_and_nothing_else() -> None:
+    path = FakePath()
+    path.held[KEY] = 1
+    metrics = made(path)
+    metrics.timed("ADD", "admit", 0.1)
+    families = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
+    found = {
+        f"{family.name}_total" if family.type == "counter" else family.name: (
+            family.type,
+            set(family.samples[0].labels) - {"le"},
+        )
+        for family in families
+    }
+    assert found == documented()
+    assert all(family.documentation for family in families)
+
+
+def test_values() -> None:
+    path = FakePath()
+    path.held[KEY] = 7
+    path.taken[40] = {Reason.ARP: 2}
+    metrics = made(path)
+    path.held[KEY] = 17
+    path.taken = {40: {Reason.ARP: 5, Reason.ANSWERED: 1}, 2: {Reason.TOO_LARGE: 4}}
+    found = exposed(metrics)
+    entries = {
+        (("placement", "ovs"), ("reason", "pending"), ("segment", "blue")): 1,
+        (("placement", "fastpath"), ("reason", ""), ("segment", "blue")): 1,
+    }
+    assert found["overweave_entries"] == entries
+    moved = {labels: n for labels, n in found["overweave_packets_total"].items() if n}
+    assert moved == {
+        (("path", "fastpath"), ("reason", "")): 10,
+        (("path", "fastpath"), ("reason", "answered")): 1,
+        (("path", "ovs"), ("reason", "arp")): 3,
+        (("path", "dropped"), ("reason", "too-large")): 4,
+    }
+    plain = {name: values[()] for name, values in found.items() if list(values) == [()]}
+    assert plain == {
+        "overweave_ready": 0,
+        "overweave_fastpath_readable": 1,
+        "overweave_fabric_connected": 1,
+        "overweave_fabric_lag_seconds": 1.5,
+        "overweave_fabric_unpublished_endpoints": 1,
+        "overweave_generation": 3,
+    }
+    assert found["overweave_target_error"] == {
+        (("target", "flows"),): 1,
+        (("target", "links"),): 0,
+    }
+    assert found["overweave_target_pending"][("target", "links"),] == 1
+    assert found["overweave_target_generation"][("target", "links"),] == 2
+    assert found["overweave_target_overdue_seconds"][("target", "flows"),] == 2.5
+
+
+def test_every_path_and_reason_is_there_from_the_start() -> None:
+    totals = exposed(made(FakePath()))["overweave_packets_total"]
+    assert set(totals.values()) == {0}
+    assert {dict(labels)["reason"] for labels in totals} == {"", *map(str, PACKET_REASONS)}
+    assert {dict(labels)["path"] for labels in totals} == {"fastpath", "ovs", "host", "dropped"}
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "path"),
+    [pytest.param(False, "host", id="shared"), pytest.param(True, "dropped", id="exclusive")],
+)
+def test_what_becomes_of_strangers_packets(exclusive: bool, path: str) -> None:
+    source, fast = FakeSource(), FakePath()
+    state = source.snapshot.state
+    node = replace(state.node, exclusive_ports=exclusive)
+    source.snapshot = replace(source.snapshot, state=replace(state, node=node))
+    metrics = made(fast, source)
+    fast.taken[2] = {Reason.UNKNOWN_VTEP: 3}
+    totals = exposed(metrics)["overweave_packets_total"]
+    assert totals[("path", path), ("reason", "unknown-vtep")] == 3
+
+
+def test_a_fast_path_that_cannot_be_read_hides_nothing_else() -> None:
+    path = FakePath()
+    path.fault = "no such map"
+    found = exposed(made(path))
+    assert found["overweave_fastpath_readable"][()] == 0
+    assert found["overweave_generation"][()] == 3
+    assert not {"overweave_entries", "overweave_packets_total"} & found.keys()
+
+
+def test_the_fabric_database_is_away() -> None:
+    source = FakeSource()
+    state = after(*synced(), FabricConnection(connected=False, error="refused"))
+    source.snapshot = replace(source.snapshot, state=state)
+    assert exposed(made(FakePath(), source))["overweave_fabric_connected"][()] == 0
+
+
+def test_labels_do_not_grow_with_the_endpoints() -> None:
+    macs = [Mac(f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}") for n in range(1000)]
+    ips = (ip_address(f"10.0.{n >> 8}.{n & 255}") for n in range(1000, 2000))
+    rows = [replace(remote(mac, mac=mac), ips=(ip,)) for mac, ip in zip(macs, ips, strict=True)]
+    source, path = FakeSource(), FakePath()
+    state = after(*synced(OWN_BLOCK, *rows), request())
+    path.held = {(100, mac): 1 for mac in macs}
+    few = exposed(made(path))
+    path.taken = {ifindex: dict.fromkeys(PACKET_REASONS, ifindex) for ifindex in range(1000)}
+    source.snapshot = replace(source.snapshot, state=state, desired=derive(state))
+    many = exposed(made(path, source))
+    assert sum(many["overweave_entries"].values()) == 1001
+    assert {name: len(values) for name, values in many.items()} == {
+        **{name: len(values) for name, values in few.items()},
+        "overweave_entries": 2,
+    }
+
+
+steps = st.lists(st.dictionaries(st.integers(0, 3), st.integers(0, 50), max_size=4), max_size=12)
+
+
+@given(steps)
+def test_totals_never_fall_and_miss_nothing_that_only_grows(looks: list[dict[int, int]]) -> None:
+    fast = FakePath()
+    totals = PacketTotals(fast, exclusive_ports=False)
+    totals.look()
+    before: Mapping[tuple[str, str], int] = {}
+    grown: dict[int, int] = {}
+    sure = 0
+    for held in looks:
+        fast.held = {(number, KEY[1]): packets for number, packets in held.items()}
+        _, now = totals.look()
+        assert all(now[way] >= total for way, total in before.items())
+        # What is less than last time is another entry of that name, which began at 0.
+        sure += sum(n - grown.get(k, 0) if n >= grown.get(k, 0) else n for k, n in held.items())
+        assert now["fastpath", ""] == sure
+        before, grown = now, held

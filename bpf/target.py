@@ -25,6 +25,7 @@ from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import OverweaveError, PartlyRefusedError, TargetError
 from dataplane.core.reasons import PACKET_REASONS, Reason
+from dataplane.netlink import u32
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import BpfFilter, Slot, delete_bpf, ensure_clsact, list_bpf, replace_bpf
 
@@ -33,6 +34,7 @@ COUNTERS = "counters"  # filled by the programs
 RENDERED_MAPS = tuple(spec for spec in MAPS if spec.name != COUNTERS)
 # What does not fit into these, Open vSwitch does. Without the others it would get nothing.
 _OPTIONAL = frozenset({"ports", "neighbours", "entries"})
+_REDIRECTS = "redirects of an agent without eBPF"
 _OWNER = "overweave:"  # begins the name of each of our filters, whichever version attached it
 
 
@@ -133,7 +135,9 @@ class FastpathTarget:
         with Rtnl() as rtnl:
             for ifindex, netdev in socket.if_nameindex():
                 ours = _our_filter(rtnl, ifindex)
-                if ours is not None:
+                if u32.listing(rtnl, ifindex).ours:
+                    yield FilterItem(ifindex, _REDIRECTS, netdev)
+                elif ours is not None:
                     yield FilterItem(ifindex, self._program_of(ours), netdev)
 
     def _program_of(self, found: BpfFilter) -> str:
@@ -156,7 +160,7 @@ class FastpathTarget:
         old_filters, old_entries = _apart(change.remove.values())
         filters, entries = _apart(wanted)
         for item in old_filters:
-            yield item, partial(delete_bpf, rtnl, Slot(item.ifindex))
+            yield item, partial(_detach, rtnl, item)
         for entry in old_entries:
             yield entry, partial(self._unset, entry)
         for entry in entries:
@@ -174,6 +178,7 @@ class FastpathTarget:
                 f" tc filter show dev {item.netdev} ingress"
             )
         replace_bpf(rtnl, slot, self._programs[item.program].fd, f"{_OWNER}{item.program}")
+        u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
 
     def _set(self, item: EntryItem) -> None:
         self._maps[item.map_name].update(item.map_key, item.value)
@@ -188,6 +193,11 @@ class FastpathTarget:
         for reason in PACKET_REASONS:
             with contextlib.suppress(BpfMissingError):
                 self._counters.delete(encode_counter_key(ifindex, reason))
+
+
+def _detach(rtnl: Rtnl, item: FilterItem) -> None:
+    delete_bpf(rtnl, Slot(item.ifindex))
+    u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
 
 
 def _joints(desired: Desired) -> Iterator[_Joint]:

@@ -91,7 +91,8 @@ class Agent:
         for worker in self._workers:
             worker.poke()
 
-    def _look(self, target: str) -> None:
+    def look(self, target: str) -> None:
+        """Have one Target look at the real thing and repair it now."""
         for worker in self._workers:
             if worker.target.name == target:
                 worker.poke()
@@ -266,7 +267,7 @@ class Agent:
         if state.watched != before.state.watched:
             self._parts.watch(state.watched)
         if FabricConnection(connected=True) in events:
-            self._look(FABRIC_TARGET)  # it may be another database, or an older one
+            self.look(FABRIC_TARGET)  # it may be another database, or an older one
         if after.generation != before.generation and after.desired is not None:
             for worker in self._workers:
                 worker.submit(Job(after.generation, after.desired, state.bindings))

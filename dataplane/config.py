@@ -96,8 +96,13 @@ class AttachWithoutFabric(StrEnum):
 
 
 class FastPath(StrEnum):
-    """Whether the eBPF programs forward by themselves what they know."""
+    """Whether the eBPF programs forward by themselves what they know.
 
+    Only REQUIRED keeps the agent from starting where they cannot be loaded; without them Open
+    vSwitch forwards everything, as it does with OFF.
+    """
+
+    AUTO = "auto"
     REQUIRED = "required"
     OFF = "off"
 
@@ -173,7 +178,7 @@ class AgentConfig(Strict):
     attach_without_fabric: Annotated[AttachWithoutFabric, Field(strict=False)] = (
         AttachWithoutFabric.ALLOW
     )
-    fastpath: Annotated[FastPath, Field(strict=False)] = FastPath.REQUIRED
+    fastpath: Annotated[FastPath, Field(strict=False)] = FastPath.AUTO
 
     @model_validator(mode="after")
     def _own_switch_has_its_own_socket(self) -> AgentConfig:
@@ -252,7 +257,9 @@ fabric:
 # bpffs: /sys/fs/bpf/overweave         # where eBPF programs and maps outlive the agent
 # metrics: unix:/run/overweave/metrics.sock    # for Prometheus; or 127.0.0.1:PORT, [::1]:PORT
 # attach_without_fabric: allow         # or refuse: no ADD while the database is away
-# fastpath: required                   # or off: every packet goes through Open vSwitch
+# fastpath: auto                       # eBPF forwards what it knows; where it cannot be loaded, all
+#                                      # packets go through Open vSwitch, and status says why.
+#                                      # off: they do in any case; required: no start without eBPF
 """
 
 

@@ -10,30 +10,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 
-from bpf.bpffs import ensure_mounted
-from bpf.loader import load
-from bpf.readings import Readings
-from bpf.target import FastpathTarget
 from dataplane.agent import Agent, Parts
 from dataplane.api.service import AgentService, serve
 from dataplane.cni.handler import Handler, Limits
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
-from dataplane.config import AgentConfig, FabricAccess
-from dataplane.contracts import FastPath, Post
+from dataplane.config import AgentConfig, FabricAccess, FastPath
+from dataplane.contracts import Feed, Post, Target
 from dataplane.core.errors import OverweaveError
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
+from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
+from dataplane.host.glue import GlueTarget
+from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
 from dataplane.metrics import Metrics, MetricsServer
-from dataplane.netlink.monitor import LinkFeed
+from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
@@ -103,38 +103,49 @@ def run_agent(config: AgentConfig) -> None:
 def _start(config: AgentConfig, stack: ExitStack) -> None:
     files = StateFiles(config.state_dir)
     loaded = files.load()
-    ensure_mounted(config.bpffs)
-    pins = load(config.bpffs)
-    fastpath = FastpathTarget(pins)
-    stack.callback(fastpath.close)
+    fast = load_ebpf(config)
+    if isinstance(fast, NoEbpf):
+        log.warning("fastpath.none", why=fast.reason)
     vswitch = VSwitch(config.ovs_remote)
     unixctl = Unixctl(config.ovs_rundir)
     database = agent_database(config.fabric.remote, _tls(config.fabric))
     fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
+    joining: tuple[Target, ...]
+    hints: tuple[Feed, ...] = ()
+    if isinstance(fast, Ebpf):
+        stack.callback(fast.target.close)
+        joining = (fast.target,)
+    else:
+        next_hops = NextHopsTarget(lambda event: agent.post(event))  # noqa: PLW0108  # as above
+        joining = (GlueTarget(), next_hops)
+        hints = (WayFeed(lambda: agent.look(next_hops.name)),)
     targets = (
         files,
         PortsTarget(vswitch, config.node),
         FlowsTarget(config.ovs_rundir),
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
-        fastpath,
+        *joining,
         FabricTarget(database, config.node),
     )
-    agent = Agent(config.local_node, Parts(targets, (*own, LinkFeed(), ovs, fabric), fabric.watch))
+    node = replace(config.local_node, ebpf=isinstance(fast, Ebpf))
+    feeds: tuple[Feed, ...] = (*own, LinkFeed(), *hints, ovs, fabric)
+    agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, Readings(pins), stack)
+    _serve(config, agent, fast, stack)
 
 
-def _serve(config: AgentConfig, agent: Agent, fast: FastPath, stack: ExitStack) -> None:
+def _serve(config: AgentConfig, agent: Agent, fast: Ebpf | NoEbpf, stack: ExitStack) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
-    modes = {"underlay": "userspace", "fastpath": config.fastpath.value}
-    api = serve(AgentService(agent, fast, modes, _access(config.fabric)), config.api_socket)
+    modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
+    forwarded = fast.readings if isinstance(fast, Ebpf) else fast
+    api = serve(AgentService(agent, forwarded, modes, _access(config.fabric)), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
-    metrics = Metrics(agent, fast)
+    metrics = Metrics(agent, forwarded)
     scrapes = MetricsServer(metrics, config.metrics_address)
     stack.callback(scrapes.stop)
     scrapes.start()
@@ -144,6 +155,12 @@ def _serve(config: AgentConfig, agent: Agent, fast: FastPath, stack: ExitStack) 
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
+
+
+def _mode(config: AgentConfig, fast: Ebpf | NoEbpf) -> str:
+    if isinstance(fast, NoEbpf):
+        return f"no fast path, because {fast.reason}"
+    return "off" if config.fastpath is FastPath.OFF else "on"
 
 
 def _own_switch(config: AgentConfig) -> OvsInstance:

@@ -24,7 +24,7 @@ from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
 from dataplane.host.pod import OUR_GROUP
-from dataplane.netlink import links
+from dataplane.netlink import links, u32
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, delete_bpf, list_bpf
 from overlay_ovs.tunnels import delete_route, routes
@@ -37,7 +37,7 @@ from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
 _FILTERS = "overweave:"  # how bpf/target.py begins the names of its filters
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
-_STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock")
+_STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock", "ebpf.log")
 _RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "tombstones")
 _OVS_FILES = (
     "conf.db",
@@ -113,7 +113,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
 
     ``vswitch`` is started, connected or not.
     """
-    things = [*_links(), *_filters()]
+    things = [*_links(), *_filters(), *_redirects()]
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
@@ -203,6 +203,20 @@ def _filters() -> list[Thing]:
 def _detach(slot: Slot) -> None:
     with Rtnl() as rtnl:
         delete_bpf(rtnl, slot)
+
+
+def _redirects() -> Iterator[Thing]:
+    """Yield what an agent without eBPF has instead of filters."""
+    with Rtnl() as rtnl:
+        for netdev in links.every(rtnl):
+            ours = u32.listing(rtnl, netdev.ifindex).ours
+            if ours:
+                yield Thing(f"tc redirects of {netdev.name}", partial(_let_be, netdev.ifindex))
+
+
+def _let_be(ifindex: int) -> None:
+    with Rtnl() as rtnl:
+        u32.delete(rtnl, u32.listing(rtnl, ifindex).ours)
 
 
 def _routes(config: AgentConfig) -> Iterator[Thing]:

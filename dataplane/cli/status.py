@@ -11,6 +11,7 @@ from dataplane.cli.find import agent_option
 from dataplane.cli.outcome import FAILED, OK, UNREACHABLE
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 
+_SLOW = "no fast path"  # begins what the agent says of its fast path where it has none
 LISTING = Listing("agent", ())
 
 
@@ -76,6 +77,8 @@ def _notes(record: Record, *, everything: bool) -> Iterator[str]:
         yield f"unpublished: {_port(port)}"
     for target in record["targets"]:
         yield from (f"pending in {target['name']}: {pending}" for pending in target["pending"])
+    if not everything:
+        yield from (mode for mode in record["modes"].values() if mode.startswith(_SLOW))
     if everything:
         yield f"fabric: {record['fabric_access']}"
         yield f"VTEPs: {', '.join(record['vteps']) or 'none'}"

@@ -16,6 +16,7 @@ from dataplane.core.model import (
     FabricEntity,
     Guard,
     IpAddress,
+    Mac,
     Node,
     Segment,
 )
@@ -24,13 +25,17 @@ from dataplane.core.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """What the configuration file says of this node; empty ``vteps``: the NIC's own addresses."""
+    """What the configuration file says of this node; empty ``vteps``: the NIC's own addresses.
+
+    ``ebpf`` is what the start-up found: without it the kernel's own filters join the netdevs.
+    """
 
     name: str
     underlay_interface: str
     vteps: tuple[IpAddress, ...] = ()
     attach_without_fabric: bool = True
     fastpath: bool = True
+    ebpf: bool = True
     exclusive_ports: bool = False
 
 
@@ -38,13 +43,15 @@ class LocalNode:
 class Bindings:
     """What the kernel and OVS gave: the underlay NIC, ifindexes and OpenFlow ports by name.
 
-    ``port_faults`` is what OVS says of interfaces that it could not give a port.
+    ``port_faults`` is what OVS says of interfaces that it could not give a port. ``next_hops`` are
+    the MACs that packets to other VTEPs leave the NIC with, known only where eBPF is not.
     """
 
     nic: Link | None = None
     ifindexes: Mapping[str, int] = field(default_factory=dict)
     ofports: Mapping[str, int] = field(default_factory=dict)
     port_faults: Mapping[str, str] = field(default_factory=dict)
+    next_hops: Mapping[IpAddress, Mac] = field(default_factory=dict)
 
 
 class PortState(StrEnum):
@@ -124,6 +131,13 @@ class Desired:
     def held(self) -> frozenset[int]:
         """Return the VNIs whose fabric view is incomplete: nothing of theirs may be taken away."""
         return frozenset(view.segment.vni for view in self.segments.values() if not view.synced)
+
+    @property
+    def peers(self) -> frozenset[IpAddress]:
+        """Return the VTEPs of other nodes that this one can have tunnels with."""
+        own = {vtep.version for vtep in self.vteps}
+        others = (vtep for view in self.segments.values() for vtep in view.flood)
+        return frozenset(vtep for vtep in others if vtep.version in own)
 
     @property
     def ports(self) -> tuple[Port, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataplane.core.diff import Pending
@@ -32,6 +33,13 @@ class LinksChanged:
 
     links: tuple[Link, ...] = ()
     gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopsChanged:
+    """The MACs that packets to these VTEPs leave the NIC with; None: it is not asked for now."""
+
+    macs: Mapping[IpAddress, Mac | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,7 @@ class TargetReport:
 
 StateEvent = (
     LinksChanged
+    | NextHopsChanged
     | OfportChanged
     | FabricChanged
     | FabricConnection

@@ -44,6 +44,7 @@ def placed_entries(
     desired: Desired, fast: Mapping[tuple[int, Mac], Traffic]
 ) -> Iterator[PlacedEntry]:
     """Yield every entry of ``desired``; ``fast`` is what the fast path really holds."""
+    otherwise = Reason.PENDING if desired.node.ebpf else Reason.NO_FASTPATH
     for view in desired.segments.values():
         segment = view.segment
         for port in view.ports:
@@ -57,7 +58,7 @@ def placed_entries(
                 port.attachment.mac,
                 port.attachment.identity,
                 port.attachment.access_port,
-                *_placed(held, blocked or Reason.PENDING),
+                *_placed(held, blocked or otherwise),
                 held,
             )
         for remote in view.remotes:
@@ -68,7 +69,7 @@ def placed_entries(
                 remote.endpoint.mac,
                 remote.endpoint.identity,
                 remote.vtep,
-                *_placed(held, Reason.PENDING),
+                *_placed(held, otherwise),
                 held,
             )
 

@@ -17,6 +17,8 @@ class Reason(StrEnum):
     UNKNOWN_SEGMENT = "unknown-segment"
     PENDING = "pending"
     TABLE_FULL = "table-full"
+    NO_FASTPATH = "no-fastpath"
+    NO_NEXTHOP = "no-nexthop"
 
     # Why Open vSwitch, or nobody, got a packet that the fast path could have forwarded.
     ANSWERED = "answered"

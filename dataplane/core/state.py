@@ -17,6 +17,7 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    NextHopsChanged,
     OfportChanged,
     StateEvent,
 )
@@ -204,8 +205,8 @@ def fold(state: State, event: StateEvent) -> State:
     match event:
         case LinksChanged():
             return _fold_links(state, event)
-        case OfportChanged():
-            return replace(state, bindings=_fold_ofport(state.bindings, event))
+        case NextHopsChanged() | OfportChanged():
+            return replace(state, bindings=_fold_bindings(state.bindings, event))
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -220,7 +221,11 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
-def _fold_ofport(bindings: Bindings, event: OfportChanged) -> Bindings:
+def _fold_bindings(bindings: Bindings, event: NextHopsChanged | OfportChanged) -> Bindings:
+    if isinstance(event, NextHopsChanged):
+        told = {**bindings.next_hops, **event.macs}
+        known = {vtep: mac for vtep, mac in told.items() if mac is not None}
+        return replace(bindings, next_hops=known)
     ofports = _without(bindings.ofports, event.interface)
     faults = _without(bindings.port_faults, event.interface)
     if event.ofport is not None:

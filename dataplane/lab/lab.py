@@ -79,7 +79,7 @@ def build(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
         server.start()
         for node in topology.agents:
             config = nodes.agent_config(paths, node, server.remote)
-            nodes.prepare(paths.node(node.name), config)
+            nodes.prepare(paths.node(node.name), config, ebpf=node.ebpf)
         _each(topology.agents, lambda node: nodes.switch(paths.node(node.name)).start())
         say(f"lab {paths.name}: fabric database and {len(topology.agents)} Open vSwitch run")
         return topology

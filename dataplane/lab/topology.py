@@ -53,6 +53,7 @@ class _Underlay(Strict):
 class _Node(Strict):
     name: Annotated[NodeName, Field(max_length=MAX_NAME)]
     kind: Annotated[Kind, Field(strict=False)] = Kind.AGENT
+    ebpf: bool = True
 
 
 class _File(Strict):
@@ -62,11 +63,15 @@ class _File(Strict):
 
 @dataclass(frozen=True, slots=True)
 class LabNode:
-    """A namespace that plays a machine, with the addresses of its eth0 on the underlay."""
+    """A namespace that plays a machine, with the addresses of its eth0 on the underlay.
+
+    Without ``ebpf`` it has no place for pins: a file is where its bpffs would be mounted.
+    """
 
     name: str
     kind: Kind
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    ebpf: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,7 @@ def _nodes(parsed: _File) -> list[LabNode]:
                 ip_interface(f"{prefix[number]}/{prefix.prefixlen}")
                 for prefix in parsed.underlay.prefixes
             ),
+            node.ebpf,
         )
         for number, node in enumerate(parsed.nodes, start=1)
     ]

@@ -74,20 +74,14 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
 
 
 class Filter(nlmsg):  # type: ignore[misc]
-    """RTM_NEWTFILTER: what a BpfFilter holds; pyroute2's own knows of no program id."""
+    """RTM_NEWTFILTER: pyroute2's own knows of no program id, and of no cookie of an action.
+
+    What the options of a kind mean, ``nested`` tells.
+    """
 
     prefix = "TCA_"
     fields = tcmsg.fields
-    nla_map = ((1, "TCA_KIND", "cdata"), (2, "TCA_OPTIONS", "Bpf"))
-
-    class Bpf(nla):  # type: ignore[misc]
-        """The options of a bpf filter. Those of other kinds mean nothing if read so."""
-
-        nla_map = (
-            (7, "TCA_BPF_NAME", "cdata"),
-            (8, "TCA_BPF_FLAGS", "uint32"),
-            (11, "TCA_BPF_ID", "uint32"),
-        )
+    nla_map = ((1, "TCA_KIND", "cdata"), (2, "TCA_OPTIONS", "cdata"))
 
 
 class End(nlmsg):  # type: ignore[misc]
@@ -124,11 +118,17 @@ def attributes(message: nlmsg) -> dict[str, Any]:
 
 def has_ipv6(families: bytes) -> bool:
     """Say whether IFLA_AF_SPEC tells of IPv6 that is not switched off."""
-    switches = _nested(_nested(families, _INET6), _CONF)
+    switches = nested(nested(families, _INET6), _CONF)
     return bool(switches) and not any(switches[_DISABLE_IPV6])
 
 
-def _nested(payload: bytes, wanted: int) -> bytes:
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return an attribute as it stands inside another one."""
+    length = _ATTRIBUTE.size + len(payload)
+    return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
+
+
+def nested(payload: bytes, wanted: int) -> bytes:
     """Return what one attribute holds, empty if it is not there; pyroute2 is ten times slower."""
     offset = 0
     while offset + _ATTRIBUTE.size <= len(payload):

@@ -7,10 +7,17 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pyroute2 import IPRSocket
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
+from pyroute2.netlink.rtnl import (
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
+    RTMGRP_NEIGH,
+)
 
 from dataplane.contracts import Post
 from dataplane.core.events import Link, LinksChanged
@@ -21,6 +28,8 @@ from dataplane.netlink.messages import NOTICES
 from dataplane.netlink.rtnl import DATAGRAM_BYTES, KernelError, Rtnl
 
 _RETRY_MS = 1000
+_PAUSE_MS = 100
+_WAYS = RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
 
 
 class LinkTable:
@@ -89,6 +98,49 @@ class LinkFeed:
         self._thread = self._wake = None
 
 
+class WayFeed:
+    """Calls ``changed`` where neighbours or routes of the namespace may have: a hint to look.
+
+    Of a burst, which a neighbour's every change of state is, some hints are told as one.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        """Open nothing yet."""
+        self._changed = changed
+        self._thread: threading.Thread | None = None
+        self._wake: int | None = None
+
+    def start(self, post: Post) -> None:
+        """Begin to call; has no events to ``post``. Raises OSError if no socket can be had."""
+        del post
+        notifications = IPRSocket()
+        notifications.bind(_WAYS)
+        stopped, self._wake = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(
+            target=self._run, args=(notifications, stopped), name="ways", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and release its sockets."""
+        if self._thread is None or self._wake is None:
+            return
+        os.close(self._wake)
+        self._thread.join()
+        self._thread = self._wake = None
+
+    def _run(self, notifications: IPRSocket, stopped: int) -> None:
+        try:
+            while not _is_ended(stopped, notifications, None):
+                _drain(notifications)
+                self._changed()
+                if _is_ended(stopped, None, _PAUSE_MS):
+                    return
+        finally:
+            notifications.close()
+            os.close(stopped)
+
+
 class _Reader:
     """The thread of a LinkFeed.
 
@@ -137,26 +189,38 @@ class _Reader:
             self._rtnl = None
 
     def _is_stopped(self, timeout_ms: int | None) -> bool:
-        poll = select.poll()
-        poll.register(self._notifications, select.POLLIN)
-        poll.register(self._stopped, select.POLLIN)
-        return any(fd == self._stopped for fd, _ in poll.poll(timeout_ms))
+        return _is_ended(self._stopped, self._notifications, timeout_ms)
 
     def _drain(self) -> set[int] | None:
         """Return the netdevs that notifications are about; None if some were lost."""
-        lost, places = False, set[int]()
-        while True:
-            try:
-                datagram = self._notifications.recv(DATAGRAM_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return None if lost else places
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                lost = True
-            else:
-                notices = self._notifications.marshal.parse(datagram)
-                places.update(notice["index"] for notice in notices)
+        datagrams = _drain(self._notifications)
+        if datagrams is None:
+            return None
+        parse = self._notifications.marshal.parse
+        return {notice["index"] for datagram in datagrams for notice in parse(datagram)}
+
+
+def _is_ended(stopped: int, notifications: IPRSocket | None, timeout_ms: int | None) -> bool:
+    """Wait for a notification, the end of the pipe or the time; say whether it was the end."""
+    poll = select.poll()
+    poll.register(stopped, select.POLLIN)
+    if notifications is not None:
+        poll.register(notifications, select.POLLIN)
+    return any(fd == stopped for fd, _ in poll.poll(timeout_ms))
+
+
+def _drain(notifications: IPRSocket) -> list[bytes] | None:
+    """Return what was notified, None if some of it was lost."""
+    lost, datagrams = False, []
+    while True:
+        try:
+            datagrams.append(notifications.recv(DATAGRAM_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return None if lost else datagrams
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            lost = True
 
 
 def _listing(rtnl: Rtnl) -> dict[int, Link]:

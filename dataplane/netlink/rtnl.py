@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 from pyroute2 import IPRoute, IPRSocket, NetlinkError
 from pyroute2.netlink import (
+    NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_MULTI,
@@ -86,6 +87,12 @@ class Rtnl:
         self._require_own_thread()
         with _kernel_errors(what):
             yield self._route
+
+    def ask(self, kind: int, message: nlmsg, flags: int, what: str) -> None:
+        """Ask for a change that IPRoute has no words for. Raises KernelError."""
+        self._require_own_thread()
+        with _kernel_errors(what):
+            self._answers(kind, message, NLM_F_REQUEST | NLM_F_ACK | flags)
 
     def get(self, kind: int, question: nlmsg, what: str) -> nlmsg:
         """Return the one thing that RTM_GET... ``kind`` asks for. Raises KernelError."""

@@ -7,6 +7,7 @@ not name its preference and handle.
 from __future__ import annotations
 
 import errno
+import sys
 from dataclasses import dataclass
 
 from pyroute2.netlink import nlmsg
@@ -14,13 +15,15 @@ from pyroute2.netlink.rtnl import RTM_GETTFILTER
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
 
-from dataplane.netlink.messages import attributes, text
+from dataplane.netlink.messages import attributes, nested, text
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 PREFERENCE = 100  # of our filters; hardware offload takes 1 to 99 on the same hook
 HANDLE = 1
 
-_INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+
+_BPF_NAME, _BPF_FLAGS, _BPF_ID = 7, 8, 11  # linux/pkt_cls.h: TCA_BPF_...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def list_bpf(rtnl: Rtnl, ifindex: int) -> tuple[BpfFilter, ...]:
     Raises KernelError.
     """
     question = tcmsg()
-    question.update(index=ifindex, parent=_INGRESS)
+    question.update(index=ifindex, parent=INGRESS)
     replies = rtnl.dump(RTM_GETTFILTER, question, f"list filters of netdev {ifindex}")
     filters = (_bpf_filter(reply, ifindex) for reply in replies)
     return tuple(found for found in filters if found is not None)
@@ -100,7 +103,7 @@ def _words(slot: Slot) -> dict[str, int]:
     return {
         "index": slot.ifindex,
         "handle": slot.handle,
-        "parent": _INGRESS,
+        "parent": INGRESS,
         "prio": slot.preference,
     }
 
@@ -109,10 +112,12 @@ def _bpf_filter(message: nlmsg, ifindex: int) -> BpfFilter | None:
     found = attributes(message)
     if text(found["TCA_KIND"]) != "bpf" or "TCA_OPTIONS" not in found:
         return None  # another classifier, or the head that every preference is listed with
-    options = attributes(found["TCA_OPTIONS"])
+    options = found["TCA_OPTIONS"]
     return BpfFilter(
         slot=Slot(ifindex, message["info"] >> 16, message["handle"]),
-        program_id=options["TCA_BPF_ID"],
-        name=text(options.get("TCA_BPF_NAME", b"")),
-        direct_action=bool(options.get("TCA_BPF_FLAGS", 0) & TCA_BPF_FLAG_ACT_DIRECT),
+        program_id=int.from_bytes(nested(options, _BPF_ID), sys.byteorder),
+        name=text(nested(options, _BPF_NAME)),
+        direct_action=bool(
+            int.from_bytes(nested(options, _BPF_FLAGS), sys.byteorder) & TCA_BPF_FLAG_ACT_DIRECT
+        ),
     )

@@ -17,6 +17,7 @@ from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
 from dataplane.core.diff import Pending, Rendering
 from dataplane.core.model import Encap, Guard, IpAddress, Mac, UnknownUnicast
+from dataplane.core.reasons import Reason
 from overlay_ovs.tables import (
     ANSWER,
     ANSWER_ND,
@@ -70,9 +71,7 @@ def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
     for view in desired.segments.values():
         _plan_ports(plan, view)
         _plan_fabric(plan, view)
-    underlay = plan.number(UNDERLAY_PORT, UNDERLAY_PORT, cookie(Category.UNDERLAY))
-    if underlay is not None:
-        plan.add(_wire_flows(underlay))
+    _plan_wire(plan, desired)
     return Rendering(plan.items, tuple(dict.fromkeys(plan.pending)), frozenset(plan.held))
 
 
@@ -447,11 +446,36 @@ def _towards(vtep: IpAddress) -> str:
 # --- the underlay bridge ---------------------------------------------------------------------
 
 
-@lru_cache
-def _wire_flows(underlay: int) -> Flows:
-    pairs = ((f"in_port={underlay}", "LOCAL"), ("in_port=LOCAL", f"output:{underlay}"))
+def _plan_wire(plan: _Plan, desired: Desired) -> None:
+    """Plan what joins the tunnels and the NIC; eBPF behind ophy0 would find next hops itself."""
     owner = cookie(Category.UNDERLAY)
-    return tuple(
-        check(BridgeFlow(UNDERLAY_BRIDGE, Flow(WIRE.number, 100, match, actions, owner)))
-        for match, actions in pairs
-    )
+    underlay = plan.number(UNDERLAY_PORT, UNDERLAY_PORT, owner)
+    if underlay is None:
+        return
+    plan.add([_wire_flow(f"in_port={underlay}", "LOCAL")])
+    if desired.node.ebpf:
+        plan.add([_wire_flow("in_port=LOCAL", f"output:{underlay}")])
+        return
+    if desired.held:
+        plan.held.add(owner)
+    for vtep in sorted(desired.peers, key=int):
+        mac = plan.bindings.next_hops.get(vtep)
+        if mac is None:
+            plan.held.add(owner)
+            why = f"{Reason.NO_NEXTHOP}: neither it nor a router to it has answered yet"
+            plan.pending.append(Pending(vtep, why))
+        else:
+            actions = _steps(f"set_field:{mac}->eth_dst", f"output:{underlay}")
+            # Above what an agent with eBPF has left, which is held as long as a MAC is missing.
+            plan.add([_wire_flow(f"in_port=LOCAL,{_sent_to(vtep)}", actions, firm=True)])
+
+
+def _sent_to(vtep: IpAddress) -> str:
+    return f"ip,nw_dst={vtep}" if vtep.version == 4 else f"ipv6,ipv6_dst={vtep}"
+
+
+@lru_cache(_CACHE)
+def _wire_flow(match: str, actions: str, *, firm: bool = False) -> BridgeFlow:
+    text, owner = canonical_match(match.split(",")), cookie(Category.UNDERLAY)
+    flow = Flow(WIRE.number, 110 if firm else 100, text, actions, owner)
+    return check(BridgeFlow(UNDERLAY_BRIDGE, flow, firm=firm))

@@ -104,7 +104,12 @@ ANSWER = Table(
 )
 # Apart, because OVS lets nd_tll be set only where the match says icmp_type=136.
 ANSWER_ND = Table(75, "answer_nd", "completes a Neighbor Advertisement", _fields("icmp6 icmp_type"))
-WIRE = Table(0, "wire", "joins tunnel traffic and the glue to the NIC", _fields("in_port"))
+WIRE = Table(
+    0,
+    "wire",
+    "joins tunnel traffic and the glue to the NIC; without eBPF it writes the next hop's MAC",
+    _fields("in_port ip nw_dst ipv6 ipv6_dst"),
+)
 
 PIPELINES: Mapping[str, tuple[Table, ...]] = {
     INTEGRATION_BRIDGE: (
@@ -149,10 +154,14 @@ def is_ours(flow: Flow) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BridgeFlow:
-    """A flow of one of our bridges, as an item of the diff."""
+    """A flow of one of our bridges, as an item of the diff.
+
+    ``firm``: it is wanted whatever an incomplete view may hold.
+    """
 
     bridge: str
     flow: Flow
+    firm: bool = field(default=False, compare=False)
     key: tuple[str, FlowKey] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -166,7 +175,7 @@ class BridgeFlow:
         None for what depends on nothing.
         """
         category = self.flow.cookie >> 40 & 0xFF
-        if category == Category.PIPELINE:
+        if self.firm or category == Category.PIPELINE:
             return None
         is_remote = category == Category.REMOTE
         return self.flow.cookie >> 16 & 0xFFFFFF if is_remote else self.flow.cookie

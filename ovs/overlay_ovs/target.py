@@ -19,7 +19,7 @@ class FlowsTarget:
 
     name = "ovs-flows"
     deadline_s = 10.0
-    bound_by = frozenset({"ofports", "port_faults"})
+    bound_by = frozenset({"ofports", "port_faults", "next_hops"})
 
     def __init__(self, rundir: Path) -> None:
         self._bridges = {name: OpenFlowBridge(rundir / f"{name}.mgmt") for name in PIPELINES}

@@ -86,14 +86,12 @@ class TunnelsTarget:
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:  # noqa: ARG002  # Target's signature
         own = {address.version: address for address in desired.vteps}
-        vteps = {vtep for view in desired.segments.values() for vtep in view.flood}
         items: dict[Hashable, TunnelItem] = {"ageing": Ageing(AGEING_S)}
         for address in own.values():
             items |= {address: Neighbour(address, GATEWAY_MAC), Intake(address): Intake(address)}
-        for vtep in vteps:
-            if vtep.version in own:
-                route = Route(vtep, own[vtep.version])
-                items[route] = route
+        for vtep in desired.peers:
+            route = Route(vtep, own[vtep.version])
+            items[route] = route
         return Rendering(items, held=frozenset({_FABRIC_SCOPE} if desired.held else ()))
 
     def observe(self) -> Mapping[Hashable, TunnelItem]:

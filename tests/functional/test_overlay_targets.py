@@ -17,7 +17,7 @@ from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
 from dataplane.core.diff import Change, diff
 from dataplane.core.errors import TargetError
 from dataplane.core.events import Event, OfportChanged
-from dataplane.core.model import Fabric
+from dataplane.core.model import Fabric, Mac
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
 from overlay_ovs.target import FlowsTarget
@@ -96,6 +96,20 @@ class TestFlows:
         wanted, numbers = desired(*world), bindings(*world)
         assert converge(target, wanted, numbers)
         assert target.observe() == target.render(wanted, numbers).items
+
+    def test_without_ebpf_macs_are_written_and_stay_while_they_are_asked_for_anew(
+        self, switch: Switch
+    ) -> None:
+        target, plain = FlowsTarget(switch.rundir), desired(*every_kind())
+        wanted = replace(plain, node=replace(plain.node, ebpf=False))
+        unknown = bindings(*every_kind())
+        for number in (1, 2):
+            macs = {vtep: Mac(f"02:00:00:00:0{number}:01") for vtep in wanted.peers}
+            known = replace(unknown, next_hops=macs)
+            assert converge(target, wanted, known)
+            assert target.observe() == target.render(wanted, known).items
+            assert not converge(target, wanted, unknown)  # as an agent that has just started
+            assert target.observe() == target.render(wanted, known).items
 
     @settings(
         max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

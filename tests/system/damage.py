@@ -10,7 +10,7 @@ from bpf.layout import decode_ifindex, unused
 from bpf.syscalls import Map, open_map
 from bpf.target import RENDERED_MAPS
 from dataplane.lab.layout import NodePaths
-from dataplane.netlink import addresses, links, tc
+from dataplane.netlink import addresses, links, tc, u32
 from dataplane.netlink.netns import Netns
 from dataplane.netlink.rtnl import Rtnl, within
 from ovs_client.daemons import run
@@ -46,7 +46,7 @@ class Node:
     def maps(self) -> dict[str, Path]:
         """Return where the maps are that the agent fills."""
         found = {spec.name: list(self.paths.bpf.rglob(spec.name)) for spec in RENDERED_MAPS}
-        return {name: paths[0] for name, paths in found.items()}
+        return {name: paths[0] for name, paths in found.items() if paths}
 
 
 def flows(node: Node) -> Iterator[str]:
@@ -67,6 +67,9 @@ def lines_of_netdevs(rtnl: Rtnl) -> Iterator[str]:
     for netdev in links.every(rtnl):
         yield f"{netdev.name}: up {netdev.up} mtu {netdev.mtu} ipv6 {netdev.ipv6}"
         yield from (f"{netdev.name}: {one.name}" for one in tc.list_bpf(rtnl, netdev.ifindex))
+        for redirect in u32.listing(rtnl, netdev.ifindex).ours:
+            target = links.at(rtnl, redirect.target)
+            yield f"{netdev.name}: {redirect.keys} to {target.name if target else 'nowhere'}"
         if netdev.name == "ow-phy":
             given = addresses.of(rtnl, netdev.ifindex)
             yield from (f"ow-phy has {one.interface}" for one in given)
@@ -128,8 +131,10 @@ def random_key(node: Node, opened: Map) -> bytes:
 def take_filters(node: Node) -> None:
     def take(rtnl: Rtnl) -> None:
         every = [one for netdev in links.every(rtnl) for one in tc.list_bpf(rtnl, netdev.ifindex)]
-        for one in node.chance.sample(every, 2):
+        for one in node.chance.sample(every, min(2, len(every))):
             tc.delete_bpf(rtnl, one.slot)
+        for netdev in node.chance.sample(links.every(rtnl), 3):
+            u32.delete(rtnl, u32.listing(rtnl, netdev.ifindex).ours)
 
     node.ask(take)
 

@@ -347,6 +347,14 @@ def test_status_of_several_agents_begins_with_the_sum() -> None:
     assert lines[0] == "1 of 2 agents are ready"
 
 
+def test_no_fast_path_is_always_said_and_no_ill() -> None:
+    why = "no fast path, because bcc is missing"
+    record = {**WELL, "modes": {"underlay": "userspace", "fastpath": why}}
+    assert _is_well(record)
+    assert f"  {why}" in _lines([WELL, record], everything=False)
+    assert f"  fastpath: {why}" in _lines([record], everything=True)
+
+
 def test_tables_know_only_keys_that_records_have() -> None:
     for listing, records in (
         (get.NODES, node_records(ROWS)),

@@ -36,9 +36,10 @@ def test_the_example_is_valid() -> None:
 
 
 def test_the_example_shows_the_defaults() -> None:
-    defaults = r"(?m)^# (?=(ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|  \w+):)"
+    keys = "ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|fastpath"
+    defaults = rf"(?m)^# (?=({keys}|  \w+):)"
     shown, count = re.subn(defaults, "", EXAMPLE)
-    assert count == 9
+    assert count == 10
     example = parse_config(shown, "example without comments")
     plain = parse_config(EXAMPLE, "example")
     assert (example.ovs_rundir, example.ovs_remote) == (plain.ovs_rundir, plain.ovs_remote)

@@ -28,6 +28,7 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    NextHopsChanged,
     OfportChanged,
     StateEvent,
 )
@@ -470,6 +471,15 @@ def test_a_block_that_others_have_filled_has_no_room() -> None:
     assert claimed != OWN_BLOCK
     state = after(rows(claimed), state=state)
     assert state.attachments[POD].ips[0] in claimed.prefix
+
+
+def test_next_hops_are_known_until_they_are_not_asked_for() -> None:
+    near, far = ip_address("192.0.2.2"), ip_address("192.0.2.3")
+    first, second = Mac("02:00:00:00:00:0a"), Mac("02:00:00:00:00:0b")
+    told = after(NextHopsChanged({near: first, far: first}))
+    changed = after(NextHopsChanged({near: second}), state=told)
+    assert changed.bindings.next_hops == {near: second, far: first}
+    assert after(NextHopsChanged({far: None}), state=changed).bindings.next_hops == {near: second}
 
 
 def test_numbers_and_faults_of_open_vswitch_ports_follow_what_it_says() -> None:

@@ -25,7 +25,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text(
         "underlay: {mtu: 9000, prefixes: [198.51.100.0/28]}\n"
-        "nodes:\n- name: host\n- {name: peer, kind: bare}\n",
+        "nodes:\n- {name: host, ebpf: false}\n- {name: peer, kind: bare}\n",
         encoding="utf-8",
     )
     topology = load_topology(path)
@@ -37,6 +37,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     ]
     assert [node.name for node in topology.agents] == ["host"]
     assert topology.node("peer").kind is Kind.BARE
+    assert [node.ebpf for node in topology.nodes] == [False, True]
 
 
 NODES = "nodes: [{name: n1}]\n"

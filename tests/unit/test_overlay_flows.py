@@ -1,6 +1,7 @@
 """The flows as a pure function: what is rendered, what waits, what is held, and in any order."""
 
 import re
+from collections.abc import Hashable
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import count
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.core.desired import Bindings, Desired, Port, PortState, SegmentView
-from dataplane.core.diff import Rendering, diff
-from dataplane.core.model import Guard, IpAddress, Segment
+from dataplane.core.diff import Item, Rendering, diff
+from dataplane.core.model import Guard, IpAddress, Mac, Segment
 from overlay_ovs import tables
 from overlay_ovs.flows import render_flows
 from overlay_ovs.tables import BridgeFlow, Category, PipelineError, check, cookie
@@ -112,6 +113,47 @@ def test_every_flow_is_ours_and_says_where_it_comes_from() -> None:
         cookie(Category.SEGMENT, 100),
         cookie(Category.UNDERLAY),
     }
+
+
+def wire(rendering: Rendering) -> dict[str, str]:
+    """Return what the underlay bridge does with what tunnels send."""
+    return {f.match: f.actions for f in flows(rendering) if "in_port=LOCAL" in f.match.split(",")}
+
+
+def test_without_ebpf_the_next_hops_mac_is_written() -> None:
+    world = desired(
+        view(GENEVE4, (), [remote(11, GENEVE4, vtep) for vtep in VTEP4]),
+        view(GENEVE6, (), [remote(12, GENEVE6, VTEP6[0])]),
+    )
+    known = {VTEP4[0]: Mac("02:00:00:00:00:0a"), VTEP6[0]: Mac("02:00:00:00:00:0b")}
+    bound = replace(bindings(), next_hops=known)
+    assert wire(render_flows(world, bound)) == {"in_port=LOCAL": "output:1"}
+    without = replace(world, node=replace(world.node, ebpf=False))
+    rendering = render_flows(without, bound)
+    assert wire(rendering) == {
+        f"in_port=LOCAL,ip,nw_dst={VTEP4[0]}": "set_field:02:00:00:00:00:0a->eth_dst,output:1",
+        f"in_port=LOCAL,ipv6,ipv6_dst={VTEP6[0]}": "set_field:02:00:00:00:00:0b->eth_dst,output:1",
+    }
+    (waiting,) = rendering.pending
+    assert (waiting.about, waiting.reason[:10]) == (VTEP4[1], "no-nexthop")
+
+
+def test_an_agent_that_has_just_started_keeps_the_macs_it_finds_and_corrects_them() -> None:
+    world = desired(view(GENEVE4, (), [remote(11, GENEVE4, VTEP4[0])]))
+    without = replace(world, node=replace(world.node, ebpf=False))
+
+    def rendered(next_hops: dict[IpAddress, Mac]) -> Rendering:
+        return render_flows(without, replace(bindings(), next_hops=next_hops))
+
+    old, new = Mac("02:00:00:00:00:0a"), Mac("02:00:00:00:00:0b")
+    items = rendered({VTEP4[0]: old}).items.values()
+    # As it is read from the switch: nobody says there how sure it is.
+    read = [replace(item, firm=False) for item in items if isinstance(item, BridgeFlow)]
+    found: dict[Hashable, Item] = {item.key: item for item in read}
+    assert not diff(rendered({}), found)
+    assert [
+        item.flow.actions for item in diff(rendered({VTEP4[0]: new}), found).update.values()
+    ] == [f"set_field:{new}->eth_dst,output:1"]
 
 
 def test_a_blocked_port_is_nowhere_but_in_its_drop() -> None:

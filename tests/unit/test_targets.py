@@ -10,6 +10,8 @@ from dataplane.contracts import Target
 from dataplane.core.desired import Bindings, Publication
 from dataplane.core.model import Node
 from dataplane.fabric.target import FabricTarget
+from dataplane.host.glue import GlueTarget
+from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.target import LinksTarget
 from dataplane.statefile import StateFiles
 from overlay_ovs.ports import PortsTarget
@@ -49,18 +51,20 @@ def targets(directory: Path) -> list[Target]:
         FlowsTarget(directory),
         TunnelsTarget(NOBODY, NOBODY),
         LinksTarget(),
+        GlueTarget(),
+        NextHopsTarget(NOBODY),
         FabricTarget(NOBODY, "node-a"),
     ]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(8))
 def test_a_render_looks_only_at_what_it_names(tmp_path: Path, number: int) -> None:
     target = targets(tmp_path)[number]
     assert target.bound_by <= {field.name for field in fields(Bindings)}
     whole = view(GENEVE4, [port(1, GENEVE4)], [remote(11, GENEVE4, VTEP4[0])])
     wanted = desired(whole, publication=Publication(Node("node-a", (OWN4,)), (), ()))
     for numbers in (
-        Bindings(NIC, {"ow-phy": 3, "vp1": 4}, bindings(whole).ofports),
+        Bindings(NIC, {"ow-phy": 3, "vp1": 4, "ot1": 5}, bindings(whole).ofports),
         Bindings(),  # then a reason is asked for
     ):
         narrow = cast("Bindings", Narrow(numbers, target.bound_by))

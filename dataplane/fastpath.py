@@ -1,0 +1,68 @@
+"""Which wiring a node gets: eBPF programs or, where they cannot be had, the kernel's filters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpf.bpffs import ensure_mounted
+from bpf.loader import LoadError, load
+from bpf.readings import Readings
+from bpf.target import FastpathTarget
+from dataplane.config import AgentConfig, FastPath
+from dataplane.core.errors import OverweaveError
+from dataplane.core.model import Mac
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import Reason
+
+LOG = "ebpf.log"  # in state_dir: all that compiler and verifier said
+
+
+@dataclass(frozen=True, slots=True)
+class Ebpf:
+    """The programs are loaded: what attaches and fills them, and what they have counted."""
+
+    target: FastpathTarget
+    readings: Readings
+
+
+@dataclass(frozen=True, slots=True)
+class NoEbpf:
+    """There is no eBPF here, because of ``reason``: one sentence. Implements FastPath."""
+
+    reason: str
+
+    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
+        """Return nothing: Open vSwitch forwards everything."""
+        return {}
+
+    def counts(self) -> Mapping[int, Mapping[Reason, int]]:
+        """Return nothing: nobody hands packets over."""
+        return {}
+
+
+def load_ebpf(config: AgentConfig) -> Ebpf | NoEbpf:
+    """Load the programs, or say why that cannot be; its whole log is in ``state_dir`` then.
+
+    Raises OverweaveError where the configuration requires them.
+    """
+    log = config.state_dir / LOG
+    log.unlink(missing_ok=True)
+    try:
+        ensure_mounted(config.bpffs)
+        pins = load(config.bpffs)
+        return Ebpf(FastpathTarget(pins), Readings(pins))
+    except OverweaveError as error:
+        kept = _keep(error, log)
+        if config.fastpath is FastPath.REQUIRED:
+            raise OverweaveError(f"fastpath: required, but {error}{kept}") from error
+        return NoEbpf(" ".join(f"{error}{kept}".split()))
+
+
+def _keep(error: OverweaveError, log: Path) -> str:
+    """Write the whole log of ``error`` down and return how to name it, if it has one."""
+    if not isinstance(error, LoadError) or not error.log:
+        return ""
+    log.write_text(error.log, encoding="utf-8")
+    return f" (its whole log: {log})"

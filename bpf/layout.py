@@ -34,6 +34,8 @@ _FLAG = Struct("=I")
 _COUNT = Struct("=Q")
 _ENCAP_NUMBERS = {Encap.GENEVE: 1, Encap.VXLAN: 2}
 _GUARD_NUMBERS = {Guard.OFF: 0, Guard.MAC: 1, Guard.IP: 2}
+_ENCAPS = {number: encap for encap, number in _ENCAP_NUMBERS.items()}
+_GUARDS = {number: guard for guard, number in _GUARD_NUMBERS.items()}
 PRESENT = _FLAG.pack(1)  # the value in maps where only the key says something
 _MAX_ENTRIES = 1 << 18
 
@@ -173,6 +175,19 @@ def encode_port(
     return _PORT.pack(vni, mtu, _mac_bytes(mac), number, len(addresses), b"".join(addresses))
 
 
+def decode_own(value: bytes) -> OwnFlag:
+    """Return what a value of ``own`` says of tunnel packets."""
+    _, flags = _OWN.unpack(value)
+    return OwnFlag(flags)
+
+
+def decode_port(value: bytes) -> tuple[int, Mac, Guard, tuple[IpAddress, ...]]:
+    """Return VNI, MAC, guard and source addresses of a value of ``ports``."""
+    vni, _, mac, guard, count, packed = _PORT.unpack(value)
+    sources = (packed[16 * number : 16 * (number + 1)] for number in range(count))
+    return vni, Mac(mac.hex(":")), _GUARDS[guard], tuple(map(_unmapped, sources))
+
+
 def encode_neighbour_key(vni: Vni, address: IpAddress) -> bytes:
     """Return a key of ``neighbours``: u32 in host order, IPv6 or v4-mapped address."""
     return _NEIGHBOUR_KEY.pack(vni, _mapped(address))
@@ -207,6 +222,15 @@ def encode_entry(entry: Entry) -> bytes:
     ends = (_mapped(entry.local), _mapped(entry.remote))
     number = _ENCAP_NUMBERS[entry.encap]
     return _ENTRY.pack(entry.ifindex, EntryKind.REMOTE, number, port, *ends, 0, 0)
+
+
+def decode_entry(value: bytes) -> Entry:
+    """Return what a value of ``entries`` says, without what it counted."""
+    ifindex, kind, number, port, local, remote, *_ = _ENTRY.unpack(value)
+    if kind != EntryKind.REMOTE:
+        return LocalEntry(ifindex, EntryKind(kind))
+    ends = (_unmapped(local), _unmapped(remote))
+    return RemoteEntry(ifindex, _ENCAPS[number], int.from_bytes(port, "big"), *ends)
 
 
 def is_remote_entry(value: bytes) -> bool:

@@ -43,7 +43,9 @@ _CREATE = Struct("=IIIIIII16s")  # type, key, value, max_entries, flags, inner_m
 _ELEMENT = Struct("=I4xQQQ")  # map_fd, key, value or next_key, flags
 _PIN = Struct("=QI")  # pathname, bpf_fd
 _INFO = Struct("=IIQ")  # bpf_fd, info_len, info
-_TEST = Struct("=IIIIQQII")  # fd, retval, size_in, size_out, data_in, data_out, repeat, duration
+# fd, retval, size_in, size_out, data_in, data_out, repeat, duration, ctx_in and its room out,
+# ctx_in and out as pointers
+_TEST = Struct("=IIIIQQIIIIQQ")
 _ATTR_BYTES = 128
 
 # First fields of struct bpf_map_info and struct bpf_prog_info.
@@ -216,15 +218,21 @@ class Program(_Handle):
         super().__init__(fd)
         self.info = _program_info(fd)
 
-    def test_run(self, packet: bytes, repeat: int = 1) -> TestRun:
-        """Run it on an Ethernet frame received by the loopback device (BPF_PROG_TEST_RUN)."""
+    def test_run(self, packet: bytes, repeat: int = 1, context: bytes = b"") -> TestRun:
+        """Run it on an Ethernet frame (BPF_PROG_TEST_RUN), which is sent nowhere.
+
+        The loopback device has received it, unless ``context`` (struct __sk_buff) names another
+        one.
+        """
         data_in = _buffer(packet)
         data_out = ctypes.create_string_buffer(len(packet) + _TEST_HEADROOM)
         sizes = (len(packet), len(data_out))
         addresses = (_address(data_in), _address(data_out))
-        attr = _TEST.pack(self._fd, 0, *sizes, *addresses, repeat, 0)
+        given = _buffer(context)
+        about = (len(context), 0, _address(given) if context else 0, 0)
+        attr = _TEST.pack(self._fd, 0, *sizes, *addresses, repeat, 0, *about)
         _, answer = _bpf(_PROG_TEST_RUN, attr, f"run program {self.info.name}")
-        _, retval, _, size, _, _, _, duration = _TEST.unpack_from(answer)
+        _, retval, _, size, _, _, _, duration, *_ = _TEST.unpack_from(answer)
         return TestRun(ctypes.c_int32(retval).value, data_out.raw[:size], duration)
 
 

@@ -10,6 +10,7 @@ from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.events import AttachRequest, Event
 from dataplane.core.model import Attachment, AttachmentKey, IpAddress, IpNetwork, Mac
+from dataplane.core.path import Outcome, Probe
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Obstacle
@@ -114,6 +115,27 @@ class FastPath(Protocol):
     def counts(self) -> Mapping[int, Mapping[Reason, int]]:
         """Return how many packets it did not take, by ifindex of the receiving netdev and why."""
         ...
+
+
+class PacketPath(Protocol):
+    """One way that packets take through this node, asked what it would do; nothing is sent."""
+
+    @property
+    def name(self) -> str:
+        """Return the name shown in a trace."""
+        ...
+
+    def outcome(self, probe: Probe) -> Outcome:
+        """Return what would become of the packet. Raises OverweaveError if it cannot be asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PacketPaths:
+    """The ways of a node."""
+
+    fast: PacketPath
+    ovs: PacketPath
 
 
 class AttachRefusedError(Exception):

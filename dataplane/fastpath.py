@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from bpf.bpffs import ensure_mounted
 from bpf.loader import LoadError, load
+from bpf.packet_path import FastPacketPath
 from bpf.readings import Readings
 from bpf.target import FastpathTarget
 from dataplane.config import AgentConfig, FastPath
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Mac
+from dataplane.core.path import Action, Outcome, Probe
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 
@@ -21,17 +24,22 @@ LOG = "ebpf.log"  # in state_dir: all that compiler and verifier said
 
 @dataclass(frozen=True, slots=True)
 class Ebpf:
-    """The programs are loaded: what attaches and fills them, and what they have counted."""
+    """The programs are loaded: what attaches and fills them, what they counted, what they do."""
 
     target: FastpathTarget
     readings: Readings
+    path: FastPacketPath
 
 
 @dataclass(frozen=True, slots=True)
 class NoEbpf:
-    """There is no eBPF here, because of ``reason``: one sentence. Implements FastPath."""
+    """There is no eBPF here, because of ``reason``: one sentence.
+
+    Implements FastPath and PacketPath.
+    """
 
     reason: str
+    name: ClassVar[str] = "fastpath"
 
     def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
         """Return nothing: Open vSwitch forwards everything."""
@@ -40,6 +48,11 @@ class NoEbpf:
     def counts(self) -> Mapping[int, Mapping[Reason, int]]:
         """Return nothing: nobody hands packets over."""
         return {}
+
+    def outcome(self, probe: Probe) -> Outcome:
+        """Return that nothing is done here, and why."""
+        del probe
+        return Outcome(Action.NONE, detail=self.reason)
 
 
 def load_ebpf(config: AgentConfig) -> Ebpf | NoEbpf:
@@ -52,7 +65,7 @@ def load_ebpf(config: AgentConfig) -> Ebpf | NoEbpf:
     try:
         ensure_mounted(config.bpffs)
         pins = load(config.bpffs)
-        return Ebpf(FastpathTarget(pins), Readings(pins))
+        return Ebpf(FastpathTarget(pins), Readings(pins), FastPacketPath(pins))
     except OverweaveError as error:
         kept = _keep(error, log)
         if config.fastpath is FastPath.REQUIRED:

@@ -16,13 +16,14 @@ from typing import TextIO
 
 import structlog
 
+from bpf.readings import Readings
 from dataplane.agent import Agent, Parts
 from dataplane.api.service import AgentService, serve
 from dataplane.cni.handler import Handler, Limits
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.config import AgentConfig, FabricAccess, FastPath
-from dataplane.contracts import Feed, Post, Target
+from dataplane.contracts import Feed, PacketPaths, Post, Target
 from dataplane.core.errors import OverweaveError
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
@@ -36,6 +37,7 @@ from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
 from overlay_ovs.feed import OvsFeed
+from overlay_ovs.packet_path import OvsPacketPath
 from overlay_ovs.ports import PortsTarget
 from overlay_ovs.target import FlowsTarget
 from overlay_ovs.tunnels import TunnelsTarget
@@ -138,14 +140,23 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     _serve(config, agent, fast, stack)
 
 
+def _service(config: AgentConfig, agent: Agent, fast: Ebpf | NoEbpf) -> AgentService:
+    modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
+    path = fast.path if isinstance(fast, Ebpf) else fast
+    paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)))
+    return AgentService(agent, _readings(fast), paths, modes, _access(config.fabric))
+
+
+def _readings(fast: Ebpf | NoEbpf) -> Readings | NoEbpf:
+    return fast.readings if isinstance(fast, Ebpf) else fast
+
+
 def _serve(config: AgentConfig, agent: Agent, fast: Ebpf | NoEbpf, stack: ExitStack) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
-    modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
-    forwarded = fast.readings if isinstance(fast, Ebpf) else fast
-    api = serve(AgentService(agent, forwarded, modes, _access(config.fabric)), config.api_socket)
+    api = serve(_service(config, agent, fast), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
-    metrics = Metrics(agent, forwarded)
+    metrics = Metrics(agent, _readings(fast))
     scrapes = MetricsServer(metrics, config.metrics_address)
     stack.callback(scrapes.stop)
     scrapes.start()

@@ -183,3 +183,79 @@ class ListEntriesResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     entries: _containers.RepeatedCompositeFieldContainer[Entry]
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+
+class TraceRequest(_message.Message):
+    __slots__ = ("segment", "source", "target")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    segment: str
+    source: TraceEnd
+    target: TraceEnd
+    def __init__(self, segment: _Optional[str] = ..., source: _Optional[_Union[TraceEnd, _Mapping]] = ..., target: _Optional[_Union[TraceEnd, _Mapping]] = ...) -> None: ...
+
+class TraceEnd(_message.Message):
+    __slots__ = ("name", "node", "mac", "ip", "vtep")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    VTEP_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    node: str
+    mac: str
+    ip: str
+    vtep: str
+    def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., mac: _Optional[str] = ..., ip: _Optional[str] = ..., vtep: _Optional[str] = ...) -> None: ...
+
+class TraceResponse(_message.Message):
+    __slots__ = ("node", "hops")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    hops: _containers.RepeatedCompositeFieldContainer[Hop]
+    def __init__(self, node: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ...) -> None: ...
+
+class Hop(_message.Message):
+    __slots__ = ("node", "source", "target", "enters", "predicted", "fastpath", "ovs", "arrives", "via", "reason", "tunnel", "owner", "difference")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    ENTERS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_FIELD_NUMBER: _ClassVar[int]
+    FASTPATH_FIELD_NUMBER: _ClassVar[int]
+    OVS_FIELD_NUMBER: _ClassVar[int]
+    ARRIVES_FIELD_NUMBER: _ClassVar[int]
+    VIA_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TUNNEL_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    source: str
+    target: str
+    enters: str
+    predicted: Outcome
+    fastpath: Outcome
+    ovs: Outcome
+    arrives: bool
+    via: str
+    reason: str
+    tunnel: str
+    owner: str
+    difference: str
+    def __init__(self, node: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., enters: _Optional[str] = ..., predicted: _Optional[_Union[Outcome, _Mapping]] = ..., fastpath: _Optional[_Union[Outcome, _Mapping]] = ..., ovs: _Optional[_Union[Outcome, _Mapping]] = ..., arrives: _Optional[bool] = ..., via: _Optional[str] = ..., reason: _Optional[str] = ..., tunnel: _Optional[str] = ..., owner: _Optional[str] = ..., difference: _Optional[str] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("action", "says", "reason", "detail", "passed")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SAYS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    action: str
+    says: str
+    reason: str
+    detail: str
+    passed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, action: _Optional[str] = ..., says: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., passed: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -54,6 +54,11 @@ class AgentStub:
                 request_serializer=dataplane_dot_api_dot_agent__pb2.ListEntriesRequest.SerializeToString,
                 response_deserializer=dataplane_dot_api_dot_agent__pb2.ListEntriesResponse.FromString,
                 _registered_method=True)
+        self.Trace = channel.unary_unary(
+                '/overweave.v1.Agent/Trace',
+                request_serializer=dataplane_dot_api_dot_agent__pb2.TraceRequest.SerializeToString,
+                response_deserializer=dataplane_dot_api_dot_agent__pb2.TraceResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -87,6 +92,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trace(self, request, context):
+        """Returns what becomes, on this node, of a packet between two endpoints, in both directions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.ListEntries,
                     request_deserializer=dataplane_dot_api_dot_agent__pb2.ListEntriesRequest.FromString,
                     response_serializer=dataplane_dot_api_dot_agent__pb2.ListEntriesResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=dataplane_dot_api_dot_agent__pb2.TraceRequest.FromString,
+                    response_serializer=dataplane_dot_api_dot_agent__pb2.TraceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class Agent:
             '/overweave.v1.Agent/ListEntries',
             dataplane_dot_api_dot_agent__pb2.ListEntriesRequest.SerializeToString,
             dataplane_dot_api_dot_agent__pb2.ListEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overweave.v1.Agent/Trace',
+            dataplane_dot_api_dot_agent__pb2.TraceRequest.SerializeToString,
+            dataplane_dot_api_dot_agent__pb2.TraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,7 +11,8 @@ import grpc
 
 from dataplane.api import agent_pb2 as pb
 from dataplane.api import agent_pb2_grpc as rpc
-from dataplane.contracts import FastPath
+from dataplane.api.trace import trace
+from dataplane.contracts import FastPath, PacketPaths
 from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.model import IpAddress, Node
 from dataplane.core.placement import PlacedEntry, Traffic, placed_entries
@@ -38,11 +39,17 @@ class AgentService(rpc.AgentServicer):
     """Answers from the newest snapshot; ``modes`` and ``access`` are facts of the start-up."""
 
     def __init__(
-        self, source: Source, fast: FastPath, modes: Mapping[str, str], access: str
+        self,
+        source: Source,
+        fast: FastPath,
+        paths: PacketPaths,
+        modes: Mapping[str, str],
+        access: str,
     ) -> None:
         """Show ``source``; ``access`` says how the fabric database is reached."""
         self._source = source
         self._fast = fast
+        self._paths = paths
         self._modes = dict(modes)
         self._access = access
 
@@ -102,6 +109,15 @@ class AgentService(rpc.AgentServicer):
             placed_entries(snapshot.desired, self._fast.traffic()),
         )
         return pb.ListEntriesResponse(entries=[_entry(node, each) for each in placed])
+
+    def Trace(self, request: pb.TraceRequest, context: grpc.ServicerContext) -> pb.TraceResponse:
+        """Return what becomes of a packet on this node."""
+        snapshot = self._source.snapshot
+        try:
+            found = list(trace(snapshot, self._paths, request))
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return pb.TraceResponse(node=snapshot.state.node.name, hops=found)
 
 
 def serve(service: AgentService, socket: Path) -> grpc.Server:

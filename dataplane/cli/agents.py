@@ -23,7 +23,7 @@ _AT_ONCE = 8
 def ports(sockets: tuple[Path, ...]) -> list[Record]:
     """Return the access ports of all agents meant. Raises UnreachableError."""
     return [
-        {**_record(port), "handed_over": dict(port.handed_over)}
+        {**as_record(port), "handed_over": dict(port.handed_over)}
         for answer in _ask(sockets, lambda agent: agent.ListPorts(pb.ListPortsRequest(), **_WAIT))
         for port in answer.ports
     ]
@@ -32,7 +32,7 @@ def ports(sockets: tuple[Path, ...]) -> list[Record]:
 def tunnels(sockets: tuple[Path, ...]) -> list[Record]:
     """Return the tunnels of all agents meant. Raises UnreachableError."""
     return [
-        _record(tunnel)
+        as_record(tunnel)
         for answer in _ask(
             sockets, lambda agent: agent.ListTunnels(pb.ListTunnelsRequest(), **_WAIT)
         )
@@ -43,7 +43,7 @@ def tunnels(sockets: tuple[Path, ...]) -> list[Record]:
 def entries(sockets: tuple[Path, ...]) -> list[Record]:
     """Return the forwarding entries of all agents meant. Raises UnreachableError."""
     return [
-        {**_record(entry), "packets": entry.packets, "bytes": entry.bytes}
+        {**as_record(entry), "packets": entry.packets, "bytes": entry.bytes}
         for answer in _ask(
             sockets, lambda agent: agent.ListEntries(pb.ListEntriesRequest(), **_WAIT)
         )
@@ -56,22 +56,45 @@ def statuses(sockets: tuple[Path, ...]) -> list[Record]:
     return [
         {"agent": str(socket), "unreachable": answer}
         if isinstance(answer, str)
-        else {"agent": str(socket), "unreachable": "", **_record(answer)}
+        else {"agent": str(socket), "unreachable": "", **as_record(answer)}
         for socket, answer in _each(
             find_agents(sockets), lambda agent: agent.GetStatus(pb.GetStatusRequest(), **_WAIT)
         )
     ]
 
 
+def heard_ports(sockets: tuple[Path, ...]) -> list[Record]:
+    """Return the access ports of those agents meant that answer."""
+    answers, _ = _heard(sockets, lambda agent: agent.ListPorts(pb.ListPortsRequest(), **_WAIT))
+    return [as_record(port) for answer in answers for port in answer.ports]
+
+
+def traces(
+    sockets: tuple[Path, ...], request: pb.TraceRequest
+) -> tuple[dict[str, list[Record]], list[str]]:
+    """Return what each agent meant says of a packet, by node, and the words on silent ones."""
+    answers, silent = _heard(sockets, lambda agent: agent.Trace(request, timeout=_TRACE_S))
+    return {each.node: [as_record(hop) for hop in each.hops] for each in answers}, silent
+
+
+_TRACE_S = 10.0  # Open vSwitch is asked, up to four times
 _WAIT = {"timeout": CALL_TIMEOUT_S}
 
 
 def _ask(sockets: tuple[Path, ...], call: Callable[[AgentStub], Any]) -> list[Any]:
-    answers = list(_each(find_agents(sockets), call))
-    silent = [answer for _, answer in answers if isinstance(answer, str)]
+    answers, silent = _heard(sockets, call)
     if silent:
         raise UnreachableError("\n".join(silent))
-    return [answer for _, answer in answers]
+    return answers
+
+
+def _heard(
+    sockets: tuple[Path, ...], call: Callable[[AgentStub], Any]
+) -> tuple[list[Any], list[str]]:
+    """Return the answers, and the words on those who gave none."""
+    said = [answer for _, answer in _each(find_agents(sockets), call)]
+    silent = [each for each in said if isinstance(each, str)]
+    return [each for each in said if not isinstance(each, str)], silent
 
 
 def _each(
@@ -97,7 +120,8 @@ def _first_words(error: AgentUnreachableError) -> str:
     return f"{sentence} {details()}" if details else sentence
 
 
-def _record(message: Message) -> dict[str, Any]:
+def as_record(message: Message) -> dict[str, Any]:
+    """Return a message with every field, whether it is set or not."""
     return MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

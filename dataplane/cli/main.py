@@ -22,6 +22,7 @@ COMMANDS = {
     "get": Lazy("dataplane.cli.get:get", "list nodes, segments, endpoints, ports or tunnels"),
     "status": Lazy("dataplane.cli.status:status", "say whether the agents are ready, and why not"),
     "ping": Lazy("dataplane.cli.ping:ping", "ping between all pods of each segment"),
+    "trace": Lazy("dataplane.cli.trace:trace", "say what becomes of packets between two endpoints"),
     "lab": Lazy("dataplane.cli.lab:lab", "nodes as namespaces on this machine, with pods on them"),
     "bench": Lazy("dataplane.cli.bench:bench", "take figures, in a lab of their own"),
     "uninstall": Lazy("dataplane.cli.uninstall:uninstall", "remove all that is ours here"),

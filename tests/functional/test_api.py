@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,22 @@ import pytest
 from dataplane.api import agent_pb2 as pb
 from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
+from dataplane.contracts import PacketPaths
 from dataplane.core.derive import derive
+from dataplane.core.diff import Pending
+from dataplane.core.errors import OverweaveError
 from dataplane.core.events import Link, LinksChanged, TargetReport
-from dataplane.core.model import Mac
+from dataplane.core.model import Encap, Mac
+from dataplane.core.path import Action, Outcome, Probe, Tunnel
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Snapshot
+from dataplane.fastpath import NoEbpf
 from tests.unit.test_core_state import OWN_BLOCK, POD, after, remote, request, synced
 
+FULL = Pending("map entries", "table-full, 1 of its entries stay on Open vSwitch")
 REPOSITORY = Path(__file__).parents[2]
+HERE, THERE = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 
 
 class FixedPath:
@@ -28,6 +37,18 @@ class FixedPath:
 
     def counts(self) -> dict[int, dict[Reason, int]]:
         return {40: {Reason.ARP: 2}, 41: {Reason.GROUP: 1}}
+
+
+class OvsPath:
+    """An Open vSwitch that sends out to n2 what comes from a pod, and cannot be asked otherwise."""
+
+    name = "ovs"
+
+    def outcome(self, probe: Probe) -> Outcome:
+        if isinstance(probe.entry, Tunnel):
+            raise OverweaveError("the switch is away")
+        tunnel = Tunnel(Encap.GENEVE, probe.vni, HERE, THERE, 6081)
+        return Outcome(Action.TUNNEL, tunnel, probe.nic, passed=("classify", "forwarding"))
 
 
 class Fixed:
@@ -47,9 +68,13 @@ class Fixed:
         )
 
 
+WITHOUT_EBPF = PacketPaths(NoEbpf("there is no bcc"), OvsPath())
+
+
 def test_status_ports_and_tunnels_over_a_socket(tmp_path: Path) -> None:
     socket = tmp_path / "api.sock"
-    server = serve(AgentService(Fixed(), FixedPath(), {"underlay": "userspace"}, "unix"), socket)
+    modes = {"underlay": "userspace"}
+    server = serve(AgentService(Fixed(), FixedPath(), WITHOUT_EBPF, modes, "unix"), socket)
     with connect(socket) as agent:
         status: pb.Status = agent.GetStatus(pb.GetStatusRequest())
         ports = agent.ListPorts(pb.ListPortsRequest()).ports
@@ -74,6 +99,76 @@ def test_status_ports_and_tunnels_over_a_socket(tmp_path: Path) -> None:
         ("vp0", "ovs", "pending", 0, 0),
         ("192.0.2.2", "fastpath", "", 7, 700),
     ]
+
+
+def test_a_trace_over_a_socket(tmp_path: Path) -> None:
+    socket, source = tmp_path / "api.sock", Fixed()
+    service = AgentService(
+        source, FixedPath(), PacketPaths(NoEbpf("there is no bcc"), OvsPath()), {}, "unix"
+    )
+    attachment = source.snapshot.state.attachments[POD]
+    ours = pb.TraceEnd(name="a", node="n1", mac=attachment.mac, ip="10.0.0.1", vtep=str(HERE))
+    other = pb.TraceEnd(name="b", node="n2", mac=remote().mac, ip="10.0.0.2", vtep=str(THERE))
+    server = serve(service, socket)
+    with connect(socket) as agent:
+        answer = agent.Trace(pb.TraceRequest(segment="blue", source=ours, target=other))
+        there = agent.Trace(pb.TraceRequest(segment="blue", source=other, target=other))
+    server.stop(None)
+    assert answer.node == "n1"
+    sent, received = answer.hops
+    assert (sent.source, sent.enters, sent.arrives, sent.owner) == ("a", "pod", True, "")
+    assert sent.predicted.says == "geneve 100 192.0.2.1 > 192.0.2.2 port 6081" == sent.ovs.says
+    assert (sent.via, sent.fastpath.action) == ("ovs", "none")
+    assert sent.fastpath.detail == "there is no bcc"
+    assert (received.source, received.enters, received.arrives) == ("b", "wire", False)
+    assert (received.owner, received.ovs.detail) == ("ovs", "the switch is away")
+    assert not there.hops
+
+
+class FastPacketPath:
+    """A fast path whose map of entries lacks what is asked for."""
+
+    name = "fastpath"
+
+    def outcome(self, probe: Probe) -> Outcome:
+        return Outcome(Action.HAND_OVER, reason=Reason.NO_ENTRY, owner="fastpath: map entries")
+
+
+@pytest.mark.parametrize(
+    ("pending", "reason", "owner"),
+    [
+        pytest.param((), "no-entry", "fastpath: map entries", id="a fault"),
+        pytest.param((FULL,), "table-full", "", id="a full map is none"),
+    ],
+)
+def test_what_a_target_says_it_lacks_is_no_difference(
+    tmp_path: Path, pending: tuple[Pending, ...], reason: str, owner: str
+) -> None:
+    socket, source = tmp_path / "api.sock", Fixed()
+    report = TargetReport("fastpath", 3, pending=pending)
+    source.snapshot = replace(source.snapshot, reports={"fastpath": report})
+    paths = PacketPaths(FastPacketPath(), OvsPath())
+    mac = source.snapshot.state.attachments[POD].mac
+    ours = pb.TraceEnd(name="a", node="n1", mac=mac, ip="10.0.0.1", vtep=str(HERE))
+    other = pb.TraceEnd(name="b", node="n2", mac=remote().mac, ip="10.0.0.2", vtep=str(THERE))
+    server = serve(AgentService(source, FixedPath(), paths, {}, "unix"), socket)
+    with connect(socket) as agent:
+        answer = agent.Trace(pb.TraceRequest(segment="blue", source=ours, target=other))
+    server.stop(None)
+    hop = answer.hops[0]
+    assert (hop.arrives, hop.via, hop.reason, hop.owner) == (True, "ovs", reason, owner)
+
+
+def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:
+    socket = tmp_path / "api.sock"
+    service = AgentService(
+        Fixed(), FixedPath(), PacketPaths(NoEbpf("there is no bcc"), OvsPath()), {}, "unix"
+    )
+    server = serve(service, socket)
+    with pytest.raises(AgentUnreachableError) as raised, connect(socket) as agent:
+        agent.Trace(pb.TraceRequest(segment="blue"))
+    server.stop(None)
+    assert "INVALID_ARGUMENT" in str(raised.value)
 
 
 def test_no_agent_is_one_sentence(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import ctypes
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from struct import Struct
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -26,7 +26,7 @@ from bpf.layout import (
     traffic_of,
 )
 from bpf.loader import SOURCE as PROGRAMS
-from bpf.syscalls import _PROG_TEST_RUN, _TEST, BpfError, Program, _bpf, open_map, open_program
+from bpf.syscalls import BpfError, Program, open_map, open_program
 from dataplane.core.reasons import PACKET_REASONS, Reason
 
 SOURCE = Path(os.environ.get("OVERWEAVE_TEST_BPF", PROGRAMS))
@@ -40,8 +40,6 @@ _TABLES = ("ports", "neighbours", "entries", "members", "own")
 _ROOM = 256
 _CONTEXT_BYTES = 192  # struct __sk_buff
 _GSO_SIZE_AT = 176
-_REPEAT = Struct("=II")  # repeat, duration; then come size and address of the context
-_CONTEXT = Struct("=IIQQ")
 
 
 class Verdict(Enum):
@@ -168,20 +166,10 @@ class KernelPath:
 
 def _test_run(program: Program, frame: bytes, gso_size: int) -> tuple[int, bytes]:
     """Run a program as Program.test_run does, on what may be a super-packet."""
-    if not gso_size:
-        result = program.test_run(frame)
-        return result.retval, result.data
     context = bytearray(_CONTEXT_BYTES)
-    context[_GSO_SIZE_AT : _GSO_SIZE_AT + 4] = gso_size.to_bytes(4, "little")
-    context_in = ctypes.create_string_buffer(bytes(context), len(context))
-    data_in = ctypes.create_string_buffer(frame, len(frame))
-    data_out = ctypes.create_string_buffer(len(frame) + _ROOM)
-    addresses = (ctypes.addressof(data_in), ctypes.addressof(data_out))
-    attr = _TEST.pack(program.fd, 0, len(frame), len(data_out), *addresses, 1, 0)
-    attr += _CONTEXT.pack(len(context), 0, ctypes.addressof(context_in), 0)
-    _, answer = _bpf(_PROG_TEST_RUN, attr, f"run program {program.info.name}")
-    _, retval, _, size, *_ = _TEST.unpack_from(answer)
-    return ctypes.c_int32(retval).value, data_out.raw[:size]
+    context[_GSO_SIZE_AT : _GSO_SIZE_AT + 4] = gso_size.to_bytes(4, sys.byteorder)
+    result = program.test_run(frame, context=bytes(context))
+    return result.retval, result.data
 
 
 class _NativeOutcome(ctypes.Structure):

@@ -1,0 +1,310 @@
+"""What becomes of a packet between two endpoints, and which path would do something else. Pure.
+
+The path of a packet is a row of hops: at the node of who sends it, and at the node of who gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dataplane.core.desired import Desired, Port, PortState, SegmentView
+from dataplane.core.model import (
+    Encap,
+    IpAddress,
+    Mac,
+    Node,
+    UnknownUnicast,
+    Vni,
+)
+from dataplane.core.reasons import Reason
+
+
+class Action(StrEnum):
+    """What is done with a packet."""
+
+    TUNNEL = "tunnel"
+    DELIVER = "deliver"
+    FLOOD = "flood"
+    DROP = "drop"
+    HOST = "host"  # left to the host's own stack
+    HAND_OVER = "hand over"  # of the fast path: Open vSwitch decides
+    NONE = "none"  # there is no such path here, and none is wanted
+    UNKNOWN = "unknown"  # it cannot be asked
+
+
+_PASSES = frozenset({Action.TUNNEL, Action.DELIVER, Action.FLOOD})
+_TO_OVS = frozenset({Action.HAND_OVER, Action.NONE})
+_ENDS = frozenset({Action.DROP, Action.HOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The outer headers of a packet: from which VTEP to which, and how."""
+
+    encap: Encap
+    vni: Vni
+    source: IpAddress
+    target: IpAddress
+    udp_port: int
+
+    def __str__(self) -> str:
+        """Say it in a table."""
+        return f"{self.encap} {self.vni} {self.source} > {self.target} port {self.udp_port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a path does with a packet; ``port`` is the netdev it leaves by.
+
+    ``reason`` says why it goes no faster way, or none; ``detail`` says more. ``passed`` are the
+    tables or maps that were asked, ``owner`` is what decided.
+    """
+
+    action: Action
+    tunnel: Tunnel | None = None
+    port: str = ""
+    reason: Reason | None = None
+    passed: tuple[str, ...] = ()
+    owner: str = ""
+    detail: str = ""
+
+    @property
+    def says(self) -> str:
+        """Return where the packet goes, in words."""
+        match self.action:
+            case Action.TUNNEL:
+                return str(self.tunnel)
+            case Action.DELIVER:
+                return f"deliver to {self.port}"
+            case _:
+                return str(self.action)
+
+    def __str__(self) -> str:
+        """Say where it goes, and why no other way."""
+        why = ", ".join(filter(None, (self.reason, self.detail)))
+        return f"{self.says} ({why})" if why else self.says
+
+    def does_as(self, other: Outcome) -> bool:
+        """Say whether a packet fares the same."""
+        if self.action in _ENDS:
+            return other.action in _ENDS
+        if self.action is Action.FLOOD:
+            return other.action is Action.FLOOD
+        return (self.action, self.tunnel, self.port) == (other.action, other.tunnel, other.port)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An endpoint of a trace; ``vtep`` is its node's on the underlay of the segment, if any."""
+
+    name: str
+    node: str
+    mac: Mac
+    ip: IpAddress
+    vtep: IpAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FromPod:
+    """Where a pod's packets come in: with the fast path, and without it."""
+
+    access_port: str
+    ovs_port: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The packet paths are asked about: a pod sends it, or the NIC ``nic`` receives it wrapped.
+
+    ``glued`` gives the AccessPort that an OVS port stands for.
+    """
+
+    vni: Vni
+    source: End
+    target: End
+    entry: FromPod | Tunnel
+    nic: str
+    glued: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One node's part of the way from ``source`` to ``target``, as it should be.
+
+    Without a ``probe`` the packet cannot even begin there; ``predicted`` says why.
+    """
+
+    source: End
+    target: End
+    predicted: Outcome
+    probe: Probe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Who does otherwise than predicted, and how."""
+
+    owner: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What the paths of a node say they would do."""
+
+    fast: Outcome
+    ovs: Outcome
+
+    @property
+    def decides(self) -> Outcome:
+        """Return the outcome of the path that decides."""
+        return self.ovs if self.fast.action in _TO_OVS else self.fast
+
+
+def hops(desired: Desired, segment: str, ends: tuple[End, End]) -> Iterator[Hop]:
+    """Yield this node's hops between ``ends``, both directions; none if neither is here."""
+    first, second = ends
+    for source, target in ((first, second), (second, first)):
+        if desired.node.name in (source.node, target.node):
+            yield _hop(desired, segment, source, target)
+
+
+def compare(predicted: Outcome, live: Live, full: Collection[str] = ()) -> Difference | None:
+    """Return the first difference on a packet's way: the fast path comes before Open vSwitch.
+
+    ``full`` are the owners that had no room for all: what they lack is no fault.
+    """
+    if not _fast_agrees(predicted, live.fast, full):
+        return Difference(live.fast.owner, _otherwise(live.fast, predicted))
+    if not predicted.does_as(live.ovs):
+        return Difference(live.ovs.owner, _otherwise(live.ovs, predicted))
+    return None
+
+
+def arrives(predicted: Outcome, live: Live) -> bool:
+    """Say whether the packet goes where it should; that it should go nowhere is no arrival."""
+    return predicted.action in _PASSES and predicted.does_as(live.decides)
+
+
+def why_ovs(predicted: Outcome, live: Live, full: Collection[str] = ()) -> Reason | None:
+    """Return why the packet goes by Open vSwitch; None: it does not, or no reason is known."""
+    if live.fast.action not in _TO_OVS:
+        return None
+    return predicted.reason or (Reason.TABLE_FULL if live.fast.owner in full else live.fast.reason)
+
+
+def _fast_agrees(predicted: Outcome, fast: Outcome, full: Collection[str]) -> bool:
+    match fast.action:
+        case Action.NONE:
+            return True
+        case Action.HAND_OVER:
+            is_meant = predicted.reason is not None or predicted.action not in _PASSES
+            return is_meant or fast.owner in full
+        case _:
+            return predicted.reason is not Reason.POLICY_OFF and predicted.does_as(fast)
+
+
+def _otherwise(live: Outcome, predicted: Outcome) -> str:
+    return f"{live}, not {predicted}"
+
+
+# --- what should be ----------------------------------------------------------------------------
+
+
+def _hop(desired: Desired, segment: str, source: End, target: End) -> Hop:
+    view = desired.segments.get(segment)
+    if view is None:
+        return Hop(source, target, _nowhere(Reason.UNKNOWN_SEGMENT, f"no segment {segment} here"))
+    is_sender = source.node == desired.node.name
+    way = _from_pod if is_sender else _from_wire
+    return way(desired, view, source, target)
+
+
+def _from_pod(desired: Desired, view: SegmentView, source: End, target: End) -> Hop:
+    port = _port(view, source.mac)
+    if port is None:
+        return Hop(source, target, _nowhere(Reason.NO_ENTRY, f"no port with {source.mac} here"))
+    attachment = port.attachment
+    entry = FromPod(attachment.access_port, attachment.ovs_port)
+    if port.state is PortState.BLOCKED:
+        predicted = Outcome(Action.DROP, reason=port.reason)
+    else:
+        predicted = _sent(desired, view, target)
+    return Hop(source, target, predicted, _probe(desired, view, (source, target), entry))
+
+
+def _sent(desired: Desired, view: SegmentView, target: End) -> Outcome:
+    """Say where a frame from a port of ``view`` goes."""
+    port = _port(view, target.mac)
+    remote = next((each for each in view.remotes if each.endpoint.mac == target.mac), None)
+    if port is not None and port.state is PortState.ACTIVE:
+        return _by_policy(desired, Outcome(Action.DELIVER, port=port.attachment.access_port))
+    if remote is None:
+        return _unknown(view, port)
+    local = _own_vtep(desired, view)
+    if local is None:
+        return _nowhere(Reason.NO_VTEP, f"no {view.segment.underlay} address here")
+    tunnel = _tunnel(desired, view, local, remote.vtep)
+    nic = desired.node.underlay_interface
+    return _by_policy(desired, Outcome(Action.TUNNEL, tunnel, nic))
+
+
+def _from_wire(desired: Desired, view: SegmentView, source: End, target: End) -> Hop:
+    local = _own_vtep(desired, view)
+    if local is None or source.vtep is None:
+        lacking = desired.node.name if local is None else source.node
+        no_address = f"{lacking} has no {view.segment.underlay} address"
+        return Hop(source, target, _nowhere(Reason.NO_VTEP, no_address))
+    tunnel = _tunnel(desired, view, source.vtep, local)
+    predicted = _received(desired, view, source.vtep, target)
+    return Hop(source, target, predicted, _probe(desired, view, (source, target), tunnel))
+
+
+def _received(desired: Desired, view: SegmentView, vtep: IpAddress, target: End) -> Outcome:
+    """Say where a frame from ``vtep`` goes; never into another tunnel."""
+    port = _port(view, target.mac)
+    if vtep not in view.flood:
+        return _nowhere(Reason.UNKNOWN_VTEP, f"nobody of {view.segment.name} is behind {vtep}")
+    if port is None or port.state is PortState.BLOCKED:
+        return _unknown(view, port)
+    return _by_policy(desired, Outcome(Action.DELIVER, port=port.attachment.access_port))
+
+
+def _unknown(view: SegmentView, port: Port | None) -> Outcome:
+    """Say what becomes of a frame to a MAC that nobody reachable has; ``port``: who is blocked."""
+    if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
+        return Outcome(Action.FLOOD, reason=Reason.NO_ENTRY)
+    return Outcome(Action.DROP, reason=port.reason if port else Reason.NO_ENTRY)
+
+
+def _nowhere(reason: Reason, detail: str) -> Outcome:
+    return Outcome(Action.DROP, reason=reason, detail=detail)
+
+
+def _by_policy(desired: Desired, outcome: Outcome) -> Outcome:
+    """Say that ``outcome`` is Open vSwitch's work where the fast path is switched off."""
+    if desired.node.fastpath:
+        return outcome
+    return Outcome(outcome.action, outcome.tunnel, outcome.port, Reason.POLICY_OFF)
+
+
+def _port(view: SegmentView, mac: Mac) -> Port | None:
+    return next((port for port in view.ports if port.attachment.mac == mac), None)
+
+
+def _own_vtep(desired: Desired, view: SegmentView) -> IpAddress | None:
+    return Node(desired.node.name, desired.vteps).vtep(view.segment.underlay)
+
+
+def _tunnel(desired: Desired, view: SegmentView, source: IpAddress, target: IpAddress) -> Tunnel:
+    segment = view.segment
+    return Tunnel(segment.encap, segment.vni, source, target, desired.fabric.port(segment.encap))
+
+
+def _probe(
+    desired: Desired, view: SegmentView, ends: tuple[End, End], entry: FromPod | Tunnel
+) -> Probe:
+    glued = {port.attachment.ovs_port: port.attachment.access_port for port in desired.ports}
+    return Probe(view.segment.vni, *ends, entry, desired.node.underlay_interface, glued)

@@ -1,0 +1,543 @@
+"""Each PacketPath on the real thing says what was rendered, and each fault has its owner.
+
+The programs run in the kernel on maps and filters of a namespace; the flows in an Open vSwitch.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from bpf.bpffs import Pins
+from bpf.entries import EntryItem
+from bpf.layout import OwnFlag as Own
+from bpf.layout import (
+    RemoteEntry,
+    TunnelSocket,
+    encode_entry,
+    encode_entry_key,
+    encode_ifindex,
+    encode_member,
+    encode_own,
+    encode_port,
+    encode_socket,
+)
+from bpf.loader import load
+from bpf.packet_path import FastPacketPath
+from bpf.syscalls import open_map, open_program, pin
+from bpf.target import FastpathTarget
+from dataplane.core.desired import Bindings, Desired, PortState
+from dataplane.core.diff import diff
+from dataplane.core.model import Encap, Segment
+from dataplane.core.path import Action, End, Hop, Live, Outcome, arrives, compare, hops
+from dataplane.core.reasons import Reason
+from dataplane.netlink.rtnl import Rtnl
+from dataplane.netlink.tc import Slot, delete_bpf, replace_bpf
+from overlay_ovs.packet_path import OvsPacketPath
+from overlay_ovs.target import FlowsTarget
+from ovs_client.ofctl import OpenFlowBridge
+from ovs_client.unixctl import Unixctl
+from tests.functional.bpf_support import Namespace, mounted_bpffs, namespace
+from tests.functional.overlay_switch import Switch, running_switch
+from tests.unit.overlay_builders import (
+    GENEVE4,
+    GENEVE6,
+    NIC,
+    OWN4,
+    OWN6,
+    UNGUARDED,
+    VTEP4,
+    VTEP6,
+    VXLAN4,
+    VXLAN6,
+    bindings,
+    desired,
+    ips_of,
+    link_local_of,
+    mac_of,
+    port,
+    remote,
+    view,
+)
+
+SEGMENTS = (GENEVE4, GENEVE6, VXLAN4, VXLAN6)
+NETDEVS = (NIC.name, "ophy0", "vp1", "ot1", "vp2", "ot2", "vp3", "ot3")
+HERE, THERE = desired().node.name, "there"
+FAULTY = GENEVE4
+AWAY_SAID = "geneve 100 192.0.2.1 > 192.0.2.3 port 6081"
+WAY = RemoteEntry(0, Encap.GENEVE, 6081, OWN4, VTEP4[1])
+
+
+def world(segment: Segment) -> Desired:
+    """Two ports that may send, one that is blocked, and an endpoint of another node."""
+    blocked = replace(port(3, segment, state=PortState.BLOCKED), reason=Reason.SUPERSEDED)
+    vtep = (VTEP4 if segment.underlay == "ipv4" else VTEP6)[0]
+    ports = [port(1, segment), port(2, segment), blocked]
+    return desired(view(segment, ports, [remote(4, segment, vtep)]))
+
+
+def ends(segment: Segment, kind: str) -> dict[int, End]:
+    """Return workloads 1 to 4 with an address each: IPv4, IPv6 or link-local."""
+    own, vtep = (OWN4, VTEP4[0]) if segment.underlay == "ipv4" else (OWN6, VTEP6[0])
+    ips = {
+        "ipv4": lambda n: ips_of(n)[0],
+        "ipv6": lambda n: ips_of(n)[1],
+        "link-local": link_local_of,
+    }[kind]
+    return {
+        n: End(
+            f"pod{n}",
+            *((THERE, mac_of(n), ips(n), vtep) if n == 4 else (HERE, mac_of(n), ips(n), own)),
+        )
+        for n in range(1, 5)
+    }
+
+
+def way(segment: Segment, source: int, target: int, kind: str = "ipv4") -> Hop:
+    each = ends(segment, kind)
+    return next(hops(world(segment), segment.name, (each[source], each[target])))
+
+
+WAYS = [
+    pytest.param(1, 4, id="to another node"),
+    pytest.param(1, 2, id="next door"),
+    pytest.param(4, 1, id="from another node"),
+    pytest.param(3, 4, id="from a blocked port"),
+    pytest.param(4, 3, id="to a blocked port"),
+]
+KINDS = ("ipv4", "ipv6", "link-local")
+each_way = pytest.mark.parametrize(("source", "target"), WAYS)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_segment = pytest.mark.parametrize("segment", [*SEGMENTS, UNGUARDED], ids=lambda s: s.name)
+
+
+# --- eBPF --------------------------------------------------------------------------------------
+
+
+class Machine:
+    """A namespace with our programs on netdevs of a node's names."""
+
+    def __init__(self, space: Namespace, pins: Pins) -> None:
+        self.space, self.pins = space, pins
+        self._target = FastpathTarget(pins)
+        self._path = FastPacketPath(pins)
+
+    def hold(self, state: Desired) -> None:
+        names = self.space.netns.run(socket.if_nameindex)
+        numbers = Bindings(ifindexes={name: ifindex for ifindex, name in names})
+        wanted = self._target.render(state, numbers)
+        self.space.netns.run(lambda: self._target.apply(diff(wanted, self._target.observe())))
+
+    def ask(self, hop: Hop) -> Outcome:
+        probe = hop.probe
+        assert probe is not None
+        return self.space.netns.run(lambda: self._path.outcome(probe))
+
+    def put(self, item: EntryItem) -> None:
+        with open_map(self.pins.map(item.map_name)) as opened:
+            opened.update(item.map_key, item.value)
+
+    def take(self, name: str, key: bytes) -> None:
+        with open_map(self.pins.map(name)) as opened:
+            opened.delete(key)
+
+    def close(self) -> None:
+        self._target.close()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with mounted_bpffs(tmp_path_factory.mktemp("paths") / "bpf") as bpffs, namespace() as space:
+        for netdev in NETDEVS:
+            space.ip("link", "add", netdev, "type", "veth", "peer", "name", f"{netdev}-end"[-15:])
+        made = Machine(space, load(bpffs))
+        yield made
+        made.close()
+
+
+@each_segment
+@each_kind
+@each_way
+def test_what_ebpf_says_is_what_was_rendered(
+    machine: Machine, segment: Segment, kind: str, source: int, target: int
+) -> None:
+    machine.hold(world(segment))
+    hop = way(segment, source, target, kind)
+    found = machine.ask(hop)
+    is_blocked = 3 in (source, target)
+    assert compare(hop.predicted, Live(found, hop.predicted)) is None
+    assert (found.action is Action.HAND_OVER) == is_blocked
+    if not is_blocked:
+        assert hop.predicted.does_as(found)
+
+
+def drop_filter(machine: Machine, netdev: str) -> None:
+    with_rtnl(machine, lambda rtnl: delete_bpf(rtnl, Slot(machine.space.ifindex(netdev))))
+
+
+def swap_program(machine: Machine, netdev: str, name: str) -> None:
+    """Attach a program of ours to where another one belongs."""
+    slot = Slot(machine.space.ifindex(netdev))
+    with open_program(machine.pins.program(name)) as program:
+        with_rtnl(machine, lambda rtnl: replace_bpf(rtnl, slot, program.fd, f"overweave:{name}"))
+
+
+def with_rtnl(machine: Machine, function: Callable[[Rtnl], None]) -> None:
+    def run() -> None:
+        with Rtnl() as rtnl:
+            function(rtnl)
+
+    machine.space.netns.run(run)
+
+
+def entry(number: int) -> bytes:
+    return encode_entry_key(FAULTY.vni, mac_of(number))
+
+
+def vp1(machine: Machine) -> int:
+    return machine.space.ifindex("vp1")
+
+
+def send_away(machine: Machine, number: int) -> None:
+    """Have an entry lead to the wrong VTEP."""
+    wrong = replace(WAY, ifindex=machine.space.ifindex(NIC.name))
+    machine.put(EntryItem("entries", entry(number), encode_entry(wrong)))
+
+
+def set_port(machine: Machine, value: bytes) -> None:
+    machine.put(EntryItem("ports", encode_ifindex(vp1(machine)), value))
+
+
+MEMBER = encode_member(FAULTY.vni, FAULTY.encap, VTEP4[0])
+SOCKET = encode_socket(TunnelSocket(OWN4, 6081))
+NO_ADDRESSES = encode_port(FAULTY.vni, 1400, mac_of(1), FAULTY.guard)
+OTHER_SEGMENT = encode_port(VXLAN4.vni, 1400, mac_of(1), FAULTY.guard, ips_of(1))
+OTHER_MAC = encode_port(FAULTY.vni, 1400, mac_of(9), FAULTY.guard)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "plant", "blamed"),
+    [
+        pytest.param(
+            1,
+            4,
+            lambda m: m.take("entries", entry(4)),
+            ("map entries", "hand over (no-entry)"),
+            id="no entry",
+        ),
+        pytest.param(
+            1, 4, lambda m: send_away(m, 4), ("map entries", AWAY_SAID), id="entry to another VTEP"
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: set_port(m, NO_ADDRESSES),
+            ("map ports", "hand over (guard)"),
+            id="address not known",
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: m.take("ports", encode_ifindex(vp1(m))),
+            ("map ports", "hand over (pending)"),
+            id="port not known",
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: set_port(m, OTHER_MAC),
+            ("map ports", "hand over (guard)"),
+            id="port with another MAC",
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: set_port(m, OTHER_SEGMENT),
+            ("map ports", "hand over (no-entry)"),
+            id="port on another segment",
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: (m.take("entries", entry(4)), m.take("glue", encode_ifindex(vp1(m)))),
+            ("map glue", "drop (no-entry)"),
+            id="no entry, no glue",
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: drop_filter(m, "vp1"),
+            ("filter of vp1", "host (vp1 has not our filter)"),
+            id="no filter",
+        ),
+        pytest.param(
+            1,
+            4,
+            lambda m: swap_program(m, "vp1", "ovs_port"),
+            ("filter of vp1", "host (vp1 has not our filter)"),
+            id="another program",
+        ),
+        pytest.param(
+            1,
+            2,
+            lambda m: m.take("entries", entry(2)),
+            ("map entries", "hand over (no-entry)"),
+            id="no entry next door",
+        ),
+        pytest.param(
+            1, 2, lambda m: send_away(m, 2), ("map entries", AWAY_SAID), id="next door sent away"
+        ),
+        pytest.param(
+            4,
+            1,
+            lambda m: m.take("entries", entry(1)),
+            ("map entries", "hand over (no-entry)"),
+            id="no entry for what comes",
+        ),
+        pytest.param(
+            4,
+            1,
+            lambda m: m.take("members", MEMBER),
+            ("map members", "host (unknown-vtep)"),
+            id="no member",
+        ),
+        pytest.param(
+            4,
+            1,
+            lambda m: m.take("own", SOCKET),
+            ("map own", "host (unknown-vtep)"),
+            id="not our socket",
+        ),
+        pytest.param(
+            4,
+            1,
+            lambda m: m.put(EntryItem("own", SOCKET, encode_own(FAULTY.encap, Own.NONE))),
+            ("map own", "hand over (policy-off)"),
+            id="socket switched off",
+        ),
+        pytest.param(
+            4,
+            1,
+            lambda m: drop_filter(m, NIC.name),
+            (f"filter of {NIC.name}", f"host ({NIC.name} has not our filter)"),
+            id="no filter on the NIC",
+        ),
+    ],
+)
+def test_a_fault_in_ebpf_has_its_owner(
+    machine: Machine,
+    source: int,
+    target: int,
+    plant: Callable[[Machine], None],
+    blamed: tuple[str, str],
+) -> None:
+    machine.hold(world(FAULTY))
+    hop = way(FAULTY, source, target)
+    plant(machine)
+    found = machine.ask(hop)
+    difference = compare(hop.predicted, Live(found, hop.predicted))
+    assert difference is not None
+    assert (difference.owner, str(found)) == (f"fastpath: {blamed[0]}", blamed[1])
+    machine.hold(world(FAULTY))
+    assert compare(hop.predicted, Live(machine.ask(hop), hop.predicted)) is None
+
+
+def test_a_program_that_does_otherwise_than_its_maps_say_is_to_blame(machine: Machine) -> None:
+    """It hands over everything, and is in its right place under its right name."""
+    machine.hold(world(FAULTY))
+    programs = machine.pins.programs.parent / "of_another_make"
+    programs.mkdir()
+    with open_program(machine.pins.program("ovs_port")) as other:
+        pin(other.fd, programs / "underlay")
+    swap_program(machine, NIC.name, "ovs_port")
+    probe = way(FAULTY, 4, 1).probe
+    assert probe is not None
+    path = FastPacketPath(Pins(programs, machine.pins.maps))
+    found = machine.space.netns.run(lambda: path.outcome(probe))
+    assert (found.action, found.owner) == (Action.HAND_OVER, "fastpath: program underlay")
+
+
+def test_exclusive_ports_drop_strangers(machine: Machine) -> None:
+    state = world(FAULTY)
+    machine.hold(replace(state, node=replace(state.node, exclusive_ports=True)))
+    machine.take("members", MEMBER)
+    found = machine.ask(way(FAULTY, 4, 1))
+    assert (found.action, found.owner) == (Action.DROP, "fastpath: map members")
+
+
+def test_a_netdev_that_is_gone_is_said(machine: Machine) -> None:
+    machine.hold(world(FAULTY))
+    hop = way(FAULTY, 1, 4)
+    assert hop.probe is not None
+    gone = replace(hop.probe, entry=replace(hop.probe.entry, access_port="vp77"))  # type: ignore[arg-type]  # a FromPod
+    found = machine.ask(replace(hop, probe=gone))
+    assert (found.action, found.owner) == (Action.UNKNOWN, "links")
+
+
+# --- Open vSwitch ------------------------------------------------------------------------------
+
+
+class Flows:
+    """An Open vSwitch with what one Desired says."""
+
+    def __init__(self, switch: Switch) -> None:
+        self.switch = switch
+        self._target = FlowsTarget(switch.rundir)
+        self._path = OvsPacketPath(Unixctl(switch.rundir))
+
+    def hold(self, state: Desired) -> None:
+        for vtep in (*VTEP4, *VTEP6):
+            self.switch.route(vtep)
+        wanted = self._target.render(state, bindings(*state.segments.values()))
+        self._target.apply(diff(wanted, self._target.observe()))
+
+    def ask(self, hop: Hop) -> Outcome:
+        assert hop.probe is not None
+        return self._path.outcome(hop.probe)
+
+    def change(self, bridge: str, table: int, part: str, actions: str | None) -> None:
+        """Give the flow of ``table`` that has ``part`` in its match others, or none."""
+        opened = OpenFlowBridge(self.switch.rundir / f"{bridge}.mgmt")
+        (flow,) = (f for f in opened.dump_flows() if f.table == table and part in f.match)
+        opened.apply_bundle([replace(flow, actions=actions)] if actions else (), [flow])
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flows]:
+    with running_switch(tmp_path_factory.mktemp("paths"), (1, 2, 3)) as switch:
+        yield Flows(switch)
+
+
+@each_segment
+@each_kind
+@each_way
+def test_what_ovs_says_is_what_was_rendered(
+    flows: Flows, segment: Segment, kind: str, source: int, target: int
+) -> None:
+    flows.hold(world(segment))
+    hop = way(segment, source, target, kind)
+    found = flows.ask(hop)
+    assert compare(hop.predicted, Live(Outcome(Action.NONE), found)) is None
+    is_blocked = 3 in (source, target)
+    assert arrives(hop.predicted, Live(Outcome(Action.NONE), found)) is (
+        not is_blocked or hop.predicted.action is Action.FLOOD
+    )
+    assert found.passed[0] == "classify"
+
+
+TO_4, TO_1, TO_2 = (f"dl_dst={mac_of(n)}" for n in (4, 1, 2))
+AWAY = "set_field:0x64->tun_id,set_field:{}->tun_dst,set_field:0x1->reg2,goto_table:60"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "plant", "blamed"),
+    [
+        pytest.param(1, 4, ("ow-int", 30, TO_4, None), ("forwarding", "drop"), id="no flow"),
+        pytest.param(
+            1,
+            4,
+            ("ow-int", 30, TO_4, AWAY.format(VTEP4[1])),
+            ("forwarding", AWAY_SAID),
+            id="flow to another VTEP",
+        ),
+        pytest.param(
+            1,
+            4,
+            ("ow-int", 30, TO_4, AWAY.format("198.51.100.1")),
+            ("forwarding", "drop (to 198.51.100.1: native tunnel routing failed)"),
+            id="flow to nowhere",
+        ),
+        pytest.param(
+            1,
+            4,
+            ("ow-int", 30, TO_4, AWAY.format(VTEP4[0]).replace("0x64", "0x65")),
+            ("forwarding", "geneve 101 192.0.2.1 > 192.0.2.2 port 6081"),
+            id="flow to another segment",
+        ),
+        pytest.param(
+            1,
+            4,
+            ("ow-int", 15, f"nw_src={ips_of(1)[0]}", None),
+            ("guard_source", "drop"),
+            id="address not granted",
+        ),
+        pytest.param(
+            1, 4, ("ow-int", 0, "in_port=101", None), ("classify", "drop"), id="port not known"
+        ),
+        pytest.param(
+            1, 4, ("ow-phy", 0, "in_port=LOCAL", None), ("wire", "drop"), id="no way to the NIC"
+        ),
+        pytest.param(
+            1,
+            2,
+            ("ow-int", 30, TO_2, "set_field:0x65->reg2,goto_table:60"),
+            ("output", "drop"),
+            id="next door is the sender",
+        ),
+        pytest.param(
+            1,
+            2,
+            ("ow-int", 30, TO_2, "set_field:0x67->reg2,goto_table:60"),
+            ("forwarding", "deliver to vp3"),
+            id="next door is another",
+        ),
+        pytest.param(
+            4, 1, ("ow-int", 0, "tun_src=192.0.2.2", None), ("classify", "drop"), id="no member"
+        ),
+        pytest.param(
+            4, 1, ("ow-int", 30, TO_1, None), ("forwarding", "drop"), id="no flow for what comes"
+        ),
+        pytest.param(
+            3,
+            4,
+            ("ow-int", 0, "in_port=103", AWAY.format(VTEP4[0])),
+            ("classify", "geneve 100 192.0.2.1 > 192.0.2.2 port 6081"),
+            id="blocked port let in",
+        ),
+    ],
+)
+def test_a_fault_in_the_flows_has_its_owner(
+    flows: Flows,
+    source: int,
+    target: int,
+    plant: tuple[str, int, str, str | None],
+    blamed: tuple[str, str],
+) -> None:
+    flows.hold(world(FAULTY))
+    hop = way(FAULTY, source, target)
+    flows.change(*plant)
+    found = flows.ask(hop)
+    difference = compare(hop.predicted, Live(Outcome(Action.NONE), found))
+    assert difference is not None
+    assert (difference.owner, str(found)) == (f"ovs-flows: table {blamed[0]}", blamed[1])
+    flows.hold(world(FAULTY))
+    assert compare(hop.predicted, Live(Outcome(Action.NONE), flows.ask(hop))) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(("ovs/route/del", "192.0.2.2/32"), "native tunnel routing failed", id="route"),
+        pytest.param(("tnl/neigh/flush",), "neighbor cache miss", id="neighbour"),
+    ],
+)
+def test_a_tunnel_without_way_is_of_ovs_tunnels(
+    flows: Flows, words: tuple[str, ...], said: str
+) -> None:
+    flows.hold(world(FAULTY))
+    flows.switch.control(*words)
+    found = flows.ask(way(FAULTY, 1, 4))
+    assert (found.action, found.owner) == (Action.DROP, "ovs-tunnels")
+    assert said in found.detail
+
+
+def test_a_port_that_is_gone_is_of_ovs_ports(flows: Flows) -> None:
+    flows.hold(world(FAULTY))
+    hop = way(FAULTY, 1, 4)
+    assert hop.probe is not None
+    gone = replace(hop.probe, entry=replace(hop.probe.entry, ovs_port="ot77"))  # type: ignore[arg-type]  # a FromPod
+    found = flows.ask(replace(hop, probe=gone))
+    assert (found.action, found.owner) == (Action.UNKNOWN, "ovs-ports")

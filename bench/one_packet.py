@@ -110,12 +110,12 @@ def sent_to_nobody(tunnel: Tunnel) -> bytes:
 
 def received_for_nobody(tunnel: Tunnel) -> bytes:
     """Return a tunnel packet of a known peer, for a MAC that is not known."""
-    vxlan = VXLAN(vni=tunnel.back, flags="Instance")
-    header = GENEVE(vni=tunnel.back) if tunnel.encap is Encap.GENEVE else vxlan
-    udp = UDP(sport=40000, dport=_PORTS[tunnel.encap], chksum=0)
-    outer = _ip(tunnel.family, _OWN[tunnel.family], _PEER[tunnel.family])
-    inner = _inner(tunnel.family, _NOBODY)
-    return bytes(Ether(src=_POD, dst=_HOST) / outer / udp / header / inner)
+    return _received(tunnel, tunnel.back)
+
+
+def received_forged(tunnel: Tunnel) -> bytes:
+    """Return a tunnel packet with a VNI that its sender has no part in."""
+    return _received(tunnel, Vni(99))
 
 
 def received_by_host() -> bytes:
@@ -147,7 +147,7 @@ def surroundings() -> Iterator[EntryItem]:
     for tunnel in TUNNELS:
         peer = ip_address(_PEER[tunnel.family])
         key = encode_socket(TunnelSocket(peer, _PORTS[tunnel.encap]))
-        yield EntryItem("own", key, encode_own(tunnel.encap, OwnFlag.FAST))
+        yield EntryItem("own", key, encode_own(tunnel.encap, OwnFlag.FAST | OwnFlag.EXCLUSIVE))
         own = ip_address(_OWN[tunnel.family])
         yield EntryItem("members", encode_member(tunnel.back, tunnel.encap, own), PRESENT)
 
@@ -172,6 +172,15 @@ def _both_ways(tunnel: Tunnel, number: int) -> Iterator[EntryItem]:
     yield EntryItem("entries", encode_entry_key(tunnel.vni, mac), encode_entry(out))
     back = LocalEntry(_POD_NEXT_DOOR)
     yield EntryItem("entries", encode_entry_key(tunnel.back, mac), encode_entry(back))
+
+
+def _received(tunnel: Tunnel, vni: Vni) -> bytes:
+    is_geneve = tunnel.encap is Encap.GENEVE
+    header = GENEVE(vni=vni) if is_geneve else VXLAN(vni=vni, flags="Instance")
+    udp = UDP(sport=40000, dport=_PORTS[tunnel.encap], chksum=0)
+    outer = _ip(tunnel.family, _OWN[tunnel.family], _PEER[tunnel.family])
+    inner = _inner(tunnel.family, _NOBODY)
+    return bytes(Ether(src=_POD, dst=_HOST) / outer / udp / header / inner)
 
 
 def _inner(family: Family, mac: Mac) -> Packet:

@@ -24,7 +24,7 @@ from bench.report import tell
 from bpf import loader
 from bpf.bpffs import Pins, ensure_mounted, unmount
 from bpf.entries import EntryItem
-from bpf.layout import PROGRAMS, traffic_of
+from bpf.layout import PROGRAMS, XDP_PROGRAM, traffic_of
 from bpf.syscalls import Program, open_map, open_program
 from dataplane.core.errors import OverweaveError
 
@@ -34,7 +34,8 @@ _CALLS = 1_000
 _AIM_NS = 350.0
 _AIM_MANY = 1.1  # "the same", on a machine that others use, too
 _AIM_LOAD_S = 1.0
-_UNSPEC, _REDIRECT = -1, 7  # linux/pkt_cls.h
+_UNSPEC, _SHOT, _REDIRECT = -1, 2, 7  # linux/pkt_cls.h
+_XDP_DROP = 1  # linux/bpf.h
 _HERE = Path(__file__).parent
 
 _BOTH = "encap + decap"
@@ -106,6 +107,8 @@ class Run:
             ("miss, sent by pod", "access_port", one_packet.sent_to_nobody(first), _REDIRECT),
             ("miss, from a peer", "underlay", one_packet.received_for_nobody(first), _REDIRECT),
             ("for the host itself", "underlay", one_packet.received_by_host(), _UNSPEC),
+            ("forged, dropped by tc", "underlay", one_packet.received_forged(first), _SHOT),
+            ("forged, dropped by XDP", XDP_PROGRAM, one_packet.received_forged(first), _XDP_DROP),
         ):
             took = _timed(maps.product[program], frame, verdict)
             self._add(f"{name}, {maps.title}", took)

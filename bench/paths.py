@@ -48,23 +48,28 @@ class Segment:
     encap: Encap
 
     @property
+    def vni(self) -> int:
+        """Return its VNI."""
+        return 3000 + self.number
+
+    @property
     def document(self) -> str:
         """Return the intent that makes it."""
         return (
-            f"kind: Segment\nname: {self.name}\nvni: {3000 + self.number}\n"
+            f"kind: Segment\nname: {self.name}\nvni: {self.vni}\n"
             f"encap: {self.encap}\nsubnets: [10.{self.number}.0.0/20]\n"
         )
 
 
 _SLOW = Segment("slow", 33, Encap.GENEVE)
-_FAST = (Segment("geneve", 31, Encap.GENEVE), Segment("vxlan", 32, Encap.VXLAN))
-INTENT = "---\n".join(segment.document for segment in (*_FAST, _SLOW))
+SEGMENTS = (Segment("geneve", 31, Encap.GENEVE), Segment("vxlan", 32, Encap.VXLAN))
+INTENT = "---\n".join(segment.document for segment in (*SEGMENTS, _SLOW))
 
 HOST = "host to host"
 BRIDGES = "plain bridges"
 KERNEL = "kernel VXLAN"
 OVS = "Open vSwitch alone"
-FAST = tuple(f"{segment.encap} fast path" for segment in _FAST)
+FAST = tuple(f"{segment.encap} fast path" for segment in SEGMENTS)
 NAMES = (HOST, BRIDGES, KERNEL, OVS, *FAST)
 
 
@@ -85,8 +90,8 @@ def prepare(paths: LabPaths, topology: Topology) -> tuple[Way, ...]:
         Way(HOST, *(_machine(paths, topology, node) for node in _BARE)),
         Way(BRIDGES, *_bridged(paths)),
         Way(KERNEL, *_kernel_vxlan(paths, topology)),
-        Way(OVS, *(_tag(pod, tag) for pod in _pods(paths, _SLOW))),
-        *(Way(name, *_pods(paths, segment)) for name, segment in zip(FAST, _FAST, strict=True)),
+        Way(OVS, *(_tag(pod, tag) for pod in pods(paths, _SLOW))),
+        *(Way(name, *pods(paths, segment)) for name, segment in zip(FAST, SEGMENTS, strict=True)),
     )
 
 
@@ -130,7 +135,8 @@ def _guest(letter: str, net: int, number: int, mtu: int) -> Guest:
     return Guest(f"{letter}pod{number}", mac, (f"10.{net}.0.{number}/20",), mtu)
 
 
-def _pods(paths: LabPaths, segment: Segment) -> Sequence[Station]:
+def pods(paths: LabPaths, segment: Segment) -> Sequence[Station]:
+    """Attach a pod of a segment to either node of ours. Raises OverweaveError."""
     runtime = Runtime(paths)
     return [runtime.add(Pod(f"{segment.name}-{node}", node, segment.name)) for node in _OURS]
 

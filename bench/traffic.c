@@ -7,31 +7,18 @@
  * on on the first processor that it may use, the server on the last. After a warm-up it prints what
  * passed in SECONDS, as JSON; "cpu" are the seconds that all processors of the machine were busy.
  */
-#define _GNU_SOURCE
+#include "ends.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #define WARM_UP_NS 200000000ULL
 #define CONNECT_S 10
 #define MAX_STREAMS 64
 #define CHUNK (128 * 1024)
-#define BATCH 64
-#define SMALL 18 /* bytes: fills the shortest Ethernet frame */
-#define REQUEST 64
-#define RECEIVE_BUFFER (8 << 20)
 #define LOST_US 200000
 #define MAX_ROUND_TRIPS (1 << 23)
 
@@ -39,74 +26,13 @@ static volatile uint64_t *received; /* bytes or packets; shared by both ends */
 static int clients[MAX_STREAMS], servers[MAX_STREAMS];
 static int streams;
 
-static void
-die(const char *doing)
-{
-	fprintf(stderr, "%s: %s\n", doing, strerror(errno));
-	exit(1);
-}
-
-static int
-must(int result, const char *doing)
-{
-	if (result < 0)
-		die(doing);
-	return result;
-}
-
-static uint64_t
-now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000ULL + now.tv_nsec;
-}
-
-static double
-busy_seconds(void)
-{
-	unsigned long long user, nice, system, idle, iowait, irq, softirq;
-	FILE *stat = fopen("/proc/stat", "r");
-
-	if (!stat || fscanf(stat, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle,
-			    &iowait, &irq, &softirq) != 7)
-		die("/proc/stat");
-	fclose(stat);
-	return (double)(user + nice + system + irq + softirq) / sysconf(_SC_CLK_TCK);
-}
-
-static void
-enter(const char *netns)
-{
-	int fd = must(open(netns, O_RDONLY | O_CLOEXEC), netns);
-
-	must(setns(fd, CLONE_NEWNET), netns);
-	close(fd);
-}
-
-static void
-stay_on(int last)
-{
-	cpu_set_t allowed, one;
-	int cpu, found = -1;
-
-	must(sched_getaffinity(0, sizeof(allowed), &allowed), "sched_getaffinity");
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (CPU_ISSET(cpu, &allowed) && (last || found < 0))
-			found = cpu;
-	CPU_ZERO(&one);
-	CPU_SET(found, &one);
-	must(sched_setaffinity(0, sizeof(one), &one), "sched_setaffinity");
-}
-
 /* Connect `clients` to `servers`. */
 static void
 connect_ends(int type, const char *client_netns, const char *server_netns, const char *ip)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET};
 	socklen_t length = sizeof(address);
-	int i, listener, bytes = RECEIVE_BUFFER;
+	int i, listener;
 
 	if (inet_pton(AF_INET, ip, &address.sin_addr) != 1)
 		die(ip);
@@ -117,7 +43,7 @@ connect_ends(int type, const char *client_netns, const char *server_netns, const
 	if (type == SOCK_STREAM)
 		must(listen(listener, MAX_STREAMS), "listen");
 	else
-		must(setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)), "buffer");
+		enlarge(listener);
 	enter(client_netns);
 	for (i = 0; i < streams; i++) {
 		clients[i] = must(socket(AF_INET, type, 0), "socket");
@@ -162,32 +88,9 @@ serve_tcp(void)
 }
 
 static void
-make_batch(struct mmsghdr *messages, struct iovec *parts, char *buffer)
-{
-	int i;
-
-	memset(messages, 0, BATCH * sizeof(*messages));
-	for (i = 0; i < BATCH; i++) {
-		parts[i] = (struct iovec){buffer + i * REQUEST, SMALL};
-		messages[i].msg_hdr.msg_iov = &parts[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
-}
-
-static void
 serve_packets(void)
 {
-	static char buffer[BATCH * REQUEST];
-	struct mmsghdr messages[BATCH];
-	struct iovec parts[BATCH];
-
-	make_batch(messages, parts, buffer);
-	for (;;) {
-		int count = recvmmsg(servers[0], messages, BATCH, MSG_WAITFORONE, NULL);
-
-		if (count > 0)
-			*received += count;
-	}
+	count_datagrams(servers[0], received);
 }
 
 static void

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.paths import Way
 from dataplane.core.errors import OverweaveError
 
-_SOURCE = Path(__file__).with_name("traffic.c")
+_SOURCES = Path(__file__).parent
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
@@ -40,24 +41,25 @@ class Passed:
     p99_us: float
 
 
-def compiled(directory: Path) -> Path:
-    """Return the program that makes traffic, compiled into ``directory``. Raises OverweaveError."""
-    program = directory / "traffic"
-    _run(["gcc", "-O2", *_WARNINGS, "-o", str(program), str(_SOURCE)])
+def compiled(directory: Path, name: str = "traffic") -> Path:
+    """Return a program that makes traffic, compiled into ``directory``. Raises OverweaveError."""
+    program = directory / name
+    run(["gcc", "-O2", *_WARNINGS, "-o", str(program), str(_SOURCES / f"{name}.c")])
     return program
 
 
 def send(program: Path, load: Load, way: Way, seconds: float) -> Passed:
     """Send ``load`` for ``seconds`` and return what passed. Raises OverweaveError."""
     ends = [str(way.client.netns), str(way.server.netns), str(way.server.ip(4))]
-    said = _run([str(program), load.kind, *ends, str(seconds), str(load.streams)])
+    said = run([str(program), load.kind, *ends, str(seconds), str(load.streams)])
     passed = Passed(**json.loads(said))
     if not passed.received + passed.round_trips:
         raise OverweaveError(f"{way.name}: nothing of the load {load.kind} arrived")
     return passed
 
 
-def _run(words: list[str]) -> str:
+def run(words: Sequence[str]) -> str:
+    """Run a command and return what it printed. Raises OverweaveError."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

@@ -14,7 +14,9 @@ from dataplane.core.model import MAX_SLOTS, Encap, Guard, IpAddress, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import PACKET_REASONS, Reason
 
-PROGRAMS = ("access_port", "ovs_port", "underlay", "ophy")
+TC_PROGRAMS = ("access_port", "ovs_port", "underlay", "ophy")
+XDP_PROGRAM = "overweave_xdp"  # by this name the kernel lists it, and we know it again
+PROGRAMS = (*TC_PROGRAMS, XDP_PROGRAM)
 BPF_MAP_TYPE_HASH = 1  # linux/bpf.h, enum bpf_map_type
 BPF_MAP_TYPE_PERCPU_HASH = 5
 BPF_F_NO_PREALLOC = 1  # linux/bpf.h: memory grows with the entries, not with max_entries

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from bpf.bpffs import Pins, require_bpffs
-from bpf.layout import MAPS, PROGRAMS, MapSpec, layout_hash
+from bpf.layout import MAPS, PROGRAMS, XDP_PROGRAM, MapSpec, layout_hash
 from bpf.syscalls import BpfError, BpfMissingError, Map, create_map, open_map, pin
 from dataplane.core.errors import OverweaveError
 
@@ -163,7 +163,8 @@ def _compile(pins: Pins, source: Path) -> Mapping[str, int]:
     os.environ["BCC_KERNEL_SOURCE"] = str(_STUBS)
     try:
         module = BPF(src_file=str(source / _MAIN), cflags=[*_cflags(pins, source)])
-        return {name: module.load_func(name, BPF.SCHED_CLS).fd for name in PROGRAMS}
+        kinds = dict.fromkeys(PROGRAMS, BPF.SCHED_CLS) | {XDP_PROGRAM: BPF.XDP}
+        return {name: module.load_func(name, kind).fd for name, kind in kinds.items()}
     except Exception as error:  # bcc raises nothing more particular
         raise LoadError(f"{error}; the log says where") from error
 

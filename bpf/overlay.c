@@ -1,6 +1,7 @@
 /*
- * The tc programs of a node (clsact ingress, direct action), in bcc's dialect: they look things up,
- * do what verdict.h and encap.h say, and count. What the fast path does not take goes to Open vSwitch.
+ * The tc programs of a node (clsact ingress, direct action) and its XDP program, in bcc's dialect: they
+ * look things up, do what verdict.h and encap.h say, and count. What the fast path does not take goes to
+ * Open vSwitch.
  *
  * Links of others (the NIC): what is not ours returns TC_ACT_UNSPEC, so that their filters run.
  * Links of ours: what has nowhere to go is dropped, so that a pod never reaches the host's stack.
@@ -289,6 +290,28 @@ int underlay(struct __sk_buff *skb)
 	if (!socket)
 		return TC_ACT_UNSPEC;
 	return take_in(skb, ifindex, &outer, socket);
+}
+
+/*
+ * NIC, in its driver: a packet that would be dropped later is dropped before there is a buffer. One whose
+ * headers go on in another page is passed on.
+ */
+int overweave_xdp(struct xdp_md *ctx)
+{
+	void *eth = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct decision decision = {};
+	struct outer outer = {};
+	struct own_value *socket;
+
+	if (eth + ETH_HLEN > end ||
+	    parse_udp(eth, end, ((struct ethhdr *)eth)->h_proto, &outer) != PARSED_UDP)
+		return XDP_PASS;
+	socket = own.lookup(&outer.to);
+	if (!socket || outer.l4 > PARSE_BYTES ||
+	    judge_early(eth, end, end - eth, &outer, socket, &decision) != VERDICT_DROP)
+		return XDP_PASS;
+	count(ctx->ingress_ifindex, decision.reason);
+	return XDP_DROP;
 }
 
 /* ophy0: tunnel packets of Open vSwitch; the kernel finds next hop and neighbour on the NIC. */

@@ -36,12 +36,14 @@ _MAP_GET_NEXT_KEY = 4
 _OBJ_PIN = 6
 _OBJ_GET = 7
 _PROG_TEST_RUN = 10
+_PROG_GET_FD_BY_ID = 13
 _OBJ_GET_INFO_BY_FD = 15
 
 # Fields of union bpf_attr (linux/bpf.h) from its start; the kernel takes what follows as zero.
 _CREATE = Struct("=IIIIIII16s")  # type, key, value, max_entries, flags, inner_map_fd, numa, name
 _ELEMENT = Struct("=I4xQQQ")  # map_fd, key, value or next_key, flags
 _PIN = Struct("=QI")  # pathname, bpf_fd
+_BY_ID = Struct("=I")  # prog_id
 _INFO = Struct("=IIQ")  # bpf_fd, info_len, info
 # fd, retval, size_in, size_out, data_in, data_out, repeat, duration, ctx_in and its room out,
 # ctx_in and out as pointers
@@ -260,6 +262,12 @@ def open_map(path: PathLike[str]) -> Map:
 def open_program(path: PathLike[str]) -> Program:
     """Open a pinned program. Raises BpfMissingError, BpfError."""
     return Program(_obj_get(path))
+
+
+def open_program_by_id(number: int) -> Program:
+    """Open a program, pinned or not, by the kernel's id. Raises BpfMissingError, BpfError."""
+    fd, _ = _bpf(_PROG_GET_FD_BY_ID, _BY_ID.pack(number), f"open program {number}")
+    return Program(fd)
 
 
 def pin(fd: int, path: PathLike[str]) -> None:

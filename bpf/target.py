@@ -1,20 +1,22 @@
-"""The "fastpath" Target: our tc filters, and what is in the maps that their programs ask."""
+"""The "fastpath" Target: our tc filters and XDP program, and what is in the maps that they ask."""
 
 from __future__ import annotations
 
 import contextlib
-import socket
+import errno
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeGuard
 
+from bpf import xdp
 from bpf.bpffs import Pins
 from bpf.entries import EntryItem, fast_entries, held_scopes, own_sockets
 from bpf.layout import (
     MAPS,
     PROGRAMS,
+    XDP_PROGRAM,
     decode_ifindex,
     encode_counter_key,
     encode_ifindex,
@@ -25,8 +27,9 @@ from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import OverweaveError, PartlyRefusedError, TargetError
 from dataplane.core.reasons import PACKET_REASONS, Reason
-from dataplane.netlink import u32
-from dataplane.netlink.rtnl import Rtnl
+from dataplane.core.xdp import XdpPlace, why_no_xdp
+from dataplane.netlink import links, u32
+from dataplane.netlink.rtnl import KernelError, Rtnl
 from dataplane.netlink.tc import BpfFilter, Slot, delete_bpf, ensure_clsact, list_bpf, replace_bpf
 
 OPHY = "ophy0"
@@ -35,6 +38,7 @@ RENDERED_MAPS = tuple(spec for spec in MAPS if spec.name != COUNTERS)
 # What does not fit into these, Open vSwitch does. Without the others it would get nothing.
 _OPTIONAL = frozenset({"ports", "neighbours", "entries"})
 _REDIRECTS = "redirects of an agent without eBPF"
+_DRIVERS_NO = frozenset({errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL})  # to XDP, or to the MTU
 _OWNER = "overweave:"  # begins the name of each of our filters, whichever version attached it
 
 
@@ -58,6 +62,33 @@ class FilterItem:
 
 
 @dataclass(frozen=True, slots=True)
+class XdpItem:
+    """The program in the driver of a netdev; ``netdev`` is its name, for messages only.
+
+    ``mtu`` is what the driver's answer may depend on.
+    """
+
+    ifindex: int
+    program: str
+    netdev: str = field(compare=False)
+    mtu: int = field(default=0, compare=False)
+    scope: int | None = None
+
+    @property
+    def key(self) -> Hashable:
+        """Return which place this is."""
+        return ("xdp", self.ifindex)
+
+    def __str__(self) -> str:
+        """Name the netdev in an error."""
+        return f"{self.program} in the driver of {self.netdev}"
+
+
+_Hook = FilterItem | XdpItem
+_Item = _Hook | EntryItem
+
+
+@dataclass(frozen=True, slots=True)
 class _Joint:
     """Two netdevs, each with the program that passes on what it receives."""
 
@@ -73,7 +104,7 @@ class FastpathTarget:
 
     name = "fastpath"
     deadline_s = 5.0
-    bound_by = frozenset({"ifindexes"})
+    bound_by = frozenset({"ifindexes", "nic"})
 
     def __init__(self, pins: Pins) -> None:
         """Open what the loader pinned. Raises BpfError."""
@@ -81,6 +112,7 @@ class FastpathTarget:
         self._counters = open_map(pins.map(COUNTERS))
         self._programs = {name: open_program(pins.program(name)) for name in PROGRAMS}
         self._names = {program.info.id: name for name, program in self._programs.items()}
+        self._without_xdp: dict[tuple[int, int], str] = {}  # a driver's no, by ifindex and MTU
 
     def close(self) -> None:
         """Release the descriptors; filters and maps stay as they are."""
@@ -89,11 +121,15 @@ class FastpathTarget:
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
         """Return filters and entries of the netdevs that exist; half a joint is pending, too."""
-        items: list[FilterItem | EntryItem] = [
-            *own_sockets(desired),
-            *fast_entries(desired, bindings),
-        ]
+        items: list[_Item] = [*own_sockets(desired), *fast_entries(desired, bindings)]
         pending = []
+        nic = bindings.nic
+        if nic is not None and not why_no_xdp(desired.node, nic):
+            refusal = self._without_xdp.get((nic.ifindex, nic.mtu))
+            if refusal is not None:
+                pending.append(Pending(XdpPlace(nic.name), refusal))
+            else:
+                items.append(XdpItem(nic.ifindex, XDP_PROGRAM, nic.name, nic.mtu))
         for joint in _joints(desired):
             ifindexes = [bindings.ifindexes.get(netdev) for netdev, _ in joint.ends]
             items += _joined(joint, ifindexes)
@@ -104,7 +140,7 @@ class FastpathTarget:
     def observe(self) -> Mapping[Hashable, Item]:
         """Return our filters on all netdevs and all entries. Raises TargetError."""
         try:
-            found: list[FilterItem | EntryItem] = [*self._filters(), *self._entries()]
+            found: list[_Item] = [*self._hooks(), *self._entries()]
         except OverweaveError as error:
             raise TargetError(f"filters or maps cannot be read: {error}") from error
         return {item.key: item for item in found}
@@ -112,11 +148,12 @@ class FastpathTarget:
     def apply(self, change: Change) -> None:
         """Make every change that can be made, then raise TargetError with all that could not.
 
-        Raises PartlyRefusedError if nothing is wrong but that Open vSwitch must do what is not in a
-        full map.
+        Raises PartlyRefusedError if nothing is wrong but that it goes slower: Open vSwitch must do
+        what is not in a full map, the tc program what the driver does not.
         """
         faults = []
         left: Counter[str] = Counter()
+        refused: dict[Hashable, str] = {}
         with Rtnl() as rtnl:
             for item, step in self._steps(rtnl, change):
                 try:
@@ -124,51 +161,66 @@ class FastpathTarget:
                 except OverweaveError as error:
                     if _stays_on_ovs(item, error):
                         left[item.map_name] += 1
+                    elif isinstance(item, XdpItem):
+                        refused[XdpPlace(item.netdev)] = self._refused(item, error)
                     else:
                         faults.append(f"{item}: {error}")
         if faults:
             raise TargetError("; ".join(faults))
-        if left:
-            raise _table_full(left)
+        refused |= _table_full(left)
+        if refused:
+            raise _partly_refused(refused)
 
-    def _filters(self) -> Iterator[FilterItem]:
+    def _hooks(self) -> Iterator[_Hook]:
         with Rtnl() as rtnl:
-            for ifindex, netdev in socket.if_nameindex():
-                ours = _our_filter(rtnl, ifindex)
-                if u32.listing(rtnl, ifindex).ours:
-                    yield FilterItem(ifindex, _REDIRECTS, netdev)
+            netdevs = links.every(rtnl)
+            for netdev in netdevs:
+                ours = _our_filter(rtnl, netdev.ifindex)
+                if u32.listing(rtnl, netdev.ifindex).ours:
+                    yield FilterItem(netdev.ifindex, _REDIRECTS, netdev.name)
                 elif ours is not None:
-                    yield FilterItem(ifindex, self._program_of(ours), netdev)
+                    name = self._name_of(ours.program_id)
+                    yield FilterItem(netdev.ifindex, name, netdev.name)
+            for found in xdp.attached(netdevs):
+                yield XdpItem(found.ifindex, self._name_of(found.program_id), found.netdev)
 
-    def _program_of(self, found: BpfFilter) -> str:
-        return self._names.get(found.program_id, f"program {found.program_id} of another version")
+    def _name_of(self, program_id: int) -> str:
+        return self._names.get(program_id, f"program {program_id} of another version")
 
     def _entries(self) -> Iterator[EntryItem]:
         for name, bpf_map in self._maps.items():
             for key, value in bpf_map.items():
                 yield EntryItem(name, key, unused(value) if name == "entries" else value)
 
-    def _steps(
-        self, rtnl: Rtnl, change: Change
-    ) -> Iterator[tuple[FilterItem | EntryItem, Callable[[], None]]]:
+    def _steps(self, rtnl: Rtnl, change: Change) -> Iterator[tuple[_Item, Callable[[], None]]]:
         """Yield single changes in an order that no packet falls through.
 
         A program finds its entries when it is attached, and until it is detached. What goes makes
         room for what comes.
         """
         wanted = [*change.add.values(), *change.update.values()]
-        old_filters, old_entries = _apart(change.remove.values())
-        filters, entries = _apart(wanted)
-        for item in old_filters:
-            yield item, partial(_detach, rtnl, item)
+        old_hooks, old_entries = _apart(change.remove.values())
+        hooks, entries = _apart(wanted)
+        for item in old_hooks:
+            yield item, partial(self._detach, rtnl, item)
         for entry in old_entries:
             yield entry, partial(self._unset, entry)
         for entry in entries:
             yield entry, partial(self._set, entry)
-        for item in filters:
+        for item in hooks:
             yield item, partial(self._attach, rtnl, item)
 
-    def _attach(self, rtnl: Rtnl, item: FilterItem) -> None:
+    def _detach(self, rtnl: Rtnl, item: _Hook) -> None:
+        if isinstance(item, XdpItem):
+            xdp.detach(rtnl, item.ifindex)
+        else:
+            delete_bpf(rtnl, Slot(item.ifindex))
+            u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
+
+    def _attach(self, rtnl: Rtnl, item: _Hook) -> None:
+        if isinstance(item, XdpItem):
+            xdp.attach(rtnl, item.ifindex, self._programs[item.program])
+            return
         ensure_clsact(rtnl, item.ifindex)
         slot = Slot(item.ifindex)
         foreign = _in_slot(rtnl, slot)
@@ -179,6 +231,12 @@ class FastpathTarget:
             )
         replace_bpf(rtnl, slot, self._programs[item.program].fd, f"{_OWNER}{item.program}")
         u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
+
+    def _refused(self, item: XdpItem, error: OverweaveError) -> str:
+        """Return why; a driver that cannot is not asked again before its MTU is another one."""
+        if isinstance(error, KernelError) and error.errno in _DRIVERS_NO:
+            self._without_xdp[item.ifindex, item.mtu] = str(error)
+        return str(error)
 
     def _set(self, item: EntryItem) -> None:
         self._maps[item.map_name].update(item.map_key, item.value)
@@ -193,11 +251,6 @@ class FastpathTarget:
         for reason in PACKET_REASONS:
             with contextlib.suppress(BpfMissingError):
                 self._counters.delete(encode_counter_key(ifindex, reason))
-
-
-def _detach(rtnl: Rtnl, item: FilterItem) -> None:
-    delete_bpf(rtnl, Slot(item.ifindex))
-    u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
 
 
 def _joints(desired: Desired) -> Iterator[_Joint]:
@@ -227,7 +280,7 @@ def _waiting_for(joint: _Joint, ifindexes: Iterable[int | None]) -> str:
     return f"there is no netdev {' or '.join(missing)} yet"
 
 
-def _stays_on_ovs(item: FilterItem | EntryItem, error: OverweaveError) -> TypeGuard[EntryItem]:
+def _stays_on_ovs(item: _Item, error: OverweaveError) -> TypeGuard[EntryItem]:
     return (
         isinstance(error, BpfFullError)
         and isinstance(item, EntryItem)
@@ -235,26 +288,29 @@ def _stays_on_ovs(item: FilterItem | EntryItem, error: OverweaveError) -> TypeGu
     )
 
 
-def _table_full(left: Mapping[str, int]) -> PartlyRefusedError:
-    refused: dict[Hashable, str] = {
+def _table_full(left: Mapping[str, int]) -> dict[Hashable, str]:
+    return {
         f"map {name}": f"{Reason.TABLE_FULL}, {count} of its entries stay on Open vSwitch"
         for name, count in left.items()
     }
+
+
+def _partly_refused(refused: Mapping[Hashable, str]) -> PartlyRefusedError:
     message = "; ".join(f"{about}: {why}" for about, why in refused.items())
     return PartlyRefusedError(message, refused)
 
 
 def _apart(
-    items: Iterable[FilterItem | EntryItem],
-) -> tuple[list[FilterItem], list[EntryItem]]:
-    filters: list[FilterItem] = []
+    items: Iterable[_Item],
+) -> tuple[list[_Hook], list[EntryItem]]:
+    hooks: list[_Hook] = []
     entries: list[EntryItem] = []
     for item in items:
-        if isinstance(item, FilterItem):
-            filters.append(item)
-        else:
+        if isinstance(item, EntryItem):
             entries.append(item)
-    return filters, entries
+        else:
+            hooks.append(item)
+    return hooks, entries
 
 
 def _our_filter(rtnl: Rtnl, ifindex: int) -> BpfFilter | None:

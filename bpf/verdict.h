@@ -538,6 +538,22 @@ holds_ip(const struct outer *outer, const struct tunnelled *found, __u32 length)
 	return length >= outer->l4 + sizeof(*found) + least;
 }
 
+INLINE int
+is_from_member(const struct outer *outer, const struct tunnelled *found, const struct own_value *socket)
+{
+	struct member_key member = {.vni = __be32_to_cpu(found->header.vni) >> 8, .encap = socket->encap};
+
+	__builtin_memcpy(member.vtep, outer->from, 16);
+	return has_member(&member);
+}
+
+INLINE enum verdict
+refuse_stranger(const struct own_value *socket, struct decision *decision)
+{
+	return because(decision, socket->flags & OWN_EXCLUSIVE ? VERDICT_DROP : VERDICT_HOST,
+		       REASON_UNKNOWN_VTEP);
+}
+
 /*
  * Say what becomes of what was sent to our `socket`, in a frame of `length` bytes; `is_summed`: its UDP
  * checksum is none, or known to be right.
@@ -547,16 +563,13 @@ judge_received(const struct outer *outer, const struct tunnelled *found, const s
 	       __u32 length, int is_summed, struct decision *decision)
 {
 	__u32 vni = __be32_to_cpu(found->header.vni) >> 8;
-	struct member_key member = {.vni = vni, .encap = socket->encap};
 	struct entry_key key = {.vni = vni};
 	struct entry_value *entry;
 
 	if (!(socket->flags & OWN_FAST))
 		return because(decision, VERDICT_OVS, REASON_POLICY_OFF);
-	__builtin_memcpy(member.vtep, outer->from, 16);
-	if (!has_member(&member))
-		return because(decision, socket->flags & OWN_EXCLUSIVE ? VERDICT_DROP : VERDICT_HOST,
-			       REASON_UNKNOWN_VTEP);
+	if (!is_from_member(outer, found, socket))
+		return refuse_stranger(socket, decision);
 	if (!is_sound(outer, &found->udp, length) || !is_plain(&found->header, socket->encap))
 		return because(decision, VERDICT_OVS, REASON_MALFORMED);
 	if (outer->ecn == ECN_CE) /* to be told to the inner packet, or a reason to drop it */
@@ -576,6 +589,53 @@ judge_received(const struct outer *outer, const struct tunnelled *found, const s
 		return because(decision, VERDICT_OVS, REASON_CHECKSUM);
 	decision->entry = entry;
 	return VERDICT_FORWARD;
+}
+
+/* --- what comes from the wire, before there is a buffer --- */
+
+/* Say whether no tunnel takes such a header: RFC 8926 section 3.4 and RFC 7348 section 5. */
+INLINE int
+is_nobodys(const struct tunnel_header *header, __u32 encap)
+{
+	if (encap == ENCAP_GENEVE)
+		return header->first & __constant_htonl(0xc0000000); /* the version */
+	return !(header->first & VXLAN_FIRST);
+}
+
+/* Bytes of a tunnel packet, from its UDP header on, that has the shortest frame in it. */
+INLINE __u32
+least_bytes(const struct tunnel_header *header, __u32 encap)
+{
+	__u32 words = encap == ENCAP_GENEVE ? __be32_to_cpu(header->first) >> 24 & 0x3f : 0;
+
+	return sizeof(struct tunnelled) + 4 * words; /* with its options */
+}
+
+/*
+ * Say whether the packet in `eth`..`end`, of `length` bytes in all, that was sent to our `socket` is
+ * dropped at once: only what judge_received would leave to Open vSwitch or to the host, and they would
+ * surely drop. VERDICT_HOST: it is not. Open vSwitch takes a wrong UDP length, and padding for a frame.
+ */
+INLINE enum verdict
+judge_early(const void *eth, const void *end, __u32 length, const struct outer *outer,
+	    const struct own_value *socket, struct decision *decision)
+{
+	/* The sum of a header with options was not made. */
+	int is_damaged = outer->has_fault && outer->l4 == ETH_HLEN + sizeof(struct iphdr);
+	const struct tunnelled *found = eth + outer->l4;
+
+	if (!(socket->flags & OWN_FAST) || is_group(((const struct ethhdr *)eth)->h_dest))
+		return VERDICT_HOST;
+	if (is_damaged || outer->bytes > length || outer->l4 + sizeof(*found) > length)
+		return because(decision, VERDICT_DROP, REASON_MALFORMED);
+	if ((const void *)(found + 1) > end)
+		return VERDICT_HOST;
+	if (!is_from_member(outer, found, socket))
+		return refuse_stranger(socket, decision);
+	if (is_nobodys(&found->header, socket->encap) ||
+	    outer->l4 + least_bytes(&found->header, socket->encap) > length)
+		return because(decision, VERDICT_DROP, REASON_MALFORMED);
+	return VERDICT_HOST;
 }
 
 #endif

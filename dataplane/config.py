@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
-from dataplane.core.desired import LocalNode
+from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import IpAddress, family_of
 from dataplane.documents import (
@@ -116,6 +116,7 @@ class Underlay(Strict):
     interface: Annotated[str, AfterValidator(_interface)]
     addresses: list[Ip] = []
     exclusive_ports: bool = False
+    xdp: Annotated[Xdp, Field(strict=False)] = Xdp.AUTO
 
     @model_validator(mode="after")
     def _one_per_family(self) -> Underlay:
@@ -226,6 +227,7 @@ class AgentConfig(Strict):
             attach_without_fabric=self.attach_without_fabric is AttachWithoutFabric.ALLOW,
             fastpath=self.fastpath is not FastPath.OFF,
             exclusive_ports=self.underlay.exclusive_ports,
+            xdp=self.underlay.xdp,
         )
 
 
@@ -239,6 +241,8 @@ underlay:
   interface: eth0              # the NIC that carries the tunnels; it keeps its addresses
   # addresses: [192.0.2.11]    # tunnel end points, one per family; default: the NIC's first
   # exclusive_ports: false     # true: nobody else has our UDP ports here, drop strangers' packets
+  # xdp: auto                  # drop malformed and strangers' tunnel packets in the NIC's driver:
+  #                            # auto where it has native XDP and is no veth; native; off
 
 fabric:
   # unix:/PATH, tcp:ADDRESS:PORT (unauthenticated) or ssl:ADDRESS:PORT; several with commas between

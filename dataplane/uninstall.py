@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bpf import xdp
 from bpf.bpffs import unmount
 from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
@@ -113,7 +114,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
 
     ``vswitch`` is started, connected or not.
     """
-    things = [*_links(), *_filters(), *_redirects()]
+    things = [*_links(), *_filters(), *_redirects(), *_xdp_programs()]
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
@@ -217,6 +218,19 @@ def _redirects() -> Iterator[Thing]:
 def _let_be(ifindex: int) -> None:
     with Rtnl() as rtnl:
         u32.delete(rtnl, u32.listing(rtnl, ifindex).ours)
+
+
+def _xdp_programs() -> list[Thing]:
+    with Rtnl() as rtnl:
+        return [
+            Thing(f"XDP program of {found.netdev}", partial(_detach_xdp, found.ifindex))
+            for found in xdp.attached(links.every(rtnl))
+        ]
+
+
+def _detach_xdp(ifindex: int) -> None:
+    with Rtnl() as rtnl:
+        xdp.detach(rtnl, ifindex)
 
 
 def _routes(config: AgentConfig) -> Iterator[Thing]:

@@ -130,6 +130,7 @@ class Worker:
                 changed = self._repair(rendering)
         except PartlyRefusedError as caught:  # the rest is in place
             refused = tuple(Pending(about, why) for about, why in caught.refused.items())
+            self._rendered = None  # the target may know by now what it need not ask for again
             self._complain("target.refused", str(caught))
         except OverweaveError as caught:
             error = str(caught)

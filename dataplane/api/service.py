@@ -17,6 +17,7 @@ from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.model import IpAddress, Node
 from dataplane.core.placement import PlacedEntry, Traffic, placed_entries
 from dataplane.core.snapshot import Snapshot, obstacle
+from dataplane.core.xdp import XdpPlace, why_no_xdp
 
 _THREADS = 4
 
@@ -73,7 +74,7 @@ class AgentService(rpc.AgentServicer):
             ports=len(ports),
             unpublished=[p for p in ports if not p.published and p.state == PortState.ACTIVE],
             blocked=[p for p in ports if p.state == PortState.BLOCKED],
-            modes=self._modes,
+            modes={**self._modes, "xdp": _xdp(snapshot)},
         )
 
     def ListPorts(self, request: pb.ListPortsRequest, context: object) -> pb.ListPortsResponse:
@@ -141,6 +142,15 @@ def _target(snapshot: Snapshot, name: str, overdue_s: float) -> pb.TargetStatus:
         pending=[f"{pending.about}: {pending.reason}" for pending in report.pending],
         overdue_s=overdue_s,
     )
+
+
+def _xdp(snapshot: Snapshot) -> str:
+    state = snapshot.state
+    why_not = why_no_xdp(state.node, state.bindings.nic)
+    pending = (each for report in snapshot.reports.values() for each in report.pending)
+    refused = (each.reason for each in pending if isinstance(each.about, XdpPlace))
+    why_not = why_not or next(refused, "")
+    return f"off: {why_not}" if why_not else "native"
 
 
 def _ports(snapshot: Snapshot) -> list[pb.Port]:

@@ -51,9 +51,19 @@ def packet_cost(rounds: int, target: Path | None) -> None:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="draw them, too, to this name with the suffixes .png and .svg",
 )
-def throughput(rounds: int, target: Path | None, picture: Path | None) -> None:
+@click.option(
+    "--flood",
+    is_flag=True,
+    help="instead, what known traffic gets through a flood of forged packets, with and without XDP",
+)
+def throughput(rounds: int, target: Path | None, picture: Path | None, *, flood: bool) -> None:
     """Compare TCP, small packets and requests with plain bridges, kernel VXLAN and the limit."""
-    _figures("throughput").run(rounds, target, picture)
+    if not flood:
+        _figures("throughput").run(rounds, target, picture)
+    elif picture is not None:
+        raise click.UsageError("--plot draws the ways of throughput; --flood has none")
+    else:
+        _figures("flood").run(rounds, target)
 
 
 def _figures(name: str) -> ModuleType:

@@ -23,6 +23,14 @@ from dataplane.core.model import (
 from dataplane.core.reasons import Reason
 
 
+class Xdp(StrEnum):
+    """Whether an XDP program in the NIC's driver drops what nobody would take."""
+
+    AUTO = "auto"
+    OFF = "off"
+    NATIVE = "native"
+
+
 @dataclass(frozen=True, slots=True)
 class LocalNode:
     """What the configuration file says of this node; empty ``vteps``: the NIC's own addresses.
@@ -37,6 +45,7 @@ class LocalNode:
     fastpath: bool = True
     ebpf: bool = True
     exclusive_ports: bool = False
+    xdp: Xdp = Xdp.AUTO
 
 
 @dataclass(frozen=True, slots=True)

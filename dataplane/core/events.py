@@ -17,7 +17,7 @@ from dataplane.core.model import (
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A netdev of this node as the kernel reports it; ``mtu`` in bytes."""
+    """A netdev of this node as the kernel reports it; ``mtu`` in bytes; ``kind``: "veth" or so."""
 
     name: str
     ifindex: int
@@ -25,6 +25,7 @@ class Link:
     mtu: int
     up: bool
     addresses: tuple[IpAddress, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETNSID
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
-from dataplane.netlink.messages import attributes, has_ipv6, text
+from dataplane.netlink.messages import attributes, has_ipv6, text, xdp_program
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
@@ -25,6 +25,7 @@ class Netdev:
 
     ``peer`` is the ifindex of a veth's other end, in the namespace that this namespace knows by
     the number ``peer_nsid`` (None: this very namespace). ``ipv6`` is False with disable_ipv6=1.
+    ``xdp`` is the id of the XDP program in its driver.
     """
 
     ifindex: int
@@ -38,6 +39,7 @@ class Netdev:
     ipv6: bool
     peer: int | None
     peer_nsid: int | None
+    xdp: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ def _netdev(message: nlmsg) -> Netdev:
         ipv6=has_ipv6(found.get("IFLA_AF_SPEC", b"")),
         peer=found.get("IFLA_LINK"),
         peer_nsid=found.get("IFLA_LINK_NETNSID"),
+        xdp=xdp_program(found.get("IFLA_XDP", b"")),
     )
 
 

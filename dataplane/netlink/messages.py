@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from typing import Any
 
 from pyroute2.netlink import NLMSG_DONE, nla, nlmsg
@@ -26,6 +27,7 @@ _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type (linux/netlink.
 _NLA_TYPE_MASK = 0x3FFF
 _UNKNOWN = "UNKNOWN"  # pyroute2's name of an attribute that is in no nla_map
 _INET6, _CONF = socket.AF_INET6, 2  # IFLA_AF_SPEC holds families, that of IPv6 its switches
+_XDP_DRV_PROG_ID = 5  # IFLA_XDP holds a program id for each mode
 _DISABLE_IPV6 = slice(26 * 4, 27 * 4)  # DEVCONF_DISABLE_IPV6 is an index of 32-bit numbers
 
 
@@ -44,6 +46,7 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
         (26, "IFLA_AF_SPEC", "cdata"),
         (27, "IFLA_GROUP", "uint32"),
         (37, "IFLA_LINK_NETNSID", "int32"),
+        (43, "IFLA_XDP", "cdata"),
     )
     chosen = frozenset(number for number, _name, _type in nla_map)
     data: bytes | bytearray
@@ -126,6 +129,12 @@ def attribute(kind: int, payload: bytes) -> bytes:
     """Return an attribute as it stands inside another one."""
     length = _ATTRIBUTE.size + len(payload)
     return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
+
+
+def xdp_program(modes: bytes) -> int | None:
+    """Return the id of the native XDP program that IFLA_XDP tells of."""
+    number = nested(modes, _XDP_DRV_PROG_ID)
+    return int.from_bytes(number, sys.byteorder) if number else None
 
 
 def nested(payload: bytes, wanted: int) -> bytes:

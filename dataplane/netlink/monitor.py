@@ -236,7 +236,7 @@ def _at(rtnl: Rtnl, ifindex: int) -> Link | None:
 
 def _link(netdev: Netdev, held: tuple[Assigned, ...]) -> Link:
     usable = tuple(each.ip for each in held if each.usable)
-    return Link(netdev.name, netdev.ifindex, netdev.mac, netdev.mtu, netdev.up, usable)
+    return Link(netdev.name, netdev.ifindex, netdev.mac, netdev.mtu, netdev.up, usable, netdev.kind)
 
 
 def _subscribe() -> IPRSocket:

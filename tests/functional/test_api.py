@@ -21,6 +21,7 @@ from dataplane.core.path import Action, Outcome, Probe, Tunnel
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Snapshot
+from dataplane.core.xdp import VETH, XdpPlace
 from dataplane.fastpath import NoEbpf
 from tests.unit.test_core_state import OWN_BLOCK, POD, after, remote, request, synced
 
@@ -169,6 +170,33 @@ def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:
         agent.Trace(pb.TraceRequest(segment="blue"))
     server.stop(None)
     assert "INVALID_ARGUMENT" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pending", "mode"),
+    [
+        pytest.param("", [], "native", id="in-the-driver"),
+        pytest.param("veth", [], f"off: {VETH}", id="veth"),
+        pytest.param("", [XdpPlace("eth0")], "off: EBUSY", id="refused"),
+        pytest.param("", ["map entries"], "native", id="something-else-is-refused"),
+    ],
+)
+def test_how_it_is_with_xdp_and_why(kind: str, pending: list[object], mode: str) -> None:
+    source = Fixed()
+    bindings = source.snapshot.state.bindings
+    assert bindings.nic is not None
+    bindings = replace(bindings, nic=replace(bindings.nic, kind=kind))
+    report = TargetReport("fastpath", 3, pending=tuple(Pending(each, "EBUSY") for each in pending))
+    source.snapshot = replace(
+        source.snapshot,
+        state=replace(source.snapshot.state, bindings=bindings),
+        reports={"fastpath": report},
+    )
+    service = AgentService(source, FixedPath(), WITHOUT_EBPF, {"underlay": "userspace"}, "unix")
+    assert service.GetStatus(pb.GetStatusRequest(), None).modes == {
+        "underlay": "userspace",
+        "xdp": mode,
+    }
 
 
 def test_no_agent_is_one_sentence(tmp_path: Path) -> None:

@@ -6,13 +6,18 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from bench import traffic
+from bench.flood import inject_source
 from bench.paths import Way
 from bench.traffic import LOADS, REQUESTS, TCP4, Load
+from bpf import loader
+from bpf.layout import XDP_PROGRAM
 from dataplane.core.errors import OverweaveError
 from dataplane.lab.probes import Station
-from tests.functional.bpf_support import Namespace, namespace, run
+from tests.functional.bpf_support import Namespace, mounted_bpffs, namespace, run
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,33 @@ def test_a_server_that_cannot_be_reached_is_said(program: Path, way: Way) -> Non
     nowhere = Way("nowhere", way.client, station_without_route(way))
     with pytest.raises(OverweaveError, match="traffic"):
         traffic.send(program, LOADS[0], nowhere, 0.1)
+
+
+@pytest.mark.parametrize(("share", "known"), [(0, 1.0), (50, 0.5)])
+def test_a_flood_is_taken_in_and_what_is_not_forged_is_read(
+    tmp_path: Path, way: Way, share: int, known: float
+) -> None:
+    """The forged ones are for another port here: that is where this frame has its "VNI"."""
+    program, port = traffic.compiled(tmp_path, "flood"), 9
+    client, server = (Path(station.netns).name for station in (way.client, way.server))
+    run("nsenter", f"--net={way.server.netns}", "ethtool", "-K", "eth0", "gro", "on")
+    far, near = (
+        json.loads(run("ip", "-netns", name, "-j", "link", "show", "dev", "eth0"))[0]
+        for name in (client, server)
+    )
+    text = inject_source(far["ifindex"], share)
+    text = text.replace("VNI_AT 46", "VNI_AT 36").replace("VNI 3031", f"VNI {port << 8}")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "overlay.c").write_text(text, encoding="ascii")
+    ether = Ether(src=far["address"], dst=near["address"])
+    frame = ether / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=port, len=26) / bytes(18)
+    with mounted_bpffs(tmp_path / "bpf") as bpffs:
+        pin = loader.load(bpffs, source).program(XDP_PROGRAM)
+        ends = (str(way.client.netns), str(pin), bytes(frame).hex(), str(way.server.netns))
+        passed = json.loads(run(str(program), *ends, str(port), "0.2"))
+    assert 0.2 <= passed["seconds"] < 2
+    assert 0.5 * known < passed["received"] / passed["sent"] < 1.5 * known
 
 
 def station_without_route(way: Way) -> Station:

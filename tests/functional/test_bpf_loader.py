@@ -12,7 +12,14 @@ import pytest
 
 from bpf import loader
 from bpf.bpffs import BpffsError, Pins, ensure_mounted, is_bpffs, unmount
-from bpf.layout import BPF_MAP_TYPE_PERCPU_HASH, MAPS, PROGRAMS, MapSpec, encode_ifindex
+from bpf.layout import (
+    BPF_MAP_TYPE_PERCPU_HASH,
+    MAPS,
+    PROGRAMS,
+    XDP_PROGRAM,
+    MapSpec,
+    encode_ifindex,
+)
 from bpf.loader import LoadError, load
 from bpf.syscalls import (
     BpfError,
@@ -80,7 +87,8 @@ def test_programs_and_maps_are_pinned(bpffs: Path) -> None:
     pins = load(bpffs)
     for name in PROGRAMS:
         with open_program(pins.program(name)) as program:
-            assert (program.info.name, program.info.type) == (name, 3)  # BPF_PROG_TYPE_SCHED_CLS
+            kind = 6 if name == XDP_PROGRAM else 3  # linux/bpf.h: BPF_PROG_TYPE_XDP, _SCHED_CLS
+            assert (program.info.name, program.info.type) == (name, kind)
     for spec in MAPS:
         with open_map(pins.map(spec.name)) as found:
             info = found.info

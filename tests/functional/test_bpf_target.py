@@ -47,6 +47,7 @@ from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
 from dataplane.core.diff import Change, Item, Pending, Rendering, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.events import Link
 from dataplane.core.model import Attachment, Encap, Fabric, Family, Mac, Segment, Vni
 from dataplane.core.placement import Traffic
 from dataplane.netlink.rtnl import Rtnl
@@ -101,7 +102,9 @@ class Node:
 
     def bindings(self) -> Bindings:
         names = self.space.netns.run(socket.if_nameindex)
-        return Bindings(ifindexes={name: ifindex for ifindex, name in names})
+        ifindexes = {name: ifindex for ifindex, name in names}
+        nic = Link("nic0", ifindexes["nic0"], NIC_MAC, 1500, up=True, kind="veth")
+        return Bindings(nic, ifindexes)
 
     def change(self, desired: Desired) -> Change:
         rendering = self.target.render(desired, self.bindings())

@@ -15,6 +15,7 @@ from bpf.loader import SOURCE
 ROOT = Path(__file__).parents[2]
 GOLDEN = ("tests/packets/test_fastpath.py",)
 NATIVE = ("tests/packets/test_native.py",)
+XDP = ("tests/packets/test_xdp.py",)
 AGREEMENT = ("tests/functional/test_agreement.py", "-k", "mutated")
 ALL = "OVERWEAVE_SEEDED_BUGS"  # set: every one of them, not a quarter
 _PARSE, _VERDICT, _ENCAP, _OVERLAY = "parse.h", "verdict.h", "encap.h", "overlay.c"
@@ -60,12 +61,33 @@ BUGS = {
     "udp-length": (_ENCAP, "entry, bytes - sizeof(*ip),", "entry, bytes,", GOLDEN),
     "payload-length": (_ENCAP, "sizeof(*outer) - sizeof(outer->ip)", "sizeof(*outer)", GOLDEN),
     "source-port-below-the-range": (_ENCAP, "FIRST_SOURCE_PORT +", "", GOLDEN),
-    "anybody-is-a-member": (_VERDICT, "if (!has_member(&member))", "if (0)", GOLDEN),
+    "anybody-is-a-member": (_VERDICT, "return has_member(&member);", "return 1;", GOLDEN),
     "tunnel-to-tunnel": (_VERDICT, "|| entry->kind == ENTRY_REMOTE)", ")", GOLDEN),
     "reserved-bits": (_VERDICT, "!(header->vni & __constant_htonl(0xff))", "1", AGREEMENT),
     "mark-not-told": (_VERDICT, "outer->ecn == ECN_CE", "outer->ecn > ECN_CE", GOLDEN),
     "damaged-header": (_PARSE, "fold(sum16(ip, sizeof(*ip))) != 0xffff", "0", GOLDEN),
     "bytes-behind-the-packet": (_VERDICT, "outer->bytes == length &&", "", GOLDEN),
+    "strangers-in-a-shared-port": (
+        _VERDICT,
+        "socket->flags & OWN_EXCLUSIVE ? VERDICT_DROP : VERDICT_HOST",
+        "VERDICT_DROP",
+        XDP,
+    ),
+    "padding-is-no-frame": (_VERDICT, "socket->encap) > length)", "0) > outer->bytes)", AGREEMENT),
+    "options-are-damage": (
+        _VERDICT,
+        "outer->has_fault && outer->l4 == ETH_HLEN + sizeof(struct iphdr);",
+        "outer->has_fault;",
+        XDP,
+    ),
+    "any-geneve-version": (_VERDICT, "__constant_htonl(0xc0000000)", "0", XDP),
+    "geneve-options-forgotten": (_VERDICT, "sizeof(struct tunnelled) + 4 * words", "22", XDP),
+    "early-without-fast-path": (
+        _VERDICT,
+        "!(socket->flags & OWN_FAST) || is_group(((",
+        "is_group(((",
+        XDP,
+    ),
     "damaged-udp": (_OVERLAY, "return !udp->check ||", "return 1 ||", GOLDEN),
     "too-little-taken-off": (
         _OVERLAY,

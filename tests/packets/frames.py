@@ -511,6 +511,12 @@ def _padded(chance: Random, s: Sample) -> bytes:
     return s.data + chance.choice([b"\0", b"\0" * 18, b"\x01\x02\x03"])
 
 
+def _cut_and_padded(chance: Random, s: Sample) -> bytes:
+    """Cut the packet by the word of IP and UDP, and leave bytes behind it in the frame."""
+    cut = summed(s.data[: s.tunnel + chance.randrange(40)])
+    return cut + s.data[len(cut) :] + bytes(chance.choice([0, 1, 20, 100]))
+
+
 def _large(chance: Random, s: Sample) -> bytes:
     size = chance.choice([1399, 1400, 1401, 1449, 1450, 1451, 1500])
     data = s.data + bytes(max(size + _ETH - len(s.data), 0))
@@ -685,4 +691,5 @@ MUTATIONS: Mapping[str, Mutation] = {
     "52-mapped-address": Mutation(INNER6, _mapped),
     "52-mapped-outer-address": Mutation(OUTER6, _mapped_outside),
     "53-padded": Mutation(ANY, _padded),
+    "53-cut-and-padded": Mutation(RECEIVED, _cut_and_padded),
 }

@@ -219,3 +219,26 @@ native_received(__u8 *frame, size_t length, int is_known_sum, struct outcome *ou
 	leave(outcome, frame, eth, length);
 	return 1;
 }
+
+/* As overweave_xdp in overlay.c; 0: it passes the frame. */
+int
+native_early(__u8 *frame, size_t length, struct outcome *outcome)
+{
+	struct decision decision = {};
+	struct outer outer = {};
+	const struct own_value *socket;
+	__u8 *eth;
+
+	if (length < ETH_HLEN || length > MAX_FRAME - HEADROOM)
+		return 0;
+	eth = place(frame, length, length);
+	if (parse_udp(eth, eth + length, ((struct ethhdr *)eth)->h_proto, &outer) != PARSED_UDP)
+		return 0;
+	socket = look_up(OWN, &outer.to);
+	if (!socket)
+		return 0;
+	outcome->verdict = judge_early(eth, eth + length, length, &outer, socket, &decision);
+	outcome->reason = decision.reason;
+	leave(outcome, frame, eth, length);
+	return outcome->verdict == VERDICT_DROP;
+}

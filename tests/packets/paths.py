@@ -18,6 +18,7 @@ from bpf.bpffs import Pins
 from bpf.entries import EntryItem
 from bpf.layout import (
     MAPS,
+    XDP_PROGRAM,
     decode_count,
     decode_counter_key,
     decode_ifindex,
@@ -35,6 +36,7 @@ LOOPBACK = 1  # where a packet of BPF_PROG_TEST_RUN comes from, as pod and as NI
 HOST = bytes(6)  # the loopback's MAC
 LEAST = 14  # bytes of a frame that the kernel runs a program on
 _UNSPEC, _SHOT, _REDIRECT = -1, 2, 7  # linux/pkt_cls.h
+_XDP_DROP, _XDP_PASS = 1, 2  # linux/bpf.h
 _HARNESS = Path(__file__).with_name("native.c")
 _TABLES = ("ports", "neighbours", "entries", "members", "own")
 _ROOM = 256
@@ -75,6 +77,9 @@ class FastPath(Protocol):
     def received(self, frame: bytes) -> Outcome | None:
         """Return what happens when the NIC receives ``frame``; None: cannot be run."""
 
+    def early(self, frame: bytes) -> Reason | None:
+        """Return why ``frame`` is dropped in the NIC's driver; None: it is passed on."""
+
 
 class KernelPath:
     """The pinned programs, by BPF_PROG_TEST_RUN."""
@@ -82,7 +87,8 @@ class KernelPath:
     def __init__(self, pins: Pins) -> None:
         self._maps = {spec.name: open_map(pins.map(spec.name)) for spec in MAPS}
         self._programs = {
-            name: open_program(pins.program(name)) for name in ("access_port", "underlay")
+            name: open_program(pins.program(name))
+            for name in ("access_port", "underlay", XDP_PROGRAM)
         }
         self._held: dict[object, EntryItem] = {}
         for opened in self._maps.values():
@@ -117,6 +123,14 @@ class KernelPath:
 
     def received(self, frame: bytes) -> Outcome | None:
         return self._run("underlay", frame, 0)
+
+    def early(self, frame: bytes) -> Reason | None:
+        if len(frame) < LEAST:
+            return None
+        result = self._programs[XDP_PROGRAM].test_run(frame)
+        reason = self._counted()
+        assert (result.retval, result.data) == (_XDP_PASS if reason is None else _XDP_DROP, frame)
+        return reason
 
     def _run(self, program: str, frame: bytes, gso_size: int) -> Outcome | None:
         try:
@@ -223,6 +237,13 @@ class NativePath:
             buffer, ctypes.c_size_t(len(frame)), 0, ctypes.byref(outcome)
         )
         return _native_outcome(outcome, buffer.raw) if is_ours else Outcome(Verdict.HOST, frame)
+
+    def early(self, frame: bytes) -> Reason | None:
+        outcome, buffer = _NativeOutcome(), ctypes.create_string_buffer(frame, len(frame) + _ROOM)
+        is_dropped = self._library.native_early(
+            buffer, ctypes.c_size_t(len(frame)), ctypes.byref(outcome)
+        )
+        return PACKET_REASONS[outcome.reason] if is_dropped else None
 
 
 def _native_outcome(outcome: _NativeOutcome, buffer: bytes) -> Outcome:

@@ -176,7 +176,8 @@ def node(pins: Pins) -> Node:
 def test_every_program_is_loaded(node: Node) -> None:
     for name in PROGRAMS:
         with open_program(node.pins.program(name)) as program:
-            assert (program.info.name, program.info.type) == (name, 3)  # BPF_PROG_TYPE_SCHED_CLS
+            kind = 6 if name == XDP_PROGRAM else 3  # linux/bpf.h: BPF_PROG_TYPE_XDP, _SCHED_CLS
+            assert (program.info.name, program.info.type) == (name, kind)
 
 
 TUNNELS = [

@@ -35,6 +35,8 @@ class Both:
             self._kernel.hold(items)
             self._native.hold(items)
             self._held = sample.slot
+        if sample.is_tunnel:
+            assert self._native.early(sample.data) is self._kernel.early(sample.data), sample
         native, kernel = (run(p, sample, gso_size) for p in (self._native, self._kernel))
         assert native is not None
         if kernel is None:

@@ -42,4 +42,4 @@ def test_a_round_times_everything_once(maps: Sized, monkeypatch: pytest.MonkeyPa
     run = packet_cost.Run()
     run.round((maps,))
     assert {len(samples) for samples in run.samples.values()} == {1}
-    assert len(run.samples) == len(TUNNELS) + 1 + 3 + 2 * len(TUNNELS)
+    assert len(run.samples) == len(TUNNELS) + 1 + 5 + 2 * len(TUNNELS)

@@ -216,6 +216,33 @@ def test_what_no_decision_rests_on_costs_none(lab: Lab, monkeypatch: pytest.Monk
     assert lab.agent.snapshot.desired is before.desired
 
 
+def test_what_a_target_learns_by_a_refusal_changes_what_it_asks_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that has no XDP is asked once: then the target renders without it, and converges."""
+    learned: list[Change] = []
+
+    def render(_desired: Desired, _bindings: Bindings) -> Rendering:
+        pending = (Pending(("xdp", "eth0"), "the driver has none"),)
+        return Rendering({}, pending) if learned else Rendering({"xdp": Entry("eth0")})
+
+    def apply(change: Change) -> None:
+        learned.append(change)
+        raise PartlyRefusedError("refused", {("xdp", "eth0"): "not supported"})
+
+    monkeypatch.setattr(lab.flows, "render", render)
+    monkeypatch.setattr(lab.flows, "apply", apply)
+    lab.synced()
+    assert until(lambda: lab.flows.name in lab.agent.snapshot.reports and bool(learned))
+    assert until(
+        lambda: (
+            [p.reason for p in lab.agent.snapshot.reports["flows"].pending]
+            == ["the driver has none"]
+        )
+    )
+    assert len(learned) == 1
+
+
 def test_a_failing_target_is_named_and_retried(lab: Lab) -> None:
     lab.flows.refuse = "the switch said no"
     lab.synced()

@@ -196,6 +196,7 @@ def test_a_fault_names_key_and_value(old: str, new: str, told: str) -> None:
         pytest.param("state_dir: 5", "state_dir: 5 is not an absolute path", id="number as path"),
         pytest.param("state_dir: /a/../b", "state_dir: '/a/../b'", id="dots in path"),
         pytest.param(f"run_dir: /{'x' * 100}", "is too long", id="socket name too long"),
+        pytest.param("underlay: {interface: e, xdp: generic}", "xdp 'generic'", id="generic XDP"),
         pytest.param("attach_without_fabric: off", "attach_without_fabric 'off'", id="no boolean"),
         pytest.param("node: again", "key 'node' is already there", id="key twice"),
         pytest.param("---\na: 1", "2 documents", id="two documents"),

@@ -25,7 +25,15 @@ from scapy.packet import Packet
 
 from bpf.bpffs import Pins
 from bpf.entries import EntryItem, fast_entries, own_sockets
-from bpf.layout import MAPS, PROGRAMS, decode_count, decode_counter_key, encode_ifindex, traffic_of
+from bpf.layout import (
+    MAPS,
+    PROGRAMS,
+    XDP_PROGRAM,
+    decode_count,
+    decode_counter_key,
+    encode_ifindex,
+    traffic_of,
+)
 from bpf.loader import load
 from bpf.syscalls import TestRun, open_map, open_program
 from dataplane.core.desired import (

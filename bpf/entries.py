@@ -106,11 +106,18 @@ def own_sockets(desired: Desired) -> Iterator[EntryItem]:
 
 
 def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:
-    """Yield what the fast path may do by itself; of one key the last counts, our own pods."""
-    for view in desired.segments.values() if desired.node.fastpath else ():
+    """Yield what the fast path may do by itself; of one key the last counts, our own pods.
+
+    Switched off it still knows the peers: until ``own`` says so, too, they would be strangers.
+    """
+    for view in desired.segments.values():
         way = _way(desired, bindings, view)
         if way is not None:
-            yield from _remote_entries(view, way)
+            yield from _members(view, way)
+        if not desired.node.fastpath:
+            continue
+        for remote in view.remotes if way is not None else ():
+            yield from _remote(way, remote)
         for port in view.ports:
             ifindex = bindings.ifindexes.get(port.attachment.access_port)
             if ifindex is not None and port.state is PortState.ACTIVE:
@@ -126,11 +133,9 @@ def _way(desired: Desired, bindings: Bindings, view: SegmentView) -> _Way | None
     return _Way(segment.vni, nic, own[0], segment.encap, desired.fabric.port(segment.encap))
 
 
-def _remote_entries(view: SegmentView, way: _Way) -> Iterator[EntryItem]:
+def _members(view: SegmentView, way: _Way) -> Iterator[EntryItem]:
     for vtep in view.flood:
         yield EntryItem("members", encode_member(way.vni, way.encap, vtep), PRESENT)
-    for remote in view.remotes:
-        yield from _remote(way, remote)
 
 
 @lru_cache(_CACHE)

@@ -89,6 +89,17 @@ _Item = _Hook | EntryItem
 
 
 @dataclass(frozen=True, slots=True)
+class FullMap:
+    """A map without room for all: what is said to be pending where Open vSwitch does the rest."""
+
+    name: str
+
+    def __str__(self) -> str:
+        """Name it in a report."""
+        return f"map {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class _Joint:
     """Two netdevs, each with the program that passes on what it receives."""
 
@@ -121,7 +132,7 @@ class FastpathTarget:
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
         """Return filters and entries of the netdevs that exist; half a joint is pending, too."""
-        items: list[_Item] = [*own_sockets(desired), *fast_entries(desired, bindings)]
+        items: list[_Item] = [*fast_entries(desired, bindings), *own_sockets(desired)]
         pending = []
         nic = bindings.nic
         if nic is not None and not why_no_xdp(desired.node, nic):
@@ -214,7 +225,8 @@ class FastpathTarget:
         if isinstance(item, XdpItem):
             xdp.detach(rtnl, item.ifindex)
         else:
-            delete_bpf(rtnl, Slot(item.ifindex))
+            if _our_filter(rtnl, item.ifindex) is not None:
+                delete_bpf(rtnl, Slot(item.ifindex))
             u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
 
     def _attach(self, rtnl: Rtnl, item: _Hook) -> None:
@@ -290,7 +302,7 @@ def _stays_on_ovs(item: _Item, error: OverweaveError) -> TypeGuard[EntryItem]:
 
 def _table_full(left: Mapping[str, int]) -> dict[Hashable, str]:
     return {
-        f"map {name}": f"{Reason.TABLE_FULL}, {count} of its entries stay on Open vSwitch"
+        FullMap(name): f"{Reason.TABLE_FULL}, {count} of its entries stay on Open vSwitch"
         for name, count in left.items()
     }
 

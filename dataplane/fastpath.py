@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from bpf import xdp
 from bpf.bpffs import ensure_mounted
 from bpf.loader import LoadError, load
 from bpf.packet_path import FastPacketPath
@@ -18,6 +20,8 @@ from dataplane.core.model import Mac
 from dataplane.core.path import Action, Outcome, Probe
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
+from dataplane.netlink import links
+from dataplane.netlink.rtnl import Rtnl
 
 LOG = "ebpf.log"  # in state_dir: all that compiler and verifier said
 
@@ -68,9 +72,17 @@ def load_ebpf(config: AgentConfig) -> Ebpf | NoEbpf:
         return Ebpf(FastpathTarget(pins), Readings(pins), FastPacketPath(pins))
     except OverweaveError as error:
         kept = _keep(error, log)
+        _leave_drivers()
         if config.fastpath is FastPath.REQUIRED:
             raise OverweaveError(f"fastpath: required, but {error}{kept}") from error
         return NoEbpf(" ".join(f"{error}{kept}".split()))
+
+
+def _leave_drivers() -> None:
+    """Take our XDP program off, if it can be told: it will hear of no new peers."""
+    with contextlib.suppress(OverweaveError), Rtnl() as rtnl:
+        for found in xdp.attached(links.every(rtnl)):
+            xdp.detach(rtnl, found.ifindex)
 
 
 def _keep(error: OverweaveError, log: Path) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bpf import xdp
 from bpf.bpffs import unmount
+from bpf.syscalls import BpfError
 from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
 from dataplane.config import AgentConfig
@@ -114,10 +115,11 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
 
     ``vswitch`` is started, connected or not.
     """
-    things = [*_links(), *_filters(), *_redirects(), *_xdp_programs()]
+    things = [*_links(), *_filters(), *_redirects()]
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
+        _xdp_programs,
         partial(_routes, config),
         partial(_bridges, config, vswitch),
         partial(_fabric_rows, config),
@@ -128,7 +130,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
             things += look()
         except _InUseError as error:
             kept.append(str(error))
-        except (DatabaseError, FabricUnavailableError, UnixctlError) as error:
+        except (BpfError, DatabaseError, FabricUnavailableError, UnixctlError) as error:
             unseen.append(str(error))
     things += [*_own_switch(config), *_pins(config.bpffs), *_metrics_socket(config)]
     things += _below(config.run_dir, _RUN_FILES, things)

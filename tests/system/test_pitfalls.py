@@ -214,7 +214,8 @@ def is_taken(station: Station, address: IpAddress) -> bool:
         probe = ["arping", "-D", "-q", "-c", "2", "-w", "3", "-I", station.ifname, str(address)]
         words = ["nsenter", f"--net={station.netns}", *probe]
         return subprocess.run(words, check=False, capture_output=True).returncode == 1
-    run(station, "sysctl", "-qw", f"net.ipv6.conf.{station.ifname}.accept_dad=1")
+    for setting in ("accept_dad=1", "dad_transmits=3"):  # asked once, a busy machine is too late
+        run(station, "sysctl", "-qw", f"net.ipv6.conf.{station.ifname}.{setting}")
     where = (f"{address}/128", "dev", station.ifname)
     own = address in station.ips
     if own:

@@ -241,7 +241,11 @@ CLAIMED = Colour("claimed", 27, "geneve", "ipv6")
 @pytest.mark.parametrize("version", [pytest.param(4, id="ARP"), pytest.param(6, id="ND")])
 @pytest.mark.parametrize("guard", ["ip", "mac"])
 def test_duplicate_address_detection(scene: Scene, guard: str, version: int) -> None:
-    """A pod hears that an address is another's, and never that its own is: we answer for others."""
+    """A pod hears that an address is another's, and never that its own is: we answer for others.
+
+    But with guard ip over IPv6: there the question without a source is dropped, for Open vSwitch
+    cannot write the answer's option. What the pod may hear then, it hears by chance.
+    """
     with (
         segment(scene, CLAIMED, f"guard: '{guard}'\n"),
         cni_node(scene, "n1", CLAIMED.name) as here,
@@ -252,6 +256,7 @@ def test_duplicate_address_detection(scene: Scene, guard: str, version: int) -> 
         before = counted(scene, "n1", Reason.ANSWERED)
         assert not is_taken(pods[0], pods[0].ip(version))
         assert counted(scene, "n1", Reason.ANSWERED) == before
-        assert all(is_taken(pods[0], pod.ip(version)) for pod in pods[1:])
+        if (guard, version) != ("ip", 6):
+            assert all(is_taken(pods[0], pod.ip(version)) for pod in pods[1:])
         if version == 4:  # questions without a source are left to Open vSwitch over IPv6
             assert counted(scene, "n1", Reason.ANSWERED) >= before + 2

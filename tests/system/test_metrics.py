@@ -42,7 +42,7 @@ class Shown:
     def adds(self, phase: str) -> float:
         name = "overweave_cni_duration_seconds_count"
         key = (("command", "ADD"), ("phase", phase))
-        return self.now()[name][key] - self._before[name].get(key, 0)
+        return self.now()[name][key] - self._before.get(name, {}).get(key, 0)
 
 
 def send(source: Station, to: str, *sizes: int) -> None:

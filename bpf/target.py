@@ -30,7 +30,15 @@ from dataplane.core.reasons import PACKET_REASONS, Reason
 from dataplane.core.xdp import XdpPlace, why_no_xdp
 from dataplane.netlink import links, u32
 from dataplane.netlink.rtnl import KernelError, Rtnl
-from dataplane.netlink.tc import BpfFilter, Slot, delete_bpf, ensure_clsact, list_bpf, replace_bpf
+from dataplane.netlink.tc import (
+    OWNER,
+    BpfFilter,
+    Slot,
+    delete_bpf,
+    ensure_clsact,
+    list_bpf,
+    replace_bpf,
+)
 
 OPHY = "ophy0"
 COUNTERS = "counters"  # filled by the programs
@@ -39,7 +47,6 @@ RENDERED_MAPS = tuple(spec for spec in MAPS if spec.name != COUNTERS)
 _OPTIONAL = frozenset({"ports", "neighbours", "entries"})
 _REDIRECTS = "redirects of an agent without eBPF"
 _DRIVERS_NO = frozenset({errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL})  # to XDP, or to the MTU
-_OWNER = "overweave:"  # begins the name of each of our filters, whichever version attached it
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +248,7 @@ class FastpathTarget:
                 f"the place is taken by filter {foreign.name!r} of someone else; to list it run:"
                 f" tc filter show dev {item.netdev} ingress"
             )
-        replace_bpf(rtnl, slot, self._programs[item.program].fd, f"{_OWNER}{item.program}")
+        replace_bpf(rtnl, slot, self._programs[item.program].fd, f"{OWNER}{item.program}")
         u32.delete(rtnl, u32.listing(rtnl, item.ifindex).ours)
 
     def _refused(self, item: XdpItem, error: OverweaveError) -> str:
@@ -335,4 +342,4 @@ def _in_slot(rtnl: Rtnl, slot: Slot) -> BpfFilter | None:
 
 
 def _is_ours(found: BpfFilter) -> bool:
-    return found.name.startswith(_OWNER)
+    return found.name.startswith(OWNER)

@@ -28,7 +28,7 @@ from dataplane.fabric.store import FabricStore
 from dataplane.host.pod import OUR_GROUP
 from dataplane.netlink import links, u32
 from dataplane.netlink.rtnl import Rtnl
-from dataplane.netlink.tc import Slot, delete_bpf, list_bpf
+from dataplane.netlink.tc import OWNER, Slot, delete_bpf, list_bpf
 from overlay_ovs.tunnels import delete_route, routes
 from ovs_client.daemons import DatabaseServer, OvsInstance, Place
 from ovs_client.database import Tls
@@ -37,7 +37,6 @@ from ovs_client.process import Process
 from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
-_FILTERS = "overweave:"  # how bpf/target.py begins the names of its filters
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
 _STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock", "ebpf.log")
 _RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "tombstones")
@@ -198,7 +197,7 @@ def _filters() -> list[Thing]:
             Thing(f"tc filter {found.name} of {netdev.name}", partial(_detach, found.slot))
             for netdev in links.every(rtnl)
             for found in list_bpf(rtnl, netdev.ifindex)
-            if found.name.startswith(_FILTERS)
+            if found.name.startswith(OWNER)
         ]
     return sorted(found, key=lambda thing: thing.name)
 

@@ -26,7 +26,6 @@ from dataplane.netlink.u32 import Key, Listing, Place, Redirect
 # Behind eBPF's 100, which goes first while both are there; hardware offload takes 1 to 99.
 _PREFERENCE = 101
 _PREFERENCES = {Family.IPV4: 102, Family.IPV6: 103}  # a place sees one ethertype
-_BPF_OWNER = "overweave:"  # begins the names of the filters of bpf/target.py
 
 _ETHERTYPES = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 _UDP = 17
@@ -133,7 +132,7 @@ class GlueTarget:
                 found += (
                     Foregone(each, netdev.name)
                     for each in tc.list_bpf(rtnl, netdev.ifindex)
-                    if each.name.startswith(_BPF_OWNER)
+                    if each.name.startswith(tc.OWNER)
                 )
         return {item.key: item for item in found}
 

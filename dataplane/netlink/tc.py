@@ -20,6 +20,7 @@ from dataplane.netlink.rtnl import KernelError, Rtnl
 
 PREFERENCE = 100  # of our filters; hardware offload takes 1 to 99 on the same hook
 HANDLE = 1
+OWNER = "overweave:"  # begins the name of each filter of ours, whichever version attached it
 
 INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 

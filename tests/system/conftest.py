@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ nodes:
 _DUMPS = 5  # later failures are mostly the same one again
 
 
-@pytest.fixture(scope="session")
-def shared() -> Iterator[Scene]:
-    """The lab as it came up; use ``scene``, which also checks that a test left it whole."""
-    paths = LabPaths(f"t{os.getpid()}")
-    made = Scene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+@contextmanager
+def standing(name: str, topology: str) -> Iterator[Scene]:
+    """Yield a lab with its pods attached, when every pair has found each other."""
+    paths = LabPaths(name)
+    made = Scene(paths, read_topology(topology, "tests"), Runtime(paths))
     try:
         made.up()
         lab.apply(paths, INTENT)
@@ -34,6 +35,13 @@ def shared() -> Iterator[Scene]:
         yield made
     finally:
         lab.down(paths, silent)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[Scene]:
+    """The lab as it came up; use ``scene``, which also checks that a test left it whole."""
+    with standing(f"t{os.getpid()}", TOPOLOGY) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from dataplane.core.reasons import Reason
-from dataplane.lab import lab, matrix, probes
-from dataplane.lab.layout import LabPaths
+from dataplane.lab import matrix, probes
 from dataplane.lab.probes import Station
-from dataplane.lab.runtime import Runtime
-from dataplane.lab.scene import COLOURS, INTENT, Colour, Scene, silent
-from dataplane.lab.topology import read_topology
+from dataplane.lab.scene import COLOURS, Colour, Scene
+from tests.system.conftest import standing
 from tests.system.test_metrics import larger_links
 from tests.system.test_pitfalls import counted
 
@@ -31,17 +29,8 @@ SEGMENTS = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def jumbo() -> Iterator[Scene]:
-    paths = LabPaths(f"j{os.getpid()}")
-    made = Scene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
-    try:
-        made.up()
-        lab.apply(paths, INTENT)
-        made.attach()
-        for stations in made.segments.values():
-            matrix.converge(stations)
+    with standing(f"j{os.getpid()}", TOPOLOGY) as made:
         yield made
-    finally:
-        lab.down(paths, silent)
 
 
 def send(source: Station, sink: Station, size: int, options: bytes = b"") -> int:

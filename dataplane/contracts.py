@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.events import AttachRequest, Event
-from dataplane.core.model import Attachment, AttachmentKey, IpAddress, IpNetwork, Mac
+from dataplane.core.model import Attachment, AttachmentKey, EntryKey, IpAddress, IpNetwork, Mac
 from dataplane.core.path import Outcome, Probe
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
@@ -53,6 +54,25 @@ class Target(Protocol):
 
     def apply(self, change: Change) -> None:
         """Make ``change``, whole or not at all where the target can. Raises TargetError."""
+        ...
+
+
+class Switch(Target, Protocol):
+    """The switch of a DPU, below Open vSwitch and eBPF; it only makes what they do faster.
+
+    ``render`` gives the rows of the entries in ``bindings.placed``, and calls an entry ``Pending``
+    (``about`` is its EntryKey, the reason begins with one of core.reasons) that it cannot express.
+    ``apply`` raises PartlyRefusedError, by EntryKey, for what the device refused, and keeps the
+    device's own words. Rows that are not ours are neither changed nor removed. No call may wait
+    longer than ``deadline_s`` for the device.
+    """
+
+    def describe(self) -> Capability:
+        """Ask the device what it can do and how full it is. Raises TargetError: it is down."""
+        ...
+
+    def counters(self) -> Mapping[EntryKey, Traffic]:
+        """Return what each entry that the device really holds has forwarded. Raises TargetError."""
         ...
 
 

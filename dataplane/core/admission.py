@@ -120,6 +120,7 @@ def _admit(state: State, request: AttachRequest) -> Attachment:
         mtu=request.mtu,
         network=request.network,
         requested_at=request.requested_at,
+        netdev=request.netdev,
     )
     if state.fabric.is_current(segment.name):
         _refuse_frozen(state, attachment)

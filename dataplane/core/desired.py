@@ -12,6 +12,7 @@ from dataplane.core.model import (
     Attachment,
     Block,
     Endpoint,
+    EntryKey,
     Fabric,
     FabricEntity,
     Guard,
@@ -53,7 +54,8 @@ class Bindings:
     """What the kernel and OVS gave: the underlay NIC, ifindexes and OpenFlow ports by name.
 
     ``port_faults`` is what OVS says of interfaces that it could not give a port. ``next_hops`` are
-    the MACs that packets to other VTEPs leave the NIC with, known only where eBPF is not.
+    the MACs that packets to other VTEPs leave the NIC with, known only where OVS or a DPU's switch
+    has to write them. ``placed`` are the entries that this switch is to hold (core/placement).
     """
 
     nic: Link | None = None
@@ -61,6 +63,7 @@ class Bindings:
     ofports: Mapping[str, int] = field(default_factory=dict)
     port_faults: Mapping[str, str] = field(default_factory=dict)
     next_hops: Mapping[IpAddress, Mac] = field(default_factory=dict)
+    placed: frozenset[EntryKey] = frozenset()
 
 
 class PortState(StrEnum):

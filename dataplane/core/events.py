@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dataplane.core.capability import Capability
 from dataplane.core.diff import Pending
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
+    EntryKey,
     FabricEntity,
     IpAddress,
     Mac,
@@ -53,6 +55,25 @@ class OfportChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchSeen:
+    """What the DPU's switch says it can do; None: it does not answer, ``error`` says why."""
+
+    capability: Capability | None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficMeasured:
+    """How much each entry forwards, on all paths together, in packets per second.
+
+    ``held`` are the entries that the switch itself says it holds.
+    """
+
+    rates: Mapping[EntryKey, float]
+    held: frozenset[EntryKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class FabricChanged:
     """Rows of the fabric database that exist (new or changed) and rows that ceased to exist."""
 
@@ -87,7 +108,8 @@ class AttachRequest:
     ``ipam`` is true if addresses come from a named IPAM plugin (then ``ips`` are taken as given).
     ``wait_for_fabric`` is false once the caller has waited long enough for the database.
     ``network`` is the name in the CNI network configuration. ``requested_at`` is when it was made,
-    in whole unix seconds.
+    in whole unix seconds. ``netdev`` is the representor of the DPU's port that the interface is
+    behind, empty: a veth pair is made.
     """
 
     key: AttachmentKey
@@ -101,6 +123,7 @@ class AttachRequest:
     mtu: int | None = None
     wait_for_fabric: bool = True
     network: str = ""
+    netdev: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +162,8 @@ StateEvent = (
     LinksChanged
     | NextHopsChanged
     | OfportChanged
+    | SwitchSeen
+    | TrafficMeasured
     | FabricChanged
     | FabricConnection
     | FabricSynced

@@ -159,6 +159,13 @@ class Segment:
     unknown_unicast: UnknownUnicast = UnknownUnicast.DROP
 
 
+class EntryKey(NamedTuple):
+    """Names an entry of the forwarding table (FdbEntry)."""
+
+    vni: Vni
+    mac: Mac
+
+
 class EndpointKey(NamedTuple):
     """Which attachment an Endpoint row is about; static endpoints use identity and ''."""
 
@@ -234,6 +241,38 @@ class Grant:
         )
 
 
+class Side(StrEnum):
+    """Which half of a DPU a Device row is about."""
+
+    HOST = "host"
+    DPU = "dpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A statement on a Device; ``since`` is in whole unix seconds."""
+
+    kind: str
+    holds: bool
+    reason: str = ""
+    since: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One half of a DPU as inventory, told by the node it is on; ``name`` is ``serial-side``."""
+
+    name: str
+    serial: str
+    vendor: str
+    product: str
+    side: Side
+    node: str
+    ready: bool
+    emulated: bool = False
+    conditions: tuple[Condition, ...] = ()
+
+
 FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant
 
 
@@ -266,6 +305,7 @@ class Attachment:
     if it is active: a restart does not forget it. ``network`` is the CNI network's name: GC of one
     network leaves the others' attachments alone. ``requested_at`` is when it was asked for, in unix
     seconds (0 in a file of a version that did not keep it), ``moves`` what its Endpoint says.
+    ``netdev`` is the representor that the interface is behind; empty: a veth pair of ours.
     """
 
     container_id: str
@@ -283,6 +323,7 @@ class Attachment:
     network: str = ""
     requested_at: int = 0
     moves: tuple[int, ...] = ()
+    netdev: str = ""
 
     @property
     def key(self) -> AttachmentKey:
@@ -292,7 +333,7 @@ class Attachment:
     @property
     def access_port(self) -> str:
         """Return the netdev the endpoint is reached by."""
-        return f"vp{self.slot}"
+        return self.netdev or f"vp{self.slot}"
 
     @property
     def ovs_port(self) -> str:

@@ -20,6 +20,15 @@ class Reason(StrEnum):
     NO_FASTPATH = "no-fastpath"
     NO_NEXTHOP = "no-nexthop"
 
+    # Why an entry is not in the DPU's switch.
+    NO_SWITCH_PORT = "no-switch-port"
+    BELOW_THRESHOLD = "below-threshold"
+    UNSUPPORTED_ENCAP = "unsupported-encap"
+    UNSUPPORTED_GUARD = "unsupported-guard"
+    UNSUPPORTED_MATCH = "unsupported-match"
+    KEY_CONFLICT = "key-conflict"
+    DEVICE_DOWN = "device-down"
+
     # Why Open vSwitch, or nobody, got a packet that the fast path could have forwarded.
     ANSWERED = "answered"
     POLICY_OFF = "policy-off"

@@ -12,6 +12,8 @@ from dataplane.core.state import State
 
 FABRIC_TARGET = "fabric"
 STATE_TARGET = "state"
+SWITCH_TARGET = "switch"
+_NOT_AWAITED = frozenset({FABRIC_TARGET, SWITCH_TARGET})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Snapshot:
 
     @property
     def local_targets(self) -> tuple[str, ...]:
-        """Return the Targets an ADD waits for: all but the fabric database."""
-        return tuple(name for name in self.targets if name != FABRIC_TARGET)
+        """Return the Targets an ADD waits for: all but the fabric database and a DPU's switch."""
+        return tuple(name for name in self.targets if name not in _NOT_AWAITED)
 
     def unprogrammed(self, key: AttachmentKey) -> tuple[str, ...]:
         """Return why the attachment is not yet in place, one phrase per Target; empty: it is."""

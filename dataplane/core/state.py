@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
+from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.events import (
     AttachCancelled,
@@ -20,6 +21,8 @@ from dataplane.core.events import (
     NextHopsChanged,
     OfportChanged,
     StateEvent,
+    SwitchSeen,
+    TrafficMeasured,
 )
 from dataplane.core.model import (
     Address,
@@ -27,6 +30,7 @@ from dataplane.core.model import (
     AttachmentKey,
     Block,
     Endpoint,
+    EntryKey,
     Fabric,
     FabricEntity,
     Grant,
@@ -34,6 +38,8 @@ from dataplane.core.model import (
     Node,
     Segment,
 )
+
+_NEWEST_WEIGHS = 0.3  # of a measurement a second: half of a rate is forgotten in two
 
 _Entity = TypeVar("_Entity", bound=FabricEntity)
 _Key = TypeVar("_Key", bound=Hashable)
@@ -118,6 +124,20 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchView:
+    """What is known of the DPU's switch below this node, and of what the entries forward.
+
+    ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
+    holds. Without ``capability`` it does not answer, ``error`` says why; both empty: there is none.
+    """
+
+    capability: Capability | None = None
+    error: str = ""
+    rates: Mapping[EntryKey, float] = field(default_factory=dict)
+    held: frozenset[EntryKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Everything the deciding thread knows; ``refusals`` are answers to requests just refused.
 
@@ -140,6 +160,7 @@ class State:
     last_slot: int = -1
     claims: Mapping[Block, int] = field(default_factory=dict)
     published: int = 0
+    switch: SwitchView = field(default_factory=SwitchView)
 
     @property
     def underlay(self) -> Link | None:
@@ -171,8 +192,11 @@ class State:
         return self.present | {request.segment for request in self.requests.values()}
 
     def is_decided_as(self, before: State) -> bool:
-        """Say whether only numbers came or went since ``before``: no decision rests on them."""
-        told = replace(self, bindings=before.bindings)
+        """Say whether only numbers came or went since ``before``: no decision rests on them.
+
+        What the switch says decides what is placed in it, and nothing else.
+        """
+        told = replace(self, bindings=before.bindings, switch=before.switch)
         return self.underlay == before.underlay and all(
             getattr(told, name) is getattr(before, name) for name in self.__slots__
         )
@@ -205,8 +229,8 @@ def fold(state: State, event: StateEvent) -> State:
     match event:
         case LinksChanged():
             return _fold_links(state, event)
-        case NextHopsChanged() | OfportChanged():
-            return replace(state, bindings=_fold_bindings(state.bindings, event))
+        case NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured():
+            return _fold_numbers(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -221,6 +245,14 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
+def _fold_numbers(
+    state: State, event: NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured
+) -> State:
+    if isinstance(event, NextHopsChanged | OfportChanged):
+        return replace(state, bindings=_fold_bindings(state.bindings, event))
+    return replace(state, switch=_fold_switch(state.switch, event))
+
+
 def _fold_bindings(bindings: Bindings, event: NextHopsChanged | OfportChanged) -> Bindings:
     if isinstance(event, NextHopsChanged):
         told = {**bindings.next_hops, **event.macs}
@@ -233,6 +265,13 @@ def _fold_bindings(bindings: Bindings, event: NextHopsChanged | OfportChanged) -
     if event.error:
         faults = {**faults, event.interface: event.error}
     return replace(bindings, ofports=ofports, port_faults=faults)
+
+
+def _fold_switch(view: SwitchView, event: SwitchSeen | TrafficMeasured) -> SwitchView:
+    if isinstance(event, SwitchSeen):
+        held = view.held if event.capability else frozenset[EntryKey]()
+        return replace(view, capability=event.capability, error=event.error, held=held)
+    return replace(view, rates=smoothed(view.rates, event.rates), held=event.held)
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:
@@ -336,6 +375,16 @@ def entity_key(entity: FabricEntity) -> Hashable:
             return segment, ip
         case Grant():
             return entity
+
+
+def smoothed(
+    before: Mapping[EntryKey, float], now: Mapping[EntryKey, float]
+) -> dict[EntryKey, float]:
+    """Return the rates to rank by: a burst does not make an entry, nor a pause unmake it."""
+    return {
+        key: (1 - _NEWEST_WEIGHS) * before.get(key, 0.0) + _NEWEST_WEIGHS * rate
+        for key, rate in now.items()
+    }
 
 
 def _without(mapping: Mapping[_Key, _Value], key: _Key) -> Mapping[_Key, _Value]:

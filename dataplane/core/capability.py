@@ -1,0 +1,60 @@
+"""What a DPU's switch can do, as data: its driver fills it in, placement reads it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dataplane.core.model import Encap, Family, Guard
+
+
+class Part(StrEnum):
+    """What an entry of the overlay is made of in a switch; entries of one segment share parts."""
+
+    PORT = "port"  # a port of the switch on its segment, with what its guard checks
+    ADDRESS = "address"  # an address that such a port may send from
+    LOCAL = "local"  # frames for the endpoint behind such a port
+    MEMBER = "member"  # tunnel packets of one VTEP and VNI
+    REMOTE = "remote"  # frames for an endpoint behind a VTEP
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the switch; ``used`` rows of ``capacity`` are taken, ``foreign`` of them not ours.
+
+    ``rows`` says how many of its rows each part of an entry takes.
+    """
+
+    name: str
+    capacity: int
+    used: int = 0
+    foreign: int = 0
+    rows: Mapping[Part, int] = field(default_factory=dict)
+
+    @property
+    def room(self) -> int:
+        """Return how many rows entries of ours may take in all."""
+        return max(0, self.capacity - self.foreign)
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What one switch can do, as it says itself.
+
+    ``tunnels`` are the encapsulations with the outer families it writes and strips. ``guards`` are
+    those it enforces, by the AccessPort (representor) of each of its ports. ``cannot_set`` names
+    outer header fields that it writes otherwise than the other paths do, ``limits`` what else to
+    know, in the vendor's words. ``obstacle`` says why nothing can be placed at all, empty: it can.
+    ``emulated`` devices prove nothing about speed.
+    """
+
+    vendor: str
+    product: str
+    tunnels: frozenset[tuple[Encap, Family]] = frozenset()
+    guards: Mapping[str, frozenset[Guard]] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    cannot_set: frozenset[str] = frozenset()
+    limits: tuple[str, ...] = ()
+    obstacle: str = ""
+    emulated: bool = False

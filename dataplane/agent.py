@@ -25,6 +25,7 @@ from dataplane.core.events import (
     TargetReport,
 )
 from dataplane.core.model import Attachment, AttachmentKey, Block
+from dataplane.core.offload import choose
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.snapshot import FABRIC_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, claim, confirm, fold
@@ -280,6 +281,32 @@ class Agent:
 def _decided(before: Snapshot, state: State) -> Snapshot:
     if state is before.state:
         return before
+    return _placed(before, _desired(before, state))
+
+
+def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
+    """Return ``after`` with what the switch is to hold, decided anew where there is cause to."""
+    state, desired = after.state, after.desired
+    if not state.switch.exists or desired is None:
+        return after
+    placed, ways = before.state.bindings.placed, state.bindings.next_hops
+    same = (state.switch, desired, ways) == (
+        before.state.switch,
+        before.desired,
+        before.state.bindings.next_hops,
+    )
+    choice = before.choice if same else choose(desired, state.switch, ways, placed)
+    bindings = replace(state.bindings, placed=choice.placed)
+    is_news = choice.placed != placed and after.generation == before.generation
+    return replace(
+        after,
+        state=replace(state, bindings=bindings),
+        choice=choice,
+        generation=after.generation + is_news,
+    )
+
+
+def _desired(before: Snapshot, state: State) -> Snapshot:
     if state.is_decided_as(before.state):
         is_news = state.bindings != before.state.bindings
         return replace(before, state=state, generation=before.generation + is_news)

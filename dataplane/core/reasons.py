@@ -27,6 +27,7 @@ class Reason(StrEnum):
     UNSUPPORTED_GUARD = "unsupported-guard"
     UNSUPPORTED_MATCH = "unsupported-match"
     KEY_CONFLICT = "key-conflict"
+    SWITCH_TAKEN = "switch-taken"
     DEVICE_DOWN = "device-down"
 
     # Why Open vSwitch, or nobody, got a packet that the fast path could have forwarded.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from dataplane.core.desired import Desired, Port
 from dataplane.core.events import TargetReport
 from dataplane.core.model import AttachmentKey
+from dataplane.core.offload import Choice
 from dataplane.core.state import State
 
 FABRIC_TARGET = "fabric"
@@ -21,7 +22,7 @@ class Snapshot:
     """The state, what is desired since ``generation``, and what each Target last reported.
 
     ``since`` is the generation in which an attachment, as it is now, became part of what is
-    desired.
+    desired. ``choice`` says what of it the DPU's switch is to hold.
     """
 
     state: State
@@ -30,6 +31,7 @@ class Snapshot:
     generation: int = 0
     reports: Mapping[str, TargetReport] = field(default_factory=dict)
     since: Mapping[AttachmentKey, int] = field(default_factory=dict)
+    choice: Choice = field(default_factory=Choice)
 
     def port(self, key: AttachmentKey) -> Port | None:
         """Return the local port of an attachment."""

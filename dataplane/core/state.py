@@ -6,7 +6,6 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
-from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.events import (
     AttachCancelled,
@@ -38,6 +37,7 @@ from dataplane.core.model import (
     Node,
     Segment,
 )
+from dataplane.core.offload import SwitchView
 
 _NEWEST_WEIGHS = 0.3  # of a measurement a second: half of a rate is forgotten in two
 
@@ -121,20 +121,6 @@ class Refusal:
 
     code: int
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class SwitchView:
-    """What is known of the DPU's switch below this node, and of what the entries forward.
-
-    ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds. Without ``capability`` it does not answer, ``error`` says why; both empty: there is none.
-    """
-
-    capability: Capability | None = None
-    error: str = ""
-    rates: Mapping[EntryKey, float] = field(default_factory=dict)
-    held: frozenset[EntryKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

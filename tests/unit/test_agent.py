@@ -11,6 +11,7 @@ import pytest
 from dataplane import worker
 from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
+from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Bindings, Desired, LocalNode
 from dataplane.core.diff import Change, Pending, Rendering
 from dataplane.core.errors import PartlyRefusedError, TargetError
@@ -23,10 +24,27 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    NextHopsChanged,
     OfportChanged,
+    SwitchSeen,
     TargetReport,
+    TrafficMeasured,
 )
-from dataplane.core.model import AttachmentKey, Block, Mac, Segment, Vni
+from dataplane.core.model import (
+    AttachmentKey,
+    Block,
+    Encap,
+    Endpoint,
+    EntryKey,
+    Family,
+    Guard,
+    Mac,
+    Node,
+    Segment,
+    Vni,
+)
+from dataplane.core.reasons import Reason
+from dataplane.core.snapshot import SWITCH_TARGET
 
 POD = AttachmentKey("pod", "eth0")
 REQUEST = AttachRequest(POD, "/run/netns/pod", "blue", "ns/pod/eth0", 1_800_000_000)
@@ -70,12 +88,22 @@ class MemoryTarget:
         self.held |= {**change.add, **change.update}
 
 
+class MemorySwitch(MemoryTarget):
+    """Is told what to hold."""
+
+    bound_by = frozenset({"placed"})
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        return Rendering({key: Entry("placed") for key in bindings.placed})
+
+
 class Lab:
     def __init__(self) -> None:
         self.flows = MemoryTarget("flows")
         self.fabric = MemoryTarget("fabric")
         self.watched: list[list[str]] = []
         self.watch_s = 0.0
+        self.switch = MemorySwitch(SWITCH_TARGET)  # of those labs that have one
         self.answers = True
         parts = Parts((self.flows, self.fabric), (), self.watch)
         self.agent = Agent(LocalNode("n1", "eth0"), parts)
@@ -485,3 +513,74 @@ def test_a_slot_of_another_attachment_is_programmed_anew(lab: Lab) -> None:
     lab.agent.admit(replace(REQUEST, mac=Mac("02:00:00:00:00:05")), 1)
     with pytest.raises(AttachRefusedError, match="busy"):
         lab.agent.wait_programmed(POD, 0.2)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class TestSwitch:
+    """A pod behind the DPU's switch, and one elsewhere that it talks to."""
+
+    FAR = Endpoint("blue", "n2", Mac("02:00:00:00:00:02"), (), "far", 0, "far", "eth0")
+    KEY = EntryKey(BLUE.vni, FAR.mac)
+    VTEP = ip_address("192.0.2.2")
+    TABLE = Table("all", 100, rows=dict.fromkeys(Part, 1))
+    SEEN = SwitchSeen(
+        Capability(
+            "test",
+            "switch",
+            frozenset({(Encap.GENEVE, Family.IPV4)}),
+            {"rep0": frozenset(Guard)},
+            (TABLE,),
+        )
+    )
+
+    @pytest.fixture
+    def lab(self) -> Iterator[Lab]:
+        lab = Lab()
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((), ()))
+        lab.synced()
+        there = Node("n2", (self.VTEP,))
+        lab.agent.post(FabricChanged(upserts=(self.FAR, there)))
+        lab.agent.post(NextHopsChanged({self.VTEP: Mac("02:00:00:00:00:99")}))
+        yield lab
+        lab.agent.stop()
+
+    def talk(self, lab: Lab, rate: float) -> None:
+        lab.agent.post(TrafficMeasured({self.KEY: rate}))
+
+    def test_what_is_busy_gets_into_the_switch_and_out_again(self, lab: Lab) -> None:
+        lab.agent.post(self.SEEN)
+        own = lab.agent.admit(replace(REQUEST, netdev="rep0"), 1).attachment
+        assert own.access_port == "rep0"
+        self.talk(lab, 1000.0)
+        wait(lambda: set(lab.switch.held) == {self.KEY, (BLUE.vni, own.mac)})
+        assert lab.agent.snapshot.choice.reasons == {}
+        for _ in range(30):
+            self.talk(lab, 0.0)
+        wait(lambda: not lab.switch.held)
+        assert lab.agent.snapshot.choice.reasons[self.KEY] is Reason.BELOW_THRESHOLD
+
+    def test_an_attach_does_not_wait_for_the_switch(self, lab: Lab) -> None:
+        lab.switch.refuse = "the device does not answer"
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        wait(lambda: bool(lab.agent.snapshot.reports[SWITCH_TARGET].error))
+        lab.agent.wait_programmed(POD, 1)
+        assert lab.agent.obstacle() is None
+
+    def test_other_targets_do_not_render_what_only_the_switch_looks_at(self, lab: Lab) -> None:
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 1)
+        renders = lab.flows.renders
+        self.talk(lab, 1000.0)
+        wait(lambda: bool(lab.switch.held))
+        assert lab.flows.renders == renders

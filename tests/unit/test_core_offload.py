@@ -1,0 +1,226 @@
+"""Which entries the switch of a DPU is to hold, whatever traffic and tables are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataplane.core.capability import Capability, Part, Table
+from dataplane.core.desired import Desired, Port, PortState
+from dataplane.core.model import Encap, EntryKey, Family, Guard, IpAddress, Segment
+from dataplane.core.offload import Choice, SwitchView, choose
+from dataplane.core.reasons import Reason
+from tests.unit.overlay_builders import (
+    GENEVE4,
+    MAC_ONLY,
+    VTEP4,
+    VXLAN4,
+    desired,
+    mac_of,
+    port,
+    remote,
+    view,
+)
+
+ALL_GUARDS = frozenset(Guard)
+TUNNELS = frozenset((encap, family) for encap in Encap for family in Family)
+BUSY, IDLE = 1000.0, 0.0
+ROWS: Mapping[Part, int] = dict.fromkeys(Part, 1)
+LOCAL_ROWS = 4  # of one port with two addresses: itself, each address, frames for it
+
+
+def behind(number: int, segment: Segment = GENEVE4) -> Port:
+    """Return a port of the switch, by the representor with this number."""
+    plain = port(number, segment)
+    return replace(plain, attachment=replace(plain.attachment, netdev=f"rep{number}"))
+
+
+def capability(capacity: int = 1000, **changes: object) -> Capability:
+    guards = {f"rep{number}": ALL_GUARDS for number in range(1, 9)}
+    tables = (Table("all", capacity, rows=ROWS),)
+    known = Capability("test", "switch", TUNNELS, guards, tables)
+    return replace(known, **changes)  # type: ignore[arg-type]  # a column of the tables below
+
+
+def key(number: int, segment: Segment = GENEVE4) -> EntryKey:
+    return EntryKey(segment.vni, mac_of(number))
+
+
+def one_port(remotes: Iterable[int] = (101,), segment: Segment = GENEVE4) -> Desired:
+    far = tuple(remote(number, segment, VTEP4[0]) for number in remotes)
+    return desired(view(segment, [behind(1, segment)], far))
+
+
+def chosen(
+    world: Desired,
+    rates: Mapping[EntryKey, float],
+    known: Capability | None = None,
+    before: frozenset[EntryKey] = frozenset(),
+    ways: Iterable[IpAddress] = VTEP4,
+) -> Choice:
+    return choose(world, SwitchView(known or capability(), rates=rates), frozenset(ways), before)
+
+
+def test_both_directions_of_a_conversation_are_placed_together() -> None:
+    choice = chosen(one_port(), {key(101): BUSY, key(1): IDLE})
+    assert choice == Choice(frozenset({key(101), key(1)}), {})
+
+
+@pytest.mark.parametrize(
+    ("known", "ways", "why"),
+    [
+        pytest.param(capability(tunnels=frozenset()), VTEP4, Reason.UNSUPPORTED_ENCAP, id="encap"),
+        pytest.param(
+            capability(guards={"rep1": frozenset({Guard.MAC})}),
+            VTEP4,
+            Reason.UNSUPPORTED_GUARD,
+            id="a check that the device does not make",
+        ),
+        pytest.param(capability(guards={}), VTEP4, Reason.NO_SWITCH_PORT, id="no such port"),
+        pytest.param(capability(), (), Reason.NO_NEXTHOP, id="no way to the VTEP"),
+        pytest.param(capability(5), VTEP4, Reason.TABLE_FULL, id="a row too few"),
+        pytest.param(
+            capability(obstacle="NORMAL at priority 65535 is not ours"),
+            VTEP4,
+            Reason.SWITCH_TAKEN,
+            id="somebody else's switch",
+        ),
+    ],
+)
+def test_why_an_entry_is_not_placed(
+    known: Capability, ways: tuple[IpAddress, ...], why: Reason
+) -> None:
+    choice = chosen(one_port(), {key(101): BUSY, key(1): IDLE}, known, ways=ways)
+    assert choice.placed == frozenset()
+    assert choice.reasons[key(101)] is why
+
+
+def test_what_just_fits_is_placed() -> None:
+    assert chosen(one_port(), {key(101): BUSY}, capability(2 + LOCAL_ROWS)).reasons == {}
+
+
+def test_foreign_rows_are_room_that_is_not_there() -> None:
+    table = Table("all", 2 + LOCAL_ROWS, used=1, foreign=1, rows=ROWS)
+    choice = chosen(one_port(), {key(101): BUSY}, capability(tables=(table,)))
+    assert choice.reasons[key(101)] is Reason.TABLE_FULL
+
+
+def test_without_a_switch_nothing_is_said_of_one() -> None:
+    assert choose(one_port(), SwitchView(), frozenset(VTEP4), frozenset()) == Choice()
+
+
+def test_a_dead_device_keeps_its_entries_in_mind_and_says_why_they_are_not_there() -> None:
+    held = frozenset({key(101), key(1)})
+    away = SwitchView(None, "connection refused")
+    choice = choose(one_port(), away, frozenset(VTEP4), held | {key(999)})
+    assert choice == Choice(held, dict.fromkeys(held, Reason.DEVICE_DOWN))
+
+
+def test_a_blocked_port_is_never_behind_the_switch() -> None:
+    blocked = replace(behind(1), state=PortState.BLOCKED, reason=Reason.SUPERSEDED)
+    world = desired(view(GENEVE4, [blocked], (remote(101, GENEVE4, VTEP4[0]),)))
+    choice = chosen(world, {key(101): BUSY, key(1): BUSY})
+    assert choice == Choice(
+        frozenset(), {key(1): Reason.SUPERSEDED, key(101): Reason.NO_SWITCH_PORT}
+    )
+
+
+def test_a_pod_on_the_dpu_itself_is_not_behind_its_switch() -> None:
+    world = desired(view(GENEVE4, [behind(1), port(2, GENEVE4)], ()))
+    choice = chosen(world, {key(1): BUSY, key(2): BUSY})
+    assert choice == Choice(frozenset({key(1)}), {key(2): Reason.NO_SWITCH_PORT})
+
+
+def test_guard_mac_takes_no_rows_for_addresses() -> None:
+    rates = {key(101, MAC_ONLY): BUSY}
+    world = one_port(segment=MAC_ONLY)
+    assert chosen(world, rates, capability(4)).reasons == {}
+    assert chosen(world, rates, capability(3)).reasons[key(101, MAC_ONLY)] is Reason.TABLE_FULL
+
+
+class TestHysteresis:
+    FITS_ONE = capability(2 + LOCAL_ROWS)
+    BEFORE = frozenset({key(1), key(101)})
+
+    def placed(self, held: float, newcomer: float) -> frozenset[EntryKey]:
+        rates = {key(101): held, key(102): newcomer}
+        return chosen(one_port((101, 102)), rates, self.FITS_ONE, self.BEFORE).placed - {key(1)}
+
+    @pytest.mark.parametrize(
+        ("held", "newcomer", "who"),
+        [
+            pytest.param(100.0, 140.0, 101, id="a little more displaces nobody"),
+            pytest.param(100.0, 160.0, 102, id="clearly more does"),
+            pytest.param(5.0, 9.9, 101, id="below what makes an entry"),
+            pytest.param(2.0, IDLE, 101, id="quiet keeps its place"),
+        ],
+    )
+    def test_who_has_the_last_row(self, held: float, newcomer: float, who: int) -> None:
+        assert self.placed(held, newcomer) == {key(who)}
+
+    def test_what_has_fallen_silent_goes(self) -> None:
+        assert self.placed(0.9, IDLE) == frozenset()
+
+    def test_the_same_traffic_twice_changes_nothing(self) -> None:
+        rates = {key(101): 100.0, key(102): 120.0}
+        first = chosen(one_port((101, 102)), rates, self.FITS_ONE)
+        again = chosen(one_port((101, 102)), rates, self.FITS_ONE, first.placed)
+        assert again == first
+
+
+def test_a_small_conversation_takes_the_room_that_a_large_one_cannot() -> None:
+    crowd = [behind(number) for number in range(1, 9)]
+    large = view(GENEVE4, crowd, (remote(101, GENEVE4, VTEP4[0]),))
+    small = view(MAC_ONLY, [behind(1, MAC_ONLY)], (remote(102, MAC_ONLY, VTEP4[1]),))
+    rates = {key(101): 9999.0, key(102, MAC_ONLY): BUSY}
+    choice = chosen(desired(large, small), rates, capability(10))
+    assert choice.placed == {key(102, MAC_ONLY), key(1, MAC_ONLY)}
+    assert choice.reasons[key(101)] is Reason.TABLE_FULL
+
+
+_numbers = st.integers(0, 30)
+
+
+@given(
+    st.dictionaries(_numbers, st.floats(0, 1e6), max_size=30),
+    st.integers(0, 60),
+    st.sets(_numbers),
+    st.sets(st.sampled_from(VTEP4)),
+)
+def test_whatever_the_traffic(
+    rates: dict[int, float], capacity: int, before: set[int], ways: set[IpAddress]
+) -> None:
+    """Tables never overflow, every entry is placed or has its reason, and deciding again agrees."""
+    ports = [behind(number) for number in (1, 2)] + [port(3, GENEVE4)]
+    far = tuple(remote(n, GENEVE4, VTEP4[n % 2]) for n in range(10, 30))
+    other = view(VXLAN4, [behind(4, VXLAN4)], (remote(31, VXLAN4, ip_address("192.0.2.9")),))
+    world = desired(view(GENEVE4, ports, far), other)
+    known = capability(capacity)
+    named = {key(n): rate for n, rate in rates.items()}
+    first = chosen(world, named, known, frozenset(map(key, before)), ways)
+    everyone = {key(n) for n in (1, 2, 3, *range(10, 30))} | {key(4, VXLAN4), key(31, VXLAN4)}
+    assert first.placed | first.reasons.keys() == everyone
+    assert not first.placed & first.reasons.keys()
+    assert _rows(world, first) <= capacity
+    assert chosen(world, named, known, first.placed, ways) == first
+
+
+def _rows(world: Desired, choice: Choice) -> int:
+    """Count by another road than the code: what the placed entries take, each part once."""
+    taken: Counter[object] = Counter()
+    for each in world.segments.values():
+        vni = each.segment.vni
+        for local in each.ports:
+            if EntryKey(vni, local.attachment.mac) in choice.placed:
+                taken[vni, local.attachment.mac] = 2 + len(local.attachment.ips)
+        for far in each.remotes:
+            if EntryKey(vni, far.endpoint.mac) in choice.placed:
+                taken[vni, far.endpoint.mac] = 1
+                taken[vni, far.vtep] = 1
+    return sum(taken.values())

@@ -52,18 +52,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """Entries that come and go together: ``keys``, of which ``key`` gives the rank."""
+    """An entry and those that come with it; it gives the rank."""
 
     key: EntryKey
-    keys: frozenset[EntryKey]
+    others: frozenset[EntryKey]
     bundles: tuple[_Bundle, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # two of the same parts are two
 class _Bundle:
-    """Parts that several candidates may need and that take rows once; ``name`` tells them apart."""
+    """Parts, and how many of each, that take rows once however many candidates need them."""
 
-    name: tuple[object, ...]
     parts: tuple[tuple[Part, int], ...]
 
 
@@ -83,7 +82,7 @@ def choose(
     if capability is None or capability.obstacle:
         # What was there comes back as it was, as soon as the device does.
         why = Reason.SWITCH_TAKEN if capability else Reason.DEVICE_DOWN
-        known = frozenset(key for each in candidates for key in each.keys)
+        known = frozenset(each.key for each in candidates)
         return Choice(before & known, {**reasons, **dict.fromkeys(known, why)})
     return _ranked(candidates, _Room(capability.tables), view.rates, before, reasons)
 
@@ -106,7 +105,8 @@ def _ranked(
         if rates.get(candidate.key, 0.0) < needed:
             whys[candidate.key] = Reason.BELOW_THRESHOLD
         elif room.take(candidate.bundles):
-            placed |= candidate.keys
+            placed.add(candidate.key)
+            placed |= candidate.others
         else:
             whys[candidate.key] = Reason.TABLE_FULL
     return Choice(frozenset(placed), {key: why for key, why in whys.items() if key not in placed})
@@ -121,11 +121,11 @@ class _Room:
         for table in tables:
             for part, rows in table.rows.items():
                 self._rows[part][table.name] = rows
-        self._taken: set[tuple[object, ...]] = set()
+        self._taken: set[_Bundle] = set()
 
     def take(self, bundles: Iterable[_Bundle]) -> bool:
         """Take what is not taken yet; False, and nothing taken, if a table lacks the rows."""
-        fresh = [bundle for bundle in bundles if bundle.name not in self._taken]
+        fresh = [bundle for bundle in bundles if bundle not in self._taken]
         needed: Counter[str] = Counter()
         for bundle in fresh:
             for part, count in bundle.parts:
@@ -135,7 +135,7 @@ class _Room:
             return False
         for table, rows in needed.items():
             self._left[table] -= rows
-        self._taken.update(bundle.name for bundle in fresh)
+        self._taken.update(fresh)
         return True
 
 
@@ -151,19 +151,16 @@ class _Segment:
         self._behind = [port for port in view.ports if self._why_not(port) is None]
 
     def candidates(self) -> Iterator[_Candidate]:
-        ports = tuple(map(self._port, self._behind))
-        locals_ = frozenset(self._key(port.attachment.mac) for port in self._behind)
-        for port in self._behind:
-            key = self._key(port.attachment.mac)
-            yield _Candidate(key, frozenset({key}), (self._port(port),))
+        ports = {self._key(port.attachment.mac): _port(port) for port in self._behind}
+        local = frozenset(ports)
+        for key, bundle in ports.items():
+            yield _Candidate(key, frozenset(), (bundle,))
+        members = {vtep: _Bundle(((Part.MEMBER, 1),)) for vtep in self._view.flood}
         for remote in self._view.remotes:
             if self._why_not_remote(remote) is None:
                 key = self._key(remote.endpoint.mac)
-                itself = _Bundle((Part.REMOTE, key), ((Part.REMOTE, 1),))
-                member = _Bundle(
-                    (Part.MEMBER, remote.vtep, self._view.segment.vni), ((Part.MEMBER, 1),)
-                )
-                yield _Candidate(key, locals_ | {key}, (itself, member, *ports))
+                bundles = (_Bundle(((Part.REMOTE, 1),)), members[remote.vtep], *ports.values())
+                yield _Candidate(key, local, bundles)
 
     def refused(self) -> Iterator[tuple[EntryKey, Reason]]:
         for port in self._view.ports:
@@ -196,10 +193,10 @@ class _Segment:
             return Reason.UNSUPPORTED_ENCAP
         return None if remote.vtep in self._next_hops else Reason.NO_NEXTHOP
 
-    def _port(self, port: Port) -> _Bundle:
-        addresses = len(port.attachment.ips) if port.guard is Guard.IP else 0
-        parts = ((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1))
-        return _Bundle((Part.PORT, self._key(port.attachment.mac)), parts)
-
     def _key(self, mac: Mac) -> EntryKey:
         return EntryKey(self._view.segment.vni, mac)
+
+
+def _port(port: Port) -> _Bundle:
+    addresses = len(port.attachment.ips) if port.guard is Guard.IP else 0
+    return _Bundle(((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1)))

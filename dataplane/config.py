@@ -13,12 +13,15 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import IpAddress, family_of
+from dataplane.device_config import Devices
 from dataplane.documents import (
     Fault,
     FaultyFileError,
+    InterfaceName,
     Ip,
     NodeName,
     Strict,
+    absolute_path,
     read_documents,
     shown,
     validate,
@@ -27,18 +30,10 @@ from dataplane.remotes import SUN_PATH, check_remote, is_port
 
 INSTALLED_CONFIG = Path("/etc/overweave/agent.yaml")
 _LONGEST_SOCKET = "ovs-vswitchd.4194304.ctl"  # the longest name below run_dir or ovs.rundir
-_LONGEST_IFNAME = 15  # IFNAMSIZ of linux/if.h less the final zero byte
-
-
-def _directory(value: object) -> Path:
-    path = Path(value) if isinstance(value, str) else None
-    if path is None or not path.is_absolute() or "\0" in str(path) or ".." in path.parts:
-        raise InvalidValueError(f"{shown(value)} is not an absolute path")
-    return path
 
 
 def _socket_directory(value: object) -> Path:
-    path = _directory(value)
+    path = absolute_path(value)
     length = len(str(path / _LONGEST_SOCKET).encode())
     if length > SUN_PATH:
         raise InvalidValueError(
@@ -48,21 +43,11 @@ def _socket_directory(value: object) -> Path:
     return path
 
 
-def _interface(name: str) -> str:
-    if (
-        not 1 <= len(name.encode()) <= _LONGEST_IFNAME
-        or {*name} & {*"/: \t\n"}
-        or name in (".", "..")
-    ):
-        raise InvalidValueError(f"interface {name!r} is no name that Linux gives to an interface")
-    return name
-
-
 def _metrics_address(value: object) -> Path | tuple[IpAddress, int]:
     text = value if isinstance(value, str) else ""
     method, _, path = text.partition(":")
     if method == "unix" and len(path.encode()) <= SUN_PATH:
-        return _directory(path)
+        return absolute_path(path)
     host, _, port = text.rpartition(":")
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
@@ -78,7 +63,7 @@ def _metrics_address(value: object) -> Path | tuple[IpAddress, int]:
     return address, int(port)
 
 
-Directory = Annotated[Path, PlainValidator(_directory)]
+Directory = Annotated[Path, PlainValidator(absolute_path)]
 SocketDirectory = Annotated[Path, PlainValidator(_socket_directory)]
 MetricsAddress = Annotated[Path | tuple[IpAddress, int], PlainValidator(_metrics_address)]
 Remote = Annotated[str, AfterValidator(check_remote)]
@@ -113,7 +98,7 @@ class Underlay(Strict):
     With ``exclusive_ports`` nobody else uses our UDP ports here: what is not known is dropped.
     """
 
-    interface: Annotated[str, AfterValidator(_interface)]
+    interface: InterfaceName
     addresses: list[Ip] = []
     exclusive_ports: bool = False
     xdp: Annotated[Xdp, Field(strict=False)] = Xdp.AUTO
@@ -180,6 +165,7 @@ class AgentConfig(Strict):
         AttachWithoutFabric.ALLOW
     )
     fastpath: Annotated[FastPath, Field(strict=False)] = FastPath.AUTO
+    devices: Devices = []
 
     @model_validator(mode="after")
     def _own_switch_has_its_own_socket(self) -> AgentConfig:
@@ -190,6 +176,18 @@ class AgentConfig(Strict):
                 f" {own}; leave ovs.remote out, or set ovs.manage: false"
             )
         return self
+
+    @model_validator(mode="after")
+    def _underlay_is_no_port_of_a_device(self) -> AgentConfig:
+        nic = self.underlay.interface
+        if nic in (name for device in self.devices for name in device.netdevs):
+            raise InvalidValueError(f"devices: netdev {nic} is underlay.interface, too")
+        return self
+
+    @property
+    def attachment_socket(self) -> Path:
+        """Return the socket that the agent of a DPU's host talks to."""
+        return self.run_dir / "attachment.sock"
 
     @property
     def cni_socket(self) -> Path:
@@ -228,6 +226,7 @@ class AgentConfig(Strict):
             fastpath=self.fastpath is not FastPath.OFF,
             exclusive_ports=self.underlay.exclusive_ports,
             xdp=self.underlay.xdp,
+            devices=tuple(device.entity(self.node) for device in self.devices),
         )
 
 
@@ -257,13 +256,28 @@ fabric:
 #   remote: unix:/run/openvswitch/db.sock
 
 # state_dir: /var/lib/overweave        # attachments, and what ADD needs while the database is away
-# run_dir: /run/overweave              # cni.sock, api.sock and metrics.sock
+# run_dir: /run/overweave              # cni.sock, api.sock, metrics.sock, attachment.sock
 # bpffs: /sys/fs/bpf/overweave         # where eBPF programs and maps outlive the agent
 # metrics: unix:/run/overweave/metrics.sock    # for Prometheus; or 127.0.0.1:PORT, [::1]:PORT
 # attach_without_fabric: allow         # or refuse: no ADD while the database is away
 # fastpath: auto                       # eBPF forwards what it knows; where it cannot be loaded, all
 #                                      # packets go through Open vSwitch, and status says why.
 #                                      # off: they do in any case; required: no start without eBPF
+
+# devices:                     # the DPUs that this node is a half of
+# - serial: "0123456789"       # the same on both sides
+#   vendor: marvell            # or intel, senao
+#   product: Marvell Octeon 10
+#   side: host
+#   emulated: false            # true: the switch of a lab
+#   attachment: unix:/run/overweave-dpu/attachment.sock    # of the DPU's agent, in its run_dir
+#   vfs:                       # in the order of their numbers
+#   - {device_id: "0000:06:00.2", netdev: vf0}
+# - serial: "9876543210"
+#   vendor: intel
+#   side: dpu                  # then this agent serves attachment.sock in run_dir
+#   representors: [rep0, rep1] # of the host's VFs, in the same order
+#   switch: {}                 # what the vendor's driver needs to know: vendors/*/README.md
 """
 
 

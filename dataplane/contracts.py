@@ -10,7 +10,16 @@ from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.events import AttachRequest, Event
-from dataplane.core.model import Attachment, AttachmentKey, EntryKey, IpAddress, IpNetwork, Mac
+from dataplane.core.model import (
+    Attachment,
+    AttachmentKey,
+    EntryKey,
+    IpAddress,
+    IpInterface,
+    IpNetwork,
+    Mac,
+    Vni,
+)
 from dataplane.core.path import Outcome, Probe
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
@@ -122,6 +131,51 @@ class PodWiring(Protocol):
 
         Raises OverweaveError.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vf:
+    """A virtual function of a DPU, on its host; ``number`` is its place there, from 0.
+
+    ``dpu`` is the name of the socket on which the DPU's agent answers.
+    """
+
+    device_id: str
+    netdev: str
+    serial: str
+    number: int
+    dpu: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What the DPU's agent made of an attachment: addresses with the prefix length on the link."""
+
+    mac: Mac
+    interfaces: tuple[IpInterface, ...]
+    mtu: int
+    vni: Vni
+    published: bool
+
+
+class Dpu(Protocol):
+    """The agents of the DPUs below this host, asked over their own channel.
+
+    Each call raises AttachRefusedError: with the code the DPU's agent gave, or, where it is not
+    reached within ``timeout_s``, with code 11 and its address.
+    """
+
+    def attach(self, vf: Vf, request: AttachRequest, timeout_s: float) -> Attached:
+        """Attach what is behind ``vf``; asking again returns the same."""
+        ...
+
+    def detach(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
+        """Forget the attachment; unknown is success."""
+        ...
+
+    def faults(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> tuple[str, ...]:
+        """Return what differs on the DPU for this attachment."""
         ...
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -23,6 +24,7 @@ Location = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 _SHOWN = 60
+_LONGEST_IFNAME = 15  # IFNAMSIZ of linux/if.h less the final zero byte
 _CORE_SCHEMA = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", "~nN"),
     "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -77,12 +79,31 @@ def _network(value: object) -> IpNetwork:
     return network
 
 
+def absolute_path(value: object) -> Path:
+    """Return ``value`` as an absolute path. Raises InvalidValueError."""
+    path = Path(value) if isinstance(value, str) else None
+    if path is None or not path.is_absolute() or "\0" in str(path) or ".." in path.parts:
+        raise InvalidValueError(f"{shown(value)} is not an absolute path")
+    return path
+
+
+def _interface(name: str) -> str:
+    if (
+        not 1 <= len(name.encode()) <= _LONGEST_IFNAME
+        or {*name} & {*"/: \t\n"}
+        or name in (".", "..")
+    ):
+        raise InvalidValueError(f"interface {name!r} is no name that Linux gives to an interface")
+    return name
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{shown(value)} is not text")  # noqa: TRY004 - told as a wrong value
     return value
 
 
+InterfaceName = Annotated[str, AfterValidator(_interface)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 SegmentName = Annotated[str, AfterValidator(_segment_name)]
 Ip = Annotated[IpAddress, PlainValidator(_ip)]

@@ -6,7 +6,6 @@ Each file is written whole, fsynced and renamed, so that a crash leaves the old 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dataplane import durable
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Rendering
 from dataplane.core.errors import TargetError
@@ -91,11 +91,11 @@ class StateFiles:
             files = [*change.add.values(), *change.update.values()]
             # First what an attachment needs after a restart, then the attachment.
             for file in sorted(files, key=lambda file: file.path != _FABRIC_FILE):
-                _write_durably(self._directory / file.path, file.text)
+                durable.write(self._directory / file.path, file.text)
             for path in change.remove:
                 (self._directory / str(path)).unlink(missing_ok=True)
             for directory in {(self._directory / str(path)).parent for path in _paths_of(change)}:
-                _fsync(directory)
+                durable.settle(directory)
         except OSError as error:
             raise TargetError(
                 f"state directory {self._directory}: {error}; make room or fix its permissions"
@@ -141,23 +141,6 @@ def _paths_of(change: Change) -> tuple[Hashable, ...]:
     return (*change.add, *change.update, *change.remove)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-
-
-def _fsync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _dump(data: object) -> str:
     return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
@@ -178,6 +161,7 @@ def _encode_attachment(attachment: Attachment) -> dict[str, Any]:
             "mtu",
             "network",
             "requested_at",
+            "netdev",
         )
     }
     blocked = attachment.blocked

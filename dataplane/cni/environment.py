@@ -10,14 +10,13 @@ from typing import TypeVar
 
 from dataplane.cni.errors import CniError, Code, shown
 from dataplane.core.model import AttachmentKey
+from dataplane.core.names import CONTAINER_ID, IFNAME
 
-MAX_CONTAINER_ID = 200  # with the interface name it must fit into a link's alias and a file name
 MAX_PATH = 4095  # limits.h PATH_MAX, with the NUL
 
 _Kind = TypeVar("_Kind")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # SPEC.md section 1, `name` and container id
-_IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")  # net/core/dev.c dev_valid_name, no '%'
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # SPEC.md section 1, `name`
 _ARG_VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,253}")  # no '/': it joins the parts of an identity
 _POD_PREFIX = "K8S_POD_"
 _OWN_ARGS = frozenset({"IgnoreUnknown", "OVERWEAVE_ENDPOINT", "MAC", "IP"})
@@ -108,19 +107,14 @@ def _command(text: str) -> Verb:
 
 
 def _container_id(text: str) -> str:
-    if not NAME.fullmatch(text) or len(text) > MAX_CONTAINER_ID:
-        rule = (
-            f"is not 1-{MAX_CONTAINER_ID} letters, digits, '_', '.' or '-'"
-            " that begin with a letter or digit"
-        )
-        raise ValueError(_wrong("CNI_CONTAINERID", text, rule))
+    if not CONTAINER_ID.allows(text):
+        raise ValueError(_wrong("CNI_CONTAINERID", text, CONTAINER_ID.rule))
     return text
 
 
 def _ifname(text: str) -> str:
-    if not _IFNAME.fullmatch(text):
-        rule = "is not 1-15 letters, digits, '_', '.' or '-' that begin with a letter, digit or '_'"
-        raise ValueError(_wrong("CNI_IFNAME", text, rule))
+    if not IFNAME.allows(text):
+        raise ValueError(_wrong("CNI_IFNAME", text, IFNAME.rule))
     if text == "lo":
         raise ValueError("CNI_IFNAME 'lo' is the loopback interface of every network namespace")
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import ip_interface
 from typing import TypeVar
 
 from dataplane.cni.environment import NAME, Invocation, Variables, Verb, read_variables
@@ -14,14 +14,20 @@ from dataplane.cni.result import PreviousResult, parse_previous
 from dataplane.cni.strict_json import JsonObject, JsonValue, decode
 from dataplane.cni.version import LATEST, Version
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import MAX_MTU, MIN_MTU, AttachmentKey, Mac, check_name
+from dataplane.core.model import (
+    MAX_MTU,
+    MIN_MTU,
+    AttachmentKey,
+    IpInterface,
+    Mac,
+    check_name,
+)
 
 CONFIG = "the network configuration"
 MAX_NETWORK_NAME = 255  # SPEC.md: a network's name can be a file name
 MAX_SOCKET_PATH = 107  # unix(7): sun_path holds 108 bytes with the NUL
 MAX_WANTED_IPS = 16
 
-IpInterface = IPv4Interface | IPv6Interface
 _Kind = TypeVar("_Kind")
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from dataplane.cni.errors import CniError, Code, shown
 from dataplane.cni.strict_json import JsonObject, JsonValue
 from dataplane.cni.version import Version
 from dataplane.contracts import PodRoute
 from dataplane.core.desired import Port
-from dataplane.core.model import IpAddress, IpNetwork, Segment
-
-IpInterface = IPv4Interface | IPv6Interface
+from dataplane.core.model import IpAddress, IpInterface, IpNetwork, Segment
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2})+")
 

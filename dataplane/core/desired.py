@@ -11,6 +11,7 @@ from dataplane.core.model import (
     Address,
     Attachment,
     Block,
+    Device,
     Endpoint,
     EntryKey,
     Fabric,
@@ -37,6 +38,7 @@ class LocalNode:
     """What the configuration file says of this node; empty ``vteps``: the NIC's own addresses.
 
     ``ebpf`` is what the start-up found: without it the kernel's own filters join the netdevs.
+    ``devices`` are the halves of DPUs that this node is, none of them ready yet.
     """
 
     name: str
@@ -47,6 +49,7 @@ class LocalNode:
     ebpf: bool = True
     exclusive_ports: bool = False
     xdp: Xdp = Xdp.AUTO
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Publication:
     endpoints: tuple[Endpoint, ...]
     blocks: tuple[Block, ...]
     addresses: tuple[Address, ...] = ()
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import NamedTuple, Self
 
 from dataplane.core.errors import InvalidValueError
@@ -17,6 +24,7 @@ from dataplane.core.reasons import Reason
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
+IpInterface = IPv4Interface | IPv6Interface
 
 GENEVE_PORT = 6081  # RFC 8926 section 3.3
 VXLAN_PORT = 4789  # RFC 7348 section 5
@@ -305,7 +313,8 @@ class Attachment:
     if it is active: a restart does not forget it. ``network`` is the CNI network's name: GC of one
     network leaves the others' attachments alone. ``requested_at`` is when it was asked for, in unix
     seconds (0 in a file of a version that did not keep it), ``moves`` what its Endpoint says.
-    ``netdev`` is the representor that the interface is behind; empty: a veth pair of ours.
+    ``netdev`` is, on a DPU, the representor that the interface is behind (and ``netns`` is empty:
+    the pod is elsewhere), on its host the VF that the interface is; empty: a veth pair of ours.
     """
 
     container_id: str

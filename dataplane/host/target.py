@@ -11,8 +11,8 @@ from ipaddress import ip_interface
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import TargetError
+from dataplane.core.model import IpInterface
 from dataplane.netlink import addresses, links, routes, sysctl
-from dataplane.netlink.addresses import IpInterface
 from dataplane.netlink.links import LinkChange, Netdev
 from dataplane.netlink.rtnl import KernelError, Rtnl
 

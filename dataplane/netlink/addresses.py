@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, ip_interface
 
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl import RTM_GETADDR
@@ -17,11 +17,9 @@ from pyroute2.netlink.rtnl.ifaddrmsg import (
     ifaddrmsg,
 )
 
-from dataplane.core.model import IpAddress
+from dataplane.core.model import IpAddress, IpInterface
 from dataplane.netlink.messages import attributes
 from dataplane.netlink.rtnl import KernelError, Rtnl
-
-IpInterface = IPv4Interface | IPv6Interface
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,19 @@ class LinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
-    """What to change of a netdev; None: leave it. ``controller`` is the ifindex of a bridge."""
+    """What to change of a netdev; None: leave it. ``controller`` is the ifindex of a bridge.
+
+    ``netns`` is the descriptor of the namespace to move it to, where it arrives down and without
+    addresses; ``name`` is what it is called from then on.
+    """
 
     up: bool | None = None
     mtu: int | None = None
     mac: str | None = None
     alias: str | None = None
     controller: int | None = None
+    name: str | None = None
+    netns: int | None = None
 
 
 def find(rtnl: Rtnl, name: str) -> Netdev | None:
@@ -110,6 +116,8 @@ def change(rtnl: Rtnl, ifindex: int, wanted: LinkChange) -> None:
         "address": wanted.mac,
         "ifalias": wanted.alias,
         "master": wanted.controller,
+        "ifname": wanted.name,
+        "net_ns_fd": wanted.netns,
     }
     with rtnl.doing(f"change netdev {ifindex} to {wanted}") as ip:
         ip.link("set", index=ifindex, **_given(words))

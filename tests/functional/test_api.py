@@ -229,9 +229,10 @@ def test_no_agent_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["_pb2.py", "_pb2.pyi", "_pb2_grpc.py"])
-def test_the_checked_in_code_is_what_protoc_writes(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dataplane/api/agent", "dataplane/api/attachment"])
+def test_the_checked_in_code_is_what_protoc_writes(name: str, suffix: str, tmp_path: Path) -> None:
     out = [f"--{kind}={tmp_path}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *out, "dataplane/api/agent.proto"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *out, f"{name}.proto"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
-    written = tmp_path / f"dataplane/api/agent{suffix}"
-    assert written.read_text() == (REPOSITORY / f"dataplane/api/agent{suffix}").read_text()
+    written = tmp_path / f"{name}{suffix}"
+    assert written.read_text() == (REPOSITORY / f"{name}{suffix}").read_text()

@@ -474,7 +474,7 @@ def test_announcement_arrives_at_the_node_end(stage: Stage) -> None:
 
 def test_announcement_is_repeated(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 5227 section 2.3: twice; other nodes may not know of this one at the first time."""
-    monkeypatch.setattr("dataplane.host.pod._ANNOUNCE_AGAIN_S", 0.1)
+    monkeypatch.setattr("dataplane.host.pod_end._ANNOUNCE_AGAIN_S", 0.1)
     port = stage.port()
     stage.plumb(port)
     with listening(stage.node, "vp3") as listener:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dataplane.config import EXAMPLE, AgentConfig, load_config, parse_config
 from dataplane.core.desired import LocalNode
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import Device, Side
 from dataplane.documents import FaultyFileError
 
 MINIMAL = """
@@ -38,7 +39,7 @@ def test_the_example_is_valid() -> None:
 def test_the_example_shows_the_defaults() -> None:
     keys = "ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|fastpath"
     defaults = rf"(?m)^# (?=({keys}|  \w+):)"
-    shown, count = re.subn(defaults, "", EXAMPLE)
+    shown, count = re.subn(defaults, "", EXAMPLE.partition("# devices:")[0])
     assert count == 10
     example = parse_config(shown, "example without comments")
     plain = parse_config(EXAMPLE, "example")
@@ -46,6 +47,88 @@ def test_the_example_shows_the_defaults() -> None:
     assert example.metrics_address == plain.metrics_address
     unset = {"ovs", "node", "metrics"}
     assert example.model_dump(exclude=unset) == plain.model_dump(exclude=unset)
+
+
+def test_the_examples_of_devices_are_valid() -> None:
+    before, begin, devices = EXAMPLE.partition("# devices:")
+    uncommented = (begin + devices).replace("\n# ", "\n").removeprefix("# ")
+    host, dpu = parse_config(before + uncommented, "example with devices").devices
+    assert (host.product, dpu.product) == ("Marvell Octeon 10", None)
+    assert (host.name, dpu.name) == ("0123456789-host", "9876543210-dpu")
+    assert host.attachment == Path("/run/overweave-dpu/attachment.sock")
+    assert [(vf.device_id, vf.netdev) for vf in host.vfs] == [("0000:06:00.2", "vf0")]
+    assert (dpu.representors, dpu.switch) == (["rep0", "rep1"], {})
+
+
+HOST = """
+devices:
+- serial: "1"
+  vendor: marvell
+  side: host
+  attachment: unix:/run/dpu/attachment.sock
+  vfs: [{device_id: "0000:06:00.2", netdev: vf0}]
+"""
+DPU = """
+devices:
+- {serial: "1", vendor: senao, side: dpu, representors: [rep0], switch: {bridge: br0}}
+"""
+
+
+def test_what_the_file_says_of_devices() -> None:
+    (device,) = config(DPU).local_node.devices
+    assert device == Device(
+        "1-dpu", "1", "senao", "Intel NetSec Accelerator", Side.DPU, "node1", ready=False
+    )
+    (emulated,) = config(HOST + "  emulated: true\n  product: P\n").local_node.devices
+    assert (emulated.name, emulated.product, emulated.emulated) == ("1-host", "P", True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        pytest.param('serial: "1"', "serial: 1", "serial 1: input should be", id="number"),
+        pytest.param('serial: "1"', 'serial: ""', "serial '' is not 1-63", id="empty serial"),
+        pytest.param('serial: "1"', 'serial: "a/b"', "serial 'a/b' is not", id="slash in serial"),
+        pytest.param("marvell", "nvidia", "'intel', 'senao' or 'marvell'", id="vendor"),
+        pytest.param("side: host", "side: both", "'host' or 'dpu'", id="side"),
+        pytest.param("side: host", "side: dpu", "representors is missing, switch is", id="other"),
+        pytest.param("unix:/run", "/run", "is not unix:/PATH", id="no method"),
+        pytest.param("unix:/run", "tcp:1.2.3.4", "is not unix:/PATH", id="tcp"),
+        pytest.param("unix:/run", "unix:run", "is not an absolute path", id="relative"),
+        pytest.param("unix:/run", f"unix:/{'x' * 100}", "is too long", id="long path"),
+        pytest.param("0000:06:00.2", "0000/06", "device_id '0000/06' is not", id="device id"),
+        pytest.param("vf0", "a-name-of-16-byte", "is no name that Linux", id="netdev"),
+        pytest.param("vf0", "eth0", "netdev eth0 is underlay.interface, too", id="the NIC"),
+        pytest.param("vfs:", "vfz:", "unknown key devices[0].vfz", id="unknown key"),
+        pytest.param(", netdev: vf0}", "}", "vfs[0].netdev is missing", id="no netdev"),
+        pytest.param(
+            '[{device_id: "0000:06:00.2", netdev: vf0}]', "[]", "vfs is missing", id="no VF"
+        ),
+        pytest.param(
+            "[{",
+            '[{device_id: "0000:06:00.2", netdev: vf1}, {',
+            "device_id 0000:06:00.2",
+            id="twice",
+        ),
+        pytest.param(
+            "[{", "[{device_id: x, netdev: vf0}, {", "netdev vf0 stands", id="netdev twice"
+        ),
+        pytest.param(
+            "- serial",
+            f"{DPU.splitlines()[-1]}\n{DPU.splitlines()[-1]}\n- serial",
+            "serial 1 with side dpu stands there 2 times, netdev rep0",
+            id="device twice",
+        ),
+    ],
+)
+def test_faults_of_devices(old: str, new: str, words: str) -> None:
+    assert old in HOST
+    assert words in "\n".join(faults(MINIMAL + HOST.replace(old, new, 1)))
+
+
+def test_all_faults_of_devices_at_once() -> None:
+    text = MINIMAL + HOST.replace("marvell", "nvidia").replace("vf0", "a/b").replace("unix:", "")
+    assert len(faults(text)) == 3
 
 
 def test_what_the_file_leaves_out() -> None:

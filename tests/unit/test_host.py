@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from dataplane.core.model import Attachment, Mac
-from dataplane.host.pod import alias, interface_of
+from dataplane.host.pod_end import alias, interface_of
 
 SUBNETS = ("10.7.0.0/20", "fd07::/64", "10.7.8.0/24")
 

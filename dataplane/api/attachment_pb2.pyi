@@ -1,0 +1,99 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetDevicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetDevicesResponse(_message.Message):
+    __slots__ = ("node", "devices")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    devices: _containers.RepeatedCompositeFieldContainer[ServedDevice]
+    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ...) -> None: ...
+
+class ServedDevice(_message.Message):
+    __slots__ = ("serial", "vfs")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    VFS_FIELD_NUMBER: _ClassVar[int]
+    serial: str
+    vfs: int
+    def __init__(self, serial: _Optional[str] = ..., vfs: _Optional[int] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("serial", "vf", "container_id", "ifname", "segment", "identity", "mac", "ips", "ipam", "mtu", "network", "requested_at")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    VF_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    IPS_FIELD_NUMBER: _ClassVar[int]
+    IPAM_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_AT_FIELD_NUMBER: _ClassVar[int]
+    serial: str
+    vf: int
+    container_id: str
+    ifname: str
+    segment: str
+    identity: str
+    mac: str
+    ips: _containers.RepeatedScalarFieldContainer[str]
+    ipam: bool
+    mtu: int
+    network: str
+    requested_at: int
+    def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ("mac", "addresses", "mtu", "vni", "published")
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    VNI_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    mac: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    mtu: int
+    vni: int
+    published: bool
+    def __init__(self, mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vni: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
+
+class DetachRequest(_message.Message):
+    __slots__ = ("serial", "container_id", "ifname")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    serial: str
+    container_id: str
+    ifname: str
+    def __init__(self, serial: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ...) -> None: ...
+
+class DetachResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckRequest(_message.Message):
+    __slots__ = ("serial", "container_id", "ifname")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    serial: str
+    container_id: str
+    ifname: str
+    def __init__(self, serial: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ...) -> None: ...
+
+class CheckResponse(_message.Message):
+    __slots__ = ("faults",)
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
+    faults: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, faults: _Optional[_Iterable[str]] = ...) -> None: ...

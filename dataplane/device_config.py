@@ -1,0 +1,135 @@
+"""The configuration's list of DPUs that the node is a half of: each its host, or the DPU itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
+
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import Device, Side
+from dataplane.core.names import DEVICE_ID, SERIAL
+from dataplane.documents import InterfaceName, Strict, absolute_path, shown
+from dataplane.remotes import SUN_PATH
+
+
+class Vendor(StrEnum):
+    """Whose DPU it is; chooses the driver of its switch."""
+
+    INTEL = "intel"
+    SENAO = "senao"
+    MARVELL = "marvell"
+
+
+_PRODUCTS = {
+    Vendor.INTEL: "Intel IPU E2100",
+    Vendor.SENAO: "Intel NetSec Accelerator",
+    Vendor.MARVELL: "Marvell Octeon 10",
+}
+_LONGEST_PRODUCT = 255  # overweave.ovsschema
+
+
+def _serial(text: str) -> str:
+    if not SERIAL.allows(text):
+        raise InvalidValueError(f"serial {shown(text)} {SERIAL.rule}")
+    return text
+
+
+def _device_id(text: str) -> str:
+    if not DEVICE_ID.allows(text):
+        raise InvalidValueError(f"device_id {shown(text)} {DEVICE_ID.rule}")
+    return text
+
+
+def _product(text: str) -> str:
+    if not text.isprintable() or not 1 <= len(text) <= _LONGEST_PRODUCT:
+        raise InvalidValueError(
+            f"product {shown(text)} is not 1-{_LONGEST_PRODUCT} printable characters"
+        )
+    return text
+
+
+def _unix_socket(value: object) -> Path:
+    method, _, path = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if method != "unix":
+        raise InvalidValueError(f"{shown(value)} is not unix:/PATH, the socket of the DPU's agent")
+    if len(path.encode()) > SUN_PATH:
+        raise InvalidValueError(f"{shown(value)} is too long: the kernel takes {SUN_PATH} bytes")
+    return absolute_path(path)
+
+
+class VfConfig(Strict):
+    """A virtual function on the host: what runtimes call it, and its netdev."""
+
+    device_id: Annotated[str, AfterValidator(_device_id)]
+    netdev: InterfaceName
+
+
+class DeviceConfig(Strict):
+    """One half of a DPU; VFs and representors are in the order of the VFs' numbers, from 0."""
+
+    serial: Annotated[str, AfterValidator(_serial)]
+    vendor: Annotated[Vendor, Field(strict=False)]
+    product: Annotated[str, AfterValidator(_product)] | None = None
+    side: Annotated[Side, Field(strict=False)]
+    emulated: bool = False
+    attachment: Annotated[Path, PlainValidator(_unix_socket)] | None = None
+    vfs: list[VfConfig] = []
+    representors: list[InterfaceName] = []
+    switch: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _keys_of_its_side(self) -> DeviceConfig:
+        sides = {Side.HOST: ("attachment", "vfs"), Side.DPU: ("representors", "switch")}
+        other = Side.DPU if self.side is Side.HOST else Side.HOST
+        given = {key for key in self.model_fields_set if getattr(self, key) not in (None, [])}
+        faults = [f"{key} is missing" for key in sides[self.side] if key not in given]
+        faults += [f"{key} belongs to side {other}" for key in sides[other] if key in given]
+        if faults:
+            raise InvalidValueError(f"side {self.side}: {', '.join(faults)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return what the device is called in the fabric."""
+        return f"{self.serial}-{self.side}"
+
+    @property
+    def netdevs(self) -> tuple[str, ...]:
+        """Return the netdevs here that are this device's."""
+        return (*(vf.netdev for vf in self.vfs), *self.representors)
+
+    def entity(self, node: str) -> Device:
+        """Return the device as ``node``'s, not ready yet."""
+        return Device(
+            name=self.name,
+            serial=self.serial,
+            vendor=self.vendor.value,
+            product=self.product or _PRODUCTS[self.vendor],
+            side=self.side,
+            node=node,
+            ready=False,
+            emulated=self.emulated,
+        )
+
+
+def _no_doubles(devices: list[DeviceConfig]) -> list[DeviceConfig]:
+    counts = Counter(_claims(devices))
+    faults = [f"{claim} stands there {count} times" for claim, count in counts.items() if count > 1]
+    if faults:
+        raise InvalidValueError(f"devices: {', '.join(faults)}")
+    return devices
+
+
+def _claims(devices: list[DeviceConfig]) -> Iterator[str]:
+    for device in devices:
+        yield f"serial {device.serial} with side {device.side}"
+        yield from (f"device_id {vf.device_id}" for vf in device.vfs)
+        yield from (f"netdev {name}" for name in device.netdevs)
+
+
+Devices = Annotated[list[DeviceConfig], AfterValidator(_no_doubles)]

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from bpf.layout import (
     PRESENT,
+    EntryKind,
     LocalEntry,
     OwnFlag,
     RemoteEntry,
@@ -154,9 +155,12 @@ def _port_entries(port: Port, ifindex: int) -> tuple[EntryItem, ...]:
     mac = attachment.mac
     sources = (eui64_link_local(mac), *attachment.ips) if guard is Guard.IP else ()
     value = encode_port(vni, port.mtu, mac, guard, sources)
+    # A representor has no other end in a pod's namespace that a packet could be put into.
+    kind = EntryKind.NETDEV if attachment.netdev else EntryKind.VETH
+    entry = LocalEntry(ifindex, kind)
     return (
         EntryItem("ports", encode_ifindex(ifindex), value),
-        EntryItem("entries", encode_entry_key(vni, mac), encode_entry(LocalEntry(ifindex))),
+        EntryItem("entries", encode_entry_key(vni, mac), encode_entry(entry)),
         *_neighbours(vni, mac, attachment.ips, local=True),
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
+from dataplane.contracts import Vf
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
 from dataplane.core.names import DEVICE_ID, SERIAL
@@ -133,3 +134,17 @@ def _claims(devices: list[DeviceConfig]) -> Iterator[str]:
 
 
 Devices = Annotated[list[DeviceConfig], AfterValidator(_no_doubles)]
+
+
+def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
+    """Return the VFs of the devices that this node is the host of."""
+    return tuple(
+        Vf(vf.device_id, vf.netdev, device.serial, number, f"unix:{device.attachment}")
+        for device in devices
+        for number, vf in enumerate(device.vfs)
+    )
+
+
+def served_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, ...]]:
+    """Return the representors, by serial, of the devices that this node is itself."""
+    return {d.serial: tuple(d.representors) for d in devices if d.side is Side.DPU}

@@ -18,13 +18,18 @@ import structlog
 
 from bpf.readings import Readings
 from dataplane.agent import Agent, Parts
-from dataplane.api.service import AgentService, serve
-from dataplane.cni.handler import Handler, Limits
+from dataplane.api.attachment import AttachmentService
+from dataplane.api.dpu import DpuClient
+from dataplane.api.service import AgentService, serve, serve_attachments
+from dataplane.cni.front import Front
+from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
+from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
 from dataplane.contracts import Feed, PacketPaths, Post, Target
 from dataplane.core.errors import OverweaveError
+from dataplane.device_config import host_vfs, served_devices
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
@@ -33,6 +38,7 @@ from dataplane.host.glue import GlueTarget
 from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
+from dataplane.host.vf import VfWiring
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
@@ -162,10 +168,25 @@ def _serve(config: AgentConfig, agent: Agent, fast: Ebpf | NoEbpf, stack: ExitSt
     scrapes.start()
     ipam = Ipam()
     stack.callback(ipam.stop)
-    handler = Handler(agent, VethWiring(), ipam, Limits())
+    devices = served_devices(config.devices)
+    if devices:
+        attachments = AttachmentService(config.node, agent, devices)
+        host = serve_attachments(attachments, config.attachment_socket)
+        stack.callback(lambda: host.stop(None).wait())
+    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
+
+
+def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:
+    vfs = host_vfs(config.devices)
+    if not vfs:
+        return None
+    front = Front(vfs, DpuClient(), VfRecords(config.state_dir / "vfs"))
+    front.start()
+    stack.callback(front.stop)
+    return VfFront(front, VfWiring())
 
 
 def _mode(config: AgentConfig, fast: Ebpf | NoEbpf) -> str:

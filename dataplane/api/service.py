@@ -11,6 +11,8 @@ import grpc
 
 from dataplane.api import agent_pb2 as pb
 from dataplane.api import agent_pb2_grpc as rpc
+from dataplane.api import attachment_pb2_grpc as attachment_rpc
+from dataplane.api.attachment import AttachmentService
 from dataplane.api.trace import trace
 from dataplane.contracts import FastPath, PacketPaths
 from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
@@ -20,6 +22,7 @@ from dataplane.core.snapshot import Snapshot, obstacle
 from dataplane.core.xdp import XdpPlace, why_no_xdp
 
 _THREADS = 4
+_ATTACH_THREADS = 32
 
 
 class Source(Protocol):
@@ -125,6 +128,18 @@ def serve(service: AgentService, socket: Path) -> grpc.Server:
     """Start the service on a unix ``socket`` in a directory only root may enter."""
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="api"))
     rpc.add_AgentServicer_to_server(service, server)
+    return _listen(server, socket)
+
+
+def serve_attachments(service: AttachmentService, socket: Path) -> grpc.Server:
+    """Start the service for the host on a unix ``socket`` in a directory only root may enter."""
+    # Each Attach waits for the dataplane, and many pods of a host may start at once.
+    server = grpc.server(ThreadPoolExecutor(_ATTACH_THREADS, thread_name_prefix="attachment"))
+    attachment_rpc.add_AttachmentServicer_to_server(service, server)
+    return _listen(server, socket)
+
+
+def _listen(server: grpc.Server, socket: Path) -> grpc.Server:
     socket.unlink(missing_ok=True)
     server.add_insecure_port(f"unix:{socket}")
     server.start()

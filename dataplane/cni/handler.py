@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from dataplane.cni.call import Call, ContainerLocks
 from dataplane.cni.environment import Verb
 from dataplane.cni.errors import CniError, Code, as_cni_error
+from dataplane.cni.front import Front
 from dataplane.cni.ipam import Ipam, PluginMissingError
 from dataplane.cni.netns import check_netns
 from dataplane.cni.request import (
@@ -28,7 +30,7 @@ from dataplane.cni.strict_json import JsonObject
 from dataplane.contracts import Attachments, AttachRefusedError, PodRoute, PodWiring
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest
-from dataplane.core.model import AttachmentKey
+from dataplane.core.model import Attachment, AttachmentKey
 
 log = structlog.get_logger()
 
@@ -41,6 +43,7 @@ class Limits:
     delegate: float = 20.0
     delegate_undo: float = 5.0
     admit: float = 1.0
+    dpu: float = 20.0
     programmed: float = 10.0
     published: float = 1.0
     detach: float = 10.0
@@ -48,15 +51,91 @@ class Limits:
     look_again: float = 0.25
 
 
+class Held(Protocol):
+    """The part of contracts.Attachments that the pods of a lane need."""
+
+    def admit(self, request: AttachRequest, timeout_s: float) -> Port:
+        """Reserve, and begin to program."""
+        ...
+
+    def cancel(self, key: AttachmentKey) -> None:
+        """Give a reservation up."""
+        ...
+
+    def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Return once the dataplane has it."""
+        ...
+
+    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Return whether the fabric has it."""
+        ...
+
+    def detach(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Forget it; unknown: success."""
+        ...
+
+    def find(self, key: AttachmentKey) -> Port | None:
+        """Return its port."""
+        ...
+
+    def attachment(self, key: AttachmentKey) -> Attachment | None:
+        """Return what is held of it."""
+        ...
+
+    def keys(self) -> tuple[AttachmentKey, ...]:
+        """Return all that are held."""
+        ...
+
+    def faults(self, key: AttachmentKey) -> tuple[str, ...]:
+        """Look at the dataplane and return what differs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Where the interfaces of some pods come from: who decides on them, and who wires them."""
+
+    held: Held
+    wiring: PodWiring
+
+    def holds(self, key: AttachmentKey) -> bool:
+        """Say whether it is one of a pod here; behind a DPU's representors are its host's pods."""
+        attachment = self.held.attachment(key)
+        here = attachment is None or attachment.netns != ""
+        return here and key in self.held.keys()  # noqa: SIM118 - not a mapping
+
+
+@dataclass(frozen=True, slots=True)
+class VfFront:
+    """The lane of VF pods, and what knows the VFs."""
+
+    held: Front
+    wiring: PodWiring
+
+    @property
+    def lane(self) -> Lane:
+        """Return it as one of the lanes."""
+        return Lane(self.held, self.wiring)
+
+
 class Handler:
-    """Serves parsed requests from many threads; requests of one container wait for each other."""
+    """Serves parsed requests from many threads; requests of one container wait for each other.
+
+    ``front`` serves the pods whose interface is a VF of a DPU.
+    """
 
     def __init__(
-        self, attachments: Attachments, wiring: PodWiring, ipam: Ipam, limits: Limits
+        self,
+        attachments: Attachments,
+        wiring: PodWiring,
+        ipam: Ipam,
+        limits: Limits,
+        front: VfFront | None = None,
     ) -> None:
         """Serve over ``attachments`` and ``wiring``."""
         self._attachments = attachments
-        self._wiring = wiring
+        self._veths = Lane(attachments, wiring)
+        self._front = front
         self._ipam = ipam
         self._containers = ContainerLocks()
         self.limits = limits
@@ -87,17 +166,38 @@ class Handler:
         with self._containers.hold(request.key.container_id, call):
             self._refuse_if_attached(request.key)
             check_netns(request.netns)
-            self._check_mtu(request)
+            lane, netdev = self._choose(request)
             with ExitStack() as undo:
                 given = self._given(request, call, undo)
-                port = self._admit(request, given, call, undo)
-                self._connect(port, given.routes_in(port.segment), call, undo)
-                result = add_result(request.network.version, port, request.previous, given)
+                port = self._admit(lane, _wanted(request, given, netdev), call, undo)
+                _check_given(request, given, port)
+                self._connect(lane, port, given.routes_in(port.segment), call, undo)
+                result = add_result(
+                    request.network.version, port, request.previous, given, request.device_id
+                )
                 undo.pop_all()
         return result
 
+    def _choose(self, request: AddRequest) -> tuple[Lane, str]:
+        """Return who serves the request, and by which VF; what cannot be is refused here."""
+        if not request.device_id:
+            self._check_mtu(request)
+            return self._veths, ""
+        if self._front is None:
+            raise CniError(
+                Code.INVALID_CONFIG,
+                f"deviceID {request.device_id!r}: this agent's configuration has no 'devices' with"
+                " side host",
+            )
+        vf = self._front.held.vf(request.device_id)
+        self._front.held.refuse_taken(vf, request.key)
+        return self._front.lane, vf.netdev
+
+    def _lanes(self) -> tuple[Lane, ...]:
+        return (self._veths, self._front.lane) if self._front else (self._veths,)
+
     def _refuse_if_attached(self, key: AttachmentKey) -> None:
-        if key in self._attachments.keys():  # noqa: SIM118 - not a mapping
+        if any(key in lane.held.keys() for lane in self._lanes()):  # noqa: SIM118 - not a mapping
             raise CniError(
                 Code.ALREADY_ATTACHED,
                 f"container {key.container_id} already has {key.ifname} from this plugin:"
@@ -139,44 +239,26 @@ class Handler:
         finally:
             call.stderr += own.stderr
 
-    def _admit(self, request: AddRequest, given: Given, call: Call, undo: ExitStack) -> Port:
-        wanted = AttachRequest(
-            key=request.key,
-            netns=request.netns,
-            segment=request.segment,
-            identity=request.identity,
-            requested_at=int(time.time()),
-            mac=request.mac,
-            ips=tuple(address.ip for address in given.addresses),
-            ipam=request.network.ipam is not None,
-            mtu=request.mtu,
-            network=request.network.name,
-        )
-        undo.callback(_undo, "cancel", lambda: self._attachments.cancel(request.key))
+    def _admit(self, lane: Lane, wanted: AttachRequest, call: Call, undo: ExitStack) -> Port:
+        at_most = self.limits.dpu if wanted.netdev else self.limits.admit
+        undo.callback(_undo, "cancel", lambda: lane.held.cancel(wanted.key))
         with call.phase("admit"):
-            port = self._attachments.admit(wanted, call.remaining(self.limits.admit))
-        fault = given_fault(given.addresses, port.segment)
-        if fault is not None:
-            ipam = request.network.ipam
-            if ipam is None:
-                raise CniError(Code.INVALID_CONFIG, f"the runtime asks for {fault}")
-            raise CniError(Code.DELEGATE_FAILED, f"IPAM plugin {ipam.plugin} gave {fault}")
-        return port
+            return lane.held.admit(wanted, call.remaining(at_most))
 
     def _connect(
-        self, port: Port, routes: tuple[PodRoute, ...], call: Call, undo: ExitStack
+        self, lane: Lane, port: Port, routes: tuple[PodRoute, ...], call: Call, undo: ExitStack
     ) -> None:
         """Wire the pod while the targets program, then make both known."""
         key = port.attachment.key
-        undo.callback(_undo, "unplumb", lambda: self._wiring.unplumb(port.attachment))
+        undo.callback(_undo, "unplumb", lambda: lane.wiring.unplumb(port.attachment))
         with call.phase("plumb"):
-            self._wiring.plumb(port, routes)
+            lane.wiring.plumb(port, routes)
         with call.phase("program"):
-            self._attachments.wait_programmed(key, call.remaining(self.limits.programmed))
+            lane.held.wait_programmed(key, call.remaining(self.limits.programmed))
         with call.phase("announce"):
-            self._wiring.announce(port)
+            lane.wiring.announce(port)
         with call.phase("publish"):
-            published = self._attachments.wait_published(key, call.remaining(self.limits.published))
+            published = lane.held.wait_published(key, call.remaining(self.limits.published))
         log.info("cni.attached", key=key, published=published, phases=call.phases)
 
     # --- DEL and GC ---
@@ -185,20 +267,21 @@ class Handler:
         """Take everything away as far as possible; only then report what was not."""
         failures = _Failures()
         with self._containers.hold(request.key.container_id, call):
-            known = request.key in self._attachments.keys()  # noqa: SIM118 - not a mapping
-            self._detach(request.key, call, failures)
+            lanes = [lane for lane in self._lanes() if lane.holds(request.key)]
+            for lane in lanes:
+                self._detach(lane, request.key, call, failures)
             if request.ipam is not None:
                 with failures.kept():
-                    self._forward_delete(request.ipam, call, known=known)
+                    self._forward_delete(request.ipam, call, known=bool(lanes))
         failures.raise_all()
 
-    def _detach(self, key: AttachmentKey, call: Call, failures: _Failures) -> None:
-        attachment = self._attachments.attachment(key)
+    def _detach(self, lane: Lane, key: AttachmentKey, call: Call, failures: _Failures) -> None:
+        attachment = lane.held.attachment(key)
         if attachment is not None:
             with failures.kept(), call.phase("unplumb"):
-                self._wiring.unplumb(attachment)
+                lane.wiring.unplumb(attachment)
         with failures.kept(), call.phase("detach"):
-            self._attachments.detach(key, call.remaining(self.limits.detach))
+            lane.held.detach(key, call.remaining(self.limits.detach))
 
     def _forward_delete(self, delegate: Delegate, call: Call, *, known: bool) -> None:
         try:
@@ -210,21 +293,21 @@ class Handler:
 
     def _collect_garbage(self, request: GcRequest, call: Call) -> None:
         failures = _Failures()
-        for key in self._stale(request):
+        for lane, key in self._stale(request):
             with failures.kept(), self._containers.hold(key.container_id, call):
-                self._detach(key, call, failures)
+                self._detach(lane, key, call, failures)
                 log.info("cni.collected", key=key, network=request.network.name)
         if request.network.ipam is not None:
             with failures.kept():
                 self._forward(request.network.ipam, Verb.GC, call)
         failures.raise_all()
 
-    def _stale(self, request: GcRequest) -> list[AttachmentKey]:
+    def _stale(self, request: GcRequest) -> list[tuple[Lane, AttachmentKey]]:
         """Return this network's attachments that are no longer wanted; others' are not ours."""
-        held = map(self._attachments.attachment, self._attachments.keys())
         return [
-            attachment.key
-            for attachment in held
+            (lane, attachment.key)
+            for lane in self._lanes()
+            for attachment in map(lane.held.attachment, filter(lane.holds, lane.held.keys()))
             if attachment is not None
             and attachment.network == request.network.name
             and attachment.key not in request.valid
@@ -254,7 +337,8 @@ class Handler:
             time.sleep(self.limits.look_again)
 
     def _faults(self, request: CheckRequest) -> Sequence[str]:
-        port = self._attachments.find(request.key)
+        ports = ((lane, lane.held.find(request.key)) for lane in self._lanes())
+        lane, port = next(((lane, port) for lane, port in ports if port), (self._veths, None))
         if port is None:
             return ("it is not attached by this node's agent",)
         faults = list(previous_faults(request.previous, port, request.netns))
@@ -262,7 +346,7 @@ class Handler:
             faults.append(
                 f"it is attached to segment {port.segment.name}, not to {request.segment}"
             )
-        return [*faults, *self._wiring.check(port), *self._attachments.faults(request.key)]
+        return [*faults, *lane.wiring.check(port), *lane.held.faults(request.key)]
 
     def _status(self, request: StatusRequest, call: Call) -> None:
         obstacle = self._attachments.obstacle()
@@ -283,6 +367,32 @@ class Handler:
     def _forward(self, delegate: Delegate, verb: Verb, call: Call) -> None:
         with call.phase("ipam"):
             self._ipam.forward(delegate, verb, call, self.limits.delegate)
+
+
+def _wanted(request: AddRequest, given: Given, netdev: str) -> AttachRequest:
+    return AttachRequest(
+        key=request.key,
+        netns=request.netns,
+        segment=request.segment,
+        identity=request.identity,
+        requested_at=int(time.time()),
+        mac=request.mac,
+        ips=tuple(address.ip for address in given.addresses),
+        ipam=request.network.ipam is not None,
+        mtu=request.mtu,
+        network=request.network.name,
+        netdev=netdev,
+    )
+
+
+def _check_given(request: AddRequest, given: Given, port: Port) -> None:
+    fault = given_fault(given.addresses, port.segment)
+    if fault is None:
+        return
+    ipam = request.network.ipam
+    if ipam is None:
+        raise CniError(Code.INVALID_CONFIG, f"the runtime asks for {fault}")
+    raise CniError(Code.DELEGATE_FAILED, f"IPAM plugin {ipam.plugin} gave {fault}")
 
 
 class _Failures:

@@ -22,21 +22,21 @@ from dataplane.core.model import (
     Mac,
     check_name,
 )
+from dataplane.core.names import DEVICE_ID, NETWORK
 
 CONFIG = "the network configuration"
-MAX_NETWORK_NAME = 255  # SPEC.md: a network's name can be a file name
 MAX_SOCKET_PATH = 107  # unix(7): sun_path holds 108 bytes with the NUL
 MAX_WANTED_IPS = 16
 
 _Kind = TypeVar("_Kind")
 
 
-_OWN_KEYS = ("segment", "agentSocket", "mtu")
+_OWN_KEYS = ("segment", "agentSocket", "mtu", "deviceID")
 _ELSEWHERE = {
     "vni": "a VNI belongs to a Segment: name the Segment with the key 'segment'",
     "ipMasq": "Overweave does no masquerading: chain a plugin that does",
 }
-_OWN_CAPABILITIES = frozenset({"mac", "ips"})
+_OWN_CAPABILITIES = frozenset({"mac", "ips", "deviceID"})
 _IPAM_CAPABILITIES = frozenset({"ipRanges", "dns", "cgroupPath"})  # CONVENTIONS.md, host-local
 
 
@@ -63,7 +63,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class AddRequest:
-    """ADD: attach a container. ``mtu`` in bytes; empty ``ips`` and no ``mac``: we choose."""
+    """ADD: attach a container. ``mtu`` in bytes; empty ``ips`` and no ``mac``: we choose.
+
+    ``device_id`` names the VF that becomes the pod's interface; empty: a veth pair is made.
+    """
 
     network: Network
     key: AttachmentKey
@@ -74,6 +77,7 @@ class AddRequest:
     ips: tuple[IpInterface, ...] = ()
     mtu: int | None = None
     previous: PreviousResult | None = None
+    device_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ def _add_request(
         ips=_wanted_ips(document, runtime, variables.args),
         mtu=_mtu(document),
         previous=previous,
+        device_id=_device_id(document, runtime),
     )
 
 
@@ -207,11 +212,8 @@ def _version(document: JsonObject) -> Version:
 
 def _network_name(document: JsonObject) -> str:
     name = _text(document, "name")
-    if not NAME.fullmatch(name) or len(name) > MAX_NETWORK_NAME:
-        raise _invalid(
-            f"name {shown(name)} is not 1-{MAX_NETWORK_NAME} letters, digits, '_', '.' or '-'"
-            " that begin with a letter or digit"
-        )
+    if not NETWORK.allows(name):
+        raise _invalid(f"name {shown(name)} {NETWORK.rule}")
     return name
 
 
@@ -264,6 +266,20 @@ def _mtu(document: JsonObject) -> int | None:
     if isinstance(mtu, bool) or not MIN_MTU <= mtu <= MAX_MTU:
         raise _invalid(f"mtu {shown(mtu)} is not a whole number from {MIN_MTU} to {MAX_MTU}")
     return mtu
+
+
+def _device_id(document: JsonObject, runtime: JsonObject) -> str:
+    """Return the VF that a device plugin has chosen; a meta plugin writes it in either place."""
+    told = _optional(document, "deviceID", str)
+    capability = _optional(runtime, "deviceID", str, "runtimeConfig.")
+    if told is not None and capability is not None and told != capability:
+        raise _invalid(f"deviceID {shown(told)} is not runtimeConfig.deviceID {shown(capability)}")
+    device_id = told if told is not None else capability
+    if device_id is None:
+        return ""
+    if not DEVICE_ID.allows(device_id):
+        raise _invalid(f"deviceID {shown(device_id)} {DEVICE_ID.rule}")
+    return device_id
 
 
 def _check_capabilities(runtime: JsonObject, ipam: Delegate | None) -> None:

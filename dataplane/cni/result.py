@@ -130,14 +130,23 @@ def _reserved(subnet: IpNetwork) -> tuple[IpAddress, ...]:
 
 
 def add_result(
-    version: Version, port: Port, previous: PreviousResult | None, given: Given
+    version: Version,
+    port: Port,
+    previous: PreviousResult | None,
+    given: Given,
+    device_id: str = "",
 ) -> JsonObject:
-    """Return the result of a successful ADD, appended to that of an earlier plugin of the chain."""
+    """Return the result of a successful ADD, appended to that of an earlier plugin of the chain.
+
+    With ``device_id`` the pod's interface is that VF, and nothing of it is left on the host.
+    """
     document: JsonObject = dict(previous.document) if previous else {}
     before = _existing(document, "interfaces")
-    ips = [_ip_entry(version, port, ip, given, len(before) + 1) for ip in port.attachment.ips]
+    own = _interface_entries(version, port, device_id)
+    pod = len(before) + len(own) - 1
+    ips = [_ip_entry(version, port, ip, given, pod) for ip in port.attachment.ips]
     document["cniVersion"] = str(version)
-    document["interfaces"] = [*before, *_interface_entries(version, port)]
+    document["interfaces"] = [*before, *own]
     document["ips"] = [*_existing(document, "ips"), *ips]
     routes = [_route_entry(route) for route in given.routes]
     if routes:
@@ -183,7 +192,7 @@ def _existing(document: Mapping[str, JsonValue], key: str) -> list[JsonValue]:
     return value if isinstance(value, list) else []
 
 
-def _interface_entries(version: Version, port: Port) -> list[JsonValue]:
+def _interface_entries(version: Version, port: Port, device_id: str) -> list[JsonValue]:
     attachment = port.attachment
     host: JsonObject = {"name": attachment.access_port}
     pod: JsonObject = {
@@ -193,7 +202,9 @@ def _interface_entries(version: Version, port: Port) -> list[JsonValue]:
     }
     if version >= Version.V1_1_0:
         host["mtu"] = pod["mtu"] = port.mtu
-    return [host, pod]
+        if device_id:
+            pod["pciID"] = device_id
+    return [pod] if device_id else [host, pod]
 
 
 def _ip_entry(

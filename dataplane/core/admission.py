@@ -38,6 +38,7 @@ from dataplane.core.views import (
 
 TRY_AGAIN = 11  # CNI spec, Error: "try again later"
 INVALID_CONFIG = 7  # CNI spec, Error: "invalid network config"
+ALREADY_ATTACHED = 101
 DUPLICATE = 110  # ours: codes from 100 on are the plugin's (CNI spec, Error)
 NOT_GRANTED = 111
 EXHAUSTED = 112

@@ -16,6 +16,7 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_interface,
 )
 from typing import NamedTuple, Self
 
@@ -115,6 +116,12 @@ class UnknownUnicast(StrEnum):
 def family_of(address: IpAddress | IpNetwork) -> Family:
     """Return the address family of ``address``."""
     return Family.IPV4 if address.version == 4 else Family.IPV6
+
+
+def interface_of(ip: IpAddress, subnets: tuple[IpNetwork, ...]) -> IpInterface:
+    """Return ``ip`` with the prefix length of the narrowest subnet it lies in, else /32 or /128."""
+    lengths = [net.prefixlen for net in subnets if net.version == ip.version and ip in net]
+    return ip_interface((ip.packed, max(lengths, default=ip.max_prefixlen)))
 
 
 def in_any(ip: IpAddress, networks: Iterable[IpNetwork]) -> bool:

@@ -25,6 +25,10 @@ CONTAINER_ID = Naming(  # CNI SPEC.md section 2, CNI_CONTAINERID
     f"is not 1-{MAX_CONTAINER_ID} letters, digits, '_', '.' or '-'"
     " that begin with a letter or digit",
 )
+NETWORK = Naming(  # CNI SPEC.md section 1, `name`; it can be a file name
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"),
+    "is not 1-255 letters, digits, '_', '.' or '-' that begin with a letter or digit",
+)
 IFNAME = Naming(  # net/core/dev.c dev_valid_name, no '%'
     re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"),
     "is not 1-15 letters, digits, '_', '.' or '-' that begin with a letter, digit or '_'",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
-from ipaddress import ip_interface
 from pathlib import Path
 
 from dataplane.contracts import PodRoute
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError, TargetError
-from dataplane.core.model import Attachment, IpAddress, IpInterface, IpNetwork
+from dataplane.core.model import Attachment, interface_of
 from dataplane.host.announcement import announcement
 from dataplane.netlink import addresses, links, sysctl
 from dataplane.netlink import routes as kernel_routes
@@ -38,12 +37,6 @@ def announce(attachment: Attachment) -> None:
 def alias(attachment: Attachment) -> str:
     """Return the ifalias of a vpN: for people, and to tell whose it is when its slot is reused."""
     return f"overweave:{attachment.container_id}/{attachment.ifname}"[:_ALIAS_BYTES]
-
-
-def interface_of(ip: IpAddress, subnets: tuple[IpNetwork, ...]) -> IpInterface:
-    """Return ``ip`` with the prefix length of the narrowest subnet it lies in, else /32 or /128."""
-    lengths = [net.prefixlen for net in subnets if net.version == ip.version and ip in net]
-    return ip_interface((ip.packed, max(lengths, default=ip.max_prefixlen)))
 
 
 def refuse_own(netns: Netns) -> None:

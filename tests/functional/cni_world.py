@@ -135,6 +135,7 @@ class FakeAttachments:
             mtu=request.mtu,
             network=request.network,
             requested_at=request.requested_at,
+            netdev=request.netdev,
         )
         return Port(attachment, segment, request.mtu or MTU)
 

@@ -4,8 +4,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from dataplane.core.model import Attachment, Mac
-from dataplane.host.pod_end import alias, interface_of
+from dataplane.core.model import Attachment, Mac, interface_of
+from dataplane.host.pod_end import alias
 
 SUBNETS = ("10.7.0.0/20", "fd07::/64", "10.7.8.0/24")
 

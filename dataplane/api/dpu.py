@@ -1,0 +1,100 @@
+"""The client side of overweave.v1.Attachment: the agents of the DPUs below this host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_interface
+
+import grpc
+
+from dataplane.api import attachment_pb2 as pb
+from dataplane.api import attachment_pb2_grpc as rpc
+from dataplane.api.attachment import CODE_KEY
+from dataplane.contracts import Attached, AttachRefusedError, Vf
+from dataplane.core.admission import TRY_AGAIN
+from dataplane.core.events import AttachRequest
+from dataplane.core.model import AttachmentKey, Mac, Vni
+
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class DpuClient:
+    """contracts.Dpu over gRPC; a connection per call, since there are few and each may be late."""
+
+    def attach(self, vf: Vf, request: AttachRequest, timeout_s: float) -> Attached:
+        """Attach what is behind ``vf``."""
+        question = pb.AttachRequest(
+            serial=vf.serial,
+            vf=vf.number,
+            container_id=request.key.container_id,
+            ifname=request.key.ifname,
+            segment=request.segment,
+            identity=request.identity,
+            mac=request.mac or "",
+            ips=map(str, request.ips),
+            ipam=request.ipam,
+            mtu=request.mtu or 0,
+            network=request.network,
+            requested_at=request.requested_at,
+        )
+        with _asking(vf.dpu) as dpu:
+            return _attached(vf, dpu.Attach(question, timeout=timeout_s))
+
+    def detach(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
+        """Forget the attachment."""
+        with _asking(vf.dpu) as dpu:
+            question = pb.DetachRequest(
+                serial=vf.serial, container_id=key.container_id, ifname=key.ifname
+            )
+            dpu.Detach(question, timeout=timeout_s)
+
+    def faults(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> tuple[str, ...]:
+        """Return what differs on the DPU."""
+        with _asking(vf.dpu) as dpu:
+            question = pb.CheckRequest(
+                serial=vf.serial, container_id=key.container_id, ifname=key.ifname
+            )
+            return tuple(dpu.Check(question, timeout=timeout_s).faults)
+
+    def serials(self, address: str, timeout_s: float) -> frozenset[str]:
+        """Return which devices the agent at ``address`` serves. Raises AttachRefusedError."""
+        with _asking(address) as dpu:
+            answer = dpu.GetDevices(pb.GetDevicesRequest(), timeout=timeout_s)
+            return frozenset(device.serial for device in answer.devices)
+
+
+@contextmanager
+def _asking(address: str) -> Iterator[rpc.AttachmentStub]:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            yield rpc.AttachmentStub(channel)
+        except grpc.RpcError as error:
+            raise _refusal(address, error) from error
+
+
+def _refusal(address: str, error: grpc.RpcError) -> AttachRefusedError:
+    """Return the agent's own word if it gave one, else why there is none."""
+    told = error.trailing_metadata() or ()
+    codes = [int(each.value) for each in told if each.key == CODE_KEY]
+    if codes:
+        return AttachRefusedError(codes[0], f"DPU at {address}: {error.details()}")
+    away = "does not answer" if error.code() in _AWAY else "failed"
+    return AttachRefusedError(
+        TRY_AGAIN,
+        f"the DPU's agent at {address} {away} ({error.code().name}: {error.details()}); is it"
+        " running? On the DPU: overweave status",
+    )
+
+
+def _attached(vf: Vf, answer: pb.AttachResponse) -> Attached:
+    try:
+        return Attached(
+            mac=Mac(answer.mac),
+            interfaces=tuple(map(ip_interface, answer.addresses)),
+            mtu=answer.mtu,
+            vni=Vni(answer.vni),
+            published=answer.published,
+        )
+    except ValueError as error:
+        raise AttachRefusedError(TRY_AGAIN, f"DPU at {vf.dpu} answered nonsense: {error}") from None

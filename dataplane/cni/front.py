@@ -1,0 +1,232 @@
+"""The host as front of its DPUs: the Attachments of VF pods, decided by the DPU's agent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import replace
+
+import structlog
+
+from dataplane.cni.errors import Code
+from dataplane.cni.vf_records import VfRecord, VfRecords
+from dataplane.contracts import Attached, AttachRefusedError, Dpu, Vf
+from dataplane.core.desired import Port
+from dataplane.core.errors import OverweaveError
+from dataplane.core.events import AttachRequest
+from dataplane.core.model import Attachment, AttachmentKey
+
+DETACH_S = 5.0
+CHECK_S = 10.0
+RETRY_S = 10.0
+
+log = structlog.get_logger()
+
+
+class Front:
+    """The part of contracts.Attachments that a pod's ADD, DEL, CHECK and GC need, for VF pods.
+
+    A record is on the disk before the DPU is asked, and goes once the DPU has let go: whatever
+    dies in between, either half knows what to take back. A DPU that is away at a DEL is told later.
+    """
+
+    def __init__(self, vfs: Collection[Vf], dpu: Dpu, records: VfRecords) -> None:
+        """Serve ``vfs``. Raises OverweaveError if the records of an earlier run are damaged."""
+        self._vfs = {vf.device_id: vf for vf in vfs}
+        self._dpu = dpu
+        self._files = records
+        self._guard = threading.Lock()
+        # An ADD that the DPU had not answered did not outlive the agent that asked.
+        kept = (replace(each, leaving=each.leaving or not each.mac) for each in records.load())
+        self._records = {record.key: record for record in kept}
+        self._published: set[AttachmentKey] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._sweep, name="front", daemon=True)
+
+    def start(self) -> None:
+        """Begin to make up for the DELs that a DPU has not been told of."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join(DETACH_S)
+
+    def vf(self, device_id: str) -> Vf:
+        """Return the VF. Raises AttachRefusedError 7, which lists those there are."""
+        vf = self._vfs.get(device_id)
+        if vf is None:
+            known = ", ".join(sorted(self._vfs)) or "none"
+            raise AttachRefusedError(
+                Code.INVALID_CONFIG,
+                f"deviceID {device_id!r} is no VF in 'devices' of this agent's configuration;"
+                f" there is {known}",
+            )
+        return vf
+
+    def refuse_taken(self, vf: Vf, key: AttachmentKey) -> None:
+        """Raise AttachRefusedError 101 if another container has the VF."""
+        with self._guard:
+            holder = self._holder(vf)
+        if holder is not None and not holder.leaving and holder.key != key:
+            raise _taken(vf, holder)
+
+    # --- as contracts.Attachments says ---
+
+    def admit(self, request: AttachRequest, timeout_s: float) -> Port:
+        """Have the DPU's agent attach what is behind ``request.netdev``, a VF's netdev."""
+        vf = next(vf for vf in self._vfs.values() if vf.netdev == request.netdev)
+        self._make_up(vf, request.key)
+        with self._guard:
+            holder = self._holder(vf)
+            if holder is not None and holder.key != request.key:
+                raise _taken(vf, holder)
+            self._keep(_record(vf, request))
+        attached = self._dpu.attach(vf, request, timeout_s)
+        with self._guard:
+            record = _completed(self._records[request.key], attached)
+            self._keep(record)
+            if attached.published:
+                self._published.add(request.key)
+        port = record.port
+        if port is None:
+            raise AttachRefusedError(Code.TRY_AGAIN, f"DPU at {vf.dpu} named no MAC")
+        return port
+
+    def cancel(self, key: AttachmentKey) -> None:
+        """Have the DPU forget it, now or later."""
+        self.detach(key, DETACH_S)
+
+    def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Return at once: the DPU's agent answers no Attach before."""
+
+    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Return what the DPU's agent said with its answer."""
+        del timeout_s
+        return key in self._published
+
+    def detach(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Forget it here; a DPU that cannot be told now is told later."""
+        with self._guard:
+            record = self._records.get(key)
+            if record is None:
+                return
+            self._keep(replace(record, leaving=True))
+        try:
+            self._release(key, timeout_s)
+        except AttachRefusedError as error:
+            log.warning("front.detach.owed", key=key, error=str(error))
+
+    def find(self, key: AttachmentKey) -> Port | None:
+        """Return the port of a VF pod."""
+        record = self._held(key)
+        return record.port if record is not None else None
+
+    def attachment(self, key: AttachmentKey) -> Attachment | None:
+        """Return what is held of a VF pod."""
+        port = self.find(key)
+        return port.attachment if port is not None else None
+
+    def keys(self) -> tuple[AttachmentKey, ...]:
+        """Return the VF pods of this host; those that the DPU has still to forget are none."""
+        with self._guard:
+            return tuple(key for key, record in self._records.items() if not record.leaving)
+
+    def faults(self, key: AttachmentKey) -> tuple[str, ...]:
+        """Have the DPU's agent look at everything it programmed."""
+        record = self._held(key)
+        if record is None:
+            return ("the agent does not know this attachment",)
+        try:
+            return self._dpu.faults(self._vf_of(record), key, CHECK_S)
+        except AttachRefusedError as error:
+            return (str(error),)
+
+    # --- what the DPU has still to forget ---
+
+    def _make_up(self, vf: Vf, key: AttachmentKey) -> None:
+        """Let the DPU forget what the VF or the key was before. Raises AttachRefusedError."""
+        with self._guard:
+            records = [self._holder(vf), self._records.get(key)]
+        for record in records:
+            if record is not None and record.leaving:
+                self._release(record.key, DETACH_S)
+
+    def _release(self, key: AttachmentKey, timeout_s: float) -> None:
+        """Have the DPU forget one that leaves, then forget it here."""
+        with self._guard:
+            record = self._records.get(key)
+        if record is None or not record.leaving:
+            return
+        self._dpu.detach(self._vf_of(record), key, timeout_s)
+        with self._guard:
+            if self._records.get(key) is record:
+                self._files.remove(key)
+                del self._records[key]
+                self._published.discard(key)
+
+    def _sweep(self) -> None:
+        while not self._stopping.is_set():
+            with self._guard:
+                owed = [key for key, record in self._records.items() if record.leaving]
+            for key in owed:
+                try:
+                    self._release(key, DETACH_S)
+                    log.info("front.detached", key=key)
+                except (AttachRefusedError, OverweaveError) as error:
+                    log.warning("front.detach.owed", key=key, error=str(error))
+            self._stopping.wait(RETRY_S)
+
+    # --- records; the caller holds the guard ---
+
+    def _holder(self, vf: Vf) -> VfRecord | None:
+        place = (vf.serial, vf.number)
+        records = self._records.values()
+        return next((each for each in records if (each.serial, each.number) == place), None)
+
+    def _keep(self, record: VfRecord) -> None:
+        self._files.write(record)
+        self._records[record.key] = record
+
+    def _held(self, key: AttachmentKey) -> VfRecord | None:
+        with self._guard:
+            record = self._records.get(key)
+        return record if record is not None and not record.leaving else None
+
+    def _vf_of(self, record: VfRecord) -> Vf:
+        """Return the VF as configured now. Raises AttachRefusedError if it is not any more."""
+        vf = self.vf(record.device_id)
+        return replace(vf, serial=record.serial, number=record.number)
+
+
+def _taken(vf: Vf, holder: VfRecord) -> AttachRefusedError:
+    return AttachRefusedError(
+        Code.ALREADY_ATTACHED,
+        f"deviceID {vf.device_id} ({vf.netdev}) is taken by {holder.key} ({holder.identity}):"
+        " its container must be deleted first",
+    )
+
+
+def _record(vf: Vf, request: AttachRequest) -> VfRecord:
+    return VfRecord(
+        container_id=request.key.container_id,
+        ifname=request.key.ifname,
+        netns=request.netns,
+        device_id=vf.device_id,
+        netdev=vf.netdev,
+        serial=vf.serial,
+        number=vf.number,
+        segment=request.segment,
+        identity=request.identity,
+        network=request.network,
+    )
+
+
+def _completed(record: VfRecord, attached: Attached) -> VfRecord:
+    return replace(
+        record,
+        mac=str(attached.mac),
+        interfaces=tuple(map(str, attached.interfaces)),
+        mtu=attached.mtu,
+        vni=int(attached.vni),
+    )

@@ -1,0 +1,115 @@
+"""What a host keeps of its VF pods: a file each, since their attachments live on the DPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from pathlib import Path
+from urllib.parse import quote
+
+from dataplane import durable
+from dataplane.core.desired import Port
+from dataplane.core.errors import OverweaveError
+from dataplane.core.model import Attachment, AttachmentKey, IpInterface, Mac, Segment, Vni
+
+
+@dataclass(frozen=True, slots=True)
+class VfRecord:
+    """A VF pod; without ``mac`` the DPU has not answered yet.
+
+    ``leaving``: the pod is gone here, and the DPU's agent has still to be told so.
+    """
+
+    container_id: str
+    ifname: str
+    netns: str
+    device_id: str
+    netdev: str
+    serial: str
+    number: int
+    segment: str
+    identity: str
+    network: str
+    mac: str = ""
+    interfaces: tuple[str, ...] = ()
+    mtu: int = 0
+    vni: int = 0
+    leaving: bool = False
+
+    @property
+    def key(self) -> AttachmentKey:
+        """Return CNI's name of it."""
+        return AttachmentKey(self.container_id, self.ifname)
+
+    @property
+    def port(self) -> Port | None:
+        """Return it as CNI shows and wires it; None before the DPU has answered.
+
+        Of the segment only what the pod's links say is known here.
+        """
+        if not self.mac:
+            return None
+        held: tuple[IpInterface, ...] = tuple(map(ip_interface, self.interfaces))
+        subnets = (each.network for each in held if each.network.num_addresses > 1)
+        segment = Segment(self.segment, Vni(self.vni), subnets=tuple(dict.fromkeys(subnets)))
+        attachment = Attachment(
+            container_id=self.container_id,
+            ifname=self.ifname,
+            netns=self.netns,
+            segment=self.segment,
+            mac=Mac(self.mac),
+            ips=tuple(each.ip for each in held),
+            identity=self.identity,
+            slot=self.number,
+            network=self.network,
+            netdev=self.netdev,
+        )
+        return Port(attachment, segment, self.mtu)
+
+
+class VfRecords:
+    """The files below a directory, which is made (mode 0700); each change is durable on return."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use ``directory``."""
+        self._directory = directory
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def load(self) -> tuple[VfRecord, ...]:
+        """Return what an earlier run kept. Raises OverweaveError naming a file that is damaged."""
+        return tuple(map(_read, sorted(self._directory.glob("*.json"))))
+
+    def write(self, record: VfRecord) -> None:
+        """Keep ``record`` instead of an earlier one of its key. Raises OverweaveError."""
+        fields = {name: getattr(record, name) for name in VfRecord.__slots__}
+        try:
+            durable.write(self._path(record.key), json.dumps(fields, indent=1) + "\n")
+            durable.settle(self._directory)
+        except OSError as error:
+            raise OverweaveError(
+                f"state directory {self._directory}: {error}; make room or fix its permissions"
+            ) from error
+
+    def remove(self, key: AttachmentKey) -> None:
+        """Forget; nothing there is success. Raises OverweaveError."""
+        try:
+            self._path(key).unlink(missing_ok=True)
+            durable.settle(self._directory)
+        except OSError as error:
+            raise OverweaveError(f"state directory {self._directory}: {error}") from error
+
+    def _path(self, key: AttachmentKey) -> Path:
+        return self._directory / ("+".join(quote(part, safe="") for part in key) + ".json")
+
+
+def _read(path: Path) -> VfRecord:
+    try:
+        fields = json.loads(path.read_text())
+        record = VfRecord(**{**fields, "interfaces": tuple(fields["interfaces"])})
+        _ = record.port
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OverweaveError(
+            f"{path} is damaged ({error!r}); move it away and detach what it names"
+        ) from error
+    return record

@@ -1,0 +1,416 @@
+"""VF pods: real plugin, front, gRPC and netdevs; the DPU's own agent is a stand-in.
+
+A veth pair is VF and representor: vf0 on the host, rep0 on the DPU.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataplane.api.attachment import AttachmentService
+from dataplane.api.dpu import DpuClient
+from dataplane.api.service import serve_attachments
+from dataplane.cni import front as front_module
+from dataplane.cni.front import Front
+from dataplane.cni.handler import Handler, VfFront
+from dataplane.cni.install import install_plugin
+from dataplane.cni.ipam import Ipam
+from dataplane.cni.server import CniServer
+from dataplane.cni.vf_records import VfRecords
+from dataplane.contracts import AttachRefusedError, Vf
+from dataplane.core.errors import OverweaveError
+from dataplane.core.model import AttachmentKey
+from dataplane.host.vf import VfWiring
+from dataplane.netlink.netns import Netns
+from tests.functional.cni_world import FakeAttachments, FakeWiring, Outcome, World
+from tests.functional.namespaces import ip, name_of, namespace, run, shown, wait_until
+
+VF0, VF1 = "0000:06:00.2", "0000:06:00.3"
+SERIAL = "MRV-1"
+KEY = AttachmentKey("c1", "eth0")
+PLUGIN = """#!/bin/sh
+echo '{"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.9/20", "gateway": "10.1.0.1"}]}'
+"""
+
+
+@dataclass
+class HostWorld(World):
+    """A node that is also the host of a DPU."""
+
+    node: Netns | None = None
+    dpu_socket: Path = Path()
+    dpu: FakeAttachments = field(default_factory=FakeAttachments)
+    dpu_server: Any = None
+    front: Front | None = None
+
+    def start_dpu(self) -> None:
+        service = AttachmentService("dpu1", self.dpu, {SERIAL: ("rep0", "rep1")})
+        self.dpu_server = serve_attachments(service, self.dpu_socket)
+
+    def stop_dpu(self) -> None:
+        self.dpu_server.stop(None).wait()
+        self.dpu_socket.unlink(missing_ok=True)
+
+    def start(self) -> None:
+        address = f"unix:{self.dpu_socket}"
+        vfs = (Vf(VF0, "vf0", SERIAL, 0, address), Vf(VF1, "vf1", SERIAL, 1, address))
+        self.front = Front(vfs, DpuClient(), VfRecords(self.directory / "vfs"))
+        handler = Handler(
+            self.attachments, self.wiring, Ipam(), self.limits, VfFront(self.front, VfWiring())
+        )
+        self.server = CniServer(self.socket, handler, self._take_note)
+        assert self.node is not None
+        self.node.run(self.server.start)  # its threads stay in the node's namespace
+        self.front.start()
+
+    def stop(self, grace_s: float = 2.0) -> None:
+        super().stop(grace_s)
+        if self.front is not None:
+            self.front.stop()
+
+    def add(self, **environment: str) -> Outcome:
+        return self.run("ADD", self.config(deviceID=VF0), **environment)
+
+    @property
+    def space(self) -> Netns:
+        assert self.node is not None
+        return self.node
+
+    def host_links(self) -> list[str]:
+        return sorted(each["ifname"] for each in shown(self.space, "link"))
+
+    def assert_home(self) -> None:
+        """Both halves are as before: the VF is down under its name, the DPU holds nothing."""
+        (vf,) = shown(self.space, "link", "show", "dev", "vf0")
+        assert "UP" not in vf["flags"]
+        assert "ifalias" not in vf
+        assert self.dpu.keys() == ()
+        assert not list((self.directory / "vfs").iterdir())
+
+
+@pytest.fixture
+def pod() -> Iterator[Netns]:
+    with namespace() as space:
+        yield space
+
+
+@contextmanager
+def _world(directory: Path, pod: Netns) -> Iterator[HostWorld]:
+    with namespace() as node, namespace() as dpu:
+        for number in (0, 1):
+            peer = ["peer", "name", f"rep{number}", "netns", name_of(dpu)]
+            ip(node, "link", "add", f"vf{number}", "type", "veth", *peer)
+            ip(dpu, "link", "set", f"rep{number}", "up")
+        (directory / "bin").mkdir()
+        made = HostWorld(directory, pod.path, install_plugin(directory / "bin"))
+        made.node, made.dpu_socket = node, directory / "attachment.sock"
+        made.start_dpu()
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+            made.stop_dpu()
+
+
+@pytest.fixture
+def host(tmp_path: Path, pod: Netns) -> Iterator[HostWorld]:
+    with _world(tmp_path, pod) as made:
+        yield made
+
+
+def failed(outcome: Outcome, code: int, *words: str) -> None:
+    assert outcome.status == 1, outcome
+    assert outcome.document["code"] == code, outcome.document
+    assert all(word in outcome.document["msg"] for word in words), outcome.document
+
+
+def test_a_pod_gets_a_vf(host: HostWorld, pod: Netns) -> None:
+    outcome = host.add()
+    assert outcome.status == 0, outcome
+    (eth0,) = shown(pod, "addr", "show", "dev", "eth0")
+    assert "vf0" not in host.host_links()
+    assert (eth0["mtu"], "UP" in eth0["flags"]) == (1450, True)
+    given = {f"{each['local']}/{each['prefixlen']}" for each in eth0["addr_info"]}
+    assert {"10.1.0.2/20", "fd00:1::2/64"} < given
+    (interface,) = outcome.document["interfaces"]
+    assert interface == {
+        "name": "eth0",
+        "mac": eth0["address"],
+        "sandbox": pod.path,
+        "mtu": 1450,
+        "pciID": VF0,
+    }
+    assert [each["interface"] for each in outcome.document["ips"]] == [0, 0]
+    held = host.dpu.attachment(KEY)
+    assert held is not None
+    assert (held.netdev, held.netns, held.network) == ("rep0", "", "pods")
+    assert host.attachments.keys() == ()
+    assert host.wiring.links == {}
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_older_versions_have_no_pci_id(host: HostWorld, version: str) -> None:
+    outcome = host.run("ADD", host.config(deviceID=VF0, cniVersion=version))
+    assert set(outcome.document["interfaces"][0]) == {"name", "mac", "sandbox"}
+
+
+def test_del_brings_it_home_however_often(host: HostWorld, pod: Netns) -> None:
+    assert host.add().status == 0
+    for _ in range(3):
+        assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+        host.assert_home()
+    assert [each["ifname"] for each in shown(pod, "link")] == ["lo"]
+    assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+def test_del_without_a_netns(host: HostWorld) -> None:
+    assert host.add().status == 0
+    assert host.run("DEL", host.config(deviceID=VF0), CNI_NETNS=None).status == 0
+    host.assert_home()
+
+
+def test_del_of_a_netns_that_is_gone_is_no_error(host: HostWorld) -> None:
+    with namespace() as short:
+        assert host.add(CNI_NETNS=short.path).status == 0
+    # The veth died with it, as a TAP does; its other end, too.
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    assert host.dpu.keys() == ()
+
+
+def test_a_vf_that_came_back_with_the_pods_name(host: HostWorld, pod: Netns) -> None:
+    """As the kernel does with real VFs when a namespace dies."""
+    assert host.add().status == 0
+    ip(pod, "link", "set", "eth0", "netns", name_of(host.space), "name", "dev7")
+    ip(host.space, "link", "set", "dev7", "up")
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.assert_home()
+
+
+def test_add_twice_is_refused(host: HostWorld) -> None:
+    assert host.add().status == 0
+    failed(host.add(), 101, "already has eth0", "call DEL first")
+    failed(host.run("ADD"), 101, "already has eth0")
+    assert len(host.dpu.keys()) == 1
+
+
+def test_a_vf_that_is_taken(host: HostWorld) -> None:
+    assert host.add().status == 0
+    failed(host.add(CNI_CONTAINERID="c2"), 101, VF0, "c1/eth0")
+    failed(host.add(CNI_IFNAME="eth1"), 101, VF0, "c1/eth0")
+    assert host.dpu.keys() == (KEY,)
+    assert host.run("ADD", host.config(deviceID=VF1), CNI_IFNAME="eth1").status == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        pytest.param({"deviceID": "0000:99:00.0"}, 7, (VF0, VF1), id="unknown"),
+        pytest.param({"deviceID": "a b"}, 7, ("deviceID 'a b' is not",), id="malformed"),
+        pytest.param({"deviceID": ""}, 7, ("deviceID '' is not",), id="empty"),
+        pytest.param({"deviceID": 6}, 7, ("is not a string",), id="number"),
+        pytest.param(
+            {"deviceID": VF0, "runtimeConfig": {"deviceID": VF1}}, 7, (VF0, VF1), id="two"
+        ),
+        pytest.param({"runtimeConfig": {"deviceID": "x"}}, 7, (VF0,), id="runtimeConfig"),
+        pytest.param({"deviceId": VF0}, 2, ("is 'deviceID' meant",), id="misspelt"),
+        pytest.param({"deviceID": VF0, "segment": "none"}, 7, ("does not exist",), id="segment"),
+    ],
+)
+def test_bad_requests_leave_nothing(
+    host: HostWorld, changes: dict[str, Any], code: int, words: tuple[str, ...]
+) -> None:
+    config = host.config(**changes)
+    failed(host.run("ADD", config), code, *words)
+    host.assert_home()
+    assert host.run("DEL", config).status == 0
+
+
+def test_the_name_is_taken_in_the_pod(host: HostWorld, pod: Netns) -> None:
+    ip(pod, "link", "add", "eth0", "type", "bridge")
+    failed(host.add(), 102, "exists already")
+    host.assert_home()
+
+
+def test_a_vf_that_is_not_there(host: HostWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplane.host.vf._APPEAR_S", 0.1)
+    ip(host.space, "link", "set", "vf0", "name", "other")
+    failed(host.add(), 102, "vf0 does not exist")
+    ip(host.space, "link", "set", "other", "name", "vf0")
+    host.assert_home()
+
+
+def test_a_refusal_of_the_dpu_keeps_its_code(host: HostWorld) -> None:
+    host.dpu.refusal = AttachRefusedError(112, "subnet is exhausted")
+    failed(host.add(), 112, "subnet is exhausted", str(host.dpu_socket))
+    host.assert_home()
+
+
+def test_a_dataplane_that_does_not_take_it(host: HostWorld) -> None:
+    host.dpu.unprogrammable = AttachRefusedError(11, "flows: the switch said no")
+    failed(host.add(), 11, "the switch said no")
+    host.assert_home()
+
+
+def test_a_dpu_that_is_away(host: HostWorld) -> None:
+    host.stop_dpu()
+    failed(host.add(), 11, str(host.dpu_socket), "overweave status")
+    (vf,) = shown(host.space, "link", "show", "dev", "vf0")
+    assert "UP" not in vf["flags"]
+    host.start_dpu()
+    assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+def test_a_dpu_that_hangs(host: HostWorld) -> None:
+    host.dpu.programming_s = 3.0
+    object.__setattr__(host.limits, "dpu", 1.0)
+    try:
+        failed(host.add(), 11, "does not answer", "DEADLINE_EXCEEDED")
+    finally:
+        object.__setattr__(host.limits, "dpu", 20.0)
+    assert wait_until(lambda: host.dpu.keys() == ())
+    host.dpu.programming_s = 0.0
+    assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+def test_a_dpu_that_is_away_at_del_is_told_later(
+    host: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.add().status == 0
+    host.stop_dpu()
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    assert "vf0" in host.host_links()
+    assert host.dpu.keys() == (KEY,)
+    failed(host.add(CNI_CONTAINERID="c2"), 11, str(host.dpu_socket))
+    host.stop()  # an agent that starts again knows what it owes
+    host.start_dpu()
+    monkeypatch.setattr(front_module, "RETRY_S", 0.05)
+    host.start()
+    assert wait_until(lambda: host.dpu.keys() == ())
+    assert wait_until(lambda: not list((host.directory / "vfs").iterdir()))
+    assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+def test_a_restart_keeps_vf_pods(host: HostWorld) -> None:
+    added = host.add()
+    host.stop()
+    host.start()
+    config = host.config(deviceID=VF0, prevResult=added.document)
+    assert host.run("CHECK", config).status == 0
+    failed(host.add(CNI_CONTAINERID="c2"), 101, "c1/eth0")
+    assert host.run("DEL", config).status == 0
+    host.assert_home()
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c1+eth0.json").write_text('{"mac": 5}')
+    with pytest.raises(OverweaveError, match=r"c1\+eth0\.json is damaged"):
+        Front((), DpuClient(), VfRecords(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(["link", "set", "eth0", "down"], "eth0 is down", id="down"),
+        pytest.param(["addr", "flush", "dev", "eth0"], "lacks address 10.1.0.2/20", id="address"),
+        pytest.param(["link", "set", "eth0", "mtu", "1300"], "has MTU 1300", id="mtu"),
+        pytest.param(["link", "set", "eth0", "alias", "x"], "is not the VF vf0", id="another"),
+        pytest.param(["link", "set", "eth0", "address", "02:00:00:00:00:77"], "MAC", id="mac"),
+    ],
+)
+def test_check_sees_what_changed_in_the_pod(
+    host: HostWorld, pod: Netns, change: list[str], words: str
+) -> None:
+    config = host.config(deviceID=VF0, prevResult=host.add().document)
+    assert host.run("CHECK", config).status == 0
+    ip(pod, *change)
+    failed(host.run("CHECK", config), 103, words)
+
+
+def test_check_asks_the_dpu(host: HostWorld) -> None:
+    config = host.config(deviceID=VF0, prevResult=host.add().document)
+    host.dpu.found_faults = ["flows: vf0 is missing"]
+    failed(host.run("CHECK", config), 103, "flows: vf0 is missing")
+    host.dpu.found_faults = []
+    host.dpu.detach(KEY, 1.0)
+    failed(host.run("CHECK", config), 103, "does not know c1/eth0")
+    host.stop_dpu()
+    failed(host.run("CHECK", config), 103, str(host.dpu_socket))
+    host.start_dpu()
+
+
+def test_gc_takes_what_is_not_wanted(host: HostWorld) -> None:
+    assert host.add().status == 0
+    valid = [{"containerID": "c1", "ifname": "eth0"}]
+    kept = host.config(**{"cni.dev/valid-attachments": valid})
+    assert host.run("GC", kept).status == 0
+    assert host.dpu.keys() == (KEY,)
+    other = host.config(**{"name": "others", "cni.dev/valid-attachments": []})
+    assert host.run("GC", other).status == 0
+    assert host.dpu.keys() == (KEY,)
+    assert host.run("GC", host.config(**{"cni.dev/valid-attachments": []})).status == 0
+    host.assert_home()
+
+
+def test_gc_and_del_on_the_dpu_leave_the_hosts_pods_alone(host: HostWorld, tmp_path: Path) -> None:
+    assert host.add().status == 0
+    there = tmp_path / "dpu"
+    there.mkdir()
+    dpu = World(there, host.netns, host.plugin, attachments=host.dpu, wiring=FakeWiring())
+    (there / "bin").mkdir()
+    dpu.start()
+    try:
+        assert dpu.run("GC", dpu.config(**{"cni.dev/valid-attachments": []})).status == 0
+        assert dpu.run("DEL").status == 0
+        assert host.dpu.keys() == (KEY,)
+    finally:
+        dpu.stop()
+
+
+def test_an_ipam_plugin_works_as_for_other_pods(host: HostWorld, pod: Netns) -> None:
+    host.write_plugin("other-ipam", PLUGIN)
+    outcome = host.run("ADD", host.config(deviceID=VF0, ipam={"type": "other-ipam"}))
+    assert outcome.status == 0, outcome
+    (ips,) = outcome.document["ips"]
+    assert (ips["address"], ips["gateway"]) == ("10.1.0.9/20", "10.1.0.1")
+    held = host.dpu.attachment(KEY)
+    assert held is not None
+    assert (held.ipam, [str(each) for each in held.ips]) == (True, ["10.1.0.9"])
+    assert "10.1.0.9/20" in run("ip", "-n", name_of(pod), "-br", "addr", "show", "dev", "eth0")
+
+
+def test_what_an_ipam_plugin_must_not_give(host: HostWorld) -> None:
+    host.write_plugin("other-ipam", PLUGIN.replace("/20", "/24"))
+    failed(
+        host.run("ADD", host.config(deviceID=VF0, ipam={"type": "other-ipam"})),
+        104,
+        "the prefix length of segment blue",
+    )
+    host.assert_home()
+
+
+def test_a_node_without_devices(tmp_path: Path, pod: Netns) -> None:
+    (tmp_path / "bin").mkdir()
+    node = World(tmp_path, pod.path, install_plugin(tmp_path / "bin"))
+    node.start()
+    try:
+        outcome = node.run("ADD", node.config(deviceID=VF0))
+        failed(outcome, 7, VF0, "has no 'devices'")
+    finally:
+        node.stop()
+
+
+def test_pods_on_veths_beside_it(host: HostWorld) -> None:
+    assert host.add().status == 0
+    assert host.run("ADD", CNI_IFNAME="eth1").status == 0
+    assert host.attachments.keys() == (AttachmentKey("c1", "eth1"),)
+    assert json.loads((host.directory / "vfs" / "c1+eth0.json").read_text())["netdev"] == "vf0"
+    assert host.run("DEL", CNI_IFNAME="eth1").status == 0
+    assert host.dpu.keys() == (KEY,)

@@ -145,6 +145,11 @@ def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
     )
 
 
+def watched_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, str]]:
+    """Return of the devices that this node is the host of, by name, the serial and the address."""
+    return {d.name: (d.serial, f"unix:{d.attachment}") for d in devices if d.side is Side.HOST}
+
+
 def served_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, ...]]:
     """Return the representors, by serial, of the devices that this node is itself."""
     return {d.serial: tuple(d.representors) for d in devices if d.side is Side.DPU}

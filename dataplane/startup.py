@@ -20,6 +20,7 @@ from bpf.readings import Readings
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.dpu import DpuClient
+from dataplane.api.health import DpuFeed
 from dataplane.api.service import AgentService, serve, serve_attachments
 from dataplane.cni.front import Front
 from dataplane.cni.handler import Handler, Limits, VfFront
@@ -29,7 +30,7 @@ from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
 from dataplane.contracts import Feed, PacketPaths, Post, Target
 from dataplane.core.errors import OverweaveError
-from dataplane.device_config import host_vfs, served_devices
+from dataplane.device_config import host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
@@ -139,7 +140,9 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         FabricTarget(database, config.node),
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf))
-    feeds: tuple[Feed, ...] = (*own, LinkFeed(), *hints, ovs, fabric)
+    watched = watched_devices(config.devices)
+    dpus = [DpuFeed(watched, DpuClient())] if watched else []
+    feeds: tuple[Feed, ...] = (*own, LinkFeed(), *hints, *dpus, ovs, fabric)
     agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import (
     Block,
+    Condition,
+    Device,
     Endpoint,
     FabricEntity,
     Family,
@@ -20,10 +23,11 @@ from dataplane.core.model import (
     IpAddress,
     Node,
     Segment,
+    Side,
 )
 
 Rows = Sequence[FabricEntity]
-Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant)
+Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant, Device)
 
 NODES = Listing("node", ("name", "vteps", "static", "segments", "endpoints"), ("blocks",))
 SEGMENTS = Listing(
@@ -35,6 +39,13 @@ ENDPOINTS = Listing(
     "endpoint",
     ("identity", "segment", "node", "mac", "ips"),
     ("vtep", "sequence", "container_id", "ifname"),
+)
+DPUS = Listing(
+    "dpu",
+    ("name", "dpu_product", "dpu_side", "node", "status"),
+    ("vendor", "emulated", "conditions"),
+    titles={"node": "MODE NAME"},
+    truths={"dpu_side": ("false", "true"), "status": ("False", "True")},
 )
 PORTS = Listing(
     "port",
@@ -59,7 +70,7 @@ ENTRIES = Listing(
 
 @click.group()
 def get() -> None:
-    """List nodes, segments and endpoints of the fabric; ports, tunnels, entries of its agents."""
+    """List nodes, segments, endpoints, DPUs of the fabric; ports and so on of its agents."""
 
 
 @get.command(short_help="nodes and what each owns")
@@ -91,6 +102,17 @@ def endpoint(name: str | None, form: str, remote: str | None) -> None:
     rows = _read(remote)
     keys = ("identity", "mac", "ips")
     show(_named(endpoint_records(rows), name, ENDPOINTS, keys), ENDPOINTS, Format(form))
+
+
+@get.command(short_help="DPUs: each half, where it is, whether it is ready")
+@click.argument("name", required=False)
+@output_option
+@fabric_option
+def dpu(name: str | None, form: str, remote: str | None) -> None:
+    """List the halves of DPUs, or those whose name, serial or node is NAME."""
+    rows = _read(remote)
+    keys = ("name", "serial", "node")
+    show(_named(dpu_records(rows), name, DPUS, keys), DPUS, Format(form))
 
 
 @get.command(short_help="access ports of the agents")
@@ -186,6 +208,30 @@ def endpoint_records(rows: Rows) -> list[Record]:
         }
         for e in sorted(_all(rows, Endpoint), key=lambda e: (e.segment, e.identity, e.node))
     ]
+
+
+def dpu_records(rows: Rows) -> list[Record]:
+    """Return the halves of DPUs by name; what is emulated says so wherever it shows."""
+    return [
+        {
+            "name": device.name,
+            "dpu_product": device.product + (" (emulated)" if device.emulated else ""),
+            "dpu_side": device.side is Side.DPU,
+            "node": device.node,
+            "status": device.ready,
+            "serial": device.serial,
+            "vendor": device.vendor,
+            "emulated": device.emulated,
+            "conditions": [_condition(each) for each in device.conditions],
+        }
+        for device in sorted(_all(rows, Device), key=lambda each: (each.name, each.node))
+    ]
+
+
+def _condition(condition: Condition) -> str:
+    since = datetime.fromtimestamp(condition.since, UTC).isoformat() if condition.since else ""
+    words = (f"{condition.kind}={condition.holds}", since and f"since {since}", condition.reason)
+    return " ".join(filter(None, words))
 
 
 def _vtep(node: Node | None, underlay: Family | None) -> str | None:

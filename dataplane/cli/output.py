@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Record = Mapping[str, Any]
+_TRUTH = ("no", "yes")
 _ENDLESS = 10_000  # columns, where nobody looks: a program that reads wants whole lines
 
 
@@ -27,11 +28,16 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Records with the keys that a table shows, and the further ones of a wide table."""
+    """Records with the keys that a table shows, and the further ones of a wide table.
+
+    ``titles`` are columns that are not called as their key; ``truths`` the words for no and yes.
+    """
 
     kind: str
     table: tuple[str, ...]
     wide: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+    truths: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def output_option(command: Command) -> Command:
@@ -58,11 +64,12 @@ def show(records: Sequence[Record], listing: Listing, form: Format) -> None:
             click.echo(yaml.safe_dump([dict(r) for r in records], sort_keys=False), nl=False)
         case Format.TABLE | Format.WIDE:
             keys = listing.table + (listing.wide if form is Format.WIDE else ())
-            _show_table(records, keys, listing.kind)
+            _show_table(records, keys, listing)
 
 
-def _show_table(records: Sequence[Record], keys: Sequence[str], kind: str) -> None:
+def _show_table(records: Sequence[Record], keys: Sequence[str], listing: Listing) -> None:
     if not records:
+        kind = listing.kind
         click.echo(f"no {kind.removesuffix('y')}{'ies' if kind.endswith('y') else 's'}", err=True)
         return
     from rich.console import Console
@@ -70,19 +77,20 @@ def _show_table(records: Sequence[Record], keys: Sequence[str], kind: str) -> No
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for key in keys:
-        table.add_column(key.upper().replace("_", " "), overflow="fold")
+        title = listing.titles.get(key, key.upper().replace("_", " "))
+        table.add_column(title, overflow="fold")
     for record in records:
-        table.add_row(*(_cell(record[key]) for key in keys))
+        table.add_row(*(_cell(record[key], listing.truths.get(key, _TRUTH)) for key in keys))
     console = Console(width=None if sys.stdout.isatty() else _ENDLESS, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(table)
     click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, truth: tuple[str, str]) -> str:
     match value:
         case bool():
-            return "yes" if value else "no"
+            return truth[value]
         case dict():
             return ", ".join(f"{key} {count}" for key, count in sorted(value.items())) or "-"
         case list():

@@ -16,13 +16,17 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import (
     MIN_MTU,
+    READY,
     Address,
     Attachment,
     Block,
+    Condition,
+    Device,
     FabricEntity,
     IpAddress,
     Node,
     Segment,
+    Side,
     in_any,
 )
 from dataplane.core.overhead import encap_overhead, pod_mtu
@@ -128,7 +132,18 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
         endpoints=tuple(a.endpoint(me) for a in active if a.sequence is not None),
         blocks=_blocks(state),
         addresses=_addresses(state, active),
+        devices=tuple(_device(state, device) for device in state.node.devices),
     )
+
+
+def _device(state: State, device: Device) -> Device:
+    """Return a half of a DPU as it is: its switch answers, or on the host the DPU's agent."""
+    if device.side is Side.DPU:
+        ready = Condition(READY, holds=not state.switch.error, reason=state.switch.error)
+    else:
+        unknown = Condition(READY, holds=False, reason="the DPU's agent has not been asked yet")
+        ready = state.devices.get(device.name, unknown)
+    return replace(device, ready=ready.holds, conditions=(ready,))
 
 
 def _blocks(state: State) -> tuple[Block, ...]:

@@ -10,6 +10,7 @@ from dataplane.core.diff import Pending
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
+    Condition,
     EntryKey,
     FabricEntity,
     IpAddress,
@@ -60,6 +61,14 @@ class SwitchSeen:
 
     capability: Capability | None
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSeen:
+    """The agent of a DPU that this node is the host of answers, or does not and why."""
+
+    name: str
+    ready: Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,7 @@ StateEvent = (
     | NextHopsChanged
     | OfportChanged
     | SwitchSeen
+    | DeviceSeen
     | TrafficMeasured
     | FabricChanged
     | FabricConnection

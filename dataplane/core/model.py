@@ -256,6 +256,9 @@ class Grant:
         )
 
 
+READY = "Ready"  # the Condition that STATUS shows
+
+
 class Side(StrEnum):
     """Which half of a DPU a Device row is about."""
 
@@ -288,7 +291,7 @@ class Device:
     conditions: tuple[Condition, ...] = ()
 
 
-FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant
+FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant | Device
 
 
 class AttachmentKey(NamedTuple):

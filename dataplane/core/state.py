@@ -12,6 +12,7 @@ from dataplane.core.events import (
     AttachmentsLoaded,
     AttachRequest,
     Detached,
+    DeviceSeen,
     FabricChanged,
     FabricConnection,
     FabricSynced,
@@ -28,6 +29,8 @@ from dataplane.core.model import (
     Attachment,
     AttachmentKey,
     Block,
+    Condition,
+    Device,
     Endpoint,
     EntryKey,
     Fabric,
@@ -131,7 +134,8 @@ class State:
     ``watched`` are the segments whose rows are asked for, each with the number of the time it was
     asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
-    is; ``published`` is a generation that the database is known to hold.
+    is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
+    the agents of the DPUs below this host answer.
     """
 
     node: LocalNode
@@ -147,6 +151,7 @@ class State:
     claims: Mapping[Block, int] = field(default_factory=dict)
     published: int = 0
     switch: SwitchView = field(default_factory=SwitchView)
+    devices: Mapping[str, Condition] = field(default_factory=dict)
 
     @property
     def underlay(self) -> Link | None:
@@ -180,12 +185,11 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it, and nothing else.
+        What the switch says decides what is placed in it; whether it answers is told to others.
         """
         told = replace(self, bindings=before.bindings, switch=before.switch)
-        return self.underlay == before.underlay and all(
-            getattr(told, name) is getattr(before, name) for name in self.__slots__
-        )
+        same = (self.underlay, self.switch.error) == (before.underlay, before.switch.error)
+        return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
     def knows(self, key: AttachmentKey) -> bool:
         """Say whether there is an attachment, a request or an answer of that name."""
@@ -215,7 +219,7 @@ def fold(state: State, event: StateEvent) -> State:
     match event:
         case LinksChanged():
             return _fold_links(state, event)
-        case NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured():
+        case NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured() | DeviceSeen():
             return _fold_numbers(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
@@ -232,8 +236,11 @@ def fold(state: State, event: StateEvent) -> State:
 
 
 def _fold_numbers(
-    state: State, event: NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured
+    state: State,
+    event: NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured | DeviceSeen,
 ) -> State:
+    if isinstance(event, DeviceSeen):
+        return replace(state, devices={**state.devices, event.name: event.ready})
     if isinstance(event, NextHopsChanged | OfportChanged):
         return replace(state, bindings=_fold_bindings(state.bindings, event))
     return replace(state, switch=_fold_switch(state.switch, event))
@@ -340,7 +347,7 @@ def _fold_rows(rows: _Rows, event: FabricChanged) -> _Rows:
 
 def _shelf(entity: FabricEntity) -> _Shelf:
     match entity:
-        case Fabric() | Node() | Segment():
+        case Fabric() | Node() | Segment() | Device():
             return type(entity), ""
         case Endpoint() | Block() | Address() | Grant():
             return type(entity), entity.segment
@@ -355,10 +362,12 @@ def entity_key(entity: FabricEntity) -> Hashable:
             return name
         case Endpoint(segment=segment):
             return segment, entity.key
-        case Block(segment=segment, prefix=prefix):
-            return segment, prefix
-        case Address(segment=segment, ip=ip):
-            return segment, ip
+        case (
+            Block(segment=first, prefix=second)
+            | Address(segment=first, ip=second)
+            | Device(node=first, name=second)
+        ):
+            return first, second
         case Grant():
             return entity
 

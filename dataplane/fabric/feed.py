@@ -13,7 +13,7 @@ import structlog
 from dataplane.contracts import Clock, Post
 from dataplane.core.events import FabricChanged, FabricConnection, FabricSynced
 from dataplane.fabric.ledger import Ledger
-from dataplane.fabric.rows import OWNED_TABLES, SEGMENT_TABLES, Faulty, Stored, decode
+from dataplane.fabric.rows import NODE_TABLES, OWNED_TABLES, SEGMENT_TABLES, Faulty, Stored, decode
 from ovs_client.database import Database
 from ovs_client.rows import (
     Clause,
@@ -128,13 +128,17 @@ class FabricFeed:
 def _conditions(node: str, segments: frozenset[str]) -> Mapping[str, tuple[Clause, ...]]:
     wanted: tuple[Clause, ...] = tuple(("segment", "==", segment) for segment in sorted(segments))
     own: tuple[Clause, ...] = (("node", "==", node),)
-    return {table: wanted + (own if table in OWNED_TABLES else ()) for table in SEGMENT_TABLES}
+    conditions = {t: wanted + (own if t in OWNED_TABLES else ()) for t in SEGMENT_TABLES}
+    return {**conditions, **dict.fromkeys(NODE_TABLES, own)}
 
 
 def _decoded(changes: tuple[RowChange, ...]) -> dict[UUID, Stored | None]:
     """Return each row's value; None if it is gone, or cannot be what it says."""
     decoded: dict[UUID, Stored | None] = {}
     for change in changes:
+        row = change.new or change.old
+        if row is None or row.table in NODE_TABLES:  # nothing is decided on those
+            continue
         if change.new is not None:
             decoded[change.new.uuid] = _decoded_row(change.new)
         elif change.old is not None:

@@ -10,6 +10,7 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import (
     Address,
     Block,
+    Device,
     Endpoint,
     Fabric,
     FabricEntity,
@@ -25,7 +26,7 @@ from dataplane.fabric.intent_file import IntentFile, Written
 from dataplane.fabric.intent_rules import Key, World, breaches, key_of, segment_rows, some
 
 _Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork)
-_ORDER = (Fabric, Segment, Grant, Node, Endpoint, Block, Address)
+_ORDER = (Fabric, Segment, Grant, Node, Endpoint, Block, Address, Device)
 _TITLED: Mapping[type[FabricEntity], frozenset[str]] = {
     Fabric: frozenset({"name"}),
     Segment: frozenset({"name"}),
@@ -34,6 +35,7 @@ _TITLED: Mapping[type[FabricEntity], frozenset[str]] = {
     Endpoint: frozenset({"segment", "node", "mac", "container_id", "ifname", "sequence"}),
     Block: frozenset({"segment", "prefix"}),
     Address: frozenset({"segment", "ip"}),
+    Device: frozenset({"name", "node"}),
 }  # what a title says already, or a file does not say
 Rows = Mapping[Key, FabricEntity]
 
@@ -128,6 +130,8 @@ def title(entity: FabricEntity) -> str:
             return f"Block {prefix} of {segment}"
         case Address(segment=segment, ip=ip):
             return f"Address {ip} of {segment}"
+        case Device(name=name, node=node):
+            return f"Device {name} of {node}"
 
 
 def _faults(intent: IntentFile, world: World) -> Iterator[Fault]:
@@ -205,7 +209,7 @@ def _owner(row: FabricEntity) -> str | None:
     match row:
         case Node(name=name):
             return name
-        case Endpoint(node=node) | Block(node=node) | Address(node=node):
+        case Endpoint(node=node) | Block(node=node) | Address(node=node) | Device(node=node):
             return node
     return None
 

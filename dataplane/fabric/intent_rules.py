@@ -12,6 +12,7 @@ from dataplane.core.model import (
     MIN_IPV6_MTU,
     Address,
     Block,
+    Device,
     Endpoint,
     Fabric,
     FabricEntity,
@@ -86,10 +87,12 @@ def key_of(entity: FabricEntity) -> Key:
             return type(entity), name
         case Endpoint():
             return Endpoint, entity.key
-        case Block(segment=segment, prefix=prefix):
-            return Block, (segment, prefix)
-        case Address(segment=segment, ip=ip):
-            return Address, (segment, ip)
+        case (
+            Block(segment=first, prefix=second)
+            | Address(segment=first, ip=second)
+            | Device(node=first, name=second)
+        ):
+            return type(entity), (first, second)
         case Grant(segment=segment, node=node, mac=mac):
             return Grant, (segment, node, mac)
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar, cast
 
+from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import (
     Address,
     Block,
+    Condition,
+    Device,
     Encap,
     Endpoint,
     Fabric,
@@ -27,6 +30,7 @@ from dataplane.core.model import (
     Mac,
     Node,
     Segment,
+    Side,
     UnknownUnicast,
     Vni,
 )
@@ -112,7 +116,7 @@ def extent(*, conditional: bool) -> Extent:
     return Extent(
         schema=json.loads(SCHEMA.read_text(encoding="utf-8")),
         tables={name: table.columns for name, table in _TABLES.items()},
-        conditional=SEGMENT_TABLES if conditional else frozenset(),
+        conditional=SEGMENT_TABLES | NODE_TABLES if conditional else frozenset(),
         exact=True,
     )
 
@@ -192,6 +196,44 @@ def _read_grant(columns: _Columns) -> Grant:
     )
 
 
+def _write_device(device: Device) -> Mapping[str, Value]:
+    return {
+        "name": device.name,
+        "serial": device.serial,
+        "vendor": device.vendor,
+        "product": device.product,
+        "side": device.side.value,
+        "node": device.node,
+        "ready": device.ready,
+        "emulated": device.emulated,
+        "conditions": {c.kind: f"{c.holds} {c.since} {c.reason}" for c in device.conditions},
+    }
+
+
+def _read_device(columns: _Columns) -> Device:
+    told = sorted(columns["conditions"].items())
+    return Device(
+        name=columns["name"],
+        serial=columns["serial"],
+        vendor=columns["vendor"],
+        product=columns["product"],
+        side=Side(columns["side"]),
+        node=columns["node"],
+        ready=columns["ready"],
+        emulated=columns["emulated"],
+        conditions=tuple(_read_condition(kind, text) for kind, text in told),
+    )
+
+
+def _read_condition(kind: str, text: str) -> Condition:
+    holds, since, reason = [*text.split(" ", 2), "", ""][:3]
+    if holds not in ("True", "False") or not since.isdecimal():
+        raise InvalidValueError(
+            f"condition {kind!r} {text!r} is not True or False, a time, a reason"
+        )
+    return Condition(kind, holds == "True", reason, int(since))
+
+
 _TABLES: Mapping[str, _Table] = {
     "Fabric": _Table(
         columns=("name", "geneve_port", "vxlan_port"),
@@ -265,6 +307,21 @@ _TABLES: Mapping[str, _Table] = {
             columns["segment"], ip_address(columns["ip"]), columns["identity"], columns["node"]
         ),
     ),
+    "Device": _Table(
+        columns=(
+            "name",
+            "serial",
+            "vendor",
+            "product",
+            "side",
+            "node",
+            "ready",
+            "emulated",
+            "conditions",
+        ),
+        write=_write_device,
+        read=_read_device,
+    ),
     "Grant": _Table(
         columns=("segment", "node", "mac", "ips"), write=_write_grant, read=_read_grant
     ),
@@ -272,6 +329,9 @@ _TABLES: Mapping[str, _Table] = {
 
 SEGMENT_TABLES = frozenset({"Endpoint", "Block", "Address", "Grant"})
 """The tables whose rows hang on a segment, and can be had for some segments only."""
+
+NODE_TABLES = frozenset({"Device"})
+"""The tables of which a node needs to see its own rows only."""
 
 OWNED_TABLES = SEGMENT_TABLES - {"Grant"}
 """Those of them whose rows a node writes, with its name in the column ``node``."""

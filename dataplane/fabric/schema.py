@@ -49,7 +49,7 @@ NODE_PERMISSIONS = (
     Permission("Vtep", "node"),
     Permission("Endpoint", "node", ("segment", "mac", "ips", "identity", "sequence", "moves")),
     Permission("Block", "node"),
-    Permission("Device", "node", ("product", "vendor", "side", "ready", "conditions")),
+    Permission("Device", "node", ("product", "vendor", "ready", "emulated", "conditions")),
     Permission("Address", "", ("node",)),
 )
 

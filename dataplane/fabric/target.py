@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.errors import FabricUnavailableError, PartlyRefusedError, TargetError
-from dataplane.core.model import Address, AttachmentKey, Block, Endpoint, Node, Segment
+from dataplane.core.model import Address, AttachmentKey, Block, Device, Endpoint, Node, Segment
 from dataplane.core.snapshot import FABRIC_TARGET
 from dataplane.fabric.rows import Faulty, Stored, Vtep, decode, normal, split, table_of
 from dataplane.fabric.store import upsert
@@ -20,7 +20,7 @@ from ovs_client.rows import Row
 _TIMEOUT_S = 10.0
 
 # One table per transaction, because a role denies a transaction whole. First who we are.
-_TABLES = ("Node", "Vtep", "Block", "Address", "Endpoint")
+_TABLES = ("Node", "Vtep", "Block", "Address", "Endpoint", "Device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class _Step:
 
 
 class FabricTarget:
-    """Keeps this node's rows: Node and VTEPs, Blocks, Addresses, Endpoints. Commits are durable.
+    """Keeps the rows that this node publishes, in the tables of ``_TABLES``. Commits are durable.
 
     ``database`` is one of ``agent_database`` that a FabricFeed of the same node started. A row
     that the database refuses does not keep the others from being written.
@@ -69,6 +69,7 @@ class FabricTarget:
             *(normal(block) for block in publication.blocks),
             *(normal(address) for address in publication.addresses),
             *(normal(endpoint) for endpoint in publication.endpoints),
+            *(normal(device) for device in publication.devices),
         )
         items: dict[Hashable, Item] = {_name(value): _own_row(value, vnis) for value in values}
         return Rendering(items, held=desired.held)
@@ -150,7 +151,7 @@ def _owner(value: Stored | Faulty) -> str:
     match value:
         case Node(name=name):
             return name
-        case Vtep() | Block() | Address() | Endpoint() | Faulty():
+        case Vtep() | Block() | Address() | Endpoint() | Device() | Faulty():
             return value.node
     return ""
 
@@ -169,6 +170,7 @@ def _name(value: Stored | Faulty) -> str:
         Block: "block {0.prefix} of {0.segment}",
         Address: "address {0.ip} of {0.segment}",
         Endpoint: "endpoint {0.container_id}/{0.ifname}",
+        Device: "device {0.name}",
         Faulty: "{0.text}",
     }
     return names[type(value)].format(value)

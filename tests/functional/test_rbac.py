@@ -269,6 +269,8 @@ HOSTILE = [
         [insert("Device", name="d", side="dpu", node="node2", ready=True)], id="another's device"
     ),
     pytest.param([update("Device", [OTHER], ready=False)], id="fail another's device"),
+    pytest.param([update("Device", [MINE], side="host")], id="turn its device round"),
+    pytest.param([update("Device", [MINE], serial="2")], id="take another serial"),
     pytest.param([segment("evil", 666)], id="a segment"),
     pytest.param([update("Segment", [], guard="off")], id="switch guards off"),
     pytest.param([mutate("Segment", [], ["subnets", "insert", "10.9.0.0/24"])], id="add a subnet"),
@@ -347,8 +349,8 @@ OWN = [
                 [MINE],
                 product="p",
                 vendor="v",
-                side="host",
                 ready=False,
+                emulated=True,
                 conditions=["map", [["Ready", "no"]]],
             )
         ],

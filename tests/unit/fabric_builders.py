@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from dataplane.core.model import (
     Address,
     Block,
+    Condition,
+    Device,
     Encap,
     Endpoint,
     Fabric,
@@ -18,6 +20,7 @@ from dataplane.core.model import (
     Mac,
     Node,
     Segment,
+    Side,
     UnknownUnicast,
     Vni,
 )
@@ -77,7 +80,21 @@ ENDPOINTS = st.builds(
     moves=st.lists(st.integers(0, 1 << 40), max_size=6).map(tuple),
 )
 NODES = st.builds(Node, NAMES, some(IPS), st.booleans())
+CONDITIONS = st.builds(Condition, TEXT, st.booleans(), TEXT, st.integers(0, 1 << 40))
+DEVICES = st.builds(
+    Device,
+    name=TEXT,
+    serial=TEXT,
+    vendor=TEXT,
+    product=TEXT,
+    side=st.sampled_from(Side),
+    node=NAMES,
+    ready=st.booleans(),
+    emulated=st.booleans(),
+    conditions=st.lists(CONDITIONS, max_size=3, unique_by=lambda each: each.kind).map(tuple),
+)
 ENTITIES = st.one_of(
+    DEVICES,
     st.builds(Fabric, NAMES, PORTS, PORTS),
     NODES,
     SEGMENTS,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from ovs.db.data import Datum
 
-from dataplane.core.model import FabricEntity, Node
+from dataplane.core.model import Device, FabricEntity, Node, Side
 from dataplane.fabric.rows import (
     OWNED_TABLES,
     SEGMENT_TABLES,
@@ -28,6 +28,7 @@ from ovs_client.operations import freeze
 from ovs_client.rows import Row, Value
 from tests.unit.fabric_builders import ENTITIES, NODES, endpoint, segment
 
+DEVICE = Device("1-dpu", "1", "intel", "IPU", Side.DPU, "n1", ready=True)
 SCHEMA = ovs.db.schema.DbSchema.from_json(dict(extent(conditional=True).schema))
 
 
@@ -76,6 +77,9 @@ def test_a_node_takes_only_its_own_vteps(one: Node, other: Node) -> None:
         pytest.param(segment("blue", 1), {"vni": 1 << 24}, "vni", id="vni"),
         pytest.param(segment("blue", 1), {"subnets": ("10.0.0.1/8",)}, "host bits", id="prefix"),
         pytest.param(segment("blue", 1), {"encap": "gre"}, "gre", id="encapsulation"),
+        pytest.param(DEVICE, {"side": "left"}, "left", id="side"),
+        pytest.param(DEVICE, {"conditions": {"Ready": "maybe"}}, "maybe", id="condition"),
+        pytest.param(DEVICE, {"conditions": {"Ready": "True x"}}, "True x", id="time"),
     ],
 )
 def test_a_faulty_row_is_named(entity: FabricEntity, wrong: dict[str, Any], text: str) -> None:
@@ -94,7 +98,6 @@ def test_every_column_of_the_schema_is_carried() -> None:
     for name, columns in tables.items():
         assert set(columns) | elsewhere.get(name, set()) == set(SCHEMA.tables[name].columns)
     assert set(SCHEMA.tables) - set(tables) == {
-        "Device",
         "Connection",
         "SSL",
         "RBAC_Role",

@@ -13,16 +13,19 @@ import pytest
 from dataplane.core.desired import Bindings, Desired, LocalNode, Publication, SegmentView
 from dataplane.core.diff import Change, diff
 from dataplane.core.errors import FabricUnavailableError, PartlyRefusedError, TargetError
-from dataplane.core.events import Event, FabricSynced
+from dataplane.core.events import Event, FabricChanged, FabricSynced
 from dataplane.core.model import (
     Address,
     AttachmentKey,
     Block,
+    Condition,
+    Device,
     Endpoint,
     Fabric,
     FabricEntity,
     Node,
     Segment,
+    Side,
 )
 from dataplane.fabric import schema
 from dataplane.fabric.feed import FabricFeed
@@ -131,6 +134,24 @@ def test_publishes_and_is_done(server: DatabaseServer) -> None:
         assert agent.converge(desired(publication())) == 8
         assert agent.converge(desired(publication())) == 0
         assert rows(server) == ALL
+
+
+def test_devices_are_kept_by_their_node_alone(server: DatabaseServer) -> None:
+    half = Device("1-dpu", "1", "marvell", "Octeon", Side.DPU, "me", ready=True)
+    down = Condition("Ready", holds=False, reason="no answer", since=1_800_000_000)
+    ill = replace(half, ready=False, emulated=True, conditions=(down,))
+    theirs = replace(half, name="1-host", side=Side.HOST, node="n2")
+    write(server, theirs)
+    with rig(server.remote) as agent:
+        agent.converge(desired(replace(publication(), devices=(half,))))
+        assert rows(server) == {*ALL, half, theirs}
+        assert agent.converge(desired(replace(publication(), devices=(half,)))) == 0
+        assert agent.converge(desired(replace(publication(), devices=(ill,)))) == 1
+        assert rows(server) == {*ALL, ill, theirs}
+        assert agent.converge(desired(publication())) == 1
+        assert rows(server) == {*ALL, theirs}
+        told = [each for each in agent.told.events if isinstance(each, FabricChanged)]
+        assert not any(isinstance(row, Device) for each in told for row in each.upserts)
 
 
 def test_order_of_addresses_is_no_difference(server: DatabaseServer) -> None:

@@ -51,12 +51,20 @@ def test_what_is_counted_is_read_back(tmp_path: Path, desired: Desired) -> None:
     assert StateFiles(tmp_path).load().attachments == (moved,)
 
 
+def test_a_port_of_a_host_is_read_back(tmp_path: Path, desired: Desired) -> None:
+    behind = replace(desired.attachments[0], netns="", netdev="rep0")
+    converge(StateFiles(tmp_path), replace(desired, attachments=(behind,)))
+    (loaded,) = StateFiles(tmp_path).load().attachments
+    assert loaded == behind
+    assert loaded.access_port == "rep0"
+
+
 def test_a_file_of_before_moves_were_counted_is_read(tmp_path: Path, desired: Desired) -> None:
     target = StateFiles(tmp_path)
     converge(target, desired)
     (file,) = (tmp_path / "attachments").glob("*.json")
     kept = json.loads(file.read_text())
-    old = {key: kept[key] for key in kept.keys() - {"moves", "requested_at"}}
+    old = {key: kept[key] for key in kept.keys() - {"moves", "requested_at", "netdev"}}
     file.write_text(json.dumps(old))
     assert target.load().attachments == (replace(desired.attachments[0], requested_at=0),)
 

@@ -1,0 +1,273 @@
+"""overweave.v1.Attachment on a real socket: what it refuses, and what of an attachment it keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from dataplane.api import attachment_pb2 as pb
+from dataplane.api import health
+from dataplane.api.attachment import CODE_KEY, AttachmentService
+from dataplane.api.attachment_pb2_grpc import AttachmentStub
+from dataplane.api.dpu import DpuClient
+from dataplane.api.health import DpuFeed
+from dataplane.api.service import serve_attachments
+from dataplane.contracts import AttachRefusedError
+from dataplane.core.events import AttachRequest, DeviceSeen, Event
+from dataplane.core.model import AttachmentKey
+from tests.functional.cni_world import FakeAttachments
+from tests.functional.namespaces import wait_until
+
+Status = grpc.StatusCode
+GOOD: dict[str, Any] = {
+    "serial": "M1",
+    "vf": 0,
+    "container_id": "c1",
+    "ifname": "eth0",
+    "segment": "blue",
+    "identity": "ns/pod/eth0",
+    "network": "pods",
+    "requested_at": 1_800_000_000,
+}
+
+
+@dataclass
+class Dpu:
+    stub: AttachmentStub
+    held: FakeAttachments
+    address: str
+
+    def attach(self, **changes: Any) -> pb.AttachResponse:
+        answer: pb.AttachResponse = self.stub.Attach(pb.AttachRequest(**{**GOOD, **changes}))
+        return answer
+
+    def detach(self, **changes: str) -> None:
+        names = {"serial": "M1", "container_id": "c1", "ifname": "eth0", **changes}
+        self.stub.Detach(pb.DetachRequest(**names))
+
+    def faults(self, **changes: str) -> list[str]:
+        names = {"serial": "M1", "container_id": "c1", "ifname": "eth0", **changes}
+        return list(self.stub.Check(pb.CheckRequest(**names)).faults)
+
+
+@pytest.fixture
+def dpu(tmp_path: Path) -> Iterator[Dpu]:
+    held = FakeAttachments()
+    service = AttachmentService("d1", held, {"M1": ("rep0", "rep1"), "M2": ("rep2",)})
+    server = serve_attachments(service, tmp_path / "attachment.sock")
+    address = f"unix:{tmp_path}/attachment.sock"
+    with grpc.insecure_channel(address) as channel:
+        yield Dpu(AttachmentStub(channel), held, address)
+    server.stop(None).wait()
+
+
+def refused(error: grpc.RpcError, status: Status, code: int, words: str) -> None:
+    assert error.code() is status, error
+    said = error.details() or ""
+    assert words in said
+    assert "\n" not in said
+    codes = {each.key: str(each.value) for each in error.trailing_metadata() or ()}
+    assert codes[CODE_KEY] == str(code)
+
+
+WRONG = [
+    ("no serial", {"serial": ""}, "serial '' is not 1-63"),
+    ("blank serial", {"serial": "a b"}, "serial 'a b' is not"),
+    ("long serial", {"serial": "x" * 64}, "serial 'xxx"),
+    ("no container", {"container_id": ""}, "container_id '' is not"),
+    ("path as container", {"container_id": "../x"}, "container_id '../x'"),
+    ("long container", {"container_id": "x" * 201}, "(201 characters) is not 1-200"),
+    ("newline in container", {"container_id": "c\n"}, "container_id 'c\\n'"),
+    ("no interface", {"ifname": ""}, "ifname '' is not"),
+    ("long interface", {"ifname": "x" * 16}, "is not 1-15"),
+    ("slash in interface", {"ifname": "a/b"}, "ifname 'a/b'"),
+    ("dots as interface", {"ifname": ".."}, "ifname '..'"),
+    ("no segment", {"segment": ""}, "segment name ''"),
+    ("upper-case segment", {"segment": "Blue"}, "segment name 'Blue'"),
+    ("long segment", {"segment": "x" * 64}, "segment name"),
+    ("no identity", {"identity": ""}, "identity '' is not"),
+    ("NUL in identity", {"identity": "a\0b"}, "identity 'a\\x00b'"),
+    ("long identity", {"identity": "x" * 1025}, "(1025 characters)"),
+    ("mac", {"mac": "02:00:00:00:00"}, "is not six hexadecimal bytes"),
+    ("multicast mac", {"mac": "01:00:5e:00:00:01"}, "is a multicast"),
+    ("zero mac", {"mac": "00:00:00:00:00:00"}, "cannot belong"),
+    ("ip", {"ips": ["10.0.0.256"]}, "ips '10.0.0.256' is not an address"),
+    ("prefix as ip", {"ips": ["10.0.0.1/24"]}, "is not an address"),
+    ("zone", {"ips": ["fe80::1%eth0"]}, "is not an address"),
+    ("multicast ip", {"ips": ["224.0.0.1"]}, "cannot be the address"),
+    ("loopback ip", {"ips": ["::1"]}, "cannot be the address"),
+    ("unspecified ip", {"ips": ["0.0.0.0"]}, "cannot be the address"),
+    ("ip twice", {"ips": ["10.0.0.1", "10.0.0.1"]}, "is asked for twice"),
+    ("many ips", {"ips": [f"10.0.0.{n}" for n in range(1, 18)]}, "17 addresses, 16 at most"),
+    ("small mtu", {"mtu": 67}, "mtu 67"),
+    ("large mtu", {"mtu": 65536}, "mtu 65536"),
+    ("no network", {"network": ""}, "network '' is not"),
+    ("path as network", {"network": "a/b"}, "network 'a/b'"),
+    ("no time", {"requested_at": 0}, "requested_at 0"),
+    ("time that never comes", {"requested_at": 1 << 63}, "requested_at 9223372036854775808"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG]
+)
+def test_bad_input(dpu: Dpu, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        dpu.attach(**changes)
+    refused(error.value, Status.INVALID_ARGUMENT, 7, words)
+    assert dpu.held.keys() == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"serial": "M9"}, "no device with serial M9; it has M1, M2", id="serial"),
+        pytest.param({"vf": 2}, "has no VF 2; it has 2, numbered from 0", id="number"),
+        pytest.param({"serial": "M2", "vf": 1}, "has no VF 1; it has 1", id="of another device"),
+        pytest.param({"vf": (1 << 32) - 1}, "has no VF 4294967295", id="largest number"),
+    ],
+)
+def test_what_does_not_exist(dpu: Dpu, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        dpu.attach(**changes)
+    refused(error.value, Status.NOT_FOUND, 7, words)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "status"),
+    [
+        ("detach", {"serial": "M9"}, Status.NOT_FOUND),
+        ("detach", {"container_id": "/"}, Status.INVALID_ARGUMENT),
+        ("detach", {"ifname": ""}, Status.INVALID_ARGUMENT),
+        ("faults", {"serial": ""}, Status.INVALID_ARGUMENT),
+        ("faults", {"container_id": ""}, Status.INVALID_ARGUMENT),
+    ],
+)
+def test_bad_input_of_the_others(
+    dpu: Dpu, method: str, changes: dict[str, str], status: Status
+) -> None:
+    with pytest.raises(grpc.RpcError) as error:
+        getattr(dpu, method)(**changes)
+    assert error.value.code() is status
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (7, Status.INVALID_ARGUMENT),
+        (11, Status.UNAVAILABLE),
+        (110, Status.ALREADY_EXISTS),
+        (111, Status.PERMISSION_DENIED),
+        (112, Status.RESOURCE_EXHAUSTED),
+        (113, Status.FAILED_PRECONDITION),
+        (120, Status.FAILED_PRECONDITION),
+    ],
+)
+def test_a_refusal_keeps_cnis_code(dpu: Dpu, code: int, status: Status) -> None:
+    dpu.held.refusal = AttachRefusedError(code, "the sentence")
+    with pytest.raises(grpc.RpcError) as error:
+        dpu.attach()
+    refused(error.value, status, code, "the sentence")
+
+
+def test_attach_is_repeatable_and_keeps_everything(dpu: Dpu) -> None:
+    first = dpu.attach(mac="02:00:00:00:00:77", mtu=1300)
+    assert (first.mac, first.mtu, first.vni) == ("02:00:00:00:00:77", 1300, 10)
+    assert list(first.addresses) == ["10.1.0.2/20", "fd00:1::2/64"]
+    assert dpu.attach(mac="02:00:00:00:00:77", mtu=1300) == first
+    held = dpu.held.attachment(AttachmentKey("c1", "eth0"))
+    assert held is not None
+    assert (held.netdev, held.netns, held.identity) == ("rep0", "", "ns/pod/eth0")
+    assert (held.network, held.requested_at) == ("pods", 1_800_000_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"container_id": "c2"}, "taken by c1/eth0 (ns/pod/eth0)", id="VF"),
+        pytest.param({"ifname": "eth1"}, "taken by c1/eth0", id="VF, other interface"),
+        pytest.param({"vf": 1}, "c1/eth0 is attached at node d1 already", id="other VF"),
+        pytest.param({"segment": "bare"}, "to segment blue by rep0", id="other segment"),
+        pytest.param({"identity": "x"}, "is attached at node d1 already", id="other identity"),
+    ],
+)
+def test_what_is_taken(dpu: Dpu, changes: dict[str, Any], words: str) -> None:
+    dpu.attach()
+    with pytest.raises(grpc.RpcError) as error:
+        dpu.attach(**changes)
+    refused(error.value, Status.ALREADY_EXISTS, 101, words)
+    assert len(dpu.held.keys()) == 1
+
+
+def test_of_many_at_once_one_gets_the_vf(dpu: Dpu) -> None:
+    outcomes: list[str] = []
+
+    def attach(number: int) -> None:
+        try:
+            outcomes.append(dpu.attach(container_id=f"c{number}", identity=f"i{number}").mac)
+        except grpc.RpcError as error:
+            outcomes.append(error.code().name)
+
+    dpu.held.programming_s = 0.05
+    threads = [threading.Thread(target=attach, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes)[1:] == ["ALREADY_EXISTS"] * 7
+    assert len(dpu.held.keys()) == 1
+
+
+def test_what_is_not_programmed_is_given_up(dpu: Dpu) -> None:
+    dpu.held.unprogrammable = AttachRefusedError(11, "flows: no")
+    with pytest.raises(grpc.RpcError):
+        dpu.attach()
+    assert dpu.held.keys() == ()
+
+
+def test_detach_is_repeatable_and_knows_its_own(dpu: Dpu) -> None:
+    dpu.attach()
+    dpu.detach(serial="M2")
+    assert len(dpu.held.keys()) == 1
+    for _ in range(3):
+        dpu.detach()
+        assert dpu.held.keys() == ()
+    own = AttachRequest(AttachmentKey("c1", "eth0"), "/run/netns/x", "blue", "i", 1)
+    dpu.held.admit(own, 1.0)
+    dpu.detach()
+    assert len(dpu.held.keys()) == 1
+    with pytest.raises(grpc.RpcError) as error:
+        dpu.attach()
+    refused(error.value, Status.ALREADY_EXISTS, 101, "c1/eth0 is attached")
+
+
+def test_check(dpu: Dpu) -> None:
+    assert dpu.faults() == ["the DPU d1 does not know c1/eth0"]
+    dpu.attach()
+    assert dpu.faults() == []
+    dpu.held.found_faults = ["flows: x is missing"]
+    assert dpu.faults() == ["flows: x is missing"]
+    assert dpu.faults(serial="M2") == ["the DPU d1 does not know c1/eth0"]
+
+
+def test_health_is_told_when_it_changes(dpu: Dpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ASK_S", 0.02)
+    told: list[Event] = []
+    away = f"{dpu.address}.none"
+    devices = {"a": ("M1", dpu.address), "b": ("M9", dpu.address), "c": ("M1", away)}
+    feed = DpuFeed(devices, DpuClient())
+    feed.start(told.append)
+    assert wait_until(lambda: len(told) >= 3)
+    feed.stop()
+    seen = {each.name: each.ready for each in told if isinstance(each, DeviceSeen)}
+    assert (seen["a"].holds, seen["a"].reason, seen["a"].since > 0) == (True, "", True)
+    assert "does not serve M9, but ['M1', 'M2']" in seen["b"].reason
+    assert away in seen["c"].reason
+    assert [each.holds for each in (seen["b"], seen["c"])] == [False, False]
+    assert len([each for each in told if isinstance(each, DeviceSeen) and each.name == "a"]) == 1

@@ -1,0 +1,276 @@
+"""A host, its DPU and a plain node as real agents: a pod on a VF talks to pods on veths.
+
+VF and representor are TAPs, joined by a relay that stands for a switch whose tables are empty. On
+one of the DPUs eBPF cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataplane.lab.runtime import invoke
+from dataplane.netlink.netns import Netns
+from ovs_client.daemons import OvsInstance, Place
+from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, World, ip, netns
+
+VF = "0000:06:00.2"
+SERIAL = "M1"
+_TUNSETIFF = 0x400454CA  # linux/if_tun.h
+_IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+MEMBERS = ("h", "d", "n", "p1", "p2", "p3")
+NODES = ("h", "d", "n")
+
+
+def tap(space: str, name: str) -> int:
+    with Netns(str(netns(space))) as inside:
+        wire = inside.run(lambda: os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK))
+        request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI)
+        inside.run(lambda: fcntl.ioctl(wire, _TUNSETIFF, request))
+    return wire
+
+
+class Relay:
+    """Carries every frame from one TAP to the other."""
+
+    def __init__(self, one: int, other: int) -> None:
+        self._ways = {one: other, other: one}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+        for wire in self._ways:
+            os.close(wire)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            for wire in select.select([*self._ways], [], [], 0.05)[0]:
+                try:
+                    os.write(self._ways[wire], os.read(wire, 1 << 16))
+                except OSError:
+                    self._stopping.wait(0.01)  # one of them is down, or gone
+
+
+class DpuWorld(World):
+    """Host h, its DPU d, plain node n; pods p1 on h, p2 on d, p3 on n."""
+
+    hidden: Path | None = None
+    relay: Relay | None = None
+
+    def make_namespaces(self) -> None:
+        for name in MEMBERS:
+            ip("netns", "add", netns(name).name)
+        for one, other in (("d", "n"), ("h", "p2")):  # h only needs a NIC that leads nowhere
+            peer = ["peer", "name", "eth0" if other == "n" else "away"]
+            link = ["link", "add", "eth0", "netns", netns(one).name, "type", "veth"]
+            ip(*link, *peer, "netns", netns(other).name)
+        for number, name in enumerate(NODES, start=1):
+            ip("-n", netns(name).name, "link", "set", "lo", "up")
+            ip("-n", netns(name).name, "link", "set", "eth0", "up")
+            ip("-n", netns(name).name, "addr", "add", f"192.0.2.{number}/24", "dev", "eth0")
+        self.join()
+
+    def join(self) -> None:
+        """Make VF and representor, as an emulator does."""
+        self.relay = Relay(tap("h", "vf0"), tap("d", "rep0"))
+
+    def configure(self, name: str, devices: list[dict[str, Any]]) -> None:
+        self.write_config(name, {"manage": True, "rundir": str(self.node(name) / "ovs")})
+        config = json.loads(self.config(name).read_text())
+        self.config(name).write_text(json.dumps({**config, "devices": devices}))
+
+    def start(self, name: str, *words: str, space: str | None = None) -> None:
+        if name != "d" or self.hidden is None:
+            super().start(name, *words, space=space)
+            return
+        path = ":".join([str(self.hidden), *filter(None, sys.path)])
+        enter = ["nsenter", f"--net={netns(name)}"]
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*enter, *OVERWEAVE, *words],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+
+    def cni(self, verb: str, node: str, pod: str, **config: object) -> Any:
+        environment = {
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": pod,
+            "CNI_NETNS": str(netns(pod)),
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": "/nowhere",
+            "CNI_ARGS": f"OVERWEAVE_ENDPOINT={pod}",
+        }
+        whole = {
+            "cniVersion": "1.1.0",
+            "name": "overweave",
+            "type": "overweave-cni",
+            "segment": "blue",
+            "agentSocket": str(self.node(node) / "run" / "cni.sock"),
+            **config,
+        }
+        return invoke(environment, whole)
+
+    def pings(self, source: str, result: dict[str, Any], count: int = 5) -> int:
+        """Return how many of the pings to the addresses of a pod were not answered."""
+        lost = 0
+        for each in result["ips"]:
+            target = each["address"].partition("/")[0]
+            command = ["ip", "netns", "exec", netns(source).name, "ping", "-c", str(count)]
+            done = subprocess.run(
+                [*command, "-i", "0.05", "-W", "2", target],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            received = int(done.stdout.partition(" received")[0].rpartition(" ")[2])
+            lost += count - received
+        return lost
+
+    def clear(self) -> None:
+        for name in list(self.processes):
+            self.stop(name)
+        if self.relay is not None:
+            self.relay.stop()
+        for name in NODES:
+            OvsInstance(Place(self.node(name) / "ovs", self.node(name) / "ovs")).stop(cleanup=True)
+            bpffs = self.node(name) / "bpf"
+            if bpffs.is_mount():
+                subprocess.run(["umount", str(bpffs)], check=True)
+        for name in MEMBERS:
+            subprocess.run(["ip", "netns", "del", netns(name).name], check=False)
+
+
+@pytest.fixture(scope="module", params=["ebpf", "no ebpf"])
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DpuWorld]:
+    world = DpuWorld(tmp_path_factory.mktemp("w"))
+    if request.param == "no ebpf":
+        world.hidden = world.directory / "hidden"
+        world.hidden.mkdir()
+        (world.hidden / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
+    socket = world.node("d") / "run" / "attachment.sock"
+    common = {"serial": SERIAL, "vendor": "marvell", "emulated": True}
+    vfs = [{"device_id": VF, "netdev": "vf0"}]
+    try:
+        world.make_namespaces()
+        world.configure(
+            "h", [{**common, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}]
+        )
+        world.configure("d", [{**common, "side": "dpu", "representors": ["rep0"], "switch": {}}])
+        world.configure("n", [])
+        world.start("fabric", "fabric", "run", "--dir", str(world.directory / "f"))
+        world.until(lambda: world("get", "node").returncode == 0, "fabric")
+        for name in NODES:
+            world.start(name, "agent", "--config", str(world.config(name)), space=name)
+        for name in NODES:
+            world.until(lambda: world("status", agents=name).returncode == 0, name)  # noqa: B023
+        assert world("apply", "-f", "-", stdin=SEGMENT).returncode == 0
+        yield world
+    finally:
+        world.clear()
+
+
+def test_a_pod_on_a_vf_among_others(world: DpuWorld) -> None:
+    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
+    on_dpu = world.cni("ADD", "d", "p2")
+    elsewhere = world.cni("ADD", "n", "p3")
+    for target in (on_dpu, elsewhere):  # the first packets may be before the rows
+        world.until(lambda: world.pings("p1", target, 1) == 0, "d")  # noqa: B023
+    assert [world.pings("p1", each) for each in (on_dpu, elsewhere)] == [0, 0]
+    assert [world.pings(pod, on_vf) for pod in ("p2", "p3")] == [0, 0]
+    (row,) = world.records("get", "endpoint", "p1/eth0")
+    assert (row["node"], row["mac"]) == ("d", on_vf["interfaces"][0]["mac"])
+    world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=on_vf)
+
+    ports = {
+        each["identity"]: each
+        for each in json.loads(world("get", "port", "-o", "json", agents="d").stdout)
+    }
+    assert (ports["p1/eth0"]["access_port"], ports["p1/eth0"]["netns"]) == ("rep0", "")
+    assert world("status", agents="hdn").returncode == 0
+    assert world("get", "port", "-o", "wide", agents="d").returncode == 0
+
+
+def test_both_halves_are_listed(world: DpuWorld) -> None:
+    def ready() -> bool:
+        return all(each["status"] for each in world.records("get", "dpu"))
+
+    world.until(ready, "h")
+    found = [(d["name"], d["dpu_side"], d["node"]) for d in world.records("get", "dpu")]
+    assert found == [(f"{SERIAL}-dpu", True, "d"), (f"{SERIAL}-host", False, "h")]
+    head, *_ = world("get", "dpu").stdout.splitlines()
+    assert head.split("   ")[0] == "NAME"
+    assert "DPU PRODUCT" in head
+
+
+def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
+    """Packets go on while it is away, and it knows its ports when it is back."""
+    (target,) = world.records("get", "endpoint", "p3/eth0")
+    there = {"ips": [{"address": each} for each in target["ips"]]}
+    world.stop("d")
+    assert world.pings("p1", there) == 0
+    world.until(lambda: not _ready(world, f"{SERIAL}-host"), "h")
+    world.start("d", "agent", "--config", str(world.config("d")), space="d")
+    world.until(lambda: world("status", agents="d").returncode == 0, "d")
+    world.until(lambda: _ready(world, f"{SERIAL}-host"), "h")
+    assert world.pings("p1", there) == 0
+
+
+def test_the_vf_goes_home(world: DpuWorld) -> None:
+    for _ in range(3):
+        world.cni("DEL", "h", "p1", deviceID=VF)
+    assert "vf0" in ip("-n", netns("h").name, "-br", "link")
+    assert "rep0" in ip("-n", netns("d").name, "-br", "link")
+    assert "p1/eth0" not in world("get", "port", agents="d").stdout
+    world.until(lambda: world("get", "endpoint", "p1/eth0").returncode == 1, "d")
+
+
+def test_a_vf_that_died_with_its_pod(world: DpuWorld) -> None:
+    world.cni("ADD", "h", "p1", deviceID=VF)
+    ip("netns", "del", netns("p1").name)
+    world.until(lambda: "vf0" not in ip("-n", netns("h").name, "-br", "link"), "h")
+    world.cni("DEL", "h", "p1", deviceID=VF)
+    assert world.relay is not None
+    world.relay.stop()
+    world.join()  # as the emulator does
+    ip("netns", "add", netns("p1").name)
+    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
+    world.until(lambda: world.pings("p3", on_vf, 1) == 0, "d")
+    assert world.pings("p3", on_vf) == 0
+
+
+def test_uninstall_leaves_the_representor(world: DpuWorld) -> None:
+    world.stop("d")
+    done = world("uninstall", "--config", str(world.config("d")), space="d")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rep0" in ip("-n", netns("d").name, "-br", "link")
+    filters = subprocess.run(
+        ["tc", "-n", netns("d").name, "filter", "show", "dev", "rep0", "ingress"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert filters.stdout == ""
+
+
+def _ready(world: DpuWorld, name: str) -> bool:
+    (found,) = world.records("get", "dpu", name)
+    return bool(found["status"])

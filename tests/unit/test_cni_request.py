@@ -180,6 +180,29 @@ def test_the_newest_convention_that_is_used_wins(
     assert request.mac == (f"02:00:00:00:00:{mac}" if mac else None)
 
 
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        pytest.param({}, "", id="none"),
+        pytest.param({"deviceID": None}, "", id="null"),
+        pytest.param({"deviceID": "0000:06:00.2"}, "0000:06:00.2", id="top level"),
+        pytest.param({"runtimeConfig": {"deviceID": "0000:06:00.2"}}, "0000:06:00.2", id="runtime"),
+        pytest.param(
+            {"deviceID": "sf.4", "runtimeConfig": {"deviceID": "sf.4"}}, "sf.4", id="both alike"
+        ),
+        pytest.param({"pciBusID": "0000:06:00.2"}, "", id="a meta plugin's older key"),
+    ],
+)
+def test_the_vf_that_a_device_plugin_chose(config: dict[str, object], found: str) -> None:
+    assert parsed(**config).device_id == found
+
+
+@pytest.mark.parametrize("verb", ["DEL", "CHECK"])
+def test_a_faulty_device_id_keeps_no_container_alive(verb: str) -> None:
+    previous = {"cniVersion": "1.1.0", "interfaces": [], "ips": []}
+    assert parsed(verb, deviceID="a b", prevResult=previous).key == AttachmentKey("c1", "eth0")
+
+
 def test_with_an_ipam_plugin_its_own_capabilities_are_let_through() -> None:
     request = parsed(
         ipam={"type": "host-local"}, runtimeConfig={"ipRanges": [], "ips": ["10.1.0.9"]}

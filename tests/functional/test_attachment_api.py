@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from dataplane.api.dpu import DpuClient
 from dataplane.api.health import DpuFeed
 from dataplane.api.service import serve_attachments
 from dataplane.contracts import AttachRefusedError
+from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest, DeviceSeen, Event
 from dataplane.core.model import AttachmentKey
 from tests.functional.cni_world import FakeAttachments
@@ -205,8 +207,15 @@ def test_what_is_taken(dpu: Dpu, changes: dict[str, Any], words: str) -> None:
     assert len(dpu.held.keys()) == 1
 
 
-def test_of_many_at_once_one_gets_the_vf(dpu: Dpu) -> None:
+def test_of_many_at_once_one_gets_the_vf(dpu: Dpu, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[str] = []
+    admit = dpu.held.admit
+
+    def slowly(request: AttachRequest, timeout_s: float) -> Port:
+        time.sleep(0.05)  # an agent that has to think leaves the others time to ask
+        return admit(request, timeout_s)
+
+    monkeypatch.setattr(dpu.held, "admit", slowly)
 
     def attach(number: int) -> None:
         try:
@@ -214,7 +223,6 @@ def test_of_many_at_once_one_gets_the_vf(dpu: Dpu) -> None:
         except grpc.RpcError as error:
             outcomes.append(error.code().name)
 
-    dpu.held.programming_s = 0.05
     threads = [threading.Thread(target=attach, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
@@ -264,6 +272,7 @@ def test_health_is_told_when_it_changes(dpu: Dpu, monkeypatch: pytest.MonkeyPatc
     feed = DpuFeed(devices, DpuClient())
     feed.start(told.append)
     assert wait_until(lambda: len(told) >= 3)
+    time.sleep(0.2)  # several more looks
     feed.stop()
     seen = {each.name: each.ready for each in told if isinstance(each, DeviceSeen)}
     assert (seen["a"].holds, seen["a"].reason, seen["a"].since > 0) == (True, "", True)

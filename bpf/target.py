@@ -316,7 +316,7 @@ def _table_full(left: Mapping[str, int]) -> dict[Hashable, str]:
 
 def _partly_refused(refused: Mapping[Hashable, str]) -> PartlyRefusedError:
     message = "; ".join(f"{about}: {why}" for about, why in refused.items())
-    return PartlyRefusedError(message, refused)
+    return PartlyRefusedError(message, refused, standing=True)
 
 
 def _apart(

@@ -52,6 +52,7 @@ class Worker:
         self._converged: Rendering | None = None
         self._present: Mapping[Hashable, Item] = {}
         self._complaint = ""
+        self._standing: frozenset[Hashable] = frozenset()  # refused in the last round, for good
         self._thread = threading.Thread(target=self._run, name=f"target-{target.name}", daemon=True)
 
     def start(self) -> None:
@@ -119,10 +120,15 @@ class Worker:
         return self._looked_at + RESYNC_S - time.monotonic()
 
     def _converge(self, job: Job) -> bool:
+        """Return False if it is to be tried again soon.
+
+        What was refused for good is tried once more, for the target may have learned by it.
+        """
         name = self.target.name
         self._started_at = time.monotonic()
         rendering = Rendering({})
         refused: tuple[Pending, ...] = ()
+        standing: frozenset[Hashable] = frozenset()
         changed, error = 0, ""
         try:
             with self._turn:
@@ -130,6 +136,7 @@ class Worker:
                 changed = self._repair(rendering)
         except PartlyRefusedError as caught:  # the rest is in place
             refused = tuple(Pending(about, why) for about, why in caught.refused.items())
+            standing = frozenset(caught.refused) if caught.standing else frozenset()
             self._rendered = None  # the target may know by now what it need not ask for again
             self._complain("target.refused", str(caught))
         except OverweaveError as caught:
@@ -145,7 +152,9 @@ class Worker:
         if changed:
             log.info("target.applied", target=name, generation=job.generation, changed=changed)
         self._post(TargetReport(name, job.generation, error, rendering.pending + refused))
-        return not (error or refused)
+        is_known = bool(standing) and standing == self._standing
+        self._standing = standing
+        return not error and (not refused or is_known)
 
     def _render(self, job: Job) -> Rendering:
         """Return the last rendering where nothing that it was made of has changed."""

@@ -21,13 +21,16 @@ class PartlyRefusedError(TargetError):
     """What we program refused some of a change and took the rest.
 
     ``refused`` gives the reason by object: an attachment by its AttachmentKey, a Block as itself,
-    others by name.
+    others by name. ``standing``: it will be refused again unless something changes.
     """
 
-    def __init__(self, message: str, refused: Mapping[Hashable, str]) -> None:
+    def __init__(
+        self, message: str, refused: Mapping[Hashable, str], *, standing: bool = False
+    ) -> None:
         """Keep the reasons beside the sentence."""
         super().__init__(message)
         self.refused = refused
+        self.standing = standing
 
 
 class FabricUnavailableError(OverweaveError):

@@ -788,6 +788,7 @@ def test_what_does_not_fit_stays_on_ovs_and_the_rest_is_done(two_ports: Node, na
         with pytest.raises(PartlyRefusedError, match=f"map {name}: table-full, {left} ") as refused:
             node.apply(node.change(both))
         assert list(refused.value.refused) == [FullMap(name)]
+        assert refused.value.standing
         assert sizes(node.change(both).add.values()) == {name: left}
         with pytest.raises(PartlyRefusedError):  # it is tried again, and nothing else is
             node.apply(node.change(both))

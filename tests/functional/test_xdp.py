@@ -246,6 +246,7 @@ def test_a_foreign_program_is_named_and_left_and_the_rest_is_done(
     attach(node, foreign)
     with pytest.raises(PartlyRefusedError) as refused:
         node.apply(node.change(FORCED))
+    assert refused.value.standing
     (reason,) = refused.value.refused.values()
     assert reason == (
         f"the place is taken by XDP program '' (id {foreign.info.id}) of someone else;"

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -269,6 +270,34 @@ def test_what_a_target_learns_by_a_refusal_changes_what_it_asks_for(
         )
     )
     assert len(learned) == 1
+
+
+def _is_as_long(asked: list[int], expected: list[int]) -> bool:
+    return len(asked) >= len(expected)
+
+
+def test_what_is_refused_for_good_is_asked_for_twice_until_something_changes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map stays full, and to look at all maps takes long."""
+    monkeypatch.setattr(worker, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(worker, "LAST_RETRY_S", 0.01)
+    asked: list[int] = []
+
+    def refuse(change: Change) -> None:
+        asked.append(len(change.add))
+        raise PartlyRefusedError("no room", {"map entries": "table-full"}, standing=True)
+
+    monkeypatch.setattr(lab.flows, "apply", refuse)
+    lab.synced()
+    for pods, expected in ((1, [1, 1]), (2, [1, 1, 2])):
+        key = AttachmentKey(f"pod{pods}", "eth0")
+        lab.agent.admit(replace(REQUEST, key=key, identity=str(key)), 1)
+        assert until(partial(_is_as_long, asked, expected))
+        time.sleep(0.2)  # there would be a dozen by now
+        assert asked == expected
+    lab.agent.poke()
+    assert until(lambda: len(asked) == 4)
 
 
 def test_a_failing_target_is_named_and_retried(lab: Lab) -> None:

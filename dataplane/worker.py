@@ -105,6 +105,8 @@ class Worker:
                 self._wake.wait_for(lambda: self._due or self._stopping, timeout=wait_s)
                 if self._stopping:
                     return
+                if self._due:
+                    retry_s = FIRST_RETRY_S  # there is news: what failed so long may go now
                 self._suspect = self._suspect or self._poked or self._until_look_s() <= 0
                 self._due = self._poked = False
                 job = self._job

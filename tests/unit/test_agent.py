@@ -310,6 +310,33 @@ def test_a_failing_target_is_named_and_retried(lab: Lab) -> None:
     lab.agent.wait_programmed(POD, 5)
 
 
+def test_news_ends_the_patience_with_a_target_that_has_long_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a poke tells of may take two tries: one Target's work can rest on another's."""
+    monkeypatch.setattr(worker, "FIRST_RETRY_S", 1000)
+    monkeypatch.setattr(worker, "LAST_RETRY_S", 1000)
+    lab = Lab()
+    lab.flows.refuse = "the switch is away"
+    lab.agent.start(AttachmentsLoaded((), ()))
+    try:
+        lab.synced()
+        lab.agent.admit(REQUEST, 1)
+        assert until(lambda: bool(lab.agent.snapshot.unprogrammed(POD)[0].endswith("is away")))
+        monkeypatch.setattr(worker, "FIRST_RETRY_S", 0.01)
+        tries: list[Change] = []
+        monkeypatch.setattr(lab.flows, "apply", partial(_fail, tries))
+        lab.agent.poke()
+        assert until(lambda: len(tries) >= 3)
+    finally:
+        lab.agent.stop()
+
+
+def _fail(tries: list[Change], change: Change) -> None:
+    tries.append(change)
+    raise TargetError("its address is not there yet")
+
+
 def test_an_unpublished_attach_is_programmed_all_the_same(lab: Lab) -> None:
     lab.fabric.refuse = "database away"
     lab.synced()
@@ -544,13 +571,6 @@ def test_a_slot_of_another_attachment_is_programmed_anew(lab: Lab) -> None:
         lab.agent.wait_programmed(POD, 0.2)
 
 
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 class TestSwitch:
     """A pod behind the DPU's switch, and one elsewhere that it talks to."""
 
@@ -584,16 +604,20 @@ class TestSwitch:
     def talk(self, lab: Lab, rate: float) -> None:
         lab.agent.post(TrafficMeasured({self.KEY: rate}))
 
+    def complains(self, lab: Lab) -> bool:
+        report = lab.agent.snapshot.reports.get(SWITCH_TARGET)
+        return report is not None and bool(report.error)
+
     def test_what_is_busy_gets_into_the_switch_and_out_again(self, lab: Lab) -> None:
         lab.agent.post(self.SEEN)
         own = lab.agent.admit(replace(REQUEST, netdev="rep0"), 1).attachment
         assert own.access_port == "rep0"
         self.talk(lab, 1000.0)
-        wait(lambda: set(lab.switch.held) == {self.KEY, (BLUE.vni, own.mac)})
+        assert until(lambda: set(lab.switch.held) == {self.KEY, (BLUE.vni, own.mac)})
         assert lab.agent.snapshot.choice.reasons == {}
         for _ in range(30):
             self.talk(lab, 0.0)
-        wait(lambda: not lab.switch.held)
+        assert until(lambda: not lab.switch.held)
         assert lab.agent.snapshot.choice.reasons[self.KEY] is Reason.BELOW_THRESHOLD
 
     def test_an_attach_does_not_wait_for_the_switch(self, lab: Lab) -> None:
@@ -601,7 +625,7 @@ class TestSwitch:
         lab.agent.post(self.SEEN)
         lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
         self.talk(lab, 1000.0)
-        wait(lambda: bool(lab.agent.snapshot.reports[SWITCH_TARGET].error))
+        assert until(lambda: self.complains(lab))
         lab.agent.wait_programmed(POD, 1)
         assert lab.agent.obstacle() is None
 
@@ -611,5 +635,5 @@ class TestSwitch:
         lab.agent.wait_programmed(POD, 1)
         renders = lab.flows.renders
         self.talk(lab, 1000.0)
-        wait(lambda: bool(lab.switch.held))
+        assert until(lambda: bool(lab.switch.held))
         assert lab.flows.renders == renders

@@ -26,6 +26,7 @@ from bpf.syscalls import BpfFullError, BpfMissingError, open_map, open_program
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import OverweaveError, PartlyRefusedError, TargetError
+from dataplane.core.placement import FullMap
 from dataplane.core.reasons import PACKET_REASONS, Reason
 from dataplane.core.xdp import XdpPlace, why_no_xdp
 from dataplane.netlink import links, u32
@@ -93,17 +94,6 @@ class XdpItem:
 
 _Hook = FilterItem | XdpItem
 _Item = _Hook | EntryItem
-
-
-@dataclass(frozen=True, slots=True)
-class FullMap:
-    """A map without room for all: what is said to be pending where Open vSwitch does the rest."""
-
-    name: str
-
-    def __str__(self) -> str:
-        """Name it in a report."""
-        return f"map {self.name}"
 
 
 @dataclass(frozen=True, slots=True)

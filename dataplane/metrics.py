@@ -179,7 +179,8 @@ class Metrics:
             yield _gauge("fastpath_readable", text, {(): 0})
             return
         yield _gauge("fastpath_readable", text, {(): 1})
-        placed = placed_entries(snapshot.desired, traffic) if snapshot.desired else ()
+        desired, full = snapshot.desired, snapshot.full_maps
+        placed = placed_entries(desired, traffic, full) if desired else ()
         entries = Counter((e.segment, str(e.placement), str(e.reason or "")) for e in placed)
         text = "Forwarding entries by where they are placed; reason says why not higher"
         yield _gauge("entries", text, entries, "segment", "placement", "reason")

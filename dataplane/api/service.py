@@ -110,7 +110,7 @@ class AgentService(rpc.AgentServicer):
             return pb.ListEntriesResponse()
         node, placed = (
             snapshot.state.node.name,
-            placed_entries(snapshot.desired, self._fast.traffic()),
+            placed_entries(snapshot.desired, self._fast.traffic(), snapshot.full_maps),
         )
         return pb.ListEntriesResponse(entries=[_entry(node, each) for each in placed])
 

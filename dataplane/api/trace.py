@@ -32,7 +32,7 @@ def trace(snapshot: Snapshot, paths: PacketPaths, request: pb.TraceRequest) -> I
     if snapshot.desired is None:
         return
     ends = (_end(request.source), _end(request.target))
-    full = _full(snapshot)
+    full = frozenset(f"{_FASTPATH}: {each}" for each in snapshot.full_maps)
     for hop in hops(snapshot.desired, request.segment, ends):
         yield _message(snapshot.state.node.name, hop, _live(paths, hop), full)
 
@@ -40,13 +40,6 @@ def trace(snapshot: Snapshot, paths: PacketPaths, request: pb.TraceRequest) -> I
 def _end(end: pb.TraceEnd) -> End:
     vtep = ip_address(end.vtep) if end.vtep else None
     return End(end.name, end.node, Mac(end.mac), ip_address(end.ip), vtep)
-
-
-def _full(snapshot: Snapshot) -> frozenset[str]:
-    """Return the maps of the fast path that had no room for all."""
-    report = snapshot.reports.get(_FASTPATH)
-    pending = report.pending if report else ()
-    return frozenset(f"{_FASTPATH}: {each.about}" for each in pending)
 
 
 def _live(paths: PacketPaths, hop: Hop) -> Live | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dataplane.core.desired import Desired, PortState
-from dataplane.core.model import IpAddress, Mac, Vni
+from dataplane.core.desired import Desired, PortState, SegmentView
+from dataplane.core.model import Attachment, Endpoint, IpAddress, Mac, Vni
 from dataplane.core.reasons import Reason
 
 
@@ -40,39 +40,51 @@ class PlacedEntry:
     traffic: Traffic | None
 
 
+@dataclass(frozen=True, slots=True)
+class FullMap:
+    """A map without room for all: what is said to be pending where Open vSwitch does the rest."""
+
+    name: str
+
+    def __str__(self) -> str:
+        """Name it in a report."""
+        return f"map {self.name}"
+
+
+ENTRIES_FULL = FullMap("entries")
+
+
 def placed_entries(
-    desired: Desired, fast: Mapping[tuple[int, Mac], Traffic]
+    desired: Desired, fast: Mapping[tuple[int, Mac], Traffic], full: Collection[FullMap]
 ) -> Iterator[PlacedEntry]:
-    """Yield every entry of ``desired``; ``fast`` is what the fast path really holds."""
-    otherwise = Reason.PENDING if desired.node.ebpf else Reason.NO_FASTPATH
+    """Yield every entry of ``desired``.
+
+    ``fast`` is what the fast path really holds; ``full`` are those of its maps without room.
+    """
+    lacking = Reason.TABLE_FULL if ENTRIES_FULL in full else Reason.PENDING
+    otherwise = lacking if desired.node.ebpf else Reason.NO_FASTPATH
     for view in desired.segments.values():
-        segment = view.segment
-        for port in view.ports:
-            held = fast.get((segment.vni, port.attachment.mac))
-            blocked = port.reason if port.state is PortState.BLOCKED else None
-            if blocked:
-                held = None  # a MAC of that name is somebody else's
+        for owner, via, blocked in _owners(view):
+            # What is held for a blocked port is another's, of the same MAC.
+            held = None if blocked else fast.get((view.segment.vni, owner.mac))
             yield PlacedEntry(
-                segment.name,
-                segment.vni,
-                port.attachment.mac,
-                port.attachment.identity,
-                port.attachment.access_port,
-                *_placed(held, blocked or otherwise),
-                held,
-            )
-        for remote in view.remotes:
-            held = fast.get((segment.vni, remote.endpoint.mac))
-            yield PlacedEntry(
-                segment.name,
-                segment.vni,
-                remote.endpoint.mac,
-                remote.endpoint.identity,
-                remote.vtep,
-                *_placed(held, otherwise),
-                held,
+                segment=view.segment.name,
+                vni=view.segment.vni,
+                mac=owner.mac,
+                identity=owner.identity,
+                via=via,
+                placement=Placement.OVS if held is None else Placement.FASTPATH,
+                reason=(blocked or otherwise) if held is None else None,
+                traffic=held,
             )
 
 
-def _placed(held: Traffic | None, reason: Reason) -> tuple[Placement, Reason | None]:
-    return (Placement.OVS, reason) if held is None else (Placement.FASTPATH, None)
+def _owners(
+    view: SegmentView,
+) -> Iterator[tuple[Attachment | Endpoint, str | IpAddress, Reason | None]]:
+    """Yield who is on a segment, where its frames go, and why they must not."""
+    for port in view.ports:
+        blocked = port.reason if port.state is PortState.BLOCKED else None
+        yield port.attachment, port.attachment.access_port, blocked
+    for remote in view.remotes:
+        yield remote.endpoint, remote.vtep, None

@@ -9,6 +9,7 @@ from dataplane.core.desired import Desired, Port
 from dataplane.core.events import TargetReport
 from dataplane.core.model import AttachmentKey
 from dataplane.core.offload import Choice
+from dataplane.core.placement import FullMap
 from dataplane.core.state import State
 
 FABRIC_TARGET = "fabric"
@@ -37,6 +38,12 @@ class Snapshot:
         """Return the local port of an attachment."""
         ports = self.desired.ports if self.desired else ()
         return next((port for port in ports if port.attachment.key == key), None)
+
+    @property
+    def full_maps(self) -> frozenset[FullMap]:
+        """Return the maps of the fast path that have no room for all."""
+        pending = (each.about for report in self.reports.values() for each in report.pending)
+        return frozenset(about for about in pending if isinstance(about, FullMap))
 
     @property
     def local_targets(self) -> tuple[str, ...]:

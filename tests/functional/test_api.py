@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from bpf.target import FullMap
 from dataplane.api import agent_pb2 as pb
 from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
@@ -19,7 +18,7 @@ from dataplane.core.errors import OverweaveError
 from dataplane.core.events import Link, LinksChanged, TargetReport
 from dataplane.core.model import Encap, Mac
 from dataplane.core.path import Action, Outcome, Probe, Tunnel
-from dataplane.core.placement import Traffic
+from dataplane.core.placement import FullMap, Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Snapshot, obstacle
 from dataplane.core.xdp import VETH, XdpPlace

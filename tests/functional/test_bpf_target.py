@@ -43,13 +43,13 @@ from bpf.layout import (
 )
 from bpf.loader import load
 from bpf.syscalls import create_map, open_map, open_program, pin
-from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem, FullMap
+from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
 from dataplane.core.diff import Change, Item, Pending, Rendering, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Link
 from dataplane.core.model import Attachment, Encap, Fabric, Family, Mac, Segment, Vni
-from dataplane.core.placement import Traffic
+from dataplane.core.placement import FullMap, Traffic
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, ensure_clsact, replace_bpf
 from tests.functional.bpf_support import (

@@ -116,16 +116,22 @@ class FastpathTarget:
 
     def __init__(self, pins: Pins) -> None:
         """Open what the loader pinned. Raises BpfError."""
-        self._maps = {spec.name: open_map(pins.map(spec.name)) for spec in RENDERED_MAPS}
-        self._counters = open_map(pins.map(COUNTERS))
-        self._programs = {name: open_program(pins.program(name)) for name in PROGRAMS}
-        self._names = {program.info.id: name for name, program in self._programs.items()}
+        with contextlib.ExitStack() as opened:
+            self._maps = {
+                spec.name: opened.enter_context(open_map(pins.map(spec.name)))
+                for spec in RENDERED_MAPS
+            }
+            self._counters = opened.enter_context(open_map(pins.map(COUNTERS)))
+            self._programs = {
+                name: opened.enter_context(open_program(pins.program(name))) for name in PROGRAMS
+            }
+            self._names = {program.info.id: name for name, program in self._programs.items()}
+            self._opened = opened.pop_all()
         self._without_xdp: dict[tuple[int, int], str] = {}  # a driver's no, by ifindex and MTU
 
     def close(self) -> None:
         """Release the descriptors; filters and maps stay as they are."""
-        for handle in (*self._maps.values(), self._counters, *self._programs.values()):
-            handle.close()
+        self._opened.close()
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
         """Return filters and entries of the netdevs that exist; half a joint is pending, too."""

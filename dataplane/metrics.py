@@ -256,6 +256,10 @@ class _Server(ThreadingMixIn, TCPServer):
 class _UnixServer(_Server):
     address_family = AF_UNIX
 
+    def server_bind(self) -> None:
+        super().server_bind()
+        Path(str(self.server_address)).chmod(0o600)  # it does not listen yet: nobody slips in
+
 
 class _Ipv6Server(_Server):
     address_family = AF_INET6
@@ -263,9 +267,7 @@ class _Ipv6Server(_Server):
 
 def _listen(address: Address, handler: type) -> _Server:
     if isinstance(address, Path):
-        server = _UnixServer(str(address), handler)
-        address.chmod(0o600)
-        return server
+        return _UnixServer(str(address), handler)
     ip, port = address
     return (_Server if ip.version == 4 else _Ipv6Server)((str(ip), port), handler)
 

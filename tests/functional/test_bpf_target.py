@@ -42,7 +42,7 @@ from bpf.layout import (
     traffic_of,
 )
 from bpf.loader import load
-from bpf.syscalls import create_map, open_map, open_program, pin
+from bpf.syscalls import BpfMissingError, create_map, open_map, open_program, pin
 from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
 from dataplane.core.diff import Change, Item, Pending, Rendering, diff
@@ -164,6 +164,18 @@ def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pins]:
     """Return programs and maps that the tests share, because compiling takes the longest."""
     with mounted_bpffs(tmp_path_factory.mktemp("target") / "bpf") as bpffs:
         yield load(bpffs)
+
+
+def test_a_pin_that_is_missing_leaves_no_descriptor_open(pins: Pins) -> None:
+    there, away = pins.program("ophy"), pins.programs / "away"
+    before = sorted(Path("/proc/self/fd").iterdir())
+    there.rename(away)
+    try:
+        with pytest.raises(BpfMissingError):
+            FastpathTarget(pins)
+    finally:
+        away.rename(there)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 @pytest.fixture

@@ -68,9 +68,20 @@ def test_prometheus_is_answered(tmp_path: Path, place: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_root_enters_the_socket(tmp_path: Path) -> None:
-    with served(tmp_path / "m.sock"):
-        assert stat.S_IMODE((tmp_path / "m.sock").stat().st_mode) == 0o600
+def test_only_root_enters_the_socket_from_the_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, modes = tmp_path / "m.sock", []
+    listen = metrics._UnixServer.server_activate
+
+    def seen(server: metrics._UnixServer) -> None:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        listen(server)
+
+    monkeypatch.setattr(metrics._UnixServer, "server_activate", seen)
+    with served(path):
+        assert modes == [0o600]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_the_socket_of_an_agent_that_died_is_taken_over(tmp_path: Path) -> None:

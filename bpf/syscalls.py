@@ -32,16 +32,20 @@ _MAP_CREATE = 0
 _MAP_LOOKUP_ELEM = 1
 _MAP_UPDATE_ELEM = 2
 _MAP_DELETE_ELEM = 3
-_MAP_GET_NEXT_KEY = 4
 _OBJ_PIN = 6
 _OBJ_GET = 7
 _PROG_TEST_RUN = 10
 _PROG_GET_FD_BY_ID = 13
 _OBJ_GET_INFO_BY_FD = 15
+_MAP_LOOKUP_BATCH = 24  # since Linux 5.6
 
 # Fields of union bpf_attr (linux/bpf.h) from its start; the kernel takes what follows as zero.
 _CREATE = Struct("=IIIIIII16s")  # type, key, value, max_entries, flags, inner_map_fd, numa, name
-_ELEMENT = Struct("=I4xQQQ")  # map_fd, key, value or next_key, flags
+_ELEMENT = Struct("=I4xQQQ")  # map_fd, key, value, flags
+# where to go on, where that is told, keys, values; how many, map_fd, flags of elements, flags
+_BATCH = Struct("=QQQQIIQQ")
+_PLACE_BYTES = 4  # kernel/bpf/hashtab.c: the number of the next bucket
+_BATCH_SIZE = 4096  # no bucket of a hash map holds so many: the kernel takes whole buckets
 _PIN = Struct("=QI")  # pathname, bpf_fd
 _BY_ID = Struct("=I")  # prog_id
 _INFO = Struct("=IIQ")  # bpf_fd, info_len, info
@@ -187,24 +191,28 @@ class Map(_Handle):
         self._element(_MAP_DELETE_ELEM, key, 0)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield every key with its value; keys must not be removed meanwhile."""
-        following = ctypes.create_string_buffer(self.info.key_size)
-        key: bytes | None = None
-        while True:
-            try:
-                self._element(_MAP_GET_NEXT_KEY, key, _address(following))
-            except BpfMissingError:
-                return
-            key = following.raw
-            value = self.lookup(key)
-            if value is not None:
-                yield key, value
+        """Yield every key with its value; what comes or goes meanwhile may be missed."""
+        key_size, value_size = self.info.key_size, self._value_size
+        keys = ctypes.create_string_buffer(_BATCH_SIZE * key_size)
+        values = ctypes.create_string_buffer(_BATCH_SIZE * value_size)
+        place = ctypes.create_string_buffer(max(key_size, _PLACE_BYTES))
+        going_on, is_last = 0, False
+        while not is_last:
+            where = (going_on, _address(place), _address(keys), _address(values))
+            attr = _BATCH.pack(*where, _BATCH_SIZE, self._fd, 0, 0)
+            _, error, answer = _call(_MAP_LOOKUP_BATCH, attr, f"map {self.info.name}")
+            is_last = error == errno.ENOENT
+            if error and not is_last:
+                raise BpfError(f"read map {self.info.name}", error)
+            count = _BATCH.unpack_from(answer)[4]
+            found = (keys.raw[: count * key_size], values.raw[: count * value_size])
+            yield from zip(*map(_pieces, found, (key_size, value_size)), strict=True)
+            going_on = _address(place)
 
-    def _element(self, command: int, key: bytes | None, value: int) -> None:
-        buffer = None if key is None else _buffer(key)
-        if key is not None:
-            self._require("key", key, self.info.key_size)
-        attr = _ELEMENT.pack(self._fd, 0 if buffer is None else _address(buffer), value, 0)
+    def _element(self, command: int, key: bytes, value: int) -> None:
+        self._require("key", key, self.info.key_size)
+        buffer = _buffer(key)
+        attr = _ELEMENT.pack(self._fd, _address(buffer), value, 0)
         _bpf(command, attr, f"map {self.info.name}")
 
     def _require(self, what: str, data: bytes, size: int) -> None:
@@ -300,16 +308,25 @@ def _object_info(fd: int) -> bytes:
 
 
 def _bpf(command: int, attr: bytes, doing: str) -> tuple[int, bytes]:
-    """Return the result of bpf(2) and the attributes as the kernel left them."""
+    """Return the result of bpf(2) and the attributes as the kernel left them. Raises BpfError."""
+    result, error, after = _call(command, attr, doing)
+    if error:
+        raise _ERRORS.get(error, BpfError)(doing, error)
+    return result, after
+
+
+def _call(command: int, attr: bytes, doing: str) -> tuple[int, int, bytes]:
+    """Return the result of bpf(2), its errno or 0, and the attributes as the kernel left them."""
     machine = platform.machine()
     if machine not in _NUMBERS:
         raise BpfError(f"{doing}: the number of bpf(2) on {machine} is unknown", errno.ENOSYS)
     buffer = ctypes.create_string_buffer(attr, _ATTR_BYTES)
     result = _syscall(ctypes.c_long(_NUMBERS[machine]), command, buffer, _ATTR_BYTES)
-    if result < 0:
-        error = ctypes.get_errno()
-        raise _ERRORS.get(error, BpfError)(doing, error)
-    return result, buffer.raw
+    return result, ctypes.get_errno() if result < 0 else 0, buffer.raw
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def _c_string(path: PathLike[str]) -> ctypes.Array[ctypes.c_char]:

@@ -13,6 +13,7 @@ import pytest
 from bpf import loader
 from bpf.bpffs import BpffsError, Pins, ensure_mounted, is_bpffs, unmount
 from bpf.layout import (
+    BPF_MAP_TYPE_HASH,
     BPF_MAP_TYPE_PERCPU_HASH,
     MAPS,
     PROGRAMS,
@@ -314,6 +315,22 @@ def test_a_value_of_a_per_cpu_map_is_that_of_every_processor() -> None:
         assert dict(counts.items()) == {b"1111": value}
         with pytest.raises(ValueError, match=f"value has 4 bytes, not {8 * possible}"):
             counts.update(b"1111", value[:4])
+
+
+@pytest.mark.parametrize("kind", [BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_HASH])
+@pytest.mark.parametrize("held", [0, 1, 4096, 4097, 9000])
+def test_all_of_a_map_is_read_however_much_it_is(kind: int, held: int) -> None:
+    spec = MapSpec("many", "=I", "=Q", max_entries=10_000, type=kind)
+    with create_map(spec) as many:
+        pieces = many._value_size // 8
+        wanted = {
+            number.to_bytes(4, "big"): number.to_bytes(8, "big") * pieces for number in range(held)
+        }
+        for key, value in wanted.items():
+            many.update(key, value)
+        found = list(many.items())
+    assert len(found) == held
+    assert dict(found) == wanted
 
 
 @pytest.mark.parametrize("key", [b"", b"123", b"12345"], ids=["empty", "short", "long"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_network
 
 from dataplane.contracts import Clock
 from dataplane.core.desired import Bindings, Desired
@@ -19,6 +19,8 @@ from dataplane.core.diff import Change, Rendering
 from dataplane.core.errors import TargetError
 from dataplane.core.model import IpAddress
 from overlay_ovs.tables import UNDERLAY_BRIDGE
+from ovs_client import tunnel_routes
+from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
 from ovs_client.unixctl import Unixctl, UnixctlError
 
 GATEWAY_MAC = "02:00:00:00:77:02"  # replaced by the kernel on the way to the NIC
@@ -102,7 +104,7 @@ class TunnelsTarget:
             for route in routes(self._unixctl):
                 is_old = isinstance(route, Intake) and not self._is_fresh(route)
                 found[route] = Intake(route.vtep, fresh=False) if is_old else route
-            neighbours = _neighbours(self._unixctl.call("tnl/neigh/show"))
+            neighbours = _neighbours(self._unixctl)
             return found | {each.address: each for each in neighbours if self._is_fresh(each)}
 
     def apply(self, change: Change) -> None:
@@ -126,8 +128,8 @@ class TunnelsTarget:
             case Ageing():
                 self._unixctl.call("tnl/neigh/aging", str(item.seconds))
             case Neighbour():
-                where = (UNDERLAY_BRIDGE, str(item.address))
-                self._unixctl.call("tnl/neigh/set", *where, item.mac)
+                neighbour = TunnelNeighbour(item.address, item.mac, UNDERLAY_BRIDGE)
+                tunnel_routes.set_neighbour(self._unixctl, neighbour)
                 self._set_at[item] = self._clock()
             case Intake():
                 self._add_route(item.vtep, item.vtep)
@@ -136,9 +138,8 @@ class TunnelsTarget:
                 self._add_route(item.vtep, item.gateway)
 
     def _add_route(self, destination: IpAddress, gateway: IpAddress) -> None:
-        route = (_host_prefix(destination), UNDERLAY_BRIDGE, str(gateway))
         with _target_errors(f"; is {gateway} on {UNDERLAY_BRIDGE}?"):
-            self._unixctl.call("ovs/route/add", *route)
+            tunnel_routes.add_route(self._unixctl, _user_route(destination, gateway))
 
     def _remove(self, item: TunnelItem) -> None:
         match item:
@@ -161,37 +162,29 @@ def _target_errors(hint: str = "") -> Iterator[None]:
         raise TargetError(f"{error}{hint}") from error
 
 
-def _host_prefix(address: IpAddress) -> str:
-    return f"{address}/{address.max_prefixlen}"
-
-
 def routes(unixctl: Unixctl) -> list[Route | Intake]:
     """Return the routes over ow-phy that were added by command. Raises UnixctlError."""
-    lines = [line.split() for line in unixctl.call("ovs/route/show").splitlines()]
-    return [_route(words) for words in lines if words[:1] == ["User:"] and _is_ours(words)]
+    found = tunnel_routes.routes(unixctl)
+    return [_route(each) for each in found if each.bridge == UNDERLAY_BRIDGE and not each.mark]
 
 
 def delete_route(unixctl: Unixctl, route: Route | Intake) -> None:
     """Delete one of ``routes``; gone already is success. Raises UnixctlError."""
-    try:
-        unixctl.call("ovs/route/del", _host_prefix(route.vtep))
-    except UnixctlError:
-        if any(found.vtep == route.vtep for found in routes(unixctl)):
-            raise
+    gateway = route.gateway if isinstance(route, Route) else route.vtep
+    tunnel_routes.delete_route(unixctl, _user_route(route.vtep, gateway))
 
 
-def _is_ours(words: list[str]) -> bool:
-    return words[2:5:2] == ["dev", "GW"] and words[3] == UNDERLAY_BRIDGE
+def _user_route(vtep: IpAddress, gateway: IpAddress) -> UserRoute:
+    return UserRoute(ip_network(vtep), UNDERLAY_BRIDGE, gateway)
 
 
-def _route(words: list[str]) -> Route | Intake:
-    destination, gateway = ip_address(words[1].partition("/")[0]), ip_address(words[5])
-    return Intake(gateway) if destination == gateway else Route(destination, gateway)
+def _route(route: UserRoute) -> Route | Intake:
+    vtep = route.destination.network_address
+    return Intake(vtep) if vtep == route.gateway else Route(vtep, route.gateway)
 
 
-def _neighbours(shown: str) -> Iterator[Neighbour]:
-    """Yield what ``tnl/neigh/show`` says of ow-phy's neighbours; its first two lines are a head."""
-    for line in shown.splitlines()[2:]:
-        address, mac, bridge = line.split()
-        if bridge == UNDERLAY_BRIDGE:
-            yield Neighbour(ip_address(address), mac)
+def _neighbours(unixctl: Unixctl) -> Iterator[Neighbour]:
+    """Yield ow-phy's neighbours."""
+    for each in tunnel_routes.neighbours(unixctl):
+        if each.bridge == UNDERLAY_BRIDGE:
+            yield Neighbour(each.address, each.mac)

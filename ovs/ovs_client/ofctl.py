@@ -6,9 +6,10 @@ Flows go in and come out as text; OpenFlow 1.4 is the first version with bundles
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,13 @@ from ovs_client.daemons import find_program
 
 _VERSION = "OpenFlow14"
 _TIMEOUT_S = 20.0
-
-
-class OpenFlowError(OverweaveError):
-    """A bridge could not be asked, or refused a change; the text keeps ovs-ofctl's words whole."""
+_COUNTS = re.compile(r"n_packets=(\d+), n_bytes=(\d+)")
+_STATISTICS = ("duration=", "n_packets=", "n_bytes=", "idle_age=", "hard_age=")
+_TABLES = re.compile(r" *tables? (\d+)(?:\.\.\.(\d+))?(?: \(.*\))?: *(ditto)?")
+_MAX_ENTRIES = re.compile(r" *max_entries=(\d+)")
+_REFUSAL = re.compile(
+    r"Error (OFP\w+) for: OFPT_FLOW_MOD [^:]*: ADD(?: table:(\d+))?(?: (priority=\S*))?"
+)
 
 
 class FlowKey(NamedTuple):
@@ -29,6 +33,25 @@ class FlowKey(NamedTuple):
     table: int
     priority: int
     match: str
+
+
+class Refusal(NamedTuple):
+    """A flow that the switch did not take: its own word for why (OpenFlow 1.4, section 7.4)."""
+
+    code: str
+    key: FlowKey
+
+
+class OpenFlowError(OverweaveError):
+    """A bridge could not be asked, or refused a change; the text keeps ovs-ofctl's words whole.
+
+    ``refusal`` names the flow that the switch refused, if it was one.
+    """
+
+    def __init__(self, message: str, refusal: Refusal | None = None) -> None:
+        """Keep what was refused beside the sentence."""
+        super().__init__(message)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +98,54 @@ def parse_flow(line: str) -> Flow:
     )
 
 
+class CountedFlow(NamedTuple):
+    """A flow and what it has matched so far."""
+
+    flow: Flow
+    packets: int
+    bytes: int
+
+
+def parse_counted(line: str) -> CountedFlow:
+    """Return what a line of ``dump-flows`` with statistics says."""
+    counts = _COUNTS.search(line)
+    packets, octets = (int(counts[1]), int(counts[2])) if counts else (0, 0)
+    head, separator, actions = line.partition(" actions=")
+    words = (word for word in head.split(", ") if not word.strip().startswith(_STATISTICS))
+    return CountedFlow(parse_flow(f"{', '.join(words)}{separator}{actions}"), packets, octets)
+
+
+def parse_table_limits(printed: str) -> dict[int, int]:
+    """Return how many flows each table takes, from what ``dump-table-features`` prints."""
+    limits: dict[int, int] = {}
+    tables, limit = range(0), 0
+    for line in printed.splitlines():
+        if head := _TABLES.fullmatch(line):
+            first = int(head[1])
+            tables = range(first, int(head[2] or first) + 1)
+            if head[3]:  # as the table before
+                limits |= dict.fromkeys(tables, limit)
+        elif entries := _MAX_ENTRIES.fullmatch(line):
+            limit = int(entries[1])
+            limits |= dict.fromkeys(tables, limit)
+    return limits
+
+
+def parse_refusal(words: str) -> Refusal | None:
+    """Return which flow of a bundle was refused, if ovs-ofctl's ``words`` name one."""
+    found = _REFUSAL.search(words)
+    if found is None:
+        return None
+    flow = parse_flow(f"{found[3] or ''} actions=")
+    return Refusal(found[1], replace(flow, table=int(found[2] or 0)).key)
+
+
 class OpenFlowBridge:
     """One bridge, by its management socket (``RUNDIR/NAME.mgmt``)."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, timeout_s: float = _TIMEOUT_S) -> None:
         self._socket = socket
+        self._timeout_s = timeout_s
         self._parsed: dict[str, Flow] = {}  # of the last dump: most lines come again unchanged
 
     def dump_flows(self) -> tuple[Flow, ...]:
@@ -91,6 +157,15 @@ class OpenFlowBridge:
         }
         return tuple(self._parsed.values())
 
+    def counted_flows(self, table: int) -> Iterator[CountedFlow]:
+        """Yield the flows of ``table`` with their counters. Raises OpenFlowError."""
+        printed = self._ofctl(("--no-names",), ("dump-flows", f"table={table}"), "")
+        return (parse_counted(line) for line in printed.splitlines() if "actions=" in line)
+
+    def table_limits(self) -> Mapping[int, int]:
+        """Return how many flows each table takes, as the switch says. Raises OpenFlowError."""
+        return parse_table_limits(self._ofctl((), ("dump-table-features",), ""))
+
     def apply_bundle(self, add: Iterable[Flow], delete: Iterable[Flow]) -> None:
         """Delete, then add (or replace) flows in one step, all or none. Raises OpenFlowError.
 
@@ -98,7 +173,8 @@ class OpenFlowBridge:
         """
         lines = [*map(_delete_line, delete), *map(_add_line, add)]
         if lines:
-            self._ofctl(("--bundle",), ("add-flows", "-"), "\n".join(lines) + "\n")
+            text = "\n".join(lines) + "\n"
+            self._ofctl(("--bundle", "--no-names"), ("add-flows", "-"), text)
 
     def _ofctl(self, options: tuple[str, ...], words: tuple[str, ...], stdin: str) -> str:
         command, *rest = words
@@ -106,17 +182,23 @@ class OpenFlowBridge:
         line = [find_program("ovs-ofctl"), "-O", _VERSION, *options, command, target, *rest]
         try:
             result = subprocess.run(
-                line, input=stdin, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+                line,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=self._timeout_s,
             )
         except subprocess.TimeoutExpired as error:
             raise OpenFlowError(
-                f"bridge {self._socket.stem}: {command}: no answer within {_TIMEOUT_S:.0f} s;"
+                f"bridge {self._socket.stem}: {command}: no answer within {self._timeout_s:g} s;"
                 " see the log of ovs-vswitchd"
             ) from error
         if result.returncode:
             raise OpenFlowError(
                 f"bridge {self._socket.stem}: {command}: {result.stderr.strip() or 'no message'};"
-                " check that ovs-vswitchd runs, and its log"
+                " check that ovs-vswitchd runs, and its log",
+                parse_refusal(result.stderr),
             )
         return result.stdout
 

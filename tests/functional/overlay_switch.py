@@ -71,33 +71,34 @@ class Tunnelled:
 class Switch:
     """An OvsInstance in a namespace, the usual tools for it, and sockets on its ports."""
 
-    def __init__(self, ovs: OvsInstance, netns: Path, underlay: Underlay) -> None:
+    def __init__(self, ovs: OvsInstance, underlay: Underlay) -> None:
+        assert ovs.place.netns is not None
         self.ovs = ovs
         self.underlay = underlay
-        self.netns = netns
+        self.netns = ovs.place.netns
         self.rundir = ovs.place.directory
-        self._sockets: dict[str, socket.socket] = {}
+        self.sockets: dict[str, socket.socket] = {}
 
     def furnish(self, slots: Iterable[int]) -> None:
         """Make our bridges, the tunnel ports and internal ports ot1..otN, all up and quiet."""
         ports = [f"ot{slot}" for slot in slots]
         self._create(ports)
         names = [*ports, "ophy0", "sent", "seen"]
-        self._sockets = in_netns(self.netns, lambda: {name: _open(name) for name in names})
+        self.sockets = in_netns(self.netns, lambda: {name: opened(name) for name in names})
 
     def close(self) -> None:
-        for each in self._sockets.values():
+        for each in self.sockets.values():
             each.close()
 
     def ask(self, device: str, frame: bytes) -> dict[str, list[bytes]]:
         """Return the frames that come out, by device, when ``frame`` comes from ``device``."""
-        for each in self._sockets.values():
+        for each in self.sockets.values():
             _drain(each)
-        self._sockets[device].send(frame)
+        self.sockets[device].send(frame)
         self.settle()
         return {
             name: frames
-            for name, each in self._sockets.items()
+            for name, each in self.sockets.items()
             if name not in ("sent", "seen") and (frames := _drain(each))
         }
 
@@ -113,9 +114,9 @@ class Switch:
         OVS polls its ports in turn: once a second sentinel has passed, each was polled.
         """
         for _ in range(2):
-            self._sockets["sent"].send(_SENTINEL)
-            self._sockets["seen"].settimeout(5)
-            while self._sockets["seen"].recv(2000) != _SENTINEL:
+            self.sockets["sent"].send(_SENTINEL)
+            self.sockets["seen"].settimeout(5)
+            while self.sockets["seen"].recv(2000) != _SENTINEL:
                 pass
 
     def control(self, *words: str) -> str:
@@ -142,7 +143,7 @@ class Switch:
         self.control("ovs/route/add", f"{vtep}/{vtep.max_prefixlen}", "ow-phy", str(own))
         self.control("tnl/neigh/set", "ow-phy", str(own), GATEWAY_MAC)
 
-    def _sysctl(self, device: str, disable_ipv6: int) -> None:
+    def sysctl(self, device: str, disable_ipv6: int) -> None:
         setting = f"net.ipv6.conf.{device}.disable_ipv6={disable_ipv6}"
         _run("nsenter", f"--net={self.netns}", "sysctl", "-qw", setting)
 
@@ -160,15 +161,29 @@ class Switch:
             words += _port("ow-int", name, 100 + int(name.removeprefix("ot")), "type=internal")
         words += _port("ow-int", "sent", 5001, "type=internal")
         words += _port("ow-int", "seen", 5002, "type=internal")
-        self._sysctl("default", 1)  # devices say nothing of their own
+        self.sysctl("default", 1)  # devices say nothing of their own
         self.configure(*words[1:])
         for name in (*ports, "ophy0", "sent", "seen"):
             self.ip("link", "set", name, "up")
-        self._sysctl("ow-phy", 0)
+        self.sysctl("ow-phy", 0)
         own4, own6 = f"{self.underlay.address4}/32", f"{self.underlay.address6}/128"
         self.ip("addr", "add", own4, "dev", "ow-phy", "noprefixroute")
         self.ip("-6", "addr", "add", own6, "dev", "ow-phy", "nodad", "noprefixroute")
         self.openflow("add-flow", "ow-int", SENTINEL_FLOW)
+
+
+@contextmanager
+def running_ovs(directory: Path) -> Iterator[OvsInstance]:
+    """Provide an Open vSwitch without bridges in ``directory`` and a namespace of its own."""
+    name = f"hlpd-{uuid.uuid4().hex[:8]}"
+    _run("ip", "netns", "add", name)
+    ovs = OvsInstance(Place(directory / "ovs", directory / "log", Path("/run/netns") / name))
+    try:
+        ovs.start()
+        yield ovs
+    finally:
+        ovs.stop()
+        _run("ip", "netns", "delete", name)
 
 
 @contextmanager
@@ -180,20 +195,14 @@ def running_switch(
     bare: bool = False,
 ) -> Iterator[Switch]:
     """Provide a Switch in ``directory`` and a namespace of its own; ``bare``: without bridges."""
-    name = f"hlpd-{uuid.uuid4().hex[:8]}"
-    _run("ip", "netns", "add", name)
-    netns = Path("/run/netns") / name
-    ovs = OvsInstance(Place(directory / "ovs", directory / "log", netns))
-    switch = Switch(ovs, netns, underlay)
-    try:
-        ovs.start()
-        if not bare:
-            switch.furnish(slots)
-        yield switch
-    finally:
-        switch.close()
-        ovs.stop()
-        _run("ip", "netns", "delete", name)
+    with running_ovs(directory) as ovs:
+        switch = Switch(ovs, underlay)
+        try:
+            if not bare:
+                switch.furnish(slots)
+            yield switch
+        finally:
+            switch.close()
 
 
 def encapsulate(encap: Encap, vni: int, source: IpAddress, inner: Packet | bytes) -> bytes:
@@ -245,10 +254,10 @@ def _port(bridge: str, name: str, ofport: int, *columns: str) -> list[str]:
     return [*made, f"ofport_request={ofport}"]
 
 
-def _open(device: str) -> socket.socket:
-    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-    opened.bind((device, 0))
-    return opened
+def opened(device: str) -> socket.socket:
+    made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    made.bind((device, 0))
+    return made
 
 
 def _drain(opened: socket.socket) -> list[bytes]:

@@ -1,0 +1,317 @@
+"""Switch "marvell": the DPU's own Open vSwitch, over OpenFlow, OVSDB and its control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from dataplane.contracts import Clock
+from dataplane.core.capability import Capability
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Item, Rendering
+from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.model import EntryKey, IpAddress, Mac, Vni
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import Reason
+from ovs_client import process, tunnel_routes
+from ovs_client.errors import DatabaseError
+from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
+from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
+from ovs_client.unixctl import Unixctl, UnixctlError
+from ovs_client.vswitch import OWNER_KEY, VSwitch
+from vendors.marvell.fit import Fit, fit, without
+from vendors.marvell.pipeline import (
+    FORWARD,
+    MARK_BACK,
+    MARK_OUT,
+    Category,
+    Neighbour,
+    Route,
+    Row,
+    TunnelPort,
+    category,
+    from_device,
+    is_ours,
+    ports_of,
+    to_device,
+    vni_of,
+)
+from vendors.marvell.report import Findings, capability
+from vendors.marvell.rows import Wiring, render_rows
+
+_TABLE_FULL = "OFPFMFC_TABLE_FULL"  # OpenFlow 1.4, section 7.4.4
+_ALIVE_S = 0.5  # within this a live ovs-vswitchd answers
+_COMMAND_S = 2.0
+_OPENFLOW_S = 5.0
+_PORT_S = 3.0  # ovs-vswitchd makes a tunnel port in milliseconds
+_REFRESH_S = 20.0  # below the worker's period: each of its looks finds what ages due
+_MOST_REFUSALS = 32  # of one change; each costs a bundle
+
+
+@dataclass(frozen=True, slots=True)
+class MarvellPlace:
+    """Where the DPU's Open vSwitch is, and what its bridge's ports are.
+
+    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
+    """
+
+    rundir: Path
+    remote: str
+    openflow: Path
+    bridge: str
+    uplink: str
+    cpu: str
+    vfs: Mapping[str, str]
+
+    def wiring(self, node: str) -> Wiring:
+        """Return what the rows need to know."""
+        return Wiring(self.bridge, self.uplink, self.cpu, self.vfs, node)
+
+
+class MarvellSwitch:
+    """The bridge at ``place``; rows, ports and routes of others stay. Call close() in the end."""
+
+    name = "marvell"
+    deadline_s = 10.0
+    bound_by = frozenset({"nic", "next_hops", "placed"})
+
+    def __init__(
+        self, place: MarvellPlace, node: str, clock: Clock, *, emulated: bool = False
+    ) -> None:
+        self._place = place
+        self._emulated = emulated
+        self._clock = clock
+        self._node = node
+        self._wiring = place.wiring(node)
+        self._probe = Unixctl(place.rundir, _ALIVE_S)
+        self._unixctl = Unixctl(place.rundir, _COMMAND_S)
+        self._openflow = OpenFlowBridge(place.openflow, _OPENFLOW_S)
+        self._vswitch = VSwitch(place.remote, frozenset({place.bridge}))
+        self._vswitch.start()
+        self._set_at: dict[IpAddress, float] = {}  # neighbours age, and nobody tells
+
+    def close(self) -> None:
+        """Let go of the device; what is placed stays."""
+        self._vswitch.stop()
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        return render_rows(desired, bindings, self._wiring)
+
+    def observe(self) -> Mapping[Hashable, Item]:
+        with self._asking():
+            numbers, mac = self._numbers(), self._local_mac()
+            names = {number: name for name, number in numbers.items()}
+            rows = (
+                Row(from_device(flow, names, mac))
+                for flow in self._openflow.dump_flows()
+                if is_ours(flow)
+            )
+            found: dict[Hashable, Item] = {row.key: row for row in rows}
+            for name, port in self._vswitch.ports().items():
+                if port.external_ids.get(OWNER_KEY) == self._node:
+                    found["port", name] = TunnelPort(port)
+            found |= {route.key: route for route in self._routes()}
+            found |= {each.key: each for each in self._neighbours()}
+            return found
+
+    def apply(self, change: Change) -> None:
+        wanted = [*change.add.values(), *change.update.values()]
+        gone = list(change.remove.values())
+        with self._asking():
+            ports = [item.port for item in wanted if isinstance(item, TunnelPort)]
+            self._vswitch.ensure(ports=ports)
+            self._await_ports([port.name for port in ports])
+            self._set(wanted)
+            refused = self._place_rows(change)
+            self._remove(gone)
+        if refused:
+            standing = all(why.startswith(Reason.TABLE_FULL) for why in refused.values())
+            first = next(iter(refused.values()))
+            raise PartlyRefusedError(
+                f"{self.name}: {len(refused)} entries stay in software: {first}",
+                dict(refused),
+                standing=standing,
+            )
+
+    def describe(self) -> Capability:
+        with self._asking():
+            flows = self._openflow.dump_flows()
+            names = {number: name for name, number in self._numbers().items()}
+            findings = Findings(
+                flows=tuple(from_device(flow, names, self._local_mac()) for flow in flows),
+                limits=self._openflow.table_limits(),
+                ports=frozenset(names.values()),
+                addresses=tuple(tunnel_routes.local_addresses(self._unixctl, self._place.bridge)),
+                offloaded=self._offloaded(),
+            )
+        return capability(findings, self._wiring, emulated=self._emulated)
+
+    def counters(self) -> Mapping[EntryKey, Traffic]:
+        found: dict[EntryKey, Traffic] = {}
+        with self._asking():
+            for flow, packets, octets in self._openflow.counted_flows(FORWARD.number):
+                key = _entry(flow)
+                if key is not None:
+                    before = found.get(key, Traffic(0, 0))
+                    found[key] = Traffic(before.packets + packets, before.bytes + octets)
+        return found
+
+    # --- asking ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Make sure that somebody is there to answer; what goes wrong is a TargetError."""
+        try:
+            self._probe.call("version")
+            if self._vswitch.error is not None:
+                raise TargetError(self._vswitch.error)
+            if self._place.bridge not in self._vswitch.bridges():
+                raise TargetError(
+                    f"bridge {self._place.bridge} is not in the Open vSwitch at"
+                    f" {self._place.remote}: correct switch.bridge"
+                )
+            yield
+        except TargetError:
+            raise
+        except (UnixctlError, OpenFlowError, DatabaseError) as error:
+            raise TargetError(f"the DPU's switch: {error}") from error
+
+    def _numbers(self) -> dict[str, int]:
+        ports = self._vswitch.ports()
+        return {
+            name: each.ofport
+            for name, each in self._vswitch.interfaces().items()
+            if each.ofport is not None
+            and name in ports
+            and ports[name].bridge == self._place.bridge
+        }
+
+    def _local_mac(self) -> str:
+        local = self._vswitch.interfaces().get(self._place.bridge)
+        return (local.mac_in_use if local else None) or ""
+
+    def _routes(self) -> Iterator[Route]:
+        """Yield our routes; deleting one, anybody's, ends the intake at its bridge's addresses."""
+        taken_in = self._unixctl.call("tnl/ports/show", "-v")
+        for each in tunnel_routes.routes(self._unixctl):
+            if each.bridge == self._place.bridge and each.mark in (MARK_OUT, MARK_BACK):
+                live = f"(dst={each.gateway}," in taken_in
+                yield Route(each.gateway, each.mark, live=live)
+
+    def _neighbours(self) -> Iterator[Neighbour]:
+        for each in tunnel_routes.neighbours(self._unixctl):
+            set_at = self._set_at.get(each.address)
+            fresh = set_at is not None and self._clock() - set_at < _REFRESH_S
+            if fresh and each.bridge == self._place.bridge:
+                yield Neighbour(each.address, each.mac)
+
+    def _offloaded(self) -> int | None:
+        """Return how many flows its datapath says are in hardware; None: it cannot say."""
+        try:
+            shown = self._unixctl.call("dpctl/dump-flows", "type=offloaded")
+        except UnixctlError:
+            return None
+        return sum("actions:" in line for line in shown.splitlines())
+
+    # --- changing ----------------------------------------------------------------------------
+
+    def _await_ports(self, names: Iterable[str]) -> None:
+        """Return once ovs-vswitchd has numbered the ports. Raises TargetError with its words."""
+        missing = set(names)
+        process.wait_until(lambda: missing <= self._numbers().keys(), _PORT_S)
+        for name in sorted(missing - self._numbers().keys()):
+            interface = self._vswitch.interfaces().get(name)
+            words = interface.error if interface and interface.error else "no number and no error"
+            raise TargetError(f"tunnel port {name} of {self._place.bridge}: {words}")
+
+    def _set(self, items: Iterable[Item]) -> None:
+        for item in items:
+            if isinstance(item, Route):
+                tunnel_routes.add_route(self._unixctl, self._user_route(item))
+            elif isinstance(item, Neighbour):
+                neighbour = TunnelNeighbour(item.address, item.mac, self._place.bridge)
+                tunnel_routes.set_neighbour(self._unixctl, neighbour)
+                self._set_at[item.address] = self._clock()
+
+    def _remove(self, items: Iterable[Item]) -> None:
+        items = list(items)
+        for item in items:
+            if isinstance(item, Route):
+                tunnel_routes.delete_route(self._unixctl, self._user_route(item))
+            elif isinstance(item, Neighbour):
+                self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
+        self._vswitch.delete(
+            ports=[item.port.name for item in items if isinstance(item, TunnelPort)]
+        )
+
+    def _user_route(self, route: Route) -> UserRoute:
+        """Return a route for all packets of ours: the mark is what no packet of others has."""
+        everywhere = ip_network("0.0.0.0/0" if route.gateway.version == 4 else "::/0")
+        return UserRoute(everywhere, self._place.bridge, route.gateway, route.mark)
+
+    def _place_rows(self, change: Change) -> Mapping[EntryKey, str]:
+        """Change the rows in one bundle; what the device refuses goes without, and is returned."""
+        update = tuple(row for row in change.update.values() if isinstance(row, Row))
+        rows = (*(row for row in change.add.values() if isinstance(row, Row)), *update)
+        gone = [row.flow for row in change.remove.values() if isinstance(row, Row)]
+        refused: dict[EntryKey, str] = {}
+        numbers, mac = self._numbers(), self._local_mac()
+        for row in rows:
+            for port in sorted(ports_of(row.flow) - numbers.keys()):
+                why = f"{Reason.NO_SWITCH_PORT}: {self._place.bridge} has no port {port}"
+                if not row.entries:
+                    raise TargetError(why)
+                refused |= dict.fromkeys(row.entries, why)
+        rows = without(rows, refused)
+        delete = [to_device(flow, numbers, mac) for flow in gone]
+        for _ in range(_MOST_REFUSALS):
+            try:
+                add = [to_device(row.flow, numbers, mac) for row in rows]
+                self._openflow.apply_bundle(add, delete)
+            except OpenFlowError as error:
+                if error.refusal is None:
+                    raise
+                kept = self._without_refused(rows, update, delete, error.refusal)
+                if len(kept.rows) == len(rows):
+                    raise
+                rows = kept.rows
+                refused |= kept.refused
+            else:
+                return refused
+        raise TargetError(f"{self._place.bridge} refused more than {_MOST_REFUSALS} flows in turn")
+
+    def _without_refused(
+        self, rows: tuple[Row, ...], update: Iterable[Row], delete: list[Flow], refusal: Refusal
+    ) -> Fit:
+        """Return what is left to try after the device has refused a flow."""
+        if refusal.code == _TABLE_FULL:
+            limits, left = self._openflow.table_limits(), {}
+            flows = self._openflow.dump_flows()
+            for table, limit in limits.items():
+                left[table] = limit - sum(flow.table == table for flow in flows)
+                left[table] += sum(flow.table == table for flow in delete)
+            kept = fit(rows, [row.key for row in update], left)
+            limit = limits.get(refusal.key.table, 0)
+            words = (
+                f"{Reason.TABLE_FULL}: {refusal.code} for table {refusal.key.table} of {limit} rows"
+            )
+            return Fit(kept.rows, dict.fromkeys(kept.refused, words))
+        numbers, mac = self._numbers(), self._local_mac()
+        keys = {to_device(row.flow, numbers, mac).key: row for row in rows}
+        row = keys.get(refusal.key)
+        if row is None or not row.entries:
+            return Fit(rows)
+        words = f"{Reason.UNSUPPORTED_MATCH}: {refusal.code} for {row.flow.match}"
+        refused = dict.fromkeys(row.entries, words)
+        return Fit(without(rows, refused), refused)
+
+
+def _entry(flow: Flow) -> EntryKey | None:
+    """Return whose frames a flow of the forwarding table counts; None: nobody's of ours."""
+    if not is_ours(flow) or category(flow) not in (Category.PORT, Category.REMOTE):
+        return None
+    fields = dict(token.partition("=")[::2] for token in flow.match.split(","))
+    return EntryKey(Vni(vni_of(flow)), Mac(fields["dl_dst"]))

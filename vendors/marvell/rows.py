@@ -1,0 +1,358 @@
+"""Which rows the DPU's bridge should hold for the entries placed in it. Pure.
+
+A remote endpoint takes its own row, those of its VTEP, and those of every VF of its segment: who
+reaches it must be allowed to, and its answers must arrive. An endpoint behind a VF takes the rows
+of that VF, which other VFs reach it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.diff import Item, Pending, Rendering
+from dataplane.core.events import Link
+from dataplane.core.model import Encap, EntryKey, Guard, IpAddress, Segment, family_of
+from dataplane.core.overhead import encap_overhead
+from dataplane.core.reasons import Reason
+from ovs_client import vswitch
+from ovs_client.ofctl import Flow, FlowKey
+from vendors.marvell.pipeline import (
+    CLASSIFY,
+    CLASSIFY_PRIORITY,
+    FABRIC_SCOPE,
+    FORWARD,
+    GATEWAY_MAC,
+    GUARD,
+    MARK_BACK,
+    MARK_OUT,
+    MISS,
+    TO_TUNNELS,
+    TUNNEL,
+    TUNNEL_PORTS,
+    WIRE,
+    Category,
+    Neighbour,
+    Route,
+    Row,
+    Table,
+    TunnelPort,
+    cookie,
+    flow,
+)
+
+_ETHERNET = 14
+_ND_TYPES = (133, 134, 135, 136, 137)  # RFC 4861 section 4
+_MARKS = f"pkt_mark={MARK_OUT & ~0xFFFF:#x}/0xffff0000"
+
+NO_ENTRIES: frozenset[EntryKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The ports of the DPU's bridge, and whose node's rows they get.
+
+    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
+    """
+
+    bridge: str
+    uplink: str
+    cpu: str
+    vfs: Mapping[str, str]
+    node: str
+
+
+def render_rows(desired: Desired, bindings: Bindings, wiring: Wiring) -> Rendering:
+    """Return the rows of ``bindings.placed``; an entry that cannot be expressed is pending."""
+    plan = _Plan(wiring)
+    for view in desired.segments.values():
+        _plan_segment(plan, _Scene(desired, bindings, view))
+    if plan.rows and bindings.nic is not None:
+        _plan_pipeline(plan, desired, bindings.nic)
+    held = desired.held
+    return Rendering(plan.items(), tuple(plan.pending), held | ({FABRIC_SCOPE} if held else set()))
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A Rendering in the making."""
+
+    wiring: Wiring
+    rows: dict[FlowKey, Row] = field(default_factory=dict)
+    others: dict[Hashable, Item] = field(default_factory=dict)
+    pending: list[Pending] = field(default_factory=list)
+    tunnels: set[Encap] = field(default_factory=set)
+    sources: set[IpAddress] = field(default_factory=set)  # our own VTEPs that are in use
+
+    def add(self, item: Flow, entries: AbstractSet[EntryKey], *, firm: bool = False) -> None:
+        """Add a flow; of two that exclude each other one stays, whatever their order."""
+        known = self.rows.get(item.key)
+        if known is None:
+            self.rows[item.key] = Row(item, frozenset(entries), firm)
+        else:
+            first = min(known.flow, item, key=lambda each: (each.actions, each.cookie))
+            self.rows[item.key] = Row(first, known.entries | entries, known.firm or firm)
+
+    def refuse(self, key: EntryKey, reason: Reason, detail: str) -> None:
+        """Call an entry pending."""
+        self.pending.append(Pending(key, f"{reason}: {detail}"))
+
+    def items(self) -> dict[Hashable, Item]:
+        """Return all that is planned."""
+        return {**self.others, **dict[Hashable, Item](self.rows.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """One segment, and what is known around it."""
+
+    desired: Desired
+    bindings: Bindings
+    view: SegmentView
+
+    @property
+    def segment(self) -> Segment:
+        return self.view.segment
+
+    def own(self, vtep: IpAddress) -> IpAddress | None:
+        """Return this node's VTEP of the family of ``vtep``."""
+        return next((own for own in self.desired.vteps if own.version == vtep.version), None)
+
+    @property
+    def largest_frame(self) -> int:
+        """Return the bytes of the largest frame that the underlay carries encapsulated."""
+        nic = self.bindings.nic
+        mtu = self.view.mtu if nic is None else nic.mtu - self._overhead
+        return mtu + _ETHERNET
+
+    @property
+    def _overhead(self) -> int:
+        return encap_overhead(self.segment.encap, self.segment.underlay)
+
+
+def _plan_segment(plan: _Plan, scene: _Scene) -> None:
+    """Plan what the placed entries of a segment need."""
+    behind = [port for port in scene.view.ports if _is_eligible(plan.wiring, port)]
+    local = set(_local_entries(plan, scene))
+    remotes = list(_remote_entries(plan, scene, behind))
+    for port in behind:
+        if remotes or EntryKey(scene.segment.vni, port.attachment.mac) in local:
+            _plan_port(plan, scene, port)
+    needed_by: dict[IpAddress, set[EntryKey]] = {}
+    for key, remote in remotes:
+        needed_by.setdefault(remote.vtep, set()).add(key)
+        _plan_remote(plan, scene, key, remote.vtep)
+    for vtep, entries in needed_by.items():
+        _plan_member(plan, scene, vtep, entries)
+
+
+def _is_eligible(wiring: Wiring, port: Port) -> bool:
+    return port.state is PortState.ACTIVE and port.attachment.netdev in wiring.vfs
+
+
+def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[EntryKey]:
+    """Yield the placed endpoints behind VFs that can be expressed; say why others cannot."""
+    for port in scene.view.ports:
+        key = EntryKey(scene.segment.vni, port.attachment.mac)
+        if key not in scene.bindings.placed:
+            continue
+        if port.state is PortState.BLOCKED:
+            plan.refuse(key, port.reason or Reason.PENDING, port.detail or "its port is blocked")
+        elif port.attachment.netdev not in plan.wiring.vfs:
+            detail = f"{port.attachment.access_port} is no representor of this switch"
+            plan.refuse(key, Reason.NO_SWITCH_PORT, detail)
+        elif scene.bindings.nic is None:
+            plan.refuse(key, Reason.NO_NEXTHOP, "the underlay's NIC is not known yet")
+        else:
+            yield key
+
+
+def _remote_entries(
+    plan: _Plan, scene: _Scene, behind: list[Port]
+) -> Iterator[tuple[EntryKey, RemoteEndpoint]]:
+    """Yield the placed endpoints of other nodes that can be expressed; say why others cannot."""
+    for remote in scene.view.remotes:
+        key = EntryKey(scene.segment.vni, remote.endpoint.mac)
+        if key not in scene.bindings.placed:
+            continue
+        if not behind:
+            detail = f"no active VF of this switch is on segment {scene.segment.name}"
+            plan.refuse(key, Reason.NO_SWITCH_PORT, detail)
+        elif scene.own(remote.vtep) is None:
+            detail = f"this node has no {family_of(remote.vtep)} VTEP address to send from"
+            plan.refuse(key, Reason.UNSUPPORTED_ENCAP, detail)
+        elif scene.bindings.nic is None or remote.vtep not in scene.bindings.next_hops:
+            detail = f"the MAC of the next hop to {remote.vtep} is not known yet"
+            plan.refuse(key, Reason.NO_NEXTHOP, detail)
+        else:
+            yield key, remote
+
+
+# --- the rows of each part -------------------------------------------------------------------
+
+
+def _plan_port(plan: _Plan, scene: _Scene, port: Port) -> None:
+    """Plan a VF: what it may send, where its misses go, and what is sent to it."""
+    vni, attachment = scene.segment.vni, port.attachment
+    vf, owner = plan.wiring.vfs[attachment.netdev], cookie(Category.PORT, vni)
+    enter = (
+        f"set_field:{vni:#x}->reg0,check_pkt_larger({scene.largest_frame})->NXM_NX_REG3[0],"
+        f"{_goto(GUARD)}"
+    )
+    flows = [
+        flow(CLASSIFY, CLASSIFY_PRIORITY, f"in_port={vf}", enter, owner),
+        *(flow(GUARD, 100, match, _goto(FORWARD), owner) for match in _allowed(port, vf)),
+        flow(MISS, 100, f"in_port={vf}", f"output:{attachment.netdev}", owner),
+        flow(FORWARD, 110, f"dl_dst={attachment.mac},reg0={vni:#x}", f"output:{vf}", owner),
+    ]
+    for item in flows:
+        plan.add(item, {EntryKey(vni, attachment.mac)}, firm=True)
+
+
+def _allowed(port: Port, vf: str) -> Iterator[str]:
+    """Yield what a VF may send, by its guard."""
+    here = f"in_port={vf},dl_src={port.attachment.mac}"
+    if port.guard is Guard.OFF:
+        yield f"in_port={vf}"
+    elif port.guard is Guard.MAC:
+        yield here
+    else:
+        for ip in port.attachment.ips:
+            yield f"{here},ip,nw_src={ip}" if ip.version == 4 else f"{here},ipv6,ipv6_src={ip}"
+
+
+def _plan_remote(plan: _Plan, scene: _Scene, key: EntryKey, vtep: IpAddress) -> None:
+    """Plan an endpoint of another node, and the next hop to it."""
+    vni, encap = scene.segment.vni, scene.segment.encap
+    target = "tun_dst" if vtep.version == 4 else "tun_ipv6_dst"
+    send = (
+        f"set_field:{vni:#x}->tun_id,set_field:{vtep}->{target},"
+        f"set_field:{MARK_OUT:#x}->pkt_mark,output:{TUNNEL_PORTS[encap]}"
+    )
+    match = f"dl_dst={key.mac},reg0={vni:#x},reg2=0,reg3=0"
+    plan.add(flow(FORWARD, 100, match, send, cookie(Category.REMOTE, vni)), {key})
+    nic, next_hop = scene.bindings.nic, scene.bindings.next_hops[vtep]
+    if nic is not None:
+        to = f"ip,nw_dst={vtep}" if vtep.version == 4 else f"ipv6,ipv6_dst={vtep}"
+        leave = (
+            f"set_field:{nic.mac}->eth_src,set_field:{next_hop}->eth_dst,"
+            f"output:{plan.wiring.uplink}"
+        )
+        wire = flow(WIRE, 100, f"{to},pkt_mark={MARK_OUT:#x}", leave, cookie(Category.VTEP))
+        plan.add(wire, {key}, firm=True)
+
+
+def _plan_member(
+    plan: _Plan, scene: _Scene, vtep: IpAddress, entries: AbstractSet[EntryKey]
+) -> None:
+    """Plan what a VTEP sends on a segment; it is taken in by family and UDP port."""
+    own, segment = scene.own(vtep), scene.segment
+    if own is None:
+        return  # nothing of that family can arrive
+    number = scene.desired.fabric.port(segment.encap)
+    here, source = f"in_port={plan.wiring.uplink}", "tun_src"
+    packet = f"{here},udp,nw_src={vtep},nw_dst={own},nw_frag=no,tp_dst={number}"
+    if vtep.version == 6:
+        source = "tun_ipv6_src"
+        packet = f"{here},udp6,ipv6_src={vtep},ipv6_dst={own},nw_frag=no,tp_dst={number}"
+    take = flow(CLASSIFY, CLASSIFY_PRIORITY, packet, TO_TUNNELS, cookie(Category.VTEP))
+    plan.add(take, entries)
+    tunnel = TUNNEL_PORTS[segment.encap]
+    match = f"in_port={tunnel},{source}={vtep},tun_id={segment.vni:#x}"
+    enter = f"set_field:{segment.vni:#x}->reg0,set_field:0x1->reg2,{_goto(FORWARD)}"
+    plan.add(flow(TUNNEL, 100, match, enter, cookie(Category.MEMBER, segment.vni)), entries)
+    plan.tunnels.add(segment.encap)
+    plan.sources.add(own)
+
+
+# --- what is there as soon as any entry is ---------------------------------------------------
+
+
+def _plan_pipeline(plan: _Plan, desired: Desired, nic: Link) -> None:
+    """Plan the flows, tunnel ports, routes and neighbours that the rows rely on."""
+    flows = [
+        *_fixed_flows(),
+        *(_tunnel_flow(encap) for encap in plan.tunnels),
+        *(each for own in plan.sources for each in _return_flows(own, nic, plan.wiring.cpu)),
+    ]
+    for item in flows:
+        plan.add(item, NO_ENTRIES, firm=True)
+    for encap in plan.tunnels:
+        name = TUNNEL_PORTS[encap]
+        port = _tunnel_port(name, encap, desired.fabric.port(encap), plan.wiring)
+        plan.others["port", name] = TunnelPort(port)
+    for own in plan.sources:
+        for each in (Route(own, MARK_OUT), Route(own, MARK_BACK), Neighbour(own)):
+            plan.others[each.key] = each
+
+
+def pipeline_rows(encaps: Iterable[Encap], sources: Iterable[IpAddress]) -> Mapping[str, int]:
+    """Return how many rows of each table no entry counts, while any entry is placed."""
+    nic = Link("", 0, GATEWAY_MAC, 0, up=True)
+    flows = [
+        *_fixed_flows(),
+        *map(_tunnel_flow, encaps),
+        *(each for own in sources for each in _return_flows(own, nic, "")),
+    ]
+    return {
+        table.name: sum(item.table == table.number for item in flows)
+        for table in (CLASSIFY, GUARD, TUNNEL, FORWARD, WIRE, MISS)
+    }
+
+
+def _fixed_flows() -> Iterator[Flow]:
+    owner = cookie(Category.PIPELINE)
+    yield flow(CLASSIFY, CLASSIFY_PRIORITY, f"in_port=LOCAL,{_MARKS}", _goto(WIRE), owner)
+    unseen = (
+        "vlan_tci=0x1000/0x1000",
+        "arp",
+        "ipv6,nw_frag=yes",  # OVS shows no ICMPv6 type in one
+        *(f"icmp6,icmp_type={number}" for number in _ND_TYPES),
+    )
+    for match in unseen:
+        yield flow(GUARD, 300, match, _goto(MISS), owner)
+    for table in (GUARD, TUNNEL, FORWARD):
+        yield flow(table, 0, "", _goto(MISS), owner)
+
+
+def _tunnel_flow(encap: Encap) -> Flow:
+    match = f"in_port={TUNNEL_PORTS[encap]}"
+    return flow(CLASSIFY, CLASSIFY_PRIORITY, match, _goto(TUNNEL), cookie(Category.PIPELINE))
+
+
+def _return_flows(own: IpAddress, nic: Link, cpu: str) -> Iterator[Flow]:
+    """Yield how a decapsulated frame without entry becomes again what came, and goes to the CPU.
+
+    It is encapsulated as if to where it came from; then source and destination change places.
+    """
+    owner = cookie(Category.PIPELINE)
+    four = own.version == 4
+    tunnel, header = ("TUN_IPV4", "OF_IP") if four else ("TUN_IPV6", "NX_IPV6")
+    spare = "NXM_NX_REG0[]" if four else "NXM_NX_XXREG0[]"
+    again = (
+        f"move:NXM_NX_{tunnel}_SRC[]->NXM_NX_{tunnel}_DST[],"
+        f"set_field:{MARK_BACK:#x}->pkt_mark,IN_PORT"
+    )
+    yield flow(MISS, 100, f"tun_dst={own}" if four else f"tun_ipv6_dst={own}", again, owner)
+    back = (
+        f"move:NXM_{header}_SRC[]->{spare},move:NXM_{header}_DST[]->NXM_{header}_SRC[],"
+        f"move:{spare}->NXM_{header}_DST[],"
+        f"set_field:{GATEWAY_MAC}->eth_src,set_field:{nic.mac}->eth_dst,output:{cpu}"
+    )
+    yield flow(WIRE, 200, f"{'ip' if four else 'ipv6'},pkt_mark={MARK_BACK:#x}", back, owner)
+
+
+def _tunnel_port(name: str, encap: Encap, number: int, wiring: Wiring) -> vswitch.Port:
+    return vswitch.Port(
+        name,
+        wiring.bridge,
+        encap.value,
+        options={"remote_ip": "flow", "key": "flow", "dst_port": str(number)},
+        external_ids={vswitch.OWNER_KEY: wiring.node},
+    )
+
+
+def _goto(table: Table) -> str:
+    return f"goto_table:{table.number}"

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import MAX_SLOTS, Encap, Guard, IpAddress, Mac, Vni
+from dataplane.core.model import MAX_SLOTS, Encap, EntryKey, Guard, IpAddress, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import PACKET_REASONS, Reason
 
@@ -210,10 +210,10 @@ def encode_entry_key(vni: Vni, mac: Mac) -> bytes:
     return _ENTRY_KEY.pack(vni, _mac_bytes(mac))
 
 
-def decode_entry_key(data: bytes) -> tuple[int, Mac]:
-    """Return the VNI and the MAC of a key of ``entries``."""
+def decode_entry_key(data: bytes) -> EntryKey:
+    """Return whose entry a key of ``entries`` names. Raises InvalidValueError: nobody's."""
     vni, mac = _ENTRY_KEY.unpack(data)
-    return vni, Mac(mac.hex(":"))
+    return EntryKey(Vni(vni), Mac(mac.hex(":")))
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 
 from bpf.bpffs import Pins
 from bpf.layout import decode_count, decode_counter_key, decode_entry_key, traffic_of
 from bpf.syscalls import open_map
-from dataplane.core.model import Mac
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import EntryKey
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 
@@ -19,10 +21,14 @@ class Readings:
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
 
-    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
-        """Return what each entry has forwarded, by VNI and MAC."""
+    def traffic(self) -> Mapping[EntryKey, Traffic]:
+        """Return what each entry has forwarded."""
+        found: dict[EntryKey, Traffic] = {}
         with open_map(self._pins.map("entries")) as entries:
-            return {decode_entry_key(key): traffic_of(value) for key, value in entries.items()}
+            for key, value in entries.items():
+                with suppress(InvalidValueError):  # a stranger's
+                    found[decode_entry_key(key)] = traffic_of(value)
+        return found
 
     def counts(self) -> Mapping[int, Mapping[Reason, int]]:
         """Return how many packets were not taken, by ifindex of who received them and reason."""

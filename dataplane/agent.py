@@ -185,7 +185,7 @@ class Agent:
         return tuple(self._snapshot.state.attachments)
 
     def faults(self, key: AttachmentKey) -> tuple[str, ...]:
-        """Observe every Target anew and return what differs for this attachment."""
+        """Observe what an ADD waits for, and the fabric, anew; return what differs for this one."""
         snapshot = self._snapshot
         desired, attachment = snapshot.desired, snapshot.state.attachments.get(key)
         if desired is None or attachment is None:
@@ -193,8 +193,11 @@ class Agent:
         others = {k: a for k, a in snapshot.state.attachments.items() if k != key}
         without = derive(replace(snapshot.state, attachments=others)) or desired
         job = Job(snapshot.generation, desired, snapshot.state.bindings)
-        connected = snapshot.state.fabric.connected
-        workers = [w for w in self._workers if connected or w.target.name in snapshot.local_targets]
+        names = {*snapshot.local_targets}
+        if snapshot.state.fabric.connected:
+            names.add(FABRIC_TARGET)
+        # Not the DPU's switch: what it holds comes and goes with the traffic.
+        workers = [worker for worker in self._workers if worker.target.name in names]
         return tuple(fault for worker in workers for fault in _faults(worker, job, without))
 
     def segment_mtu(self, segment: str) -> int:

@@ -182,12 +182,20 @@ class Dpu(Protocol):
 class FastPath(Protocol):
     """What the fast path has really done; every call looks. Raises OverweaveError."""
 
-    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
-        """Return what each entry it holds has forwarded, by VNI and MAC."""
+    def traffic(self) -> Mapping[EntryKey, Traffic]:
+        """Return what each entry it holds has forwarded."""
         ...
 
     def counts(self) -> Mapping[int, Mapping[Reason, int]]:
         """Return how many packets it did not take, by ifindex of the receiving netdev and why."""
+        ...
+
+
+class PathCounters(FastPath, Protocol):
+    """What the fast path and the switch below have really done."""
+
+    def switched(self) -> Mapping[EntryKey, Traffic] | None:
+        """Return what each entry the switch holds has forwarded; None: it does not answer."""
         ...
 
 

@@ -16,7 +16,7 @@ from bpf.readings import Readings
 from bpf.target import FastpathTarget
 from dataplane.config import AgentConfig, FastPath
 from dataplane.core.errors import OverweaveError
-from dataplane.core.model import Mac
+from dataplane.core.model import EntryKey
 from dataplane.core.path import Action, Outcome, Probe
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
@@ -45,7 +45,7 @@ class NoEbpf:
     reason: str
     name: ClassVar[str] = "fastpath"
 
-    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
+    def traffic(self) -> Mapping[EntryKey, Traffic]:
         """Return nothing: Open vSwitch forwards everything."""
         return {}
 

@@ -11,17 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from socket import AF_INET6, AF_UNIX
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import MetricsHandler
 
-from dataplane.contracts import FastPath
+from dataplane.contracts import PathCounters
 from dataplane.core.desired import PortState
 from dataplane.core.errors import OverweaveError
-from dataplane.core.model import IpAddress, Mac
+from dataplane.core.model import EntryKey, IpAddress
 from dataplane.core.placement import Traffic, placed_entries
 from dataplane.core.reasons import PACKET_REASONS, Reason
 from dataplane.core.snapshot import Snapshot, obstacle
@@ -33,11 +33,12 @@ Address = Path | tuple[IpAddress, int]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 50.0)
 _SCRAPES = 4  # at a time; more are turned away
 _REQUEST_S = 5.0  # how long a client may be silent
-_FASTPATH, _OVS, _HOST, _DROPPED = "fastpath", "ovs", "host", "dropped"
+_SWITCH, _FASTPATH, _OVS, _HOST, _DROPPED = "switch", "fastpath", "ovs", "host", "dropped"
 
 log = structlog.get_logger()
 
 _Way = tuple[str, str]  # path and reason
+_Counter = tuple[Hashable, _Way]  # an entry or an ifindex
 _Labels = TypeVar("_Labels", bound=tuple[str, ...])
 
 
@@ -60,35 +61,47 @@ class Source(Protocol):
         ...
 
 
+class Counted(NamedTuple):
+    """What each entry holds now, in the fast path and in the switch below, and the totals."""
+
+    fast: Mapping[EntryKey, Traffic]
+    switched: Mapping[EntryKey, Traffic]
+    totals: Mapping[_Way, int]
+
+
 class PacketTotals:
-    """Packets by path and reason since the first look at ``fast``; no total ever falls.
+    """Packets by path and reason since the first look at ``counters``; no total ever falls.
 
     What is counted in a map goes with the port or entry it was counted for, and begins again at 0
     with the next of that name. What came between the last look and that is in no total.
     """
 
-    def __init__(self, fast: FastPath, *, exclusive_ports: bool) -> None:
-        self._fast = fast
+    def __init__(self, counters: PathCounters, *, exclusive_ports: bool) -> None:
+        self._counters = counters
         self._strangers = _DROPPED if exclusive_ports else _HOST
-        self._last: Mapping[Hashable, int] | None = None
-        ways = [(_FASTPATH, ""), *(self._way(reason) for reason in PACKET_REASONS)]
+        self._last: Mapping[_Counter, int] | None = None
+        ways = [(_SWITCH, ""), (_FASTPATH, ""), *(self._way(reason) for reason in PACKET_REASONS)]
         self._totals: Counter[_Way] = Counter(dict.fromkeys(ways, 0))
         self._lock = threading.Lock()
 
-    def look(self) -> tuple[Mapping[tuple[int, Mac], Traffic], Mapping[_Way, int]]:
-        """Return what each entry holds now, and the totals. Raises OverweaveError."""
+    def look(self) -> Counted:
+        """Look. Raises OverweaveError if what is in the kernel cannot be read."""
         with self._lock:
-            traffic, counts = self._fast.traffic(), self._fast.counts()
-            now: dict[Hashable, int] = {}
-            for entry, held in traffic.items():
-                self._take(now, (entry, (_FASTPATH, "")), held.packets)
+            fast, counts = self._counters.traffic(), self._counters.counts()
+            switched = self._counters.switched()
+            now: dict[_Counter, int] = {}
+            for way, held in {(_FASTPATH, ""): fast, (_SWITCH, ""): switched or {}}.items():
+                for entry, traffic in held.items():
+                    self._take(now, (entry, way), traffic.packets)
+            if switched is None and self._last is not None:  # it goes on where it was, or anew
+                now |= {key: n for key, n in self._last.items() if key[1] == (_SWITCH, "")}
             for ifindex, found in counts.items():
                 for reason, packets in found.items():
                     self._take(now, (ifindex, self._way(reason)), packets)
             self._last = now
-            return traffic, dict(self._totals)
+            return Counted(fast, switched or {}, dict(self._totals))
 
-    def _take(self, now: dict[Hashable, int], key: tuple[Hashable, _Way], packets: int) -> None:
+    def _take(self, now: dict[_Counter, int], key: _Counter, packets: int) -> None:
         if packets:
             now[key] = packets
         if self._last is not None:
@@ -107,12 +120,12 @@ class PacketTotals:
 class Metrics:
     """A Collector over snapshots and counters: a scrape waits for no decision and no database."""
 
-    def __init__(self, source: Source, fast: FastPath) -> None:
-        """Begin to count the packets of ``fast`` now."""
+    def __init__(self, source: Source, counters: PathCounters) -> None:
+        """Begin to count the packets of ``counters`` now."""
         disable_created_metrics()  # a restart shows in the totals, which begin at 0
         self._source = source
         exclusive = source.snapshot.state.node.exclusive_ports
-        self._packets = PacketTotals(fast, exclusive_ports=exclusive)
+        self._packets = PacketTotals(counters, exclusive_ports=exclusive)
         with suppress(OverweaveError):
             self._packets.look()
         self.registry = CollectorRegistry()
@@ -139,6 +152,7 @@ class Metrics:
         yield from self._fabric(snapshot)
         yield from self._targets(snapshot)
         yield from self._fast_path(snapshot)
+        yield from _switch(snapshot)
 
     def _fabric(self, snapshot: Snapshot) -> Iterator[Metric]:
         connected = snapshot.state.fabric.connected
@@ -174,21 +188,41 @@ class Metrics:
         """Yield what rests on the counters in the kernel, if they can be read."""
         text = "1 if the fast path's counters could be read; else entries and packets are missing"
         try:
-            traffic, totals = self._packets.look()
+            counted = self._packets.look()
         except OverweaveError:
             yield _gauge("fastpath_readable", text, {(): 0})
             return
         yield _gauge("fastpath_readable", text, {(): 1})
-        desired, full = snapshot.desired, snapshot.full_maps
-        placed = placed_entries(desired, traffic, full) if desired else ()
-        entries = Counter((e.segment, str(e.placement), str(e.reason or "")) for e in placed)
+        desired, holdings = snapshot.desired, snapshot.holdings(counted.fast, counted.switched)
+        placed = placed_entries(desired, holdings) if desired else ()
+        entries = Counter(
+            (e.segment, str(e.placement), str(e.cause.reason if e.cause else "")) for e in placed
+        )
         text = "Forwarding entries by where they are placed; reason says why not higher"
         yield _gauge("entries", text, entries, "segment", "placement", "reason")
         text = "Packets of pods and tunnels by who took them; reason says why not the fast path"
         packets = CounterMetricFamily("overweave_packets", text, labels=("path", "reason"))
-        for labels, total in totals.items():
+        for labels, total in counted.totals.items():
             packets.add_metric(labels, total)
         yield packets
+
+
+def _switch(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what is known of the DPU's switch below this node, nothing if there is none."""
+    switch, device = snapshot.state.switch, snapshot.own_device
+    if not switch.exists or device is None:
+        return
+    known = switch.capability
+    ready = known is not None and not known.obstacle
+    text = "1 if the DPU's switch answers and takes entries, else 0"
+    yield _gauge("switch_ready", text, {(device,): ready}, "device")
+    rows: dict[tuple[str, str, str], float] = {}
+    for table in known.tables if known else ():
+        ours = table.used - table.foreign
+        states = {"used": ours, "foreign": table.foreign, "free": table.capacity - table.used}
+        rows |= {(device, table.name, state): count for state, count in states.items()}
+    text = "Rows of the switch's tables: ours, those of others, and what is left"
+    yield _gauge("switch_table_rows", text, rows, "device", "table", "state")
 
 
 class MetricsServer:

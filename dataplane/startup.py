@@ -8,15 +8,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 
-from bpf.readings import Readings
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.dpu import DpuClient
@@ -28,8 +28,10 @@ from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
-from dataplane.contracts import Feed, PacketPaths, Post, Target
+from dataplane.contracts import Feed, PacketPaths, PathCounters, Post, Switch, Target
 from dataplane.core.errors import OverweaveError
+from dataplane.core.model import Side
+from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.device_config import host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
@@ -43,6 +45,7 @@ from dataplane.host.vf import VfWiring
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
+from dataplane.switch import Counters, SwitchFeed
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.packet_path import OvsPacketPath
 from overlay_ovs.ports import PortsTarget
@@ -52,6 +55,9 @@ from ovs_client.daemons import DaemonError, OvsInstance, Place
 from ovs_client.database import Tls
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import VSwitch
+from vendors import registry
+from vendors.noop import NoSwitch
+from vendors.registry import SwitchSettings
 
 _SUPERVISE_S = 1.0
 _CNI_GRACE_S = 2.0
@@ -121,51 +127,104 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
-    joining: tuple[Target, ...]
-    hints: tuple[Feed, ...] = ()
+    ways = _ways(fast, _switch(config, stack))
     if isinstance(fast, Ebpf):
         stack.callback(fast.target.close)
-        joining = (fast.target,)
-    else:
-        next_hops = NextHopsTarget(lambda event: agent.post(event))  # noqa: PLW0108  # as above
-        joining = (GlueTarget(), next_hops)
-        hints = (WayFeed(lambda: agent.look(next_hops.name)),)
-    targets = (
+    targets: tuple[Target, ...] = (
         files,
         PortsTarget(vswitch, config.node),
         FlowsTarget(config.ovs_rundir),
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
-        *joining,
+        *_targets(ways, lambda event: agent.post(event)),  # noqa: PLW0108  # agent is made below
         FabricTarget(database, config.node),
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf))
     watched = watched_devices(config.devices)
     dpus = [DpuFeed(watched, DpuClient())] if watched else []
-    feeds: tuple[Feed, ...] = (*own, LinkFeed(), *hints, *dpus, ovs, fabric)
-    agent = Agent(node, Parts(targets, feeds, fabric.watch))
+    feeds: tuple[Feed, ...] = (
+        *own,
+        LinkFeed(),
+        *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
+        *dpus,
+        ovs,
+        fabric,
+    )
+    agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, fast, stack)
+    _serve(config, agent, ways, stack)
 
 
-def _service(config: AgentConfig, agent: Agent, fast: Ebpf | NoEbpf) -> AgentService:
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """What takes packets off Open vSwitch on this node, and what all of it has counted."""
+
+    fast: Ebpf | NoEbpf
+    switch: Switch | None
+    counters: PathCounters
+
+    @property
+    def write_next_hops(self) -> bool:
+        """Say whether somebody writes the next hop's MAC instead of the kernel."""
+        return self.switch is not None or isinstance(self.fast, NoEbpf)
+
+
+def _ways(fast: Ebpf | NoEbpf, switch: Switch | None) -> _Ways:
+    readings = fast.readings if isinstance(fast, Ebpf) else fast
+    return _Ways(fast, switch, Counters(readings, switch or NoSwitch()))
+
+
+def _targets(ways: _Ways, post: Post) -> Iterator[Target]:
+    yield ways.fast.target if isinstance(ways.fast, Ebpf) else GlueTarget()
+    if ways.write_next_hops:
+        yield NextHopsTarget(post)
+    if ways.switch is not None:
+        yield ways.switch
+
+
+def _feeds(ways: _Ways, look: Callable[[str], None]) -> Iterator[Feed]:
+    if ways.write_next_hops:
+        yield WayFeed(partial(look, NextHopsTarget.name))
+    if ways.switch is not None:
+        poke = partial(look, SWITCH_TARGET)
+        yield SwitchFeed(ways.switch, ways.counters, poke, time.monotonic)
+
+
+def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
+    """Return the driver of the DPU that this node is, None for another node."""
+    device = next((each for each in config.devices if each.side is Side.DPU), None)
+    if device is None:
+        return None
+    if device.vendor not in registry.DRIVERS:
+        log.warning("switch.no_driver", vendor=device.vendor.value, device=device.name)
+        return None
+    settings = SwitchSettings(
+        vendor=device.vendor,
+        node=config.node,
+        representors=tuple(device.representors),
+        values=device.switch or {},
+        emulated=device.emulated,
+    )
+    switch = registry.make(settings)
+    stack.callback(switch.close)
+    return switch
+
+
+def _service(config: AgentConfig, agent: Agent, ways: _Ways) -> AgentService:
+    fast = ways.fast
     modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
     path = fast.path if isinstance(fast, Ebpf) else fast
     paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)))
-    return AgentService(agent, _readings(fast), paths, modes, _access(config.fabric))
+    return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
 
 
-def _readings(fast: Ebpf | NoEbpf) -> Readings | NoEbpf:
-    return fast.readings if isinstance(fast, Ebpf) else fast
-
-
-def _serve(config: AgentConfig, agent: Agent, fast: Ebpf | NoEbpf, stack: ExitStack) -> None:
+def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
-    api = serve(_service(config, agent, fast), config.api_socket)
+    api = serve(_service(config, agent, ways), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
-    metrics = Metrics(agent, _readings(fast))
+    metrics = Metrics(agent, ways.counters)
     scrapes = MetricsServer(metrics, config.metrics_address)
     stack.callback(scrapes.stop)
     scrapes.start()

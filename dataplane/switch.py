@@ -10,7 +10,8 @@ import structlog
 from dataplane.contracts import Clock, FastPath, Post, Switch
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen, TrafficMeasured
-from dataplane.core.model import EntryKey, Vni
+from dataplane.core.model import EntryKey
+from dataplane.core.placement import Traffic
 
 WATCH_S = 0.5  # a device that has died is noticed within a second
 MEASURE_S = 1.0
@@ -84,9 +85,7 @@ class SwitchFeed:
             log.warning("switch.unmeasured", error=str(error))
             return
         now = self._clock()
-        packets = {
-            EntryKey(Vni(vni), mac): each.packets for (vni, mac), each in in_software.items()
-        }
+        packets = {key: each.packets for key, each in in_software.items()}
         for key, each in in_switch.items():
             packets[key] = packets.get(key, 0) + each.packets
         if self._measured_at is not None:
@@ -95,6 +94,22 @@ class SwitchFeed:
         if self._held - in_switch.keys():
             self._look()
         self._measured_at, self._packets, self._held = now, packets, frozenset(in_switch)
+
+
+class Counters:
+    """PathCounters over the fast path and the switch below; any thread may ask."""
+
+    def __init__(self, fast: FastPath, switch: Switch) -> None:
+        self._switch = switch
+        self.traffic = fast.traffic
+        self.counts = fast.counts
+
+    def switched(self) -> Mapping[EntryKey, Traffic] | None:
+        """Return what each entry the switch holds has forwarded; None: it does not answer."""
+        try:
+            return self._switch.counters()
+        except OverweaveError:
+            return None  # the feed notices, too, and says why
 
 
 def _rates(

@@ -9,12 +9,13 @@ from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.model import EntryKey
 from dataplane.core.placement import Traffic
+from dataplane.core.snapshot import SWITCH_TARGET
 
 
 class NoSwitch:
     """What is below a plain host: everything stays in software."""
 
-    name = "noop"
+    name = SWITCH_TARGET
     deadline_s = 1.0
     bound_by = frozenset[str]()
 

@@ -155,7 +155,14 @@ class ListTunnelsResponse(_message.Message):
     def __init__(self, tunnels: _Optional[_Iterable[_Union[Tunnel, _Mapping]]] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("node", "segment", "vni", "mac", "identity", "via", "placement", "reason", "packets", "bytes")
+    __slots__ = ("node", "segment", "vni", "mac", "identity", "via", "placement", "reason", "packets", "bytes", "words", "counted")
+    class CountedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NODE_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +173,8 @@ class Entry(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     PACKETS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
     node: str
     segment: str
     vni: int
@@ -176,7 +185,9 @@ class Entry(_message.Message):
     reason: str
     packets: int
     bytes: int
-    def __init__(self, node: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., mac: _Optional[str] = ..., identity: _Optional[str] = ..., via: _Optional[str] = ..., placement: _Optional[str] = ..., reason: _Optional[str] = ..., packets: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    words: str
+    counted: _containers.ScalarMap[str, int]
+    def __init__(self, node: _Optional[str] = ..., segment: _Optional[str] = ..., vni: _Optional[int] = ..., mac: _Optional[str] = ..., identity: _Optional[str] = ..., via: _Optional[str] = ..., placement: _Optional[str] = ..., reason: _Optional[str] = ..., packets: _Optional[int] = ..., bytes: _Optional[int] = ..., words: _Optional[str] = ..., counted: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ListEntriesResponse(_message.Message):
     __slots__ = ("entries",)

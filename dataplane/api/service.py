@@ -14,10 +14,11 @@ from dataplane.api import agent_pb2_grpc as rpc
 from dataplane.api import attachment_pb2_grpc as attachment_rpc
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.trace import trace
-from dataplane.contracts import FastPath, PacketPaths
+from dataplane.contracts import PacketPaths, PathCounters
 from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.model import IpAddress, Node
-from dataplane.core.placement import PlacedEntry, Traffic, placed_entries
+from dataplane.core.placement import PlacedEntry, placed_entries
+from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Snapshot, obstacle
 from dataplane.core.xdp import XdpPlace, why_no_xdp
 
@@ -45,14 +46,14 @@ class AgentService(rpc.AgentServicer):
     def __init__(
         self,
         source: Source,
-        fast: FastPath,
+        counters: PathCounters,
         paths: PacketPaths,
         modes: Mapping[str, str],
         access: str,
     ) -> None:
         """Show ``source``; ``access`` says how the fabric database is reached."""
         self._source = source
-        self._fast = fast
+        self._counters = counters
         self._paths = paths
         self._modes = dict(modes)
         self._access = access
@@ -77,14 +78,14 @@ class AgentService(rpc.AgentServicer):
             ports=len(ports),
             unpublished=[p for p in ports if not p.published and p.state == PortState.ACTIVE],
             blocked=[p for p in ports if p.state == PortState.BLOCKED],
-            modes={**self._modes, "xdp": _xdp(snapshot)},
+            modes={**self._modes, "xdp": _xdp(snapshot), **_switch(snapshot)},
         )
 
     def ListPorts(self, request: pb.ListPortsRequest, context: object) -> pb.ListPortsResponse:
         """Return the access ports in the order of their slots."""
         del request, context
         snapshot = self._source.snapshot
-        counts, ports = self._fast.counts(), _ports(snapshot)
+        counts, ports = self._counters.counts(), _ports(snapshot)
         for port in ports:
             ifindex = snapshot.state.bindings.ifindexes.get(port.access_port, 0)
             port.handed_over.update({str(why): n for why, n in counts.get(ifindex, {}).items()})
@@ -108,10 +109,10 @@ class AgentService(rpc.AgentServicer):
         snapshot = self._source.snapshot
         if snapshot.desired is None:
             return pb.ListEntriesResponse()
-        node, placed = (
-            snapshot.state.node.name,
-            placed_entries(snapshot.desired, self._fast.traffic(), snapshot.full_maps),
-        )
+        node = snapshot.state.node.name
+        switched = self._counters.switched() or {}
+        holdings = snapshot.holdings(self._counters.traffic(), switched)
+        placed = placed_entries(snapshot.desired, holdings)
         return pb.ListEntriesResponse(entries=[_entry(node, each) for each in placed])
 
     def Trace(self, request: pb.TraceRequest, context: grpc.ServicerContext) -> pb.TraceResponse:
@@ -168,6 +169,16 @@ def _xdp(snapshot: Snapshot) -> str:
     return f"off: {why_not}" if why_not else "native"
 
 
+def _switch(snapshot: Snapshot) -> dict[str, str]:
+    """Return in words what is below this node, if there is anything."""
+    known, error = snapshot.state.switch.capability, snapshot.state.switch.error
+    if known is None:
+        return {"switch": f"{Reason.DEVICE_DOWN}: {error}"} if error else {}
+    name = f"{known.product} (emulated)" if known.emulated else known.product
+    taken = f": {Reason.SWITCH_TAKEN}: {known.obstacle}" if known.obstacle else ""
+    return {"switch": name + taken}
+
+
 def _ports(snapshot: Snapshot) -> list[pb.Port]:
     ports = snapshot.desired.ports if snapshot.desired else ()
     return [_port(snapshot, port) for port in ports]
@@ -197,7 +208,7 @@ def _port(snapshot: Snapshot, port: Port) -> pb.Port:
 
 
 def _entry(node: str, placed: PlacedEntry) -> pb.Entry:
-    traffic = placed.traffic or Traffic(0, 0)
+    cause, traffic = placed.cause, placed.traffic
     return pb.Entry(
         node=node,
         segment=placed.segment,
@@ -206,9 +217,11 @@ def _entry(node: str, placed: PlacedEntry) -> pb.Entry:
         identity=placed.identity,
         via=str(placed.via),
         placement=placed.placement,
-        reason=placed.reason or "",
-        packets=traffic.packets,
-        bytes=traffic.bytes,
+        reason=cause.reason if cause else "",
+        packets=sum(each.packets for each in traffic.values()),
+        bytes=sum(each.bytes for each in traffic.values()),
+        words=cause.words if cause else "",
+        counted={path: each.packets for path, each in traffic.items()},
     )
 
 

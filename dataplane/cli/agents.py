@@ -43,7 +43,12 @@ def tunnels(sockets: tuple[Path, ...]) -> list[Record]:
 def entries(sockets: tuple[Path, ...]) -> list[Record]:
     """Return the forwarding entries of all agents meant. Raises UnreachableError."""
     return [
-        {**as_record(entry), "packets": entry.packets, "bytes": entry.bytes}
+        {
+            **as_record(entry),
+            "packets": entry.packets,
+            "bytes": entry.bytes,
+            "counted": dict(entry.counted),
+        }
         for answer in _ask(
             sockets, lambda agent: agent.ListEntries(pb.ListEntriesRequest(), **_WAIT)
         )

@@ -64,7 +64,7 @@ TUNNELS = Listing(
 ENTRIES = Listing(
     "entry",
     ("node", "segment", "mac", "identity", "via", "placement", "reason", "packets"),
-    ("vni", "bytes"),
+    ("vni", "bytes", "counted", "words"),
 )
 
 

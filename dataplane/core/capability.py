@@ -46,6 +46,7 @@ class Capability:
     those it enforces, by the AccessPort (representor) of each of its ports. ``cannot_set`` names
     outer header fields that it writes otherwise than the other paths do, ``limits`` what else to
     know, in the vendor's words. ``obstacle`` says why nothing can be placed at all, empty: it can.
+    ``offloads``: it says itself that what it forwards by its tables is forwarded in hardware.
     ``emulated`` devices prove nothing about speed.
     """
 
@@ -57,4 +58,5 @@ class Capability:
     cannot_set: frozenset[str] = frozenset()
     limits: tuple[str, ...] = ()
     obstacle: str = ""
+    offloads: bool = False
     emulated: bool = False

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dataplane.core.capability import Capability
 from dataplane.core.desired import Desired, PortState, SegmentView
-from dataplane.core.model import Attachment, Endpoint, IpAddress, Mac, Vni
+from dataplane.core.model import Attachment, Endpoint, EntryKey, IpAddress, Mac, Vni
 from dataplane.core.reasons import Reason
 
 
 class Placement(StrEnum):
-    """Which path forwards to a MAC by itself; Open vSwitch always could."""
+    """Which path forwards to a MAC by itself; Open vSwitch always could.
 
+    What a DPU's switch holds is in HARDWARE only if the device says so; an EMULATED one proves
+    nothing about speed, and any other SWITCH may well work in software, too.
+    """
+
+    HARDWARE = "hardware"
+    SWITCH = "switch"
+    EMULATED = "emulated"
     FASTPATH = "fastpath"
     OVS = "ovs"
+
+
+def placement_in(switch: Capability | None) -> Placement:
+    """Return as what an entry counts that ``switch`` holds."""
+    if switch is not None and switch.emulated:
+        return Placement.EMULATED
+    return Placement.HARDWARE if switch is not None and switch.offloads else Placement.SWITCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +42,19 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """A reason, and the words of the kernel or the device behind it."""
+
+    reason: Reason
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedEntry:
-    """(VNI, MAC) -> AccessPort or VTEP (``via``), with its placement and the reason for OVS."""
+    """(VNI, MAC) -> AccessPort or VTEP (``via``), with its placement and why it is no higher.
+
+    ``traffic`` is what each path that holds it has forwarded; Open vSwitch does not say.
+    """
 
     segment: str
     vni: Vni
@@ -36,8 +62,8 @@ class PlacedEntry:
     identity: str
     via: str | IpAddress
     placement: Placement
-    reason: Reason | None
-    traffic: Traffic | None
+    cause: Cause | None
+    traffic: Mapping[Placement, Traffic]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +80,60 @@ class FullMap:
 ENTRIES_FULL = FullMap("entries")
 
 
-def placed_entries(
-    desired: Desired, fast: Mapping[tuple[int, Mac], Traffic], full: Collection[FullMap]
-) -> Iterator[PlacedEntry]:
-    """Yield every entry of ``desired``.
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the paths above Open vSwitch really hold, and why they hold no more.
 
-    ``fast`` is what the fast path really holds; ``full`` are those of its maps without room.
+    ``full`` are the fast path's maps without room. ``switched`` is what the DPU's switch holds,
+    which counts as ``switch``; ``unswitched`` says of each other entry why not, and is empty where
+    there is no switch.
     """
-    lacking = Reason.TABLE_FULL if ENTRIES_FULL in full else Reason.PENDING
-    otherwise = lacking if desired.node.ebpf else Reason.NO_FASTPATH
+
+    fast: Mapping[EntryKey, Traffic]
+    full: Collection[FullMap] = ()
+    switch: Placement = Placement.SWITCH
+    switched: Mapping[EntryKey, Traffic] = field(default_factory=dict)
+    unswitched: Mapping[EntryKey, Cause] = field(default_factory=dict)
+
+    def traffic(self, key: EntryKey) -> dict[Placement, Traffic]:
+        """Return what each path that holds ``key`` has forwarded, the highest first."""
+        paths = {self.switch: self.switched, Placement.FASTPATH: self.fast}
+        return {path: held[key] for path, held in paths.items() if key in held}
+
+
+def placed_entries(desired: Desired, holdings: Holdings) -> Iterator[PlacedEntry]:
+    """Yield every entry of ``desired``."""
+    lacking = Reason.TABLE_FULL if ENTRIES_FULL in holdings.full else Reason.PENDING
+    slow = Cause(lacking if desired.node.ebpf else Reason.NO_FASTPATH)
     for view in desired.segments.values():
         for owner, via, blocked in _owners(view):
+            key = EntryKey(view.segment.vni, owner.mac)
             # What is held for a blocked port is another's, of the same MAC.
-            held = None if blocked else fast.get((view.segment.vni, owner.mac))
+            traffic = {} if blocked else holdings.traffic(key)
+            placement = next(iter(traffic), Placement.OVS)
+            causes = {
+                Placement.OVS: blocked or slow,
+                Placement.FASTPATH: holdings.unswitched.get(key),
+            }
             yield PlacedEntry(
                 segment=view.segment.name,
-                vni=view.segment.vni,
-                mac=owner.mac,
+                vni=key.vni,
+                mac=key.mac,
                 identity=owner.identity,
                 via=via,
-                placement=Placement.OVS if held is None else Placement.FASTPATH,
-                reason=(blocked or otherwise) if held is None else None,
-                traffic=held,
+                placement=placement,
+                cause=causes.get(placement),
+                traffic=traffic,
             )
 
 
 def _owners(
     view: SegmentView,
-) -> Iterator[tuple[Attachment | Endpoint, str | IpAddress, Reason | None]]:
+) -> Iterator[tuple[Attachment | Endpoint, str | IpAddress, Cause | None]]:
     """Yield who is on a segment, where its frames go, and why they must not."""
     for port in view.ports:
-        blocked = port.reason if port.state is PortState.BLOCKED else None
+        why = port.reason or Reason.PENDING
+        blocked = Cause(why, port.detail) if port.state is PortState.BLOCKED else None
         yield port.attachment, port.attachment.access_port, blocked
     for remote in view.remotes:
         yield remote.endpoint, remote.vtep, None

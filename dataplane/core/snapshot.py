@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from dataplane.core.desired import Desired, Port
 from dataplane.core.events import TargetReport
-from dataplane.core.model import AttachmentKey
+from dataplane.core.model import AttachmentKey, EntryKey, Side
 from dataplane.core.offload import Choice
-from dataplane.core.placement import FullMap
+from dataplane.core.placement import Cause, FullMap, Holdings, Traffic, placement_in
+from dataplane.core.reasons import Reason
 from dataplane.core.state import State
 
 FABRIC_TARGET = "fabric"
@@ -44,6 +45,41 @@ class Snapshot:
         """Return the maps of the fast path that have no room for all."""
         pending = (each.about for report in self.reports.values() for each in report.pending)
         return frozenset(about for about in pending if isinstance(about, FullMap))
+
+    @property
+    def own_device(self) -> str | None:
+        """Return the name of the DPU that this node is, if it is one."""
+        devices = self.state.node.devices
+        return next((each.name for each in devices if each.side is Side.DPU), None)
+
+    def holdings(
+        self, fast: Mapping[EntryKey, Traffic], switched: Mapping[EntryKey, Traffic]
+    ) -> Holdings:
+        """Return what the paths hold, given what they have counted, and why they hold no more."""
+        return Holdings(
+            fast=fast,
+            full=self.full_maps,
+            switch=placement_in(self.state.switch.capability),
+            switched=switched,
+            unswitched=self._unswitched(),
+        )
+
+    def _unswitched(self) -> dict[EntryKey, Cause]:
+        """Return why an entry is not, or not yet, in the DPU's switch; empty: there is none."""
+        switch = self.state.switch
+        words = switch.capability.obstacle if switch.capability else switch.error
+        whole = (Reason.DEVICE_DOWN, Reason.SWITCH_TAKEN)
+        causes = {
+            key: Cause(reason, words if reason in whole else "")
+            for key, reason in self.choice.reasons.items()
+        }
+        causes |= {key: Cause(Reason.PENDING) for key in self.choice.placed if key not in causes}
+        report = self.reports.get(SWITCH_TARGET)
+        refused = report.pending if report else ()
+        for pending in refused:
+            if isinstance(pending.about, EntryKey) and pending.about in self.choice.placed:
+                causes[pending.about] = _cause(pending.reason)
+        return causes
 
     @property
     def local_targets(self) -> tuple[str, ...]:
@@ -90,6 +126,13 @@ class Snapshot:
         if pending:
             return f"{target}: {pending.reason}"
         return f"{target}: {report.error}" if report.error else ""
+
+
+def _cause(told: str) -> Cause:
+    """Return what a Switch said of an entry (contracts.Switch), its words whole."""
+    first, _, words = told.partition(": ")
+    known = first in Reason.__members__.values()
+    return Cause(Reason(first), words) if known else Cause(Reason.PENDING, told)
 
 
 @dataclass(frozen=True, slots=True)

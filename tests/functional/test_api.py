@@ -12,11 +12,13 @@ from dataplane.api import agent_pb2 as pb
 from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
 from dataplane.contracts import PacketPaths
+from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.diff import Pending
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import Link, LinksChanged, TargetReport
-from dataplane.core.model import Encap, Mac
+from dataplane.core.model import Encap, EntryKey, Vni
+from dataplane.core.offload import SwitchView
 from dataplane.core.path import Action, Outcome, Probe, Tunnel
 from dataplane.core.placement import FullMap, Traffic
 from dataplane.core.reasons import Reason
@@ -33,8 +35,11 @@ HERE, THERE = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 class FixedPath:
     """A fast path that holds the remote endpoint, and has handed two ARP questions over."""
 
-    def traffic(self) -> dict[tuple[int, Mac], Traffic]:
-        return {(100, remote().mac): Traffic(7, 700)}
+    def traffic(self) -> dict[EntryKey, Traffic]:
+        return {EntryKey(Vni(100), remote().mac): Traffic(7, 700)}
+
+    def switched(self) -> dict[EntryKey, Traffic]:
+        return {}
 
     def counts(self) -> dict[int, dict[Reason, int]]:
         return {40: {Reason.ARP: 2}, 41: {Reason.GROUP: 1}}
@@ -69,6 +74,7 @@ class Fixed:
         )
 
 
+OCTEON = Capability("marvell", "Marvell Octeon 10", emulated=True)
 WITHOUT_EBPF = PacketPaths(NoEbpf("there is no bcc"), OvsPath())
 
 
@@ -190,6 +196,26 @@ def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:
         agent.Trace(pb.TraceRequest(segment="blue"))
     server.stop(None)
     assert "INVALID_ARGUMENT" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("switch", "mode"),
+    [
+        pytest.param(SwitchView(OCTEON), "Marvell Octeon 10 (emulated)", id="emulated"),
+        pytest.param(
+            SwitchView(replace(OCTEON, obstacle="NORMAL is first", emulated=False)),
+            "Marvell Octeon 10: switch-taken: NORMAL is first",
+            id="taken",
+        ),
+        pytest.param(SwitchView(error="no answer"), "device-down: no answer", id="down"),
+    ],
+)
+def test_how_it_is_with_the_switch_below(switch: SwitchView, mode: str) -> None:
+    source = Fixed()
+    state = replace(source.snapshot.state, switch=switch)
+    source.snapshot = replace(source.snapshot, state=state)
+    service = AgentService(source, FixedPath(), WITHOUT_EBPF, {}, "unix")
+    assert service.GetStatus(pb.GetStatusRequest(), None).modes["switch"] == mode
 
 
 @pytest.mark.parametrize(

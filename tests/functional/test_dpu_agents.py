@@ -167,7 +167,7 @@ def world(
         world.hidden.mkdir()
         (world.hidden / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
     socket = world.node("d") / "run" / "attachment.sock"
-    common = {"serial": SERIAL, "vendor": "marvell", "emulated": True}
+    common = {"serial": SERIAL, "vendor": "senao", "emulated": True}  # which has no driver yet
     vfs = [{"device_id": VF, "netdev": "vf0"}]
     try:
         world.make_namespaces()

@@ -95,7 +95,10 @@ class MemorySwitch(MemoryTarget):
     bound_by = frozenset({"placed"})
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
-        return Rendering({key: Entry("placed") for key in bindings.placed})
+        views = desired.segments.values()
+        known = {(v.segment.vni, port.attachment.mac) for v in views for port in v.ports}
+        known |= {(v.segment.vni, each.endpoint.mac) for v in views for each in v.remotes}
+        return Rendering({key: Entry("placed") for key in bindings.placed if key in known})
 
 
 class Lab:
@@ -628,6 +631,16 @@ class TestSwitch:
         assert until(lambda: self.complains(lab))
         lab.agent.wait_programmed(POD, 1)
         assert lab.agent.obstacle() is None
+
+    def test_what_the_switch_lacks_is_no_fault_of_the_pod(self, lab: Lab) -> None:
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: bool(lab.switch.held))
+        lab.agent.wait_programmed(POD, 1)
+        lab.switch.refuse = "the device does not answer"
+        lab.switch.held.clear()
+        assert lab.agent.faults(POD) == ()
 
     def test_other_targets_do_not_render_what_only_the_switch_looks_at(self, lab: Lab) -> None:
         lab.agent.post(self.SEEN)

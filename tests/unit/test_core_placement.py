@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import pytest
 
 from dataplane.core.desired import Desired, PortState
-from dataplane.core.model import Mac
-from dataplane.core.placement import FullMap, Placement, Traffic, placed_entries
+from dataplane.core.model import EntryKey, Mac
+from dataplane.core.placement import (
+    Cause,
+    FullMap,
+    Holdings,
+    Placement,
+    Traffic,
+    placed_entries,
+)
 from dataplane.core.reasons import Reason
 from tests.unit.overlay_builders import GENEVE4, VTEP4, desired, mac_of, port, remote, view
 
@@ -55,13 +62,47 @@ def test_why_no_higher(
     local: Reason | None,
     far: Reason | None,
 ) -> None:
-    traffic: dict[tuple[int, Mac], Traffic] = {
-        (GENEVE4.vni, mac): SEEN for mac in (LOCAL, FAR) if mac in held
-    }
-    entries = list(placed_entries(known, traffic, full))
-    assert [(e.mac, e.reason) for e in entries] == [(LOCAL, local), (FAR, far)]
+    fast = {EntryKey(GENEVE4.vni, mac): SEEN for mac in (LOCAL, FAR) if mac in held}
+    entries = list(placed_entries(known, Holdings(fast, full)))
+    found = [(e.mac, e.cause.reason if e.cause else None) for e in entries]
+    assert found == [(LOCAL, local), (FAR, far)]
     for entry in entries:
-        is_fast = entry.reason is None
+        is_fast = entry.cause is None
         assert entry.placement is (Placement.FASTPATH if is_fast else Placement.OVS)
-        assert entry.traffic == (SEEN if is_fast else None)
+        assert entry.traffic == ({Placement.FASTPATH: SEEN} if is_fast else {})
     assert [entry.via for entry in entries] == ["vp1", VTEP4[0]]
+
+
+FULL = Cause(Reason.TABLE_FULL, "OFPFMFC_TABLE_FULL")
+
+
+@pytest.mark.parametrize(
+    ("held", "switched", "unswitched", "placement", "cause"),
+    [
+        pytest.param(True, True, {}, Placement.EMULATED, None, id="in the switch"),
+        pytest.param(False, True, {}, Placement.EMULATED, None, id="not yet in eBPF"),
+        pytest.param(True, False, {FAR: FULL}, Placement.FASTPATH, FULL, id="not in the switch"),
+        pytest.param(True, False, {}, Placement.FASTPATH, None, id="no switch"),
+        pytest.param(
+            False, False, {FAR: FULL}, Placement.OVS, Cause(Reason.PENDING), id="in neither"
+        ),
+    ],
+)
+def test_where_there_is_a_switch(
+    held: bool,
+    switched: bool,
+    unswitched: Mapping[Mac, Cause],
+    placement: Placement,
+    cause: Cause | None,
+) -> None:
+    key = EntryKey(GENEVE4.vni, FAR)
+    holdings = Holdings(
+        fast={key: Traffic(1, 10)} if held else {},
+        switch=Placement.EMULATED,
+        switched={key: SEEN} if switched else {},
+        unswitched={EntryKey(GENEVE4.vni, mac): why for mac, why in unswitched.items()},
+    )
+    _, found = placed_entries(world(), holdings)
+    assert (found.placement, found.cause) == (placement, cause)
+    counted = {Placement.EMULATED: SEEN} if switched else {}
+    assert found.traffic == counted | ({Placement.FASTPATH: Traffic(1, 10)} if held else {})

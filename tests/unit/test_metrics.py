@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dataplane.core.capability import Capability, Table
 from dataplane.core.derive import derive
 from dataplane.core.diff import Pending
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import FabricConnection, Link, LinksChanged, TargetReport
-from dataplane.core.model import Mac
+from dataplane.core.model import Device, EntryKey, Mac, Side, Vni
+from dataplane.core.offload import Choice, SwitchView
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import PACKET_REASONS, Reason
 from dataplane.core.snapshot import Snapshot
@@ -24,21 +26,27 @@ from dataplane.metrics import Metrics, PacketTotals
 from tests.unit.test_core_state import OWN_BLOCK, POD, after, remote, request, synced
 
 README = Path(__file__).parents[2] / "README.md"
-KEY = (100, remote().mac)
+KEY = EntryKey(Vni(100), remote().mac)
 
 
 class FakePath:
     """Holds what a test says; ``fault`` makes it unreadable."""
 
     def __init__(self) -> None:
-        self.held: dict[tuple[int, Mac], int] = {}
+        self.held: dict[EntryKey, int] = {}
+        self.in_switch: dict[EntryKey, int] | None = {}
         self.taken: dict[int, dict[Reason, int]] = {}
         self.fault = ""
 
-    def traffic(self) -> Mapping[tuple[int, Mac], Traffic]:
+    def traffic(self) -> Mapping[EntryKey, Traffic]:
         if self.fault:
             raise OverweaveError(self.fault)
         return {key: Traffic(packets, 0) for key, packets in self.held.items()}
+
+    def switched(self) -> Mapping[EntryKey, Traffic] | None:
+        if self.in_switch is None:
+            return None
+        return {key: Traffic(packets, 0) for key, packets in self.in_switch.items()}
 
     def counts(self) -> Mapping[int, Mapping[Reason, int]]:
         return self.taken
@@ -98,7 +106,9 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 def test_what_is_documented_is_exposed_and_nothing_else() -> None:
     path = FakePath()
     path.held[KEY] = 1
-    metrics = made(path)
+    tables = (Table("forward", 100, used=8, foreign=3),)
+    known = Capability("marvell", "Marvell Octeon 10", tables=tables)
+    metrics = made(path, with_switch(known, Reason.TABLE_FULL))
     metrics.timed("ADD", "admit", 0.1)
     families = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
     found = {
@@ -154,7 +164,9 @@ def test_every_path_and_reason_is_there_from_the_start() -> None:
     totals = exposed(made(FakePath()))["overweave_packets_total"]
     assert set(totals.values()) == {0}
     assert {dict(labels)["reason"] for labels in totals} == {"", *map(str, PACKET_REASONS)}
-    assert {dict(labels)["path"] for labels in totals} == {"fastpath", "ovs", "host", "dropped"}
+    assert {dict(labels)["path"] for labels in totals} == {
+        *("switch", "fastpath", "ovs", "host", "dropped")
+    }
 
 
 @pytest.mark.parametrize(
@@ -194,7 +206,7 @@ def test_labels_do_not_grow_with_the_endpoints() -> None:
     rows = [replace(remote(mac, mac=mac), ips=(ip,)) for mac, ip in zip(macs, ips, strict=True)]
     source, path = FakeSource(), FakePath()
     state = after(*synced(OWN_BLOCK, *rows), request())
-    path.held = {(100, mac): 1 for mac in macs}
+    path.held = {EntryKey(Vni(100), mac): 1 for mac in macs}
     few = exposed(made(path))
     path.taken = {ifindex: dict.fromkeys(PACKET_REASONS, ifindex) for ifindex in range(1000)}
     source.snapshot = replace(source.snapshot, state=state, desired=derive(state))
@@ -204,6 +216,56 @@ def test_labels_do_not_grow_with_the_endpoints() -> None:
         **{name: len(values) for name, values in few.items()},
         "overweave_entries": 2,
     }
+
+
+DPU = Device("030-dpu", "030", "marvell", "Marvell Octeon 10", Side.DPU, "n1", ready=False)
+
+
+def with_switch(capability: Capability | None, reason: Reason) -> FakeSource:
+    source = FakeSource()
+    state = source.snapshot.state
+    state = replace(
+        state,
+        node=replace(state.node, devices=(DPU,)),
+        switch=SwitchView(capability, "" if capability else "it is silent"),
+    )
+    choice = Choice(reasons={KEY: reason})
+    source.snapshot = replace(source.snapshot, state=state, choice=choice)
+    return source
+
+
+def test_the_switch_below() -> None:
+    tables = (Table("forward", 100, used=8, foreign=3),)
+    known = Capability("marvell", "Marvell Octeon 10", tables=tables, emulated=True)
+    path = FakePath()
+    path.held[KEY] = 1
+    metrics = made(path, with_switch(known, Reason.TABLE_FULL))
+    device = ("device", "030-dpu")
+    found = exposed(metrics)
+    assert found["overweave_switch_ready"] == {(device,): 1}
+    assert found["overweave_switch_table_rows"] == {
+        (device, ("state", "used"), ("table", "forward")): 5,
+        (device, ("state", "foreign"), ("table", "forward")): 3,
+        (device, ("state", "free"), ("table", "forward")): 92,
+    }
+    lacking = (("placement", "fastpath"), ("reason", "table-full"), ("segment", "blue"))
+    assert found["overweave_entries"][lacking] == 1
+    path.in_switch = {KEY: 4}
+    held = (("placement", "emulated"), ("reason", ""), ("segment", "blue"))
+    assert exposed(metrics)["overweave_entries"][held] == 1
+
+
+def test_a_switch_that_is_down_and_back_is_counted_once() -> None:
+    path = FakePath()
+    path.in_switch = {KEY: 5}
+    metrics = made(path, with_switch(None, Reason.DEVICE_DOWN))
+    way = (("path", "switch"), ("reason", ""))
+    counts: list[dict[EntryKey, int] | None] = [{KEY: 9}, None, None, {KEY: 12}, {KEY: 2}]
+    totals = []
+    for path.in_switch in counts:
+        totals.append(exposed(metrics)["overweave_packets_total"][way])
+    assert totals == [4, 4, 4, 7, 9]
+    assert exposed(metrics)["overweave_switch_ready"][("device", "030-dpu"),] == 0
 
 
 steps = st.lists(st.dictionaries(st.integers(0, 3), st.integers(0, 50), max_size=4), max_size=12)
@@ -218,8 +280,10 @@ def test_totals_never_fall_and_miss_nothing_that_only_grows(looks: list[dict[int
     grown: dict[int, int] = {}
     sure = 0
     for held in looks:
-        fast.held = {(number, KEY[1]): packets for number, packets in held.items()}
-        _, now = totals.look()
+        fast.held = {
+            EntryKey(Vni(number + 1), KEY.mac): packets for number, packets in held.items()
+        }
+        now = totals.look().totals
         assert all(now[way] >= total for way, total in before.items())
         # What is less than last time is another entry of that name, which began at 0.
         sure += sum(n - grown.get(k, 0) if n >= grown.get(k, 0) else n for k, n in held.items())

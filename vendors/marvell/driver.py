@@ -16,6 +16,7 @@ from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.model import EntryKey, IpAddress, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
+from dataplane.core.snapshot import SWITCH_TARGET
 from ovs_client import process, tunnel_routes
 from ovs_client.errors import DatabaseError
 from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
@@ -74,7 +75,7 @@ class MarvellPlace:
 class MarvellSwitch:
     """The bridge at ``place``; rows, ports and routes of others stay. Call close() in the end."""
 
-    name = "marvell"
+    name = SWITCH_TARGET
     deadline_s = 10.0
     bound_by = frozenset({"nic", "next_hops", "placed"})
 

@@ -27,7 +27,15 @@ def apply(file: IO[str], dry_run: bool, remote: str | None) -> None:  # noqa: FB
 
     What the file does not name stays. All faults of the file are told at once, and then nothing
     is changed.
-    """
+
+    A Pin keeps an endpoint in the switch of a DPU, or out of it, whatever its traffic:
+
+    \b
+      kind: Pin
+      segment: blue
+      endpoint: default/web/eth0   # identity or MAC, as in: overweave get endpoint
+      hardware: never              # or always, where the switch can and has room
+    """  # noqa: D301 - \b is the character by which click leaves a paragraph as it is
     try:
         text = file.read()
     except (OSError, UnicodeDecodeError) as error:

@@ -546,10 +546,13 @@ def test_pins_of_the_segments_here_are_desired_until_they_are_removed() -> None:
 def test_pins_are_kept_for_a_restart_without_the_database() -> None:
     """An endpoint that is never in hardware does not creep in while nobody tells that it is not."""
     before = desired(after(*synced(OWN_BLOCK, *PINS), request()))
-    loaded = AttachmentsLoaded(before.attachments, before.kept)
+    elsewhere = Pin("red", "x/y", Hardware.NEVER)
+    loaded = AttachmentsLoaded(before.attachments, (*before.kept, elsewhere))
     alone = after(loaded, LinksChanged((NIC,)))
     assert desired(alone).segments["blue"].pins == PINS
-    told = tell_synced(after(*synced(OWN_BLOCK, PINS[0]), state=alone))
+    back = after(*synced(OWN_BLOCK, PINS[0]), state=alone)
+    assert desired(back).segments["blue"].pins == PINS  # the segment's rows are still under way
+    told = tell_synced(back)
     assert desired(told).segments["blue"].pins == PINS[:1]
     assert [row for row in desired(told).kept if isinstance(row, Pin)] == [PINS[0]]
 

@@ -165,7 +165,10 @@ class _Segment:
         self._view = view
         self._capability = capability
         self._next_hops = next_hops
-        self._pins = {pin.endpoint: pin.hardware for pin in view.pins}
+        self._pins = {
+            word: frozenset(pin.endpoint for pin in view.pins if pin.hardware is word)
+            for word in Hardware
+        }
         self._behind = [port for port in view.ports if self._why_not(port) is None]
 
     def candidates(self) -> Iterator[_Candidate]:
@@ -193,7 +196,7 @@ class _Segment:
     def _why_not(self, port: Port) -> Reason | None:
         if port.state is PortState.BLOCKED:
             return port.reason
-        if self._pin(port.attachment) is Hardware.NEVER:
+        if self._is(Hardware.NEVER, port.attachment):
             return Reason.POLICY_OFF
         return self._obstacle(port)
 
@@ -208,7 +211,7 @@ class _Segment:
 
     def _why_not_remote(self, remote: RemoteEndpoint) -> Reason | None:
         segment = self._view.segment
-        if self._pin(remote.endpoint) is Hardware.NEVER:
+        if self._is(Hardware.NEVER, remote.endpoint):
             return Reason.POLICY_OFF
         if not self._behind:
             return self._why_nobody()
@@ -232,12 +235,13 @@ class _Segment:
         others: frozenset[EntryKey],
         bundles: tuple[_Bundle, ...],
     ) -> _Candidate:
-        pinned = self._pin(owner) is Hardware.ALWAYS
+        pinned = self._is(Hardware.ALWAYS, owner)
         return _Candidate(self._key(owner.mac), others, bundles, pinned)
 
-    def _pin(self, owner: Attachment | Endpoint) -> Hardware | None:
-        words = {self._pins.get(owner.identity), self._pins.get(owner.mac)}
-        return next((word for word in (Hardware.NEVER, Hardware.ALWAYS) if word in words), None)
+    def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:
+        """Say whether a pin says ``word`` of ``owner``; who is never there is no candidate."""
+        names = self._pins[word]
+        return owner.identity in names or owner.mac in names
 
     def _key(self, mac: Mac) -> EntryKey:
         return EntryKey(self._view.segment.vni, mac)

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from textwrap import dedent
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dataplane.core.errors import InvalidValueError
@@ -678,6 +678,40 @@ def test_carrying_a_plan_out_leaves_nothing_to_do(
     assert len(plan(text, result)) == 0
     vnis = [row.vni for row in result if isinstance(row, Segment)]
     assert len(vnis) == len(set(vnis))
+
+
+_POD_PINS = st.dictionaries(
+    st.sampled_from([POD.identity, POD.mac, "default/other/eth0"]),
+    st.sampled_from(Hardware),
+    min_size=1,
+)
+
+
+def words_on_pod(rows: Collection[FabricEntity]) -> set[Hardware]:
+    pins = [row for row in rows if isinstance(row, Pin)]
+    return {pin.hardware for pin in pins if pin.endpoint in (POD.identity, POD.mac)}
+
+
+@given(_POD_PINS, _POD_PINS)
+def test_one_word_on_an_endpoint_or_none(
+    before: dict[str, Hardware], wanted: dict[str, Hardware]
+) -> None:
+    rows = (*PRESENT, *(Pin("blue", name, word) for name, word in before.items()))
+    assume(len(words_on_pod(rows)) < 2)
+    text = "---\n".join(
+        f"kind: Pin\nsegment: blue\nendpoint: {name}\nhardware: {word}\n"
+        for name, word in wanted.items()
+    )
+    both = {**before, **wanted}
+    clash = len({both[name] for name in (POD.identity, POD.mac) if name in both}) > 1
+    try:
+        result = after(plan(text, rows), rows)
+    except FaultyFileError:
+        assert clash
+    else:
+        assert not clash
+        assert {row.endpoint: row.hardware for row in result if isinstance(row, Pin)} == both
+        assert len(plan(text, result)) == 0
 
 
 @given(st.text())

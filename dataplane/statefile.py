@@ -1,4 +1,4 @@
-"""Local files: attachments before ADD answers, segments and blocks for a lone restart.
+"""Local files: attachments before ADD answers, segments, blocks and pins for a lone restart.
 
 Each file is written whole, fsynced and renamed, so that a crash leaves the old or the new one.
 """
@@ -27,11 +27,14 @@ from dataplane.core.model import (
     FabricEntity,
     Family,
     Guard,
+    Hardware,
     Mac,
+    Pin,
     Segment,
     UnknownUnicast,
     Verdict,
     Vni,
+    endpoint_name,
 )
 from dataplane.core.reasons import Reason
 
@@ -189,6 +192,8 @@ def _encode(entity: FabricEntity) -> dict[str, Any]:
             return {"kind": "Fabric", "name": name, "geneve_port": geneve, "vxlan_port": vxlan}
         case Block(segment=segment, prefix=prefix, node=node):
             return {"kind": "Block", "segment": segment, "prefix": str(prefix), "node": node}
+        case Pin(segment=segment, endpoint=endpoint, hardware=hardware):
+            return {"kind": "Pin", "segment": segment, "endpoint": endpoint, "hardware": hardware}
         case Segment():
             return {
                 "kind": "Segment",
@@ -213,6 +218,12 @@ def _decode(data: dict[str, Any]) -> FabricEntity:
             return Fabric(**fields)
         case "Block":
             return Block(**{**fields, "prefix": ip_network(fields["prefix"])})
+        case "Pin":
+            return Pin(
+                fields["segment"],
+                endpoint_name(fields["endpoint"]),
+                Hardware(fields["hardware"]),
+            )
         case "Segment":
             return Segment(
                 name=fields["name"],

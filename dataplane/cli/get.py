@@ -22,18 +22,19 @@ from dataplane.core.model import (
     Grant,
     IpAddress,
     Node,
+    Pin,
     Segment,
     Side,
 )
 
 Rows = Sequence[FabricEntity]
-Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant, Device)
+Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant, Pin, Device)
 
 NODES = Listing("node", ("name", "vteps", "static", "segments", "endpoints"), ("blocks",))
 SEGMENTS = Listing(
     "segment",
     ("name", "vni", "encap", "underlay", "subnets", "endpoints", "nodes"),
-    ("mtu", "static_ranges", "guard", "unknown_unicast", "blocks", "grants"),
+    ("mtu", "static_ranges", "guard", "unknown_unicast", "blocks", "grants", "pins"),
 )
 ENDPOINTS = Listing(
     "endpoint",
@@ -170,6 +171,7 @@ def node_records(rows: Rows) -> list[Record]:
 def segment_records(rows: Rows) -> list[Record]:
     """Return the segments by name, with who is on each."""
     endpoints, blocks, grants = _all(rows, Endpoint), _all(rows, Block), _all(rows, Grant)
+    pins = _all(rows, Pin)
     return [
         {
             "name": segment.name,
@@ -185,6 +187,7 @@ def segment_records(rows: Rows) -> list[Record]:
             "nodes": sorted({e.node for e in endpoints if e.segment == segment.name}),
             "blocks": sum(b.segment == segment.name for b in blocks),
             "grants": sum(g.segment == segment.name for g in grants),
+            "pins": sum(pin.segment == segment.name for pin in pins),
         }
         for segment in sorted(_all(rows, Segment), key=lambda segment: segment.name)
     ]

@@ -23,11 +23,19 @@ dry_run_option = click.option(
 @dry_run_option
 @fabric_option
 def apply(file: IO[str], dry_run: bool, remote: str | None) -> None:  # noqa: FBT001
-    """Make the fabric as a file says: Segments, Grants, static Nodes, the Fabric's UDP ports.
+    """Make the fabric as a file says: Segments, Grants, Pins, static Nodes, Fabric (UDP ports).
 
     What the file does not name stays. All faults of the file are told at once, and then nothing
     is changed.
-    """
+
+    A Pin keeps an endpoint in the switch of a DPU, or out of it, whatever its traffic:
+
+    \b
+      kind: Pin
+      segment: blue
+      endpoint: default/web/eth0   # identity or MAC, as in: overweave get endpoint
+      hardware: never              # or always, where the switch can and has room
+    """  # noqa: D301 - \b is the character by which click leaves a paragraph as it is
     try:
         text = file.read()
     except (OSError, UnicodeDecodeError) as error:
@@ -43,12 +51,17 @@ def apply(file: IO[str], dry_run: bool, remote: str | None) -> None:  # noqa: FB
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["segment", "grant", "node"], case_sensitive=False))
+@click.argument(
+    "kind", type=click.Choice(["segment", "grant", "pin", "node"], case_sensitive=False)
+)
 @click.argument("name")
 @dry_run_option
 @fabric_option
 def delete(kind: str, name: str, dry_run: bool, remote: str | None) -> None:  # noqa: FBT001
-    """Delete what a file made. NAME of a grant is SEGMENT/NODE or SEGMENT/NODE/MAC."""
+    """Delete what a file made.
+
+    NAME of a grant is SEGMENT/NODE or SEGMENT/NODE/MAC, of a pin SEGMENT/IDENTITY or SEGMENT/MAC.
+    """
     with open_store(remote) as store:
         _carry_out(store, plan_delete(kind, name, store.read()), dry_run=dry_run)
 

@@ -17,7 +17,7 @@ COMMANDS = {
     "config": Lazy("dataplane.cli.config:config", "print or check the agent's configuration"),
     "fabric": Lazy("dataplane.cli.fabric:fabric", "run the fabric database"),
     "apply": Lazy("dataplane.cli.intent:apply", "make the fabric as a file says"),
-    "delete": Lazy("dataplane.cli.intent:delete", "delete a segment, a grant or a static node"),
+    "delete": Lazy("dataplane.cli.intent:delete", "delete a segment, grant, pin or static node"),
     "node": Lazy("dataplane.cli.intent:node", "free what a dead node owned"),
     "get": Lazy("dataplane.cli.get:get", "list nodes, segments, endpoints, ports or tunnels"),
     "status": Lazy("dataplane.cli.status:status", "say whether the agents are ready, and why not"),

@@ -92,6 +92,7 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
         ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
         remotes=remotes,
         flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
+        pins=state.fabric.pins(segment.name),
     )
 
 
@@ -168,7 +169,8 @@ def _kept(state: State) -> tuple[FabricEntity, ...]:
         for block in state.fabric.blocks(segment.name)
         if block.node == state.node.name
     ]
-    return (state.fabric.fabric, *segments, *blocks)
+    pins = [pin for segment in segments for pin in state.fabric.pins(segment.name)]
+    return (state.fabric.fabric, *segments, *blocks, *pins)
 
 
 def _may_claim(state: State, request: AttachRequest, ip: IpAddress) -> bool:

@@ -20,6 +20,7 @@ from dataplane.core.model import (
     IpAddress,
     Mac,
     Node,
+    Pin,
     Segment,
 )
 from dataplane.core.reasons import Reason
@@ -104,7 +105,10 @@ class RemoteEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class SegmentView:
-    """One Segment that is present here; ``flood`` are the VTEPs of its other members, sorted."""
+    """One Segment that is present here; ``flood`` are the VTEPs of its other members, sorted.
+
+    ``pins`` are the administrator's words on endpoints there, sorted by what names them.
+    """
 
     segment: Segment
     synced: bool
@@ -112,6 +116,7 @@ class SegmentView:
     ports: tuple[Port, ...]
     remotes: tuple[RemoteEndpoint, ...]
     flood: tuple[IpAddress, ...]
+    pins: tuple[Pin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

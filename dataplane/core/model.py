@@ -106,6 +106,13 @@ class Guard(StrEnum):
     OFF = "off"
 
 
+class Hardware(StrEnum):
+    """When an Endpoint is in the switch of a DPU, whatever its traffic."""
+
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class UnknownUnicast(StrEnum):
     """What happens to a unicast frame whose destination no Endpoint owns."""
 
@@ -256,6 +263,30 @@ class Grant:
         )
 
 
+def endpoint_name(text: str) -> str:
+    """Return ``text`` as what names an Endpoint on its Segment: its MAC, or its identity.
+
+    An identity has a '/', a MAC has none. Raises InvalidValueError for anything else.
+    """
+    if "/" in text:
+        return text
+    try:
+        return Mac(text)
+    except InvalidValueError as error:
+        raise InvalidValueError(
+            f"endpoint {text!r} is neither an identity like default/web/eth0 nor a MAC: {error}"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The administrator's word on the Endpoint with this ``endpoint_name``, there or not."""
+
+    segment: str
+    endpoint: str
+    hardware: Hardware
+
+
 READY = "Ready"  # the Condition that STATUS shows
 
 
@@ -291,7 +322,7 @@ class Device:
     conditions: tuple[Condition, ...] = ()
 
 
-FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant | Device
+FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant | Pin | Device
 
 
 class AttachmentKey(NamedTuple):

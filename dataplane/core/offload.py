@@ -5,17 +5,30 @@ much, and goes when another one forwards clearly more, or when it has fallen sil
 direction of a conversation comes with what serves the other: a remote endpoint is placed together
 with the local ones of its segment that are behind the switch. It is ranked by what is sent to it:
 one that only sends, and is never answered, stays in software.
+
+The administrator's pins overrule traffic, and nothing else. Who is ``always`` there comes before
+all others, where it can be there at all; of too many, the first by VNI and MAC. Where two pins on
+one endpoint, by its identity and by its MAC, contradict each other, it is ``never`` there.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint, SegmentView
-from dataplane.core.model import EntryKey, Guard, IpAddress, Mac
+from dataplane.core.model import (
+    Attachment,
+    Endpoint,
+    EntryKey,
+    Guard,
+    Hardware,
+    IpAddress,
+    Mac,
+)
 from dataplane.core.reasons import Reason
 
 PROMOTE_AT = 10.0  # packets per second: below, a row of the table serves nobody
@@ -52,11 +65,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """An entry and those that come with it; it gives the rank."""
+    """An entry and those that come with it; it gives the rank, its traffic or that it is pinned."""
 
     key: EntryKey
     others: frozenset[EntryKey]
     bundles: tuple[_Bundle, ...]
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # two of the same parts are two
@@ -94,15 +108,18 @@ def _ranked(
     before: frozenset[EntryKey],
     reasons: Mapping[EntryKey, Reason],
 ) -> Choice:
+    def rate_of(candidate: _Candidate) -> float:
+        return math.inf if candidate.pinned else rates.get(candidate.key, 0.0)
+
     def rank(candidate: _Candidate) -> float:
-        rate = rates.get(candidate.key, 0.0)
+        rate = rate_of(candidate)
         return rate * ADVANTAGE if candidate.key in before else rate
 
     placed: set[EntryKey] = set()
     whys = dict(reasons)
     for candidate in sorted(candidates, key=lambda each: (-rank(each), each.key)):
         needed = KEEP_ABOVE if candidate.key in before else PROMOTE_AT
-        if rates.get(candidate.key, 0.0) < needed:
+        if rate_of(candidate) < needed:
             whys[candidate.key] = Reason.BELOW_THRESHOLD
         elif room.take(candidate.bundles):
             placed.add(candidate.key)
@@ -148,19 +165,23 @@ class _Segment:
         self._view = view
         self._capability = capability
         self._next_hops = next_hops
+        self._pins = {
+            word: frozenset(pin.endpoint for pin in view.pins if pin.hardware is word)
+            for word in Hardware
+        }
         self._behind = [port for port in view.ports if self._why_not(port) is None]
 
     def candidates(self) -> Iterator[_Candidate]:
         ports = {self._key(port.attachment.mac): _port(port) for port in self._behind}
         local = frozenset(ports)
-        for key, bundle in ports.items():
-            yield _Candidate(key, frozenset(), (bundle,))
+        for port in self._behind:
+            own = ports[self._key(port.attachment.mac)]
+            yield self._candidate(port.attachment, frozenset(), (own,))
         members = {vtep: _Bundle(((Part.MEMBER, 1),)) for vtep in self._view.flood}
         for remote in self._view.remotes:
             if self._why_not_remote(remote) is None:
-                key = self._key(remote.endpoint.mac)
                 bundles = (_Bundle(((Part.REMOTE, 1),)), members[remote.vtep], *ports.values())
-                yield _Candidate(key, local, bundles)
+                yield self._candidate(remote.endpoint, local, bundles)
 
     def refused(self) -> Iterator[tuple[EntryKey, Reason]]:
         for port in self._view.ports:
@@ -173,9 +194,15 @@ class _Segment:
                 yield self._key(remote.endpoint.mac), why
 
     def _why_not(self, port: Port) -> Reason | None:
-        netdev, known = port.attachment.netdev, self._capability
         if port.state is PortState.BLOCKED:
             return port.reason
+        if self._is(Hardware.NEVER, port.attachment):
+            return Reason.POLICY_OFF
+        return self._obstacle(port)
+
+    def _obstacle(self, port: Port) -> Reason | None:
+        """Return why the switch itself could not take what comes in at ``port``."""
+        netdev, known = port.attachment.netdev, self._capability
         if not netdev or (known and netdev not in known.guards):
             return Reason.NO_SWITCH_PORT
         if known and port.guard not in known.guards[netdev]:
@@ -184,14 +211,37 @@ class _Segment:
 
     def _why_not_remote(self, remote: RemoteEndpoint) -> Reason | None:
         segment = self._view.segment
+        if self._is(Hardware.NEVER, remote.endpoint):
+            return Reason.POLICY_OFF
         if not self._behind:
-            whys = {self._why_not(port) for port in self._view.ports}
-            unguarded = Reason.UNSUPPORTED_GUARD in whys
-            return Reason.UNSUPPORTED_GUARD if unguarded else Reason.NO_SWITCH_PORT
+            return self._why_nobody()
         known = self._capability
         if known and (segment.encap, segment.underlay) not in known.tunnels:
             return Reason.UNSUPPORTED_ENCAP
         return None if remote.vtep in self._next_hops else Reason.NO_NEXTHOP
+
+    def _why_nobody(self) -> Reason:
+        """Return why no port is behind the switch: what comes nearest to being there."""
+        allowed = (port for port in self._view.ports if port.state is not PortState.BLOCKED)
+        obstacles = {self._obstacle(port) for port in allowed}
+        if None in obstacles:
+            return Reason.POLICY_OFF
+        unguarded = Reason.UNSUPPORTED_GUARD in obstacles
+        return Reason.UNSUPPORTED_GUARD if unguarded else Reason.NO_SWITCH_PORT
+
+    def _candidate(
+        self,
+        owner: Attachment | Endpoint,
+        others: frozenset[EntryKey],
+        bundles: tuple[_Bundle, ...],
+    ) -> _Candidate:
+        pinned = self._is(Hardware.ALWAYS, owner)
+        return _Candidate(self._key(owner.mac), others, bundles, pinned)
+
+    def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:
+        """Say whether a pin says ``word`` of ``owner``; who is never there is no candidate."""
+        names = self._pins[word]
+        return owner.identity in names or owner.mac in names
 
     def _key(self, mac: Mac) -> EntryKey:
         return EntryKey(self._view.segment.vni, mac)

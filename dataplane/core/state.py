@@ -38,6 +38,7 @@ from dataplane.core.model import (
     Grant,
     IpAddress,
     Node,
+    Pin,
     Segment,
 )
 from dataplane.core.offload import SwitchView
@@ -109,6 +110,12 @@ class FabricView:
     def grants(self, segment: str) -> Collection[Grant]:
         """Return the grants of a segment."""
         return self._all(Grant, segment)
+
+    def pins(self, segment: str) -> tuple[Pin, ...]:
+        """Return the pins of a segment, from the cache only while it is not synced."""
+        known = self._all(Pin, segment) if segment in self.synced else self._cached(Pin)
+        ours = (pin for pin in known if pin.segment == segment)
+        return tuple(sorted(ours, key=lambda pin: pin.endpoint))
 
     def _all(self, kind: type[_Entity], segment: str = "") -> Collection[_Entity]:
         rows = cast("Mapping[Hashable, Mapping[Hashable, _Entity]]", self.rows)
@@ -332,7 +339,7 @@ def _fold_fabric(
 
 def _is_told(cached: FabricEntity, synced: str | None) -> bool:
     """Say whether the database has told the truth about ``cached`` once ``synced`` is complete."""
-    return cached.segment == synced if isinstance(cached, Block) else synced is None
+    return cached.segment == synced if isinstance(cached, Block | Pin) else synced is None
 
 
 def _fold_rows(rows: _Rows, event: FabricChanged) -> _Rows:
@@ -349,7 +356,7 @@ def _shelf(entity: FabricEntity) -> _Shelf:
     match entity:
         case Fabric() | Node() | Segment() | Device():
             return type(entity), ""
-        case Endpoint() | Block() | Address() | Grant():
+        case Endpoint() | Block() | Address() | Grant() | Pin():
             return type(entity), entity.segment
 
 
@@ -365,6 +372,7 @@ def entity_key(entity: FabricEntity) -> Hashable:
         case (
             Block(segment=first, prefix=second)
             | Address(segment=first, ip=second)
+            | Pin(segment=first, endpoint=second)
             | Device(node=first, name=second)
         ):
             return first, second

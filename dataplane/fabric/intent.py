@@ -18,7 +18,9 @@ from dataplane.core.model import (
     IpAddress,
     IpNetwork,
     Node,
+    Pin,
     Segment,
+    endpoint_name,
     in_any,
 )
 from dataplane.documents import Fault
@@ -26,12 +28,13 @@ from dataplane.fabric.intent_file import IntentFile, Written
 from dataplane.fabric.intent_rules import Key, World, breaches, key_of, segment_rows, some
 
 _Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork)
-_ORDER = (Fabric, Segment, Grant, Node, Endpoint, Block, Address, Device)
+_ORDER = (Fabric, Segment, Grant, Pin, Node, Endpoint, Block, Address, Device)
 _TITLED: Mapping[type[FabricEntity], frozenset[str]] = {
     Fabric: frozenset({"name"}),
     Segment: frozenset({"name"}),
     Node: frozenset({"name", "static"}),
     Grant: frozenset({"segment", "node", "mac"}),
+    Pin: frozenset({"segment", "endpoint"}),
     Endpoint: frozenset({"segment", "node", "mac", "container_id", "ifname", "sequence"}),
     Block: frozenset({"segment", "prefix"}),
     Address: frozenset({"segment", "ip"}),
@@ -90,7 +93,8 @@ def plan_apply(intent: IntentFile, present: Collection[FabricEntity]) -> Plan:
 def plan_delete(kind: str, name: str, present: Collection[FabricEntity]) -> Plan:
     """Return what deletes an object an administrator wrote, with all that hangs on it.
 
-    ``kind`` is segment, grant or node; a grant's ``name`` is SEGMENT/NODE or SEGMENT/NODE/MAC.
+    ``kind`` is segment, grant, pin or node; a grant's ``name`` is SEGMENT/NODE or SEGMENT/NODE/MAC,
+    a pin's SEGMENT/IDENTITY or SEGMENT/MAC.
     Raises InvalidValueError where there is no such object, or it is in use.
     """
     match kind:
@@ -98,10 +102,12 @@ def plan_delete(kind: str, name: str, present: Collection[FabricEntity]) -> Plan
             return _plan_segment_delete(name, present)
         case "grant":
             return Plan(remove=(_grant(name, present),))
+        case "pin":
+            return Plan(remove=(_pin(name, present),))
         case "node":
             return _plan_static_node_delete(name, present)
         case _:
-            raise InvalidValueError(f"kind {kind!r} is not segment, grant or node")
+            raise InvalidValueError(f"kind {kind!r} is not segment, grant, pin or node")
 
 
 def plan_node_delete(name: str, present: Collection[FabricEntity]) -> Plan:
@@ -124,14 +130,16 @@ def title(entity: FabricEntity) -> str:
             return f"{type(entity).__name__} {name}"
         case Grant(segment=segment, node=node, mac=mac):
             return f"Grant {segment}/{node}" + (f"/{mac}" if mac else "")
+        case Pin(segment=segment, endpoint=endpoint):
+            return f"Pin {segment}/{endpoint}"
         case Endpoint(segment=segment, node=node, mac=mac):
             return f"Endpoint {mac} on {segment} at {node}"
-        case Block(segment=segment, prefix=prefix):
-            return f"Block {prefix} of {segment}"
-        case Address(segment=segment, ip=ip):
-            return f"Address {ip} of {segment}"
-        case Device(name=name, node=node):
-            return f"Device {name} of {node}"
+        case (
+            Block(segment=owner, prefix=part)
+            | Address(segment=owner, ip=part)
+            | Device(node=owner, name=part)
+        ):
+            return f"{type(entity).__name__} {part} of {owner}"
 
 
 def _faults(intent: IntentFile, world: World) -> Iterator[Fault]:
@@ -199,6 +207,17 @@ def _grant(name: str, present: Collection[FabricEntity]) -> Grant:
 def _grant_names(grant: Grant) -> tuple[str, str]:
     pair = f"{grant.segment}/{grant.node}"
     return pair, f"{pair}/{grant.mac or ''}"
+
+
+def _pin(name: str, present: Collection[FabricEntity]) -> Pin:
+    segment, _, endpoint = name.partition("/")
+    pins = [row for row in present if isinstance(row, Pin)]
+    wanted = (segment, endpoint_name(endpoint))
+    found = next((pin for pin in pins if (pin.segment, pin.endpoint) == wanted), None)
+    if found is None:
+        known = some([f"{pin.segment}/{pin.endpoint}" for pin in pins]) or "none at all"
+        raise InvalidValueError(f"pin {name!r} does not exist; there are: {known}")
+    return found
 
 
 def _is_of_static(row: FabricEntity, nodes: Collection[str]) -> bool:

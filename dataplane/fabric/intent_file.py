@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator
 
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import (
@@ -21,11 +21,14 @@ from dataplane.core.model import (
     Family,
     Grant,
     Guard,
+    Hardware,
     Mac,
     Node,
+    Pin,
     Segment,
     UnknownUnicast,
     Vni,
+    endpoint_name,
 )
 from dataplane.documents import (
     Document,
@@ -153,6 +156,16 @@ class _Grant(Strict):
         yield (), Grant(self.segment, self.node, self.mac, tuple(self.ips))
 
 
+class _Pin(Strict):
+    kind: Literal["Pin"]
+    segment: SegmentName
+    endpoint: Annotated[str, Field(max_length=1024), AfterValidator(endpoint_name)]
+    hardware: Annotated[Hardware, Field(strict=False)]
+
+    def entities(self) -> Entities:
+        yield (), Pin(self.segment, self.endpoint, self.hardware)
+
+
 class _StaticEndpoint(Strict):
     segment: SegmentName
     mac: MacAddress
@@ -185,13 +198,15 @@ class _Node(Strict):
             yield ("endpoints", index), endpoint.at(self.name)
 
 
-_KINDS: Mapping[str, type[_Fabric | _Segment | _Grant | _Node]] = {
+_KINDS: Mapping[str, type[_Fabric | _Segment | _Grant | _Pin | _Node]] = {
     "Fabric": _Fabric,
     "Segment": _Segment,
     "Grant": _Grant,
+    "Pin": _Pin,
     "Node": _Node,
 }
 _KIND_NAMES = ", ".join(_KINDS)
+_NAMED_BY = {"Grant": ("segment", "node"), "Pin": ("segment", "endpoint")}
 
 
 _Read = tuple[tuple[tuple[Location, FabricEntity], ...], tuple[Fault, ...]]
@@ -219,6 +234,6 @@ def _fault(document: Document, location: Location, text: str) -> Fault:
 def _called(value: object) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return ""
-    keys = ("segment", "node") if value["kind"] == "Grant" else ("name",)
+    keys = _NAMED_BY.get(value["kind"], ("name",))
     name = "/".join(str(value[key]) for key in keys if key in value)
     return f" ({value['kind']} {name})" if name else f" ({value['kind']})"

@@ -19,7 +19,9 @@ from dataplane.core.model import (
     Grant,
     IpAddress,
     IpNetwork,
+    Mac,
     Node,
+    Pin,
     Segment,
     family_of,
     in_any,
@@ -91,6 +93,7 @@ def key_of(entity: FabricEntity) -> Key:
             Block(segment=first, prefix=second)
             | Address(segment=first, ip=second)
             | Device(node=first, name=second)
+            | Pin(segment=first, endpoint=second)
         ):
             return type(entity), (first, second)
         case Grant(segment=segment, node=node, mac=mac):
@@ -108,6 +111,9 @@ def breaches(entity: FabricEntity, world: World) -> Iterator[Breach]:
             yield from _occupied_segment(entity, world)
         case Grant():
             yield from _known_segment(entity.segment, world)
+        case Pin():
+            yield from _known_segment(entity.segment, world)
+            yield from _contradictions(entity, world)
         case Node():
             yield from _node(entity, world)
         case Endpoint():
@@ -122,9 +128,12 @@ def segment_rows(name: str, entities: Iterable[FabricEntity]) -> Iterator[Fabric
         match entity:
             case Segment(name=found) if found == name:
                 yield entity
-            case Block(segment=found) | Address(segment=found) | Grant(segment=found) if (
-                found == name
-            ):
+            case (
+                Block(segment=found)
+                | Address(segment=found)
+                | Grant(segment=found)
+                | Pin(segment=found)
+            ) if found == name:
                 yield entity
 
 
@@ -140,8 +149,9 @@ def _claims(entity: FabricEntity) -> Iterator[Hashable]:
             yield "vni", vni
         case Node(vteps=vteps):
             yield from (("vtep", vtep) for vtep in vteps)
-        case Endpoint(segment=segment, mac=mac, ips=ips):
+        case Endpoint(segment=segment, mac=mac, ips=ips, identity=identity):
             yield from ((segment, claim) for claim in (mac, *ips))
+            yield "identity", segment, identity
 
 
 def _fabric(fabric: Fabric) -> Iterator[Breach]:
@@ -277,6 +287,22 @@ def _duplicates(endpoint: Endpoint, world: World) -> Iterator[Breach]:
         bound = world.after.get((Address, (endpoint.segment, ip)))
         if isinstance(bound, Address) and bound.identity != endpoint.identity:
             yield Breach("ips", f"ips {ip} is bound to {bound.identity}, last at node {bound.node}")
+
+
+def _contradictions(pin: Pin, world: World) -> Iterator[Breach]:
+    """Tell of endpoints that are pinned by identity one way and by MAC the other."""
+    is_mac = isinstance(pin.endpoint, Mac)
+    claim = (pin.segment, pin.endpoint) if is_mac else ("identity", pin.segment, pin.endpoint)
+    for endpoint in world.rivals(pin, claim):
+        if isinstance(endpoint, Endpoint):
+            name = endpoint.identity if is_mac else endpoint.mac
+            other = world.after.get((Pin, (pin.segment, name)))
+            if isinstance(other, Pin) and other.hardware is not pin.hardware:
+                text = (
+                    f"hardware {pin.hardware} contradicts {other.hardware} in the pin of {name},"
+                    f" the same endpoint at node {endpoint.node}"
+                )
+                yield Breach("hardware", text, key_of(other))
 
 
 def _overlaps(key: str, prefixes: tuple[IpNetwork, ...]) -> Iterator[Breach]:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from dataplane.core.events import FabricChanged
 from dataplane.core.floor import SECOND_LOOK_S, is_sudden
-from dataplane.core.model import Address, Block, Endpoint, FabricEntity, Grant, Node
+from dataplane.core.model import Address, Block, Endpoint, FabricEntity, Grant, Node, Pin
 from dataplane.core.state import entity_key
 from dataplane.fabric.rows import Stored, Vtep, join
 
@@ -114,7 +114,7 @@ class Ledger:
         return entity if entity is not None and self._is_wanted(entity) else None
 
     def _is_wanted(self, entity: FabricEntity) -> bool:
-        if isinstance(entity, Endpoint | Block | Address | Grant):
+        if isinstance(entity, Endpoint | Block | Address | Grant | Pin):
             return entity.segment in self._interest
         return True
 

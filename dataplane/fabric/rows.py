@@ -25,14 +25,17 @@ from dataplane.core.model import (
     Family,
     Grant,
     Guard,
+    Hardware,
     IpAddress,
     IpNetwork,
     Mac,
     Node,
+    Pin,
     Segment,
     Side,
     UnknownUnicast,
     Vni,
+    endpoint_name,
 )
 from dataplane.fabric import SCHEMA
 from ovs_client.replica import Extent
@@ -325,15 +328,26 @@ _TABLES: Mapping[str, _Table] = {
     "Grant": _Table(
         columns=("segment", "node", "mac", "ips"), write=_write_grant, read=_read_grant
     ),
+    "Pin": _Table(
+        columns=("segment", "endpoint", "hardware"),
+        write=lambda pin: {
+            "segment": pin.segment,
+            "endpoint": pin.endpoint,
+            "hardware": pin.hardware.value,
+        },
+        read=lambda columns: Pin(
+            columns["segment"], endpoint_name(columns["endpoint"]), Hardware(columns["hardware"])
+        ),
+    ),
 }
 
-SEGMENT_TABLES = frozenset({"Endpoint", "Block", "Address", "Grant"})
+SEGMENT_TABLES = frozenset({"Endpoint", "Block", "Address", "Grant", "Pin"})
 """The tables whose rows hang on a segment, and can be had for some segments only."""
 
 NODE_TABLES = frozenset({"Device"})
 """The tables of which a node needs to see its own rows only."""
 
-OWNED_TABLES = SEGMENT_TABLES - {"Grant"}
+OWNED_TABLES = SEGMENT_TABLES - {"Grant", "Pin"}
 """Those of them whose rows a node writes, with its name in the column ``node``."""
 
 

@@ -32,7 +32,7 @@ _COMMIT_TIMEOUT_S = 20.0  # a file of intent with thousands of static endpoints 
 
 
 def agent_database(remote: str, tls: Tls | None = None) -> Database:
-    """Return the agent's connection: of Endpoint, Block, Address, Grant only the rows asked for."""
+    """Return the agent's connection: of what hangs on a segment only the rows asked for."""
     return Database(remote, extent(conditional=True), tls=tls)
 
 

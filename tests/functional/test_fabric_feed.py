@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dataplane.core.events import Event, FabricChanged, FabricConnection, FabricSynced
-from dataplane.core.model import Block, Endpoint, FabricEntity, Grant
+from dataplane.core.model import Block, Endpoint, FabricEntity, Grant, Hardware, Pin
 from dataplane.core.state import entity_key
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.rows import encode, extent
@@ -94,20 +94,21 @@ def crowd(size: int, at: str = "n1", on: str = "blue") -> list[Endpoint]:
 def test_base_tables_first_then_the_segments_asked_for(server: DatabaseServer) -> None:
     blue, red = endpoint("n1", 1, "blue"), endpoint("n1", 2, "red")
     block = Block("blue", BLUE.subnets[0], "n1")
-    grant = Grant("blue", "n1")
+    grant, pin = Grant("blue", "n1"), Pin("blue", blue.identity, Hardware.NEVER)
+    elsewhere = Pin("red", red.identity, Hardware.ALWAYS)
     with FabricStore(server.remote) as store:
-        store.write(upserts=[BLUE, RED, N1, blue, red, block, grant])
+        store.write(upserts=[BLUE, RED, N1, blue, red, block, grant, pin, elsewhere])
         agent = Agent()
         with fed(server, agent) as feed:
             agent.wait_for(FabricSynced())
             assert agent.known(FabricSynced()) == {BLUE, RED, N1}
             feed.watch({"blue": 1})
             agent.wait_for(BLUE_SYNCED)
-            whole = {BLUE, RED, N1, blue, block, grant}
+            whole = {BLUE, RED, N1, blue, block, grant, pin}
             assert agent.known(BLUE_SYNCED) == whole
             feed.watch({"blue": 1, "red": 2})
             agent.wait_for(FabricSynced("red", 2))
-            assert agent.known() == {*whole, red}
+            assert agent.known() == {*whole, red, elsewhere}
             assert agent.events.count(BLUE_SYNCED) == 1
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from dataplane.core.errors import FabricUnavailableError, OverweaveError
-from dataplane.core.model import Address, Block, Fabric, FabricEntity, Grant, Mac
+from dataplane.core.model import (
+    Address,
+    Block,
+    Fabric,
+    FabricEntity,
+    Grant,
+    Hardware,
+    Mac,
+    Pin,
+)
 from dataplane.fabric import SCHEMA
 from dataplane.fabric.rows import encode, extent, normal
 from dataplane.fabric.store import FabricStore
@@ -33,6 +42,8 @@ WORLD: tuple[FabricEntity, ...] = (
     Address("blue", ip_address("10.1.9.9"), "default/db/eth0", "n1"),
     Grant("blue", "n1", Mac("02:00:00:00:00:01"), BLUE.subnets),
     Grant("blue", "tor"),
+    Pin("blue", "default/pod1/eth0", Hardware.ALWAYS),
+    Pin("red", Mac("02:00:00:00:00:01"), Hardware.NEVER),
 )
 
 
@@ -83,6 +94,7 @@ def test_writing_again_changes_nothing(server: DatabaseServer, store: FabricStor
         pytest.param(BLUE, replace(BLUE, mtu=1400, subnets=BLUE.subnets[:1]), id="segment"),
         pytest.param(WORLD[6], replace(endpoint("tor", 2), sequence=9, ips=()), id="endpoint"),
         pytest.param(WORLD[10], Grant("blue", "n1", Mac("02:00:00:00:00:01")), id="grant"),
+        pytest.param(WORLD[12], Pin("blue", "default/pod1/eth0", Hardware.NEVER), id="pin"),
     ],
 )
 def test_updates(store: FabricStore, old: FabricEntity, new: FabricEntity) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 from dataplane.core.errors import OverweaveError
-from dataplane.core.model import Block, Segment, Vni
+from dataplane.core.model import Block, Hardware, Pin, Segment, Vni
 from dataplane.fabric import SCHEMA, schema
 from dataplane.fabric.schema import Tls
 from dataplane.fabric.store import FabricStore
@@ -210,6 +210,7 @@ def server(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 def seed(server: Server) -> None:
     """Let the administrator and two nodes own something each."""
     enums = [segment("blue", 1), insert("Grant", segment="red", node="node2")]
+    enums += [insert("Pin", segment="blue", endpoint="web/2/eth0", hardware="always")]
     assert errors(server.as_admin(*enums)) == []
     for number, name in enumerate(NODES, start=1):
         own = [
@@ -278,6 +279,13 @@ HOSTILE = [
     pytest.param([insert("Grant", segment="blue", node="node1")], id="grant itself something"),
     pytest.param([update("Grant", [], node="node1")], id="take a grant"),
     pytest.param([delete("Grant")], id="delete grants"),
+    pytest.param(
+        [insert("Pin", segment="blue", endpoint="web/1/eth0", hardware="always")],
+        id="pin its own endpoint",
+    ),
+    pytest.param([update("Pin", [], hardware="never")], id="turn a pin round"),
+    pytest.param([update("Pin", [], endpoint="web/1/eth0")], id="take a pin"),
+    pytest.param([delete("Pin")], id="delete pins"),
     pytest.param([update("Fabric", [], geneve_port=1)], id="move the tunnels' port"),
     pytest.param([update("Fabric", [], connections=["set", []])], id="close the listeners"),
     pytest.param([delete("Fabric")], id="delete the fabric"),
@@ -417,11 +425,12 @@ def test_our_own_client_is_held_to_it(server: Server) -> None:
     files = server.nodes["node2"]
     tls = ClientTls(files.private_key, files.certificate, files.ca_cert)
     with FabricStore(server.tls, tls) as store:
-        assert any(isinstance(row, Segment) for row in store.read())
+        assert {Segment, Pin} <= {type(row) for row in store.read()}
         store.write(upserts=(Block("blue", ip_network("10.0.2.32/27"), "node2"),))
         for foreign in (
             Block("blue", ip_network("10.0.3.0/27"), "node1"),
             Segment("evil", Vni(666)),
+            Pin("blue", "web/2/eth0", Hardware.NEVER),
         ):
             with pytest.raises(OverweaveError, match="permission error"):
                 store.write(upserts=(foreign,))

@@ -51,6 +51,8 @@ ENTITIES = [
     model.Block,
     model.Address,
     model.Grant,
+    model.Pin,
+    model.Device,
 ]
 
 
@@ -63,15 +65,17 @@ def test_every_field_of_the_core_has_its_column(entity: type) -> None:
 
 
 def test_every_value_of_an_enumeration_fits() -> None:
-    columns = tables()["Segment"]["columns"]
     values = {
-        "encap": model.Encap,
-        "underlay": model.Family,
-        "guard": model.Guard,
-        "unknown_unicast": model.UnknownUnicast,
+        ("Segment", "encap"): model.Encap,
+        ("Segment", "underlay"): model.Family,
+        ("Segment", "guard"): model.Guard,
+        ("Segment", "unknown_unicast"): model.UnknownUnicast,
+        ("Pin", "hardware"): model.Hardware,
+        ("Device", "side"): model.Side,
     }
-    found = {name: set(columns[name]["type"]["key"]["enum"][1]) for name in values}
-    assert found == {name: set(map(str, enum)) for name, enum in values.items()}
+    types = {(table, name): tables()[table]["columns"][name]["type"] for table, name in values}
+    found = {place: set(kind["key"]["enum"][1]) for place, kind in types.items()}
+    assert found == {place: set(map(str, enum)) for place, enum in values.items()}
 
 
 def test_no_row_vanishes_because_nothing_names_it() -> None:
@@ -100,6 +104,7 @@ ENDPOINT = {
 BLOCK = {"segment": "blue", "prefix": "10.0.0.0/27", "node": "n1"}
 ADDRESS = {"segment": "blue", "ip": "10.0.0.9", "identity": "i", "node": "n1"}
 GRANT = {"segment": "blue", "node": "n1"}
+PIN = {"segment": "blue", "endpoint": "default/web/eth0", "hardware": "always"}
 TAKEN = "constraint violation"
 
 
@@ -135,6 +140,11 @@ TAKEN = "constraint violation"
             "Address", ADDRESS, {**ADDRESS, "identity": "j"}, TAKEN, id="address of another"
         ),
         pytest.param("Grant", GRANT, GRANT, TAKEN, id="grant of any MAC twice"),
+        pytest.param(
+            "Pin", PIN, {**PIN, "hardware": "never"}, TAKEN, id="two words on one endpoint"
+        ),
+        pytest.param("Pin", PIN, {**PIN, "segment": "red", "hardware": "x"}, TAKEN, id="no word"),
+        pytest.param("Pin", PIN, {**PIN, "segment": "red"}, None, id="a pin on another segment"),
         pytest.param("Endpoint", ENDPOINT, ENDPOINT, TAKEN, id="endpoint twice"),
         pytest.param("Fabric", {"name": "a"}, {"name": "b"}, TAKEN, id="a second fabric"),
         pytest.param(
@@ -205,6 +215,23 @@ def test_a_database_of_another_schema_is_refused(tmp_path: Path, key: str, value
     run([find_program("ovsdb-tool"), "create", str(tmp_path / "conf.db"), str(other)])
     with pytest.raises(OverweaveError, match=rf"conf\.db has schema .*{value}.*needs Overweave"):
         schema.create_database(tmp_path / "conf.db")
+
+
+def test_a_database_of_the_version_before_is_converted_as_the_error_says(tmp_path: Path) -> None:
+    """1.2.0 had no pins. What is in the file stays, and nodes may read the new table at once."""
+    text = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    older = {name: table for name, table in text["tables"].items() if name != "Pin"}
+    old, path = tmp_path / "old.ovsschema", tmp_path / "conf.db"
+    old.write_text(json.dumps({**text, "version": "1.2.0", "tables": older}), encoding="utf-8")
+    run([find_program("ovsdb-tool"), "create", str(path), str(old)])
+    transact(path, {"op": "insert", "table": "Segment", "row": SEGMENT})
+    with pytest.raises(OverweaveError, match="convert it: ") as error:
+        schema.create_database(path)
+    program, *arguments = str(error.value).partition("convert it: ")[2].split()
+    run([find_program(program), *arguments])
+    schema.create_database(path)
+    assert [row["name"] for row in rows(path, "Segment")] == ["blue"]
+    assert "error" not in transact(path, {"op": "insert", "table": "Pin", "row": PIN})[-1]
 
 
 def test_listeners_are_replaced_and_have_their_role(database: Path) -> None:

@@ -13,12 +13,12 @@ from dataplane.core.errors import TargetError
 from dataplane.core.model import Verdict
 from dataplane.core.reasons import Reason
 from dataplane.statefile import StateFiles
-from tests.unit.test_core_state import NOW, OWN_BLOCK, after, request, synced
+from tests.unit.test_core_state import NOW, OWN_BLOCK, PINS, after, request, synced
 
 
 @pytest.fixture
 def desired() -> Desired:
-    result = derive(after(*synced(OWN_BLOCK), request()))
+    result = derive(after(*synced(OWN_BLOCK, *PINS), request()))
     assert result is not None
     return result
 

@@ -15,10 +15,12 @@ from dataplane.core.model import (
     Family,
     Grant,
     Guard,
+    Hardware,
     IpAddress,
     IpNetwork,
     Mac,
     Node,
+    Pin,
     Segment,
     Side,
     UnknownUnicast,
@@ -102,6 +104,7 @@ ENTITIES = st.one_of(
     st.builds(Block, NAMES, networks(), NAMES),
     st.builds(Address, NAMES, IPS, TEXT, NAMES),
     st.builds(Grant, NAMES, NAMES, st.none() | macs(), some_networks()),
+    st.builds(Pin, NAMES, macs() | TEXT.map("a/{}".format), st.sampled_from(Hardware)),
 )
 
 

@@ -21,7 +21,18 @@ from dataplane.cli.output import Format, Listing, show
 from dataplane.cli.status import _is_well, _lines
 from dataplane.config import EXAMPLE
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
-from dataplane.core.model import Block, Endpoint, Fabric, Grant, Mac, Node, Segment, Vni
+from dataplane.core.model import (
+    Block,
+    Endpoint,
+    Fabric,
+    Grant,
+    Hardware,
+    Mac,
+    Node,
+    Pin,
+    Segment,
+    Vni,
+)
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -208,6 +219,7 @@ ROWS = (
     POD,
     Block("blue", ip_network("10.0.1.0/27"), "n1"),
     Grant("blue", "n1"),
+    Pin("blue", "default/web/eth0", Hardware.ALWAYS),
 )
 
 
@@ -217,7 +229,7 @@ def test_records_of_the_fabric() -> None:
     assert (node["segments"], node["endpoints"]) == (["blue"], 1)
     assert node["blocks"] == ["blue/10.0.1.0/27"]
     (segment,) = segment_records(ROWS)
-    assert (segment["nodes"], segment["blocks"], segment["grants"]) == (["n1"], 1, 1)
+    assert [segment[key] for key in ("nodes", "blocks", "grants", "pins")] == [["n1"], 1, 1, 1]
     (endpoint,) = endpoint_records(ROWS)
     assert (endpoint["vtep"], endpoint["ips"]) == ("192.0.2.1", ["10.0.1.1"])
 

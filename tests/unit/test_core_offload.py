@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState
-from dataplane.core.model import Encap, EntryKey, Family, Guard, IpAddress, Segment
+from dataplane.core.model import (
+    Encap,
+    EntryKey,
+    Family,
+    Guard,
+    Hardware,
+    IpAddress,
+    Pin,
+    Segment,
+)
 from dataplane.core.offload import Choice, SwitchView, choose
 from dataplane.core.reasons import Reason
 from tests.unit.overlay_builders import (
@@ -144,6 +153,121 @@ def test_guard_mac_takes_no_rows_for_addresses() -> None:
     assert chosen(world, rates, capability(3)).reasons[key(101, MAC_ONLY)] is Reason.TABLE_FULL
 
 
+ALWAYS, NEVER = Hardware.ALWAYS, Hardware.NEVER
+
+
+def name_of(number: int) -> str:
+    return f"default/pod{number}/eth0"
+
+
+def pinned(world: Desired, pins: Mapping[str, Hardware]) -> Desired:
+    """Return ``world`` with endpoints of each of its segments pinned, by identity or MAC."""
+    segments = {
+        name: replace(each, pins=tuple(Pin(name, owner, word) for owner, word in pins.items()))
+        for name, each in world.segments.items()
+    }
+    return replace(world, segments=segments)
+
+
+class TestPins:
+    WORLD = one_port((101, 102))
+    FITS_ONE = capability(2 + LOCAL_ROWS)
+
+    def chosen(
+        self,
+        pins: Mapping[str, Hardware],
+        rates: Mapping[EntryKey, float],
+        known: Capability = FITS_ONE,
+        before: frozenset[EntryKey] = frozenset(),
+    ) -> Choice:
+        return chosen(pinned(self.WORLD, pins), rates, known, before)
+
+    @pytest.mark.parametrize("name", [name_of(101), mac_of(101)])
+    def test_always_goes_before_the_busiest(self, name: str) -> None:
+        busy = {key(101): IDLE, key(102): BUSY}
+        choice = self.chosen({name: ALWAYS}, busy, before=frozenset({key(102), key(1)}))
+        assert choice.placed == {key(101), key(1)}
+        assert choice.reasons == {key(102): Reason.TABLE_FULL}
+
+    @pytest.mark.parametrize("name", [name_of(101), mac_of(101)])
+    def test_never_is_said_and_leaves_the_room_to_others(self, name: str) -> None:
+        choice = self.chosen({name: NEVER}, {key(101): BUSY, key(102): 50.0})
+        assert choice.placed == {key(102), key(1)}
+        assert choice.reasons == {key(101): Reason.POLICY_OFF}
+
+    def test_never_takes_out_what_was_there(self) -> None:
+        before = frozenset({key(101), key(1)})
+        choice = self.chosen({name_of(101): NEVER}, {key(101): BUSY}, before=before)
+        assert not choice.placed
+
+    def test_never_for_the_one_behind_the_switch_keeps_both_directions_out(self) -> None:
+        busy = {key(101): BUSY, key(102): BUSY, key(1): BUSY}
+        choice = self.chosen({name_of(1): NEVER, name_of(101): ALWAYS}, busy)
+        whys = dict.fromkeys((key(1), key(101), key(102)), Reason.POLICY_OFF)
+        assert choice == Choice(frozenset(), whys)
+
+    def test_never_for_one_port_leaves_the_others_of_its_segment(self) -> None:
+        world = desired(view(GENEVE4, [behind(1), behind(2)], (remote(101, GENEVE4, VTEP4[0]),)))
+        choice = chosen(pinned(world, {name_of(2): NEVER}), {key(101): BUSY, key(2): BUSY})
+        assert choice == Choice(frozenset({key(1), key(101)}), {key(2): Reason.POLICY_OFF})
+
+    def test_always_for_one_behind_the_switch_needs_no_traffic(self) -> None:
+        assert self.chosen({name_of(1): ALWAYS}, {}).placed == {key(1)}
+
+    def test_of_too_many_the_first_are_there_whatever_forwards_more(self) -> None:
+        pins = {name_of(101): ALWAYS, name_of(102): ALWAYS}
+        before = frozenset({key(102), key(1)})
+        choice = self.chosen(pins, {key(102): BUSY}, before=before)
+        assert choice == Choice(frozenset({key(101), key(1)}), {key(102): Reason.TABLE_FULL})
+
+    def test_of_two_words_on_one_endpoint_never_holds(self) -> None:
+        for one, other in ((ALWAYS, NEVER), (NEVER, ALWAYS)):
+            choice = self.chosen({name_of(101): one, mac_of(101): other}, {key(101): BUSY})
+            assert choice.reasons[key(101)] is Reason.POLICY_OFF
+
+    def test_a_pin_on_nobody_changes_nothing(self) -> None:
+        rates = {key(101): BUSY}
+        pins = {"default/other/eth0": ALWAYS, "02:ff:00:00:00:01": NEVER}
+        assert self.chosen(pins, rates) == self.chosen({}, rates)
+
+    def test_a_pin_is_of_its_segment_only(self) -> None:
+        world = desired(
+            replace(view(GENEVE4, [behind(1)]), pins=(Pin(GENEVE4.name, name_of(1), NEVER),)),
+            view(VXLAN4, [behind(1, VXLAN4)]),
+        )
+        choice = chosen(world, {key(1): BUSY, key(1, VXLAN4): BUSY})
+        assert choice == Choice(frozenset({key(1, VXLAN4)}), {key(1): Reason.POLICY_OFF})
+
+    @pytest.mark.parametrize(
+        ("known", "why"),
+        [
+            pytest.param(capability(tunnels=frozenset()), Reason.UNSUPPORTED_ENCAP, id="encap"),
+            pytest.param(
+                capability(guards={"rep1": frozenset({Guard.MAC})}),
+                Reason.UNSUPPORTED_GUARD,
+                id="guard",
+            ),
+            pytest.param(capability(5), Reason.TABLE_FULL, id="a row too few"),
+            pytest.param(capability(obstacle="not ours"), Reason.SWITCH_TAKEN, id="taken"),
+        ],
+    )
+    def test_always_overrules_nothing_but_traffic(self, known: Capability, why: Reason) -> None:
+        choice = self.chosen({name_of(101): ALWAYS}, {}, known)
+        assert (choice.placed, choice.reasons[key(101)]) == (frozenset(), why)
+
+    def test_always_waits_for_a_way_to_the_vtep(self) -> None:
+        choice = chosen(pinned(self.WORLD, {name_of(101): ALWAYS}), {}, ways=())
+        assert choice.reasons[key(101)] is Reason.NO_NEXTHOP
+
+    def test_a_dead_device_keeps_nobody_in_mind_who_must_never_be_there(self) -> None:
+        world = pinned(self.WORLD, {name_of(101): NEVER})
+        away = SwitchView(None, "connection refused")
+        before = frozenset({key(1), key(101)})
+        choice = choose(world, away, frozenset(VTEP4), before)
+        assert choice.placed == {key(1)}
+        assert choice.reasons[key(101)] is Reason.POLICY_OFF
+
+
 class TestHysteresis:
     FITS_ONE = capability(2 + LOCAL_ROWS)
     BEFORE = frozenset({key(1), key(101)})
@@ -184,7 +308,10 @@ def test_a_small_conversation_takes_the_room_that_a_large_one_cannot() -> None:
     assert choice.reasons[key(101)] is Reason.TABLE_FULL
 
 
-_numbers = st.integers(0, 30)
+_numbers = st.integers(0, 31)
+_PINS = st.dictionaries(
+    _numbers.map(name_of) | _numbers.map(mac_of), st.sampled_from(Hardware), max_size=12
+)
 
 
 @given(
@@ -192,15 +319,20 @@ _numbers = st.integers(0, 30)
     st.integers(0, 60),
     st.sets(_numbers),
     st.sets(st.sampled_from(VTEP4)),
+    _PINS,
 )
 def test_whatever_the_traffic(
-    rates: dict[int, float], capacity: int, before: set[int], ways: set[IpAddress]
+    rates: dict[int, float],
+    capacity: int,
+    before: set[int],
+    ways: set[IpAddress],
+    pins: dict[str, Hardware],
 ) -> None:
     """Tables never overflow, every entry is placed or has its reason, and deciding again agrees."""
     ports = [behind(number) for number in (1, 2)] + [port(3, GENEVE4)]
     far = tuple(remote(n, GENEVE4, VTEP4[n % 2]) for n in range(10, 30))
     other = view(VXLAN4, [behind(4, VXLAN4)], (remote(31, VXLAN4, ip_address("192.0.2.9")),))
-    world = desired(view(GENEVE4, ports, far), other)
+    world = pinned(desired(view(GENEVE4, ports, far), other), pins)
     known = capability(capacity)
     named = {key(n): rate for n, rate in rates.items()}
     first = chosen(world, named, known, frozenset(map(key, before)), ways)
@@ -209,6 +341,22 @@ def test_whatever_the_traffic(
     assert not first.placed & first.reasons.keys()
     assert _rows(world, first) <= capacity
     assert chosen(world, named, known, first.placed, ways) == first
+    never, always = _with(world, NEVER), _with(world, ALWAYS) - _with(world, NEVER)
+    assert {first.reasons.get(each) for each in never} <= {Reason.POLICY_OFF}
+    assert Reason.BELOW_THRESHOLD not in {first.reasons.get(each) for each in always}
+    quiet = chosen(world, {}, known, frozenset(), ways)
+    assert quiet.placed & always == first.placed & always
+
+
+def _with(world: Desired, word: Hardware) -> set[EntryKey]:
+    """Return by another road than the code whom the pins say ``word`` of."""
+    found = set()
+    for each in world.segments.values():
+        named = {pin.endpoint for pin in each.pins if pin.hardware is word}
+        members = [(port.attachment.identity, port.attachment.mac) for port in each.ports]
+        members += [(far.endpoint.identity, far.endpoint.mac) for far in each.remotes]
+        found |= {EntryKey(each.segment.vni, mac) for who, mac in members if named & {who, mac}}
+    return found
 
 
 def _rows(world: Desired, choice: Choice) -> int:

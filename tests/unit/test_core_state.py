@@ -42,8 +42,10 @@ from dataplane.core.model import (
     FabricEntity,
     Family,
     Grant,
+    Hardware,
     Mac,
     Node,
+    Pin,
     Segment,
     Vni,
 )
@@ -530,12 +532,38 @@ def test_an_endpoint_that_changes_its_segment_is_in_one_only() -> None:
     assert [len(views[name].remotes) for name in ("blue", "red")] == [0, 1]
 
 
+PINS = tuple(Pin("blue", name, Hardware.NEVER) for name in ("a/b/c", "ns/pod/eth0"))
+
+
+def test_pins_of_the_segments_here_are_desired_until_they_are_removed() -> None:
+    state = after(*synced(OWN_BLOCK, *reversed(PINS), Pin("red", "x/y", Hardware.NEVER)), request())
+    assert desired(state).segments["blue"].pins == PINS
+    always = replace(PINS[0], hardware=Hardware.ALWAYS)
+    state = after(FabricChanged((always,), PINS[1:]), state=state)
+    assert desired(state).segments["blue"].pins == (always,)
+
+
+def test_pins_are_kept_for_a_restart_without_the_database() -> None:
+    """An endpoint that is never in hardware does not creep in while nobody tells that it is not."""
+    before = desired(after(*synced(OWN_BLOCK, *PINS), request()))
+    elsewhere = Pin("red", "x/y", Hardware.NEVER)
+    loaded = AttachmentsLoaded(before.attachments, (*before.kept, elsewhere))
+    alone = after(loaded, LinksChanged((NIC,)))
+    assert desired(alone).segments["blue"].pins == PINS
+    back = after(*synced(OWN_BLOCK, PINS[0]), state=alone)
+    assert desired(back).segments["blue"].pins == PINS  # the segment's rows are still under way
+    told = tell_synced(back)
+    assert desired(told).segments["blue"].pins == PINS[:1]
+    assert [row for row in desired(told).kept if isinstance(row, Pin)] == [PINS[0]]
+
+
 EVENTS: list[StateEvent] = [
     *synced(OWN_BLOCK)[:3],
     rows(remote("a", 0, "02:00:00:00:01:01")),
     rows(replace(remote("b", 0, "02:00:00:00:01:02"), ips=(ip_address("10.0.0.98"),))),
     rows(Node("n3", (ip_address("192.0.2.3"),))),
     rows(Grant("blue", "n1"), Grant("blue", "n2")),
+    rows(*PINS),
 ]
 
 

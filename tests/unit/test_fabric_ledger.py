@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dataplane.core.events import FabricChanged
 from dataplane.core.floor import SECOND_LOOK_S
-from dataplane.core.model import Block, Endpoint, FabricEntity, Grant, Node
+from dataplane.core.model import Block, Endpoint, FabricEntity, Grant, Hardware, Node, Pin
 from dataplane.core.state import entity_key
 from dataplane.fabric.ledger import Ledger
 from dataplane.fabric.rows import Stored, Vtep, join, split
@@ -65,6 +65,15 @@ def test_only_segments_of_interest_are_told() -> None:
     assert ledger.watch(frozenset({"red"}), 0.0) == FabricChanged((red,), (blue,))
     assert ledger.take(gone([UUID(int=0)]), 0.0) == FabricChanged()
     assert ledger.watch(BLUE | {"red"}, 0.0) == FabricChanged()
+
+
+def test_pins_of_segments_of_interest_are_told() -> None:
+    ledger = watching("blue")
+    blue, red = (Pin(name, "default/web/eth0", Hardware.NEVER) for name in ("blue", "red"))
+    assert ledger.take(ids([blue, red]), 0.0).upserts == (blue,)
+    always = replace(blue, hardware=Hardware.ALWAYS)
+    assert ledger.take(ids([always]), 0.0) == FabricChanged(upserts=(always,))
+    assert ledger.watch(frozenset({"red"}), 0.0) == FabricChanged((red,), (always,))
 
 
 def test_a_row_written_anew_is_no_loss() -> None:

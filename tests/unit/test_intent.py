@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from textwrap import dedent
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dataplane.core.errors import InvalidValueError
@@ -20,8 +20,10 @@ from dataplane.core.model import (
     Family,
     Grant,
     Guard,
+    Hardware,
     Mac,
     Node,
+    Pin,
     Segment,
     UnknownUnicast,
     Vni,
@@ -69,6 +71,10 @@ endpoints:
 """
 
 
+PIN_ALWAYS = "kind: Pin\nsegment: blue\nendpoint: default/web/eth0\nhardware: always\n"
+POD_NEVER = "kind: Pin\nsegment: blue\nendpoint: 02:00:00:00:00:01\nhardware: never\n"
+
+
 def plan(text: str, present: Collection[FabricEntity] = PRESENT) -> Plan:
     return plan_apply(read_intent(text, "net.yaml"), present)
 
@@ -109,6 +115,16 @@ def test_a_file_becomes_values_of_the_core() -> None:
     mac: 12:34:56:10:20:30
     ips: [10.1.0.0/24]
     ---
+    kind: Pin
+    segment: red
+    endpoint: default/Web/eth0
+    hardware: always
+    ---
+    kind: Pin
+    segment: red
+    endpoint: 0A:34:56:10:20:30
+    hardware: never
+    ---
     kind: Node
     name: far
     vteps: ["2001:DB8::9", 192.0.2.9]
@@ -135,6 +151,8 @@ def test_a_file_becomes_values_of_the_core() -> None:
         Fabric("lab", 16081),
         red,
         Grant("red", "far", mac, (ip_network("10.1.0.0/24"),)),
+        Pin("red", "0a:34:56:10:20:30", Hardware.NEVER),
+        Pin("red", "default/Web/eth0", Hardware.ALWAYS),
         Node("far", (ip_address("192.0.2.9"), ip_address("2001:db8::9")), static=True),
         Endpoint("red", "far", mac, (ip,), "far/web", 0, "far/web", ""),
         Address("red", ip, "far/web", "far"),
@@ -143,7 +161,13 @@ def test_a_file_becomes_values_of_the_core() -> None:
 
 
 def test_the_second_time_there_is_nothing_to_do() -> None:
-    for text in (BLUE_TEXT, STATIC_TEXT, f"{BLUE_TEXT}---{STATIC_TEXT}", "kind: Fabric"):
+    for text in (
+        BLUE_TEXT,
+        STATIC_TEXT,
+        f"{BLUE_TEXT}---{STATIC_TEXT}",
+        "kind: Fabric",
+        PIN_ALWAYS,
+    ):
         first = plan(text)
         assert len(plan(text, after(first, PRESENT))) == 0
 
@@ -164,9 +188,10 @@ def test_what_a_document_leaves_out_takes_its_default() -> None:
 
 
 def test_the_plan_reads_well() -> None:
-    made = plan(f"{STATIC_TEXT}---\nkind: Grant\nsegment: blue\nnode: n1")
+    made = plan(f"{STATIC_TEXT}---\nkind: Grant\nsegment: blue\nnode: n1\n---\n{PIN_ALWAYS}")
     assert made.lines() == (
         "+ Grant blue/n1",
+        "+ Pin blue/default/web/eth0 (hardware always)",
         "+ Node far (vteps 192.0.2.9)",
         (
             "+ Endpoint 02:00:00:00:00:99 on blue at far"
@@ -185,6 +210,15 @@ def test_a_static_node_owns_its_endpoints() -> None:
     emptied = plan(STATIC_TEXT.partition("endpoints")[0], present)
     assert {type(row) for row in emptied.remove} == {Endpoint, Address}
     assert after(emptied, present) == [*PRESENT, next(r for r in present if r not in PRESENT)]
+
+
+def test_a_pin_changes_its_word() -> None:
+    present = after(plan(PIN_ALWAYS), PRESENT)
+    changed = plan(PIN_ALWAYS.replace("always", "never"), present)
+    assert changed.lines() == ("~ Pin blue/default/web/eth0: hardware always -> never",)
+    assert plan_delete("pin", "blue/default/web/eth0", present).lines() == (
+        "- Pin blue/default/web/eth0",
+    )
 
 
 SEGMENT = "kind: Segment\nname: red\nvni: 8\n"
@@ -253,6 +287,25 @@ IN_ONE_DOCUMENT = [
     pytest.param(f"{GRANT}mac: 01:00:5e:00:00:01", "is a multicast or", id="multicast MAC"),
     pytest.param(f"{GRANT}mac: 00:00:00:00:00:00", "cannot belong to", id="zero MAC"),
     pytest.param(f"{GRANT}ips: [10.0.0.300/32]", "ips[0]: '10.0.0.300/32' is", id="grant of junk"),
+    pytest.param(
+        PIN_ALWAYS.replace("always", "sometimes"),
+        "(Pin blue/default/web/eth0), line 4: hardware 'sometimes': input should be 'always' or",
+        id="no word of a pin",
+    ),
+    pytest.param(PIN_ALWAYS.replace("always", "true"), "hardware True: input", id="word as bool"),
+    pytest.param(PIN_ALWAYS.replace("hardware: always", ""), "hardware is missing", id="no word"),
+    pytest.param("kind: Pin\nsegment: blue\nhardware: never", "endpoint is miss", id="pins nobody"),
+    pytest.param(
+        PIN_ALWAYS.replace("default/web/eth0", "web"),
+        "endpoint 'web' is neither an identity like default/web/eth0 nor a MAC",
+        id="neither identity nor MAC",
+    ),
+    pytest.param(POD_NEVER.replace("02:", "03:"), "is a multicast or", id="pinned multicast"),
+    pytest.param(POD_NEVER.replace("02:00:00:00:00:01", "5"), "endpoint 5: input", id="pin of 5"),
+    pytest.param(
+        PIN_ALWAYS.replace("web", "w" * 1024), "should have at most 1024", id="identity too long"
+    ),
+    pytest.param(f"{POD_NEVER}mac: x", "unknown key mac", id="pin with another key"),
     pytest.param(FAR, "vteps is missing", id="static node without VTEP"),
     pytest.param(f"{FAR}vteps: []", "vteps []: list should have at least 1", id="no VTEP"),
     pytest.param(f"{FAR}vteps: [0.0.0.0]", "vteps[0]: '0.0.0.0' cannot be", id="VTEP zero"),
@@ -355,6 +408,32 @@ AMONG_OBJECTS = [
         f"{GRANT}---\n{GRANT}",
         ["document 2 (Grant blue/n1), line 5: Grant blue/n1 is already defined in document 1"],
         id="grant twice",
+    ),
+    pytest.param(
+        PIN_ALWAYS.replace("blue", "nowhere"),
+        ["(Pin nowhere/default/web/eth0), line 2: segment 'nowhere' does not exist"],
+        id="pin on an unknown segment",
+    ),
+    pytest.param(
+        f"{PIN_ALWAYS}---\n{PIN_ALWAYS.replace('always', 'never')}",
+        ["line 6: Pin blue/default/web/eth0 is already defined in document 1"],
+        id="pin twice",
+    ),
+    pytest.param(
+        f"{PIN_ALWAYS}---\n{POD_NEVER}",
+        [
+            (
+                "document 2 (Pin blue/02:00:00:00:00:01), line 9: hardware never contradicts always"
+                " in the pin of default/web/eth0, the same endpoint at node n1"
+            )
+        ],
+        id="pins by identity and by MAC contradict each other",
+    ),
+    pytest.param(
+        f"{STATIC_TEXT}---\n{PIN_ALWAYS.replace('default/web/eth0', 'far/blue/02:00:00:00:00:99')}"
+        f"---\n{POD_NEVER.replace('00:01', '00:99')}",
+        ["contradicts always in the pin of far/blue/02:00:00:00:00:99, the same endpoint at"],
+        id="contradiction on an endpoint of the same file",
     ),
     pytest.param(
         STATIC_TEXT.replace("segment: blue", "segment: nowhere"),
@@ -472,6 +551,7 @@ def test_a_segment_without_endpoints_may_change_its_wire_format() -> None:
 
 
 GRANTS = (Grant("blue", "n1"), Grant("blue", "n1", Mac("02:00:00:00:00:0a")), Grant("blue", "n2"))
+PINS = tuple(Pin("blue", name, Hardware.NEVER) for name in (POD.identity, POD.mac, "X/y"))
 FAR_NODE = Node("far", (ip_address("192.0.2.9"),), static=True)
 FAR_POD = replace(POD, node="far", mac=Mac("02:00:00:00:00:02"), ips=())
 
@@ -482,10 +562,13 @@ FAR_POD = replace(POD, node="far", mac=Mac("02:00:00:00:00:02"), ips=())
         pytest.param(
             "segment",
             "blue",
-            (FABRIC, BLUE, AGENT, BLOCK, BOUND, *GRANTS),
-            (BLUE, *GRANTS, BLOCK, BOUND),
-            id="a segment takes blocks, addresses and grants along",
+            (FABRIC, BLUE, AGENT, BLOCK, BOUND, *GRANTS, *PINS, replace(PINS[0], segment="red")),
+            (BLUE, *GRANTS, *PINS, BLOCK, BOUND),
+            id="a segment takes blocks, addresses, grants and pins along",
         ),
+        pytest.param("pin", "blue/default/web/eth0", PINS, PINS[:1], id="a pin by identity"),
+        pytest.param("pin", "blue/02:00:00:00:00:01", PINS, PINS[1:2], id="a pin by MAC"),
+        pytest.param("pin", "blue/X/y", PINS, PINS[2:], id="an identity in its own letters"),
         pytest.param("grant", "blue/n2", GRANTS, (GRANTS[2],), id="the only grant of a node"),
         pytest.param(
             "grant", "blue/n1/02:00:00:00:00:0A", GRANTS, (GRANTS[1],), id="a grant by its MAC"
@@ -518,14 +601,39 @@ def test_delete(
         pytest.param("segment", "red", "segment 'red' does not exist", id="unknown segment"),
         pytest.param("grant", "blue/n9", "does not exist; name it SEGMENT/NODE", id="no grant"),
         pytest.param("grant", "blue/n1", "several: blue/n1, blue/n1/02:", id="which grant"),
+        pytest.param("pin", "red/a/b", "not exist; there are: blue/default/web/eth0", id="no pin"),
+        pytest.param("pin", "blue", "endpoint '' is neither an identity", id="a pin of nobody"),
         pytest.param("node", "n1", "has an agent.*overweave node delete n1", id="a node's agent"),
         pytest.param("node", "n9", "node 'n9' does not exist", id="unknown node"),
-        pytest.param("pod", "x", "kind 'pod' is not segment, grant or node", id="unknown kind"),
+        pytest.param("pod", "x", "'pod' is not segment, grant, pin or node", id="unknown kind"),
     ],
 )
 def test_delete_refuses(kind: str, name: str, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):
-        plan_delete(kind, name, (*PRESENT, *GRANTS))
+        plan_delete(kind, name, (*PRESENT, *GRANTS, *PINS))
+
+
+def test_a_pin_contradicts_one_in_the_database_whichever_comes_later() -> None:
+    for first, later in ((PIN_ALWAYS, POD_NEVER), (POD_NEVER, PIN_ALWAYS)):
+        (fault,) = faults(later, after(plan(first), PRESENT))
+        assert "contradicts" in fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(PIN_ALWAYS.replace("web", "nobody"), id="an identity that nobody has"),
+        pytest.param(POD_NEVER.replace("00:01", "00:ee"), id="a MAC that nobody has"),
+        pytest.param(f"{PIN_ALWAYS}---\n{POD_NEVER.replace('never', 'always')}", id="two agree"),
+        pytest.param(
+            f"{PIN_ALWAYS}---\n{POD_NEVER.replace('blue', 'red')}---\n"
+            "kind: Segment\nname: red\nvni: 8",
+            id="the same MAC on another segment",
+        ),
+    ],
+)
+def test_pins_that_are_allowed(text: str) -> None:
+    assert any(isinstance(row, Pin) for row in plan(text).add)
 
 
 def test_deleting_a_dead_node_frees_all_it_owned_and_nothing_else() -> None:
@@ -570,6 +678,40 @@ def test_carrying_a_plan_out_leaves_nothing_to_do(
     assert len(plan(text, result)) == 0
     vnis = [row.vni for row in result if isinstance(row, Segment)]
     assert len(vnis) == len(set(vnis))
+
+
+_POD_PINS = st.dictionaries(
+    st.sampled_from([POD.identity, POD.mac, "default/other/eth0"]),
+    st.sampled_from(Hardware),
+    min_size=1,
+)
+
+
+def words_on_pod(rows: Collection[FabricEntity]) -> set[Hardware]:
+    pins = [row for row in rows if isinstance(row, Pin)]
+    return {pin.hardware for pin in pins if pin.endpoint in (POD.identity, POD.mac)}
+
+
+@given(_POD_PINS, _POD_PINS)
+def test_one_word_on_an_endpoint_or_none(
+    before: dict[str, Hardware], wanted: dict[str, Hardware]
+) -> None:
+    rows = (*PRESENT, *(Pin("blue", name, word) for name, word in before.items()))
+    assume(len(words_on_pod(rows)) < 2)
+    text = "---\n".join(
+        f"kind: Pin\nsegment: blue\nendpoint: {name}\nhardware: {word}\n"
+        for name, word in wanted.items()
+    )
+    both = {**before, **wanted}
+    clash = len({both[name] for name in (POD.identity, POD.mac) if name in both}) > 1
+    try:
+        result = after(plan(text, rows), rows)
+    except FaultyFileError:
+        assert clash
+    else:
+        assert not clash
+        assert {row.endpoint: row.hardware for row in result if isinstance(row, Pin)} == both
+        assert len(plan(text, result)) == 0
 
 
 @given(st.text())

@@ -125,7 +125,9 @@ def _ranked(
             placed.add(candidate.key)
             placed |= candidate.others
         else:
-            whys[candidate.key] = Reason.TABLE_FULL
+            # Once out, it would not even come back into an empty table: that is why it is out.
+            is_small = rate_of(candidate) < PROMOTE_AT
+            whys[candidate.key] = Reason.BELOW_THRESHOLD if is_small else Reason.TABLE_FULL
     return Choice(frozenset(placed), {key: why for key, why in whys.items() if key not in placed})
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataplane.core.capability import Capability, Part, Table
@@ -321,6 +321,7 @@ _PINS = st.dictionaries(
     st.sets(st.sampled_from(VTEP4)),
     _PINS,
 )
+@example({1: 1.0}, 0, {1}, set(), {})
 def test_whatever_the_traffic(
     rates: dict[int, float],
     capacity: int,

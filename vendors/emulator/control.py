@@ -1,0 +1,158 @@
+"""Faults on demand: a line of words in, a line of JSON out, over a unix socket."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataplane.core.errors import InvalidValueError, OverweaveError
+from dataplane.unix_socket import remove_stale
+from vendors.emulator.channel import Channel
+from vendors.emulator.octeon import Octeon
+from vendors.emulator.relay import Relay
+
+MARK_BYTES = 16
+_ANSWER_S = 30.0
+_CATCH_S = 0.25  # a frame crosses a bridge in about a millisecond; this machine may be busy
+
+Words = Sequence[str]
+Command = Callable[[Words], object]
+
+
+class FaultError(OverweaveError):
+    """An emulated switch did not do what it was told; the text is its own."""
+
+
+class Faults:
+    """What may be said to an emulated switch."""
+
+    def __init__(self, switch: Octeon, channel: Channel, relay: Relay) -> None:
+        """Command these."""
+        self._switch = switch
+        self._channel = channel
+        self._relay = relay
+        self._turn = threading.Lock()
+        self._commands: Mapping[str, tuple[str, Command]] = {
+            "table-full": ("TABLE ROWS", lambda w: switch.limit(int(w[0]), int(w[1]))),
+            "slow": ("SECONDS", lambda w: self._set(delay_s=float(w[0]))),
+            "refuse": ("ADDITIONS", lambda w: self._set(refusals=int(w[0]))),
+            "garbage": ("", lambda _: self._set(garbage=True)),
+            "hang": ("", lambda _: switch.hang()),
+            "reset": ("", lambda _: switch.reset()),
+            "kill": ("", lambda _: switch.kill()),
+            "die": ("", lambda _: switch.die()),
+            "revive": ("", lambda _: switch.revive()),
+            "port-gone": ("PORT", lambda w: switch.remove_port(w[0])),
+            "port-back": ("PORT", lambda w: switch.return_port(w[0])),
+            "lose-one": ("", lambda _: switch.lose_one()),
+            "take": ("", lambda _: switch.take()),
+            "clear": ("", lambda _: self._clear()),
+            "inject": ("PORT FRAME MARK", lambda w: self._inject(*w)),
+            "ping": ("", lambda _: "pong"),
+        }
+
+    def obey(self, words: Words) -> object:
+        """Do what ``words`` say and return what there is to tell. Raises OverweaveError."""
+        name, *rest = words or [""]
+        usage, command = self._commands.get(name, ("", None))
+        if command is None:
+            known = ", ".join(self._commands)
+            raise InvalidValueError(f"unknown fault {name!r}; there are {known}")
+        if len(rest) != len(usage.split()):
+            raise InvalidValueError(f"usage: {name} {usage}".rstrip())
+        with self._turn:
+            try:
+                return command(rest)
+            except ValueError as error:
+                raise InvalidValueError(f"{name}: {error}; usage: {name} {usage}") from error
+
+    def supervise(self) -> None:
+        """Have the switch look after itself, unless it is being told something."""
+        if self._turn.acquire(blocking=False):
+            try:
+                self._switch.supervise()
+            finally:
+                self._turn.release()
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            setattr(self._channel.faults, name, value)
+
+    def _clear(self) -> None:
+        self._set(delay_s=0.0, refusals=0, garbage=False)
+        self._switch.clear()
+
+    def _inject(self, port: str, frame: str, mark: str) -> dict[str, list[str]]:
+        """Let a frame in, and return what of its mark came to each port instead of leaving it."""
+        with self._relay.catch(bytes.fromhex(mark)) as caught:
+            self._relay.send(port, bytes.fromhex(frame))
+            time.sleep(_CATCH_S)
+        return {name: [each.hex() for each in frames] for name, frames in caught.items()}
+
+
+class Control:
+    """Serves ``faults`` on ``path``, one connection a command."""
+
+    def __init__(self, path: Path, faults: Faults) -> None:
+        """Listen. Raises OverweaveError if ``path`` is taken."""
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                words = self.rfile.readline().decode(errors="replace").split()
+                try:
+                    answer = {"told": faults.obey(words)}
+                except OverweaveError as error:
+                    answer = {"error": str(error)}
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+        remove_stale(path, "the control socket")
+        self._server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
+        self._server.daemon_threads = True
+        self._path = path
+        self._thread = threading.Thread(target=self._server.serve_forever, name="control")
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._path.unlink(missing_ok=True)
+
+
+def tell(path: Path, *words: str) -> Any:  # noqa: ANN401  # JSON
+    """Tell the emulated switch at socket ``path`` and return what it answers. Raises FaultError."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(_ANSWER_S)
+            asking.connect(str(path))
+            asking.sendall(" ".join(words).encode() + b"\n")
+            answer = json.loads(asking.makefile("rb").readline())
+    except (OSError, ValueError) as error:
+        raise FaultError(f"the emulated switch at {path} does not answer: {error}") from error
+    if "error" in answer:
+        raise FaultError(str(answer["error"]))
+    return answer["told"]
+
+
+def inject(path: Path, port: str, frame: bytes, mark: bytes) -> dict[str, list[bytes]]:
+    """Let ``frame`` in at ``port``; return by port what came out that contains ``mark``.
+
+    Nothing of it leaves the switch. Raises FaultError.
+    """
+    found: dict[str, list[str]] = tell(path, "inject", port, frame.hex(), mark.hex())
+    return {name: [bytes.fromhex(each) for each in frames] for name, frames in found.items()}
+
+
+def new_mark() -> bytes:
+    """Return what no other frame contains."""
+    return secrets.token_bytes(MARK_BYTES)

@@ -1,0 +1,228 @@
+"""The switch of a Marvell Octeon 10, emulated: an Open vSwitch of its own with bridge and misses.
+
+It is driven with the tools of Open vSwitch alone, as that DPU's own software drives it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import socket
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_interface
+from pathlib import Path
+
+from dataplane.core.errors import InvalidValueError, OverweaveError
+from dataplane.netlink import addresses, links
+from dataplane.netlink.links import LinkChange
+from dataplane.netlink.netns import Netns
+from dataplane.netlink.rtnl import Rtnl, within
+from dataplane.netlink.sysctl import set_ipv6
+from ovs_client import process
+from ovs_client.daemons import OvsInstance, Place, find_program, run
+from vendors.emulator.relay import Relay, open_port
+from vendors.emulator.settings import EmulatorConfig, PortConfig
+
+SWITCH = "ovs-vswitchd"
+MISS_COOKIE = 0x454D0000_00000000  # "EM" in ASCII: what the device does by itself
+_NORMAL = "table=0,priority=65535,actions=NORMAL"  # as Marvell's own plugin leaves it
+_CONF = Path("/proc/sys/net/ipv4/conf")
+_NEVER = "8"  # ip-sysctl.rst, arp_ignore
+_TOOL_S = 5
+_COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
+_VOLATILE = re.compile(r"(cookie|duration|n_packets|n_bytes|idle_age|hard_age)=[^,]*, ?")
+
+
+class Octeon:
+    """The bridge with its ports, their cables, and what can go wrong with them."""
+
+    def __init__(self, config: EmulatorConfig, relay: Relay) -> None:
+        """Make nothing yet."""
+        self._config = config
+        self._relay = relay
+        self._ovs = OvsInstance(Place(config.ovs, config.run_dir / "log", config.netns))
+        self._is_dead = False
+        self._gone: set[str] = set()
+
+    @property
+    def management(self) -> Path:
+        """Return the socket on which the bridge itself speaks OpenFlow."""
+        return self._config.ovs / f"{self._config.bridge}.mgmt"
+
+    def start(self) -> None:
+        """Bring up what is not there, and plug every cable in. Raises OverweaveError."""
+        with Netns(str(self._config.netns)) as space:
+            space.run(_silence)
+        self._ovs.start()
+        self._furnish()
+
+    def stop(self) -> None:
+        """End the Open vSwitch; the TAPs outside stay."""
+        self._ovs.stop(cleanup=True)
+
+    def supervise(self) -> None:
+        """Start an ovs-vswitchd that has died again, as a device's supervisor does."""
+        if not self._is_dead and not self._ovs.switch_running():
+            self._ovs.start_switch()
+            self._furnish()
+
+    # --- faults --------------------------------------------------------------------------------
+
+    def limit(self, table: int, rows: int) -> None:
+        """Limit a table: what is more is refused with OFPFMFC_TABLE_FULL."""
+        bridge = self._config.bridge
+        self._configure(
+            *("--", "--id=@t", "create", "Flow_Table", f"flow_limit={rows}"),
+            *("--", "set", "bridge", bridge, f"flow_tables:{table}=@t"),
+        )
+
+    def reset(self) -> None:
+        """Lose all that was programmed, as a device does that was reset."""
+        bridge = self._config.bridge
+        ours = {port.port for port in self._config.ports}
+        for port in set(self._configure("list-ports", bridge).split()) - ours:
+            self._configure("--if-exists", "del-port", bridge, port)
+        self.kill()
+        self.supervise()
+
+    def kill(self) -> None:
+        """End ovs-vswitchd as a crash would; it is started again at once."""
+        self._resume()
+        self._ovs.place.kill(SWITCH)
+
+    def die(self) -> None:
+        """End ovs-vswitchd for good, until ``revive``."""
+        self._is_dead = True
+        self.kill()
+
+    def revive(self) -> None:
+        """Start what has died, and go on with what hangs."""
+        self._is_dead = False
+        self._resume()
+        self.supervise()
+
+    def hang(self) -> None:
+        """Stop ovs-vswitchd where it is: it answers nothing and forwards nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def remove_port(self, port: str) -> None:
+        """Take a port away."""
+        self._relay.unplug(self._port(port).port)
+        self._gone.add(port)
+        self._configure("--if-exists", "del-port", self._config.bridge, port)
+
+    def return_port(self, port: str) -> None:
+        """Have a port back that was taken away."""
+        self._gone.discard(self._port(port).port)
+        self._furnish()
+
+    def lose_one(self) -> str:
+        """Delete one flow that is not the device's own, and return it; empty: there was none."""
+        lines = self._openflow("dump-flows").splitlines()
+        found = [
+            line for line in lines if "actions=" in line and int(_cookie(line), 16) != MISS_COOKIE
+        ]
+        if not found:
+            return ""
+        line = random.choice(found)  # noqa: S311  # not a secret
+        match = _VOLATILE.sub("", line).partition(" actions=")[0].strip().replace(" ", "")
+        self._openflow("--strict", "del-flows", f"cookie={_cookie(line)}/-1,{match}")
+        return line.strip()
+
+    def take(self) -> None:
+        """Have it programmed by somebody else: above all else, it learns and floods."""
+        self._openflow("add-flow", _NORMAL)
+
+    def clear(self) -> None:
+        """End all faults but those of the OpenFlow channel; what was lost stays lost."""
+        bridge = self._config.bridge
+        self.revive()
+        self._configure("clear", "bridge", bridge, "flow_tables")
+        self._openflow("--strict", "del-flows", _NORMAL.rpartition(",actions")[0])
+        self._gone.clear()
+        self._furnish()
+
+    # --- how -----------------------------------------------------------------------------------
+
+    def _furnish(self) -> None:
+        """Make bridge, ports, addresses, misses and cables as the device has them."""
+        config = self._config
+        words = ["--may-exist", "add-br", config.bridge, "--", "set", "bridge", config.bridge]
+        words += ["datapath_type=netdev", "fail_mode=secure"]
+        present = [port for port in config.ports if port.port not in self._gone]
+        for port in present:
+            words += ["--", "--may-exist", "add-port", config.bridge, port.port]
+            words += ["--", "set", "interface", port.port, "type=internal"]
+            words += [f"mtu_request={config.mtu}"]
+        self._configure(*words)
+        with Netns(str(config.netns)) as space:
+            within(space, self._address)
+            for port in present:
+                self._relay.plug(port, within(space, partial(_opened, port.port)))
+        for source, target in config.misses.items():
+            if not {source, target} & self._gone:
+                flow = f"cookie={MISS_COOKIE:#x},priority=0,in_port={self._number(source)}"
+                action = f"output:{self._number(target)}"
+                self._openflow("add-flow", f"{flow},actions={action}")
+
+    def _address(self, rtnl: Rtnl) -> None:
+        """Give the bridge's own port, which stays down, the DPU's VTEP addresses."""
+        set_ipv6(self._config.bridge, "disable_ipv6", 0)
+        ifindex = _netdev(rtnl, self._config.bridge).ifindex
+        for address in self._config.addresses:
+            addresses.replace(rtnl, ifindex, ip_interface(address), prefix_route=False)
+
+    def _configure(self, *words: str) -> str:
+        tool = [find_program("ovs-vsctl"), f"--db={self._ovs.remote}", f"--timeout={_TOOL_S}"]
+        return run([*tool, *words])
+
+    def _openflow(self, *words: str) -> str:
+        """Run ovs-ofctl on the bridge itself, whatever is wrong with its OpenFlow channel."""
+        *options, command = words[: 1 + words[0].startswith("--")]
+        rest = words[len(options) + 1 :]
+        tool = [find_program("ovs-ofctl"), "-O", "OpenFlow14", f"--timeout={_TOOL_S}", "--no-names"]
+        return run([*tool, *options, command, f"unix:{self.management}", *rest])
+
+    def _port(self, name: str) -> PortConfig:
+        found = next((port for port in self._config.ports if port.port == name), None)
+        if found is None:
+            known = ", ".join(port.port for port in self._config.ports)
+            raise InvalidValueError(f"there is no port {name!r}; there are {known}")
+        return found
+
+    def _number(self, port: str) -> str:
+        return self._configure("get", "interface", port, "ofport").strip()
+
+    def _resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self._ovs.place.pid(SWITCH)
+        if pid is not None:
+            with suppress(ProcessLookupError), process.Process(pid) as held:
+                held.signal(number)
+
+
+def _silence() -> None:
+    """Have the stack of this namespace say nothing at the ports: a device's tables do not."""
+    set_ipv6("default", "disable_ipv6", 1)
+    (_CONF / "all" / "arp_ignore").write_text(_NEVER)
+
+
+def _opened(port: str, rtnl: Rtnl) -> socket.socket:
+    links.change(rtnl, _netdev(rtnl, port).ifindex, LinkChange(up=True))
+    return open_port(port)
+
+
+def _netdev(rtnl: Rtnl, name: str) -> links.Netdev:
+    found = links.find(rtnl, name)
+    if found is None:
+        raise OverweaveError(f"ovs-vswitchd has made no netdev {name}; see its log")
+    return found
+
+
+def _cookie(line: str) -> str:
+    found = _COOKIE.search(line)
+    return found[1] if found else "0x0"

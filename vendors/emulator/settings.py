@@ -1,0 +1,107 @@
+"""What an emulated switch is told: its ports, and where each ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PlainValidator
+
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import MIN_IPV6_MTU
+from dataplane.documents import (
+    Fault,
+    FaultyFileError,
+    InterfaceName,
+    Ip,
+    Strict,
+    absolute_path,
+    read_documents,
+    validate,
+)
+
+AbsolutePath = Annotated[Path, PlainValidator(absolute_path)]
+
+
+class PortConfig(Strict):
+    """A port of the switch, and the TAP ``netdev`` in ``netns`` that its cable ends in."""
+
+    port: InterfaceName
+    netdev: InterfaceName
+    netns: AbsolutePath
+
+
+class EmulatorConfig(Strict):
+    """One switch; ``vfs`` and ``representors`` are in the order of the VFs' numbers.
+
+    ``netns`` is a namespace of its own, ``addresses`` the DPU's VTEPs, ``mtu`` in bytes.
+    """
+
+    run_dir: AbsolutePath
+    netns: AbsolutePath
+    bridge: InterfaceName
+    addresses: Annotated[list[Ip], Field(min_length=1, max_length=2)]
+    mtu: Annotated[int, Field(ge=MIN_IPV6_MTU)]
+    uplink: PortConfig
+    cpu: PortConfig
+    vfs: Annotated[list[PortConfig], Field(min_length=1)]
+    representors: Annotated[list[PortConfig], Field(min_length=1)]
+
+    @property
+    def ports(self) -> tuple[PortConfig, ...]:
+        """Return every port."""
+        return (self.uplink, self.cpu, *self.vfs, *self.representors)
+
+    @property
+    def misses(self) -> dict[str, str]:
+        """Return by port where frames without entry go."""
+        ways = {self.uplink.port: self.cpu.port, self.cpu.port: self.uplink.port}
+        for vf, representor in zip(self.vfs, self.representors, strict=True):
+            ways |= {vf.port: representor.port, representor.port: vf.port}
+        return ways
+
+    @property
+    def ovs(self) -> Path:
+        """Return the run directory of its Open vSwitch."""
+        return self.run_dir / "ovs"
+
+    @property
+    def openflow(self) -> Path:
+        """Return the socket on which its bridge speaks OpenFlow."""
+        return self.run_dir / "openflow.sock"
+
+    @property
+    def control(self) -> Path:
+        """Return the socket that takes faults."""
+        return self.run_dir / "control.sock"
+
+
+def load_config(path: Path) -> EmulatorConfig:
+    """Return the configuration in the file at ``path``.
+
+    Raises InvalidValueError, or FaultyFileError with every fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"configuration {path} cannot be read: {error}") from error
+    documents, faults = read_documents(text)
+    if len(documents) != 1:
+        what = f"a configuration is one document, this has {len(documents)}"
+        raise FaultyFileError(str(path), (*faults, Fault(1, "", what)))
+    parsed, sentences = validate(EmulatorConfig, documents[0].value)
+    told = [Fault(documents[0].line(place), "", words) for place, words in sentences]
+    if parsed is not None:
+        told += [Fault(1, "", words) for words in _contradictions(parsed)]
+    if parsed is None or told or faults:
+        raise FaultyFileError(str(path), (*faults, *told))
+    return parsed
+
+
+def _contradictions(parsed: EmulatorConfig) -> list[str]:
+    names = [port.port for port in parsed.ports]
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    found = [f"port {name} stands there {names.count(name)} times" for name in doubles]
+    if len(parsed.vfs) != len(parsed.representors):
+        found.append(f"{len(parsed.vfs)} vfs for {len(parsed.representors)} representors")
+    return found

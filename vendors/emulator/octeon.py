@@ -1,12 +1,11 @@
 """The switch of a Marvell Octeon 10, emulated: an Open vSwitch of its own with bridge and misses.
 
-It is driven with the tools of Open vSwitch alone, as that DPU's own software drives it.
+Its own software changes it as the DPU's does: ports by ovs-vsctl, flows by ovs-ofctl.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import signal
 import socket
 from contextlib import suppress
@@ -22,17 +21,16 @@ from dataplane.netlink.rtnl import Rtnl, within
 from dataplane.netlink.sysctl import set_ipv6
 from ovs_client import process
 from ovs_client.daemons import OvsInstance, Place, find_program, run
+from ovs_client.ofctl import Flow, OpenFlowBridge
 from vendors.emulator.relay import Relay, open_port
 from vendors.emulator.settings import EmulatorConfig, PortConfig
 
 SWITCH = "ovs-vswitchd"
 MISS_COOKIE = 0x454D0000_00000000  # "EM" in ASCII: what the device does by itself
-_NORMAL = "table=0,priority=65535,actions=NORMAL"  # as Marvell's own plugin leaves it
+_NORMAL = Flow(0, 65535, "", "NORMAL", 0)  # as Marvell's own plugin leaves it
 _CONF = Path("/proc/sys/net/ipv4/conf")
 _NEVER = "8"  # ip-sysctl.rst, arp_ignore
 _TOOL_S = 5
-_COOKIE = re.compile(r"cookie=(0x[0-9a-f]+)")
-_VOLATILE = re.compile(r"(cookie|duration|n_packets|n_bytes|idle_age|hard_age)=[^,]*, ?")
 
 
 class Octeon:
@@ -43,6 +41,7 @@ class Octeon:
         self._config = config
         self._relay = relay
         self._ovs = OvsInstance(Place(config.ovs, config.run_dir / "log", config.netns))
+        self._openflow = OpenFlowBridge(self.management)
         self._is_dead = False
         self._gone: set[str] = set()
 
@@ -120,27 +119,23 @@ class Octeon:
 
     def lose_one(self) -> str:
         """Delete one flow that is not the device's own, and return it; empty: there was none."""
-        lines = self._openflow("dump-flows").splitlines()
-        found = [
-            line for line in lines if "actions=" in line and int(_cookie(line), 16) != MISS_COOKIE
-        ]
+        found = [flow for flow in self._openflow.dump_flows() if flow.cookie != MISS_COOKIE]
         if not found:
             return ""
-        line = random.choice(found)  # noqa: S311  # not a secret
-        match = _VOLATILE.sub("", line).partition(" actions=")[0].strip().replace(" ", "")
-        self._openflow("--strict", "del-flows", f"cookie={_cookie(line)}/-1,{match}")
-        return line.strip()
+        lost = random.choice(found)  # noqa: S311  # not a secret
+        self._openflow.apply_bundle((), [lost])
+        return str(lost)
 
     def take(self) -> None:
         """Have it programmed by somebody else: above all else, it learns and floods."""
-        self._openflow("add-flow", _NORMAL)
+        self._openflow.apply_bundle([_NORMAL], ())
 
     def clear(self) -> None:
         """End all faults but those of the OpenFlow channel; what was lost stays lost."""
         bridge = self._config.bridge
         self.revive()
         self._configure("clear", "bridge", bridge, "flow_tables")
-        self._openflow("--strict", "del-flows", _NORMAL.rpartition(",actions")[0])
+        self._openflow.apply_bundle((), [_NORMAL])
         self._gone.clear()
         self._furnish()
 
@@ -161,11 +156,12 @@ class Octeon:
             within(space, self._address)
             for port in present:
                 self._relay.plug(port, within(space, partial(_opened, port.port)))
-        for source, target in config.misses.items():
-            if not {source, target} & self._gone:
-                flow = f"cookie={MISS_COOKIE:#x},priority=0,in_port={self._number(source)}"
-                action = f"output:{self._number(target)}"
-                self._openflow("add-flow", f"{flow},actions={action}")
+        misses = [
+            Flow(0, 0, f"in_port={self._number(source)}", self._output(target), MISS_COOKIE)
+            for source, target in config.misses.items()
+            if not {source, target} & self._gone
+        ]
+        self._openflow.apply_bundle(misses, ())
 
     def _address(self, rtnl: Rtnl) -> None:
         """Give the bridge's own port, which stays down, the DPU's VTEP addresses."""
@@ -178,19 +174,15 @@ class Octeon:
         tool = [find_program("ovs-vsctl"), f"--db={self._ovs.remote}", f"--timeout={_TOOL_S}"]
         return run([*tool, *words])
 
-    def _openflow(self, *words: str) -> str:
-        """Run ovs-ofctl on the bridge itself, whatever is wrong with its OpenFlow channel."""
-        *options, command = words[: 1 + words[0].startswith("--")]
-        rest = words[len(options) + 1 :]
-        tool = [find_program("ovs-ofctl"), "-O", "OpenFlow14", f"--timeout={_TOOL_S}", "--no-names"]
-        return run([*tool, *options, command, f"unix:{self.management}", *rest])
-
     def _port(self, name: str) -> PortConfig:
         found = next((port for port in self._config.ports if port.port == name), None)
         if found is None:
             known = ", ".join(port.port for port in self._config.ports)
             raise InvalidValueError(f"there is no port {name!r}; there are {known}")
         return found
+
+    def _output(self, port: str) -> str:
+        return f"output:{self._number(port)}"
 
     def _number(self, port: str) -> str:
         return self._configure("get", "interface", port, "ofport").strip()
@@ -221,8 +213,3 @@ def _netdev(rtnl: Rtnl, name: str) -> links.Netdev:
     if found is None:
         raise OverweaveError(f"ovs-vswitchd has made no netdev {name}; see its log")
     return found
-
-
-def _cookie(line: str) -> str:
-    found = _COOKIE.search(line)
-    return found[1] if found else "0x0"

@@ -93,6 +93,7 @@ def execute(member: str, command: tuple[str, ...], name: str | None) -> int:
 @click.option("--mac", help="ask for this MAC")
 @click.option("--ip", "ips", multiple=True, help="ask for ADDRESS/PREFIXLEN; may be repeated")
 @click.option("--identity", default="", help="whose the pod is; the same for one that moves")
+@click.option("--device", default="", help="give it this VF of a DPU, such as 0000:06:00.2")
 @name_option
 def attach(  # noqa: PLR0913, PLR0917 - one for each thing a runtime can ask for
     pod: str,
@@ -101,13 +102,14 @@ def attach(  # noqa: PLR0913, PLR0917 - one for each thing a runtime can ask for
     mac: str | None,
     ips: tuple[str, ...],
     identity: str,
+    device: str,
     name: str | None,
 ) -> None:
     """Make a POD on NODE and attach it to SEGMENT by overweave-cni, as a runtime does."""
     paths, topology = labs.opened(_paths(name).name)
     if topology.node(node) not in topology.agents:
         raise InvalidValueError(f"node {node} runs no agent, so pods cannot be attached there")
-    station = Runtime(paths).add(Pod(pod, node, segment, mac, ips, identity))
+    station = Runtime(paths).add(Pod(pod, node, segment, mac, ips, identity, device))
     ours = ", ".join(map(str, station.ips)) or "no address"
     click.echo(f"{pod} on {node} is attached to {segment}: {station.mac}, {ours}")
     click.echo("next: overweave ping --mesh")

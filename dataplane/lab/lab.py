@@ -17,7 +17,7 @@ from pathlib import Path
 from bpf import bpffs
 from dataplane.core.errors import OverweaveError
 from dataplane.fabric import SCHEMA, schema
-from dataplane.lab import nodes, sysdump, underlay
+from dataplane.lab import dpus, nodes, sysdump, underlay
 from dataplane.lab.layout import LABS, UNDERLAY, LabPaths, NodePaths
 from dataplane.lab.topology import Kind, LabNode, Topology, default_topology, load_topology
 from dataplane.netlink import netns
@@ -73,12 +73,15 @@ def build(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
     with _locked(paths):
         topology = _recorded(paths, topology)
         underlay.build(paths, topology)
+        _each(topology.dpus, lambda node: dpus.start(paths, topology, node))
+        underlay.connect(paths, topology)
         say(f"lab {paths.name}: {len(topology.nodes)} machines, underlay of {topology.mtu} bytes")
         server = fabric_server(paths)
         schema.create_database(server.database)
         server.start()
         for node in topology.agents:
-            config = nodes.agent_config(paths, node, server.remote)
+            devices = dpus.devices(paths, topology, node)
+            config = nodes.agent_config(paths, node, server.remote, devices)
             nodes.prepare(paths.node(node.name), config, ebpf=node.ebpf)
         _each(topology.agents, lambda node: nodes.switch(paths.node(node.name)).start())
         say(f"lab {paths.name}: fabric database and {len(topology.agents)} Open vSwitch run")

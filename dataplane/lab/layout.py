@@ -73,6 +73,11 @@ class NodePaths:
         return self.run / "cni.sock"
 
     @property
+    def attachment_socket(self) -> Path:
+        """Return the socket that the host of this DPU talks to."""
+        return self.run / "attachment.sock"
+
+    @property
     def api_socket(self) -> Path:
         """Return the socket that the CLI talks to."""
         return self.run / "api.sock"

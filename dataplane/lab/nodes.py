@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 import yaml
 
@@ -50,7 +51,9 @@ def prepare(paths: NodePaths, config: dict[str, object], *, ebpf: bool) -> None:
     paths.config.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
-def agent_config(lab: LabPaths, node: LabNode, fabric_remote: str) -> dict[str, object]:
+def agent_config(
+    lab: LabPaths, node: LabNode, fabric_remote: str, devices: Sequence[Mapping[str, object]]
+) -> dict[str, object]:
     """Return what the agent of ``node`` is told; its Open vSwitch is the lab's to run."""
     paths = lab.node(node.name)
     return {
@@ -67,6 +70,7 @@ def agent_config(lab: LabPaths, node: LabNode, fabric_remote: str) -> dict[str, 
         "bpffs": str(paths.bpf),
         # A lab that is slow without a word would show nothing of what it is there to show.
         "fastpath": "required" if node.ebpf else "auto",
+        "devices": list(devices),
     }
 
 

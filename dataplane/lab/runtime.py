@@ -43,7 +43,8 @@ class PluginError(OverweaveError):
 class Pod:
     """What a pod is to be: on which node and segment, and the MAC and addresses it asks for.
 
-    ``identity`` is whose it is when it moves: the same for its incarnations on all nodes.
+    ``identity`` is whose it is when it moves: the same for its incarnations on all nodes. With
+    ``device`` it gets that VF.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Pod:
     mac: str | None = None
     ips: tuple[str, ...] = ()
     identity: str = ""
+    device: str = ""
 
     def record(self) -> dict[str, Any]:
         """Return it as the lab writes it down."""
@@ -62,6 +64,7 @@ class Pod:
             "mac": self.mac,
             "ips": list(self.ips),
             "identity": self.identity,
+            "device": self.device,
         }
 
 
@@ -182,6 +185,7 @@ def network(record: Mapping[str, Any], socket: Path) -> dict[str, Any]:
         "type": _PLUGIN,
         "segment": record["segment"],
         "agentSocket": str(socket),
+        **({"deviceID": record["device"]} if record["device"] else {}),
         **({"runtimeConfig": wanted} if wanted else {}),
         **({"prevResult": record["result"]} if record.get("result") else {}),
     }
@@ -224,4 +228,5 @@ def _pod(record: Mapping[str, Any]) -> Pod:
         mac=record["mac"],
         ips=tuple(record["ips"]),
         identity=record["identity"],
+        device=record["device"],
     )

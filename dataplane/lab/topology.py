@@ -30,6 +30,8 @@ from dataplane.lab.layout import RESERVED
 DEFAULT_MTU = 1500
 MAX_MTU = 65521  # a tap refuses more, and so do Open vSwitch's internal ports
 MAX_NODES = 200
+MAX_VFS = 16
+MAX_DPU_NAME = 12  # its VFs on the host are called by its name, a letter and two digits
 MAX_NAME = 15  # the underlay's end of a node's cable is named for the node (IFNAMSIZ)
 # Documentation prefixes: RFC 5737, RFC 3849.
 DEFAULT_PREFIXES: tuple[IpNetwork, ...] = (
@@ -50,10 +52,23 @@ class _Underlay(Strict):
     prefixes: Annotated[list[Network], Field(min_length=1, max_length=2)] = list(DEFAULT_PREFIXES)
 
 
+class Vendor(StrEnum):
+    """Whose switch is emulated."""
+
+    MARVELL = "marvell"
+
+
+class _Dpu(Strict):
+    vendor: Annotated[Vendor, Field(strict=False)]
+    host: NodeName
+    vfs: Annotated[int, Field(ge=1, le=MAX_VFS)] = 4
+
+
 class _Node(Strict):
     name: Annotated[NodeName, Field(max_length=MAX_NAME)]
     kind: Annotated[Kind, Field(strict=False)] = Kind.AGENT
     ebpf: bool = True
+    dpu: _Dpu | None = None
 
 
 class _File(Strict):
@@ -62,16 +77,27 @@ class _File(Strict):
 
 
 @dataclass(frozen=True, slots=True)
+class Dpu:
+    """That a node is a DPU: in the node called ``host``, with so many VFs there."""
+
+    vendor: Vendor
+    host: str
+    vfs: int
+
+
+@dataclass(frozen=True, slots=True)
 class LabNode:
     """A namespace that plays a machine, with the addresses of its eth0 on the underlay.
 
-    Without ``ebpf`` it has no place for pins: a file is where its bpffs would be mounted.
+    Without ``ebpf`` it has no place for pins: a file is where its bpffs would be mounted. The eth0
+    of a ``dpu`` is what its switch shows the CPU of the underlay.
     """
 
     name: str
     kind: Kind
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     ebpf: bool = True
+    dpu: Dpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +123,11 @@ class Topology:
     def agents(self) -> tuple[LabNode, ...]:
         """Return the nodes that our agent runs on."""
         return tuple(node for node in self.nodes if node.kind is Kind.AGENT)
+
+    @property
+    def dpus(self) -> tuple[LabNode, ...]:
+        """Return the nodes that are DPUs."""
+        return tuple(node for node in self.nodes if node.dpu is not None)
 
 
 DEFAULT_TEXT = """\
@@ -148,6 +179,7 @@ def _nodes(parsed: _File) -> list[LabNode]:
                 for prefix in parsed.underlay.prefixes
             ),
             node.ebpf,
+            Dpu(node.dpu.vendor, node.dpu.host, node.dpu.vfs) if node.dpu else None,
         )
         for number, node in enumerate(parsed.nodes, start=1)
     ]
@@ -161,6 +193,7 @@ def _contradictions(parsed: _File) -> Iterator[tuple[Location, str]]:
             yield key, f"nodes[{index}].name {name!r}: another node is called so"
         if name in RESERVED:
             yield key, f"nodes[{index}].name {name!r}: the lab itself has something of that name"
+    yield from _wrong_dpus(parsed)
     prefixes = parsed.underlay.prefixes
     for index, prefix in enumerate(prefixes):
         place: Location = ("underlay", "prefixes", index)
@@ -168,3 +201,20 @@ def _contradictions(parsed: _File) -> Iterator[tuple[Location, str]]:
             yield place, f"underlay.prefixes: {prefix} is the second one of its family"
         if prefix.num_addresses < len(names) + 2:
             yield place, f"underlay.prefixes: {prefix} is too small for {len(names)} nodes"
+
+
+def _wrong_dpus(parsed: _File) -> Iterator[tuple[Location, str]]:
+    nodes = {node.name: node for node in parsed.nodes}
+    for index, node in enumerate(parsed.nodes):
+        if node.dpu is None:
+            continue
+        key: Location = ("nodes", index, "dpu")
+        host = nodes.get(node.dpu.host)
+        if host is None or host.kind is Kind.BARE or host.dpu is not None:
+            says = f"nodes[{index}].dpu.host {node.dpu.host!r}"
+            yield key, f"{says} is no node with an agent that is not itself a DPU"
+        if node.kind is Kind.BARE:
+            yield key, f"nodes[{index}].dpu: a DPU has an agent, so its kind is not bare"
+        if len(node.name) > MAX_DPU_NAME:
+            what = f"a DPU's name has at most {MAX_DPU_NAME} characters"
+            yield ("nodes", index, "name"), f"nodes[{index}].name {node.name!r}: {what}"

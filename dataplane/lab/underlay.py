@@ -19,12 +19,17 @@ _Result = TypeVar("_Result")
 
 
 def build(paths: LabPaths, topology: Topology) -> None:
-    """Make the namespaces and cables that are missing; those that are there stay as they are."""
+    """Make the namespaces that are missing; those that are there stay as they are."""
     bridge = paths.netns(UNDERLAY)
     ensure_namespace(bridge)
     _in(bridge, lambda rtnl: _ensure_bridge(rtnl, topology.mtu))
     for node in topology.nodes:
         ensure_namespace(paths.netns(node.name))
+
+
+def connect(paths: LabPaths, topology: Topology) -> None:
+    """Make the cables that are missing; those of a DPU come from its switch."""
+    for node in topology.nodes:
         _connect(paths, node, topology.mtu)
 
 
@@ -46,7 +51,10 @@ def namespaces(paths: LabPaths) -> tuple[Path, ...]:
 
 def _connect(paths: LabPaths, node: LabNode, mtu: int) -> None:
     path = paths.netns(node.name)
-    if _in(path, lambda rtnl: links.find(rtnl, NIC)) is None:
+    if node.dpu is not None:
+        _in(path, lambda rtnl: _resize(rtnl, NIC, mtu))
+        _in(paths.netns(UNDERLAY), lambda rtnl: _resize(rtnl, node.name, mtu))
+    elif _in(path, lambda rtnl: links.find(rtnl, NIC)) is None:
         with Netns(str(path)) as machine:
             nic = LinkSpec(NIC, mtu=mtu, netns=machine.fd)
             port = LinkSpec(node.name, mtu=mtu)
@@ -59,6 +67,10 @@ def _ensure_bridge(rtnl: Rtnl, mtu: int) -> None:
     if links.find(rtnl, _BRIDGE) is None:
         links.create(rtnl, LinkSpec(_BRIDGE, mtu=mtu), "bridge")
     _up(rtnl, _BRIDGE)
+
+
+def _resize(rtnl: Rtnl, name: str, mtu: int) -> None:
+    links.change(rtnl, _netdev(rtnl, name).ifindex, LinkChange(mtu=mtu))
 
 
 def _plug(rtnl: Rtnl, port: str) -> None:

@@ -1,0 +1,146 @@
+"""DPUs of a lab: an emulated switch between the node that is its host and the node that it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dataplane.core.errors import OverweaveError
+from dataplane.lab.layout import UNDERLAY, LabPaths
+from dataplane.lab.topology import Dpu, LabNode, Topology
+from dataplane.lab.underlay import NIC, ensure_namespace
+from ovs_client import process
+from vendors.emulator.control import FaultError, tell
+
+BRIDGE, UPLINK, CPU = "br-mrv0", "up", "cpu0"
+_EMULATOR = "python"  # how its argv[0] begins
+_START_S = 20.0
+_FIRST_BUS = 6  # of PCI addresses as a host has them: 0000:06:00.2 is the first VF there
+
+
+class DpuError(OverweaveError):
+    """An emulated switch is not as it should be; the text says where to look."""
+
+
+def vf_netdev(node: str, number: int) -> str:
+    """Return what the host calls a VF of the DPU that is ``node``."""
+    return f"{node}v{number}"
+
+
+def device_id(topology: Topology, node: LabNode, number: int) -> str:
+    """Return the PCI address of a VF; each DPU has a bus of its own, and its PF function 0."""
+    bus = _FIRST_BUS + topology.dpus.index(node)
+    return f"0000:{bus:02x}:{(number + 2) // 8:02x}.{(number + 2) % 8}"
+
+
+def start(paths: LabPaths, topology: Topology, node: LabNode) -> None:
+    """Start the emulated switch of the DPU that is ``node``, unless it runs. Raises DpuError."""
+    file = _file(paths, node)
+    ensure_namespace(_space(paths, node))
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(_settings(paths, topology, node), sort_keys=False))
+    if not _answers(paths, node):
+        log = file.parent / "emulator.log"
+        with log.open("ab") as opened:
+            subprocess.run(
+                [
+                    *("setsid", "--fork", "nsenter", f"--net={_space(paths, node)}"),
+                    *(sys.executable, "-m", "vendors.emulator", "--config", str(file)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=opened,
+                stderr=opened,
+                cwd="/",
+                check=True,
+            )
+        if not process.wait_until(lambda: _answers(paths, node), _START_S):
+            raise DpuError(f"the switch of {node.name} does not answer; its log: {log}")
+
+
+def pid(paths: LabPaths, node: LabNode) -> int | None:
+    """Return the process that is the emulated switch of ``node``, None if it does not run."""
+    return process.find(str(_file(paths, node)), _EMULATOR)
+
+
+def control(paths: LabPaths, node: LabNode) -> Path:
+    """Return the socket that takes faults for the switch of ``node``."""
+    return _directory(paths, node) / "control.sock"
+
+
+def devices(paths: LabPaths, topology: Topology, node: LabNode) -> list[dict[str, Any]]:
+    """Return the ``devices`` of an agent's configuration: each DPU that ``node`` hosts or is."""
+    return [
+        _half(paths, topology, dpu, node)
+        for dpu in topology.dpus
+        if node.name in (dpu.name, _dpu(dpu).host)
+    ]
+
+
+def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> dict[str, Any]:
+    half = {"serial": f"lab-{dpu.name}", "vendor": _dpu(dpu).vendor.value, "emulated": True}
+    if node.name != dpu.name:
+        vfs = [
+            {"device_id": device_id(topology, dpu, n), "netdev": vf_netdev(dpu.name, n)}
+            for n in range(_dpu(dpu).vfs)
+        ]
+        socket = paths.node(dpu.name).attachment_socket
+        return {**half, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}
+    run_dir = _directory(paths, dpu)
+    switch = {
+        "rundir": str(run_dir / "ovs"),
+        "openflow": f"unix:{run_dir}/openflow.sock",
+        "bridge": BRIDGE,
+        "uplink": UPLINK,
+        "cpu": CPU,
+        "vfs": [f"vf{n}" for n in range(_dpu(dpu).vfs)],
+    }
+    representors = [f"rep{n}" for n in range(_dpu(dpu).vfs)]
+    return {**half, "side": "dpu", "representors": representors, "switch": switch}
+
+
+def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, Any]:
+    def port(name: str, netdev: str, member: str) -> dict[str, str]:
+        return {"port": name, "netdev": netdev, "netns": str(paths.netns(member))}
+
+    numbers = range(_dpu(node).vfs)
+    return {
+        "run_dir": str(_directory(paths, node)),
+        "netns": str(_space(paths, node)),
+        "bridge": BRIDGE,
+        "addresses": [str(address.ip) for address in node.addresses],
+        "mtu": topology.mtu,
+        "uplink": port(UPLINK, node.name, UNDERLAY),
+        "cpu": port(CPU, NIC, node.name),
+        "vfs": [port(f"vf{n}", vf_netdev(node.name, n), _dpu(node).host) for n in numbers],
+        "representors": [port(f"rep{n}", f"rep{n}", node.name) for n in numbers],
+    }
+
+
+def _dpu(node: LabNode) -> Dpu:
+    if node.dpu is None:
+        raise DpuError(f"node {node.name} is no DPU")
+    return node.dpu
+
+
+def _answers(paths: LabPaths, node: LabNode) -> bool:
+    try:
+        tell(control(paths, node), "ping")
+    except FaultError:
+        return False
+    return True
+
+
+def _directory(paths: LabPaths, node: LabNode) -> Path:
+    return paths.directory / f"{node.name}.switch"
+
+
+def _file(paths: LabPaths, node: LabNode) -> Path:
+    return _directory(paths, node) / "switch.yaml"
+
+
+def _space(paths: LabPaths, node: LabNode) -> Path:
+    return paths.netns(f"{node.name}.switch")

@@ -258,15 +258,8 @@ class MarvellSwitch:
         update = tuple(row for row in change.update.values() if isinstance(row, Row))
         rows = (*(row for row in change.add.values() if isinstance(row, Row)), *update)
         gone = [row.flow for row in change.remove.values() if isinstance(row, Row)]
-        refused: dict[EntryKey, str] = {}
         numbers, mac = self._numbers(), self._local_mac()
-        for row in rows:
-            for port in sorted(ports_of(row.flow) - numbers.keys()):
-                why = f"{Reason.NO_SWITCH_PORT}: {self._place.bridge} has no port {port}"
-                if not row.entries:
-                    raise TargetError(why)
-                refused |= dict.fromkeys(row.entries, why)
-        rows = without(rows, refused)
+        rows, refused = self._without_ports(rows, numbers)
         delete = [to_device(flow, numbers, mac) for flow in gone]
         for _ in range(_MOST_REFUSALS):
             try:
@@ -283,6 +276,24 @@ class MarvellSwitch:
             else:
                 return refused
         raise TargetError(f"{self._place.bridge} refused more than {_MOST_REFUSALS} flows in turn")
+
+    def _without_ports(
+        self, rows: Iterable[Row], numbers: Mapping[str, int]
+    ) -> tuple[tuple[Row, ...], dict[EntryKey, str]]:
+        """Return the rows whose ports are there, and what goes without the others."""
+        kept: list[Row] = []
+        refused: dict[EntryKey, str] = {}
+        for row in rows:
+            missing = ports_of(row.flow) - numbers.keys()
+            if not missing:
+                kept.append(row)
+                continue
+            why = f"{Reason.NO_SWITCH_PORT}: {self._place.bridge} has no port {min(missing)}"
+            entries = {row.owner} if row.owner else row.entries
+            if not entries:
+                raise TargetError(why)
+            refused |= dict.fromkeys(entries, why)
+        return without(kept, refused), refused
 
     def _without_refused(
         self, rows: tuple[Row, ...], update: Iterable[Row], delete: list[Flow], refusal: Refusal

@@ -106,12 +106,14 @@ _SCOPED = (Category.MEMBER, Category.REMOTE)
 class Row:
     """A flow of ours, as an item of the diff; ``entries`` cannot be placed without it.
 
-    ``firm``: it is wanted whatever an incomplete view may hold.
+    ``firm``: it is wanted whatever an incomplete view may hold. ``owner`` is the endpoint behind
+    the VF that it is about; without that VF's port nobody else misses it.
     """
 
     flow: Flow
     entries: frozenset[EntryKey] = field(default=frozenset(), compare=False)
     firm: bool = field(default=False, compare=False)
+    owner: EntryKey | None = field(default=None, compare=False)
 
     @property
     def key(self) -> FlowKey:

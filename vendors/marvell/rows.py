@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.diff import Item, Pending, Rendering
@@ -86,14 +86,21 @@ class _Plan:
     tunnels: set[Encap] = field(default_factory=set)
     sources: set[IpAddress] = field(default_factory=set)  # our own VTEPs that are in use
 
-    def add(self, item: Flow, entries: AbstractSet[EntryKey], *, firm: bool = False) -> None:
+    def add(
+        self,
+        item: Flow,
+        entries: AbstractSet[EntryKey],
+        *,
+        firm: bool = False,
+        owner: EntryKey | None = None,
+    ) -> None:
         """Add a flow; of two that exclude each other one stays, whatever their order."""
+        row = Row(item, frozenset(entries), firm, owner)
         known = self.rows.get(item.key)
-        if known is None:
-            self.rows[item.key] = Row(item, frozenset(entries), firm)
-        else:
-            first = min(known.flow, item, key=lambda each: (each.actions, each.cookie))
-            self.rows[item.key] = Row(first, known.entries | entries, known.firm or firm)
+        if known is not None:
+            first = min(known, row, key=lambda each: (each.flow.actions, each.flow.cookie))
+            row = replace(first, entries=known.entries | row.entries, firm=known.firm or firm)
+        self.rows[item.key] = row
 
     def refuse(self, key: EntryKey, reason: Reason, detail: str) -> None:
         """Call an entry pending."""
@@ -137,9 +144,11 @@ def _plan_segment(plan: _Plan, scene: _Scene) -> None:
     behind = [port for port in scene.view.ports if _is_eligible(plan.wiring, port)]
     local = set(_local_entries(plan, scene))
     remotes = list(_remote_entries(plan, scene, behind))
+    far = frozenset(key for key, _ in remotes)
     for port in behind:
-        if remotes or EntryKey(scene.segment.vni, port.attachment.mac) in local:
-            _plan_port(plan, scene, port)
+        own = EntryKey(scene.segment.vni, port.attachment.mac)
+        if far or own in local:
+            _plan_port(plan, scene, port, far | ({own} & local))
     needed_by: dict[IpAddress, set[EntryKey]] = {}
     for key, remote in remotes:
         needed_by.setdefault(remote.vtep, set()).add(key)
@@ -193,7 +202,7 @@ def _remote_entries(
 # --- the rows of each part -------------------------------------------------------------------
 
 
-def _plan_port(plan: _Plan, scene: _Scene, port: Port) -> None:
+def _plan_port(plan: _Plan, scene: _Scene, port: Port, entries: AbstractSet[EntryKey]) -> None:
     """Plan a VF: what it may send, where its misses go, and what is sent to it."""
     vni, attachment = scene.segment.vni, port.attachment
     vf, owner = plan.wiring.vfs[attachment.netdev], cookie(Category.PORT, vni)
@@ -208,7 +217,7 @@ def _plan_port(plan: _Plan, scene: _Scene, port: Port) -> None:
         flow(FORWARD, 110, f"dl_dst={attachment.mac},reg0={vni:#x}", f"output:{vf}", owner),
     ]
     for item in flows:
-        plan.add(item, {EntryKey(vni, attachment.mac)}, firm=True)
+        plan.add(item, entries, firm=True, owner=EntryKey(vni, attachment.mac))
 
 
 def _allowed(port: Port, vf: str) -> Iterator[str]:

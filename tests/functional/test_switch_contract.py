@@ -235,6 +235,19 @@ def test_one_entry_is_withdrawn_and_the_others_are_not_touched(
     assert set(stage.switch.counters()) == {key(1), key(10)}
 
 
+def test_what_stays_goes_on_when_the_other_family_and_encapsulation_go(
+    device: ForwardingWorld, stage: Stage
+) -> None:
+    both = [
+        view(GENEVE4, [vf(1, GENEVE4)], [remote(10, GENEVE4, VTEP4[0])]),
+        view(VXLAN6, [vf(2, VXLAN6)], [remote(20, VXLAN6, VTEP6[0])]),
+    ]
+    stage.place(desired(*both))
+    stage.place(desired(*both), frozenset({key(1), key(10)}))
+    assert goes_out(device, 10)
+    assert comes_in(device, 10, GENEVE4, VTEP4[0])
+
+
 def test_an_endpoint_that_moved_is_sent_to_where_it_is_now(
     device: ForwardingWorld, stage: Stage
 ) -> None:

@@ -239,10 +239,13 @@ class MarvellSwitch:
 
     def _remove(self, items: Iterable[Item]) -> None:
         items = list(items)
+        routes = [item for item in items if isinstance(item, Route)]
+        for route in routes:
+            tunnel_routes.delete_route(self._unixctl, self._user_route(route))
+        if routes:  # with one, the intake at all addresses ends
+            self._set(route for route in self._routes() if not route.live)
         for item in items:
-            if isinstance(item, Route):
-                tunnel_routes.delete_route(self._unixctl, self._user_route(item))
-            elif isinstance(item, Neighbour):
+            if isinstance(item, Neighbour):
                 self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
         self._vswitch.delete(
             ports=[item.port.name for item in items if isinstance(item, TunnelPort)]

@@ -33,6 +33,7 @@ from vendors.marvell.pipeline import (
     Route,
     Row,
     TunnelPort,
+    Wiring,
     category,
     from_device,
     is_ours,
@@ -41,7 +42,7 @@ from vendors.marvell.pipeline import (
     vni_of,
 )
 from vendors.marvell.report import Findings, capability
-from vendors.marvell.rows import Wiring, render_rows
+from vendors.marvell.rows import render_rows
 
 _TABLE_FULL = "OFPFMFC_TABLE_FULL"  # OpenFlow 1.4, section 7.4.4
 _ALIVE_S = 0.5  # within this a live ovs-vswitchd answers

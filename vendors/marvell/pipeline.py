@@ -169,6 +169,25 @@ class Neighbour:
         return ("neighbour", self.address)
 
 
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The ports of the DPU's bridge, and whose node's rows they get.
+
+    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
+    """
+
+    bridge: str
+    uplink: str
+    cpu: str
+    vfs: Mapping[str, str]
+    node: str
+
+
+def goto(table: Table) -> str:
+    """Return the action that goes on in ``table``."""
+    return f"goto_table:{table.number}"
+
+
 def flow(table: Table, priority: int, match: str, actions: str, owner: int) -> Flow:
     """Return a flow with its match in the one order."""
     text = canonical_match(match.split(",")) if match else ""

@@ -1,4 +1,4 @@
-"""What of a change a device with small tables takes: whole entries, as many as there is room for."""
+"""What of a change a device with small tables takes: whole entries, as many as fit."""
 
 from __future__ import annotations
 

@@ -82,15 +82,15 @@ class Device(Switch):
     @property
     def place(self) -> MarvellPlace:
         """Return where the driver finds it."""
-        socket = self.rundir / f"{BRIDGE}.mgmt"
+        socket = f"unix:{self.rundir}/{BRIDGE}.mgmt"
         vfs = dict(zip(REPRESENTORS, VFS, strict=True))
         return MarvellPlace(self.rundir, self.ovs.remote, socket, BRIDGE, UP, CPU, vfs)
 
 
 @contextmanager
-def running_device(directory: Path) -> Iterator[Device]:
-    """Provide a Device in ``directory`` and a namespace of its own."""
-    with running_ovs(directory) as ovs:
+def running_device(directory: Path, options: tuple[str, ...] = ()) -> Iterator[Device]:
+    """Provide a Device in ``directory``, in a namespace; ``options`` as of running_ovs."""
+    with running_ovs(directory, options) as ovs:
         device = Device(ovs, FIRST_NODE)
         try:
             device.furnish_device()

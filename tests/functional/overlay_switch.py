@@ -26,7 +26,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from dataplane.core.model import Encap, IpAddress
-from ovs_client.daemons import OvsInstance, Place
+from ovs_client.daemons import OVS_SCHEMA, DatabaseServer, OvsInstance, Place
 from tests.unit.overlay_builders import NIC, OWN4, OWN6, TUNNELS
 
 SENTINEL_FLOW = "priority=65000,in_port=5001,actions=output:5002"
@@ -175,12 +175,16 @@ class Switch:
 
 
 @contextmanager
-def running_ovs(directory: Path) -> Iterator[OvsInstance]:
-    """Provide an Open vSwitch without bridges in ``directory`` and a namespace of its own."""
+def running_ovs(directory: Path, options: tuple[str, ...] = ()) -> Iterator[OvsInstance]:
+    """Provide an Open vSwitch without bridges in ``directory`` and a namespace of its own.
+
+    ``options`` are words of ovsdb-server(1).
+    """
     name = f"hlpd-{uuid.uuid4().hex[:8]}"
     _run("ip", "netns", "add", name)
     ovs = OvsInstance(Place(directory / "ovs", directory / "log", Path("/run/netns") / name))
     try:
+        DatabaseServer(ovs.place, OVS_SCHEMA, options).start()
         ovs.start()
         yield ovs
     finally:

@@ -18,6 +18,7 @@ from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
 from ovs_client import process, tunnel_routes
+from ovs_client.database import Tls
 from ovs_client.errors import DatabaseError
 from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
 from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
@@ -57,16 +58,19 @@ _MOST_REFUSALS = 32  # of one change; each costs a bundle
 class MarvellPlace:
     """Where the DPU's Open vSwitch is, and what its bridge's ports are.
 
-    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
+    ``database`` and ``openflow`` are remotes; ``tls`` is needed for ``ssl:``. The control socket
+    in ``rundir`` is of this machine. ``vfs`` are the bridge's ports by the name of the representor
+    behind which the DPU sees them.
     """
 
     rundir: Path
-    remote: str
-    openflow: Path
+    database: str
+    openflow: str
     bridge: str
     uplink: str
     cpu: str
     vfs: Mapping[str, str]
+    tls: Tls | None = None
 
     def wiring(self, node: str) -> Wiring:
         """Return what the rows need to know."""
@@ -90,8 +94,8 @@ class MarvellSwitch:
         self._wiring = place.wiring(node)
         self._probe = Unixctl(place.rundir, _ALIVE_S)
         self._unixctl = Unixctl(place.rundir, _COMMAND_S)
-        self._openflow = OpenFlowBridge(place.openflow, _OPENFLOW_S)
-        self._vswitch = VSwitch(place.remote, frozenset({place.bridge}))
+        self._openflow = OpenFlowBridge(place.openflow, _OPENFLOW_S, place.tls)
+        self._vswitch = VSwitch(place.database, frozenset({place.bridge}), place.tls)
         self._vswitch.start()
         self._set_at: dict[IpAddress, float] = {}  # neighbours age, and nobody tells
 
@@ -173,7 +177,7 @@ class MarvellSwitch:
             if self._place.bridge not in self._vswitch.bridges():
                 raise TargetError(
                     f"bridge {self._place.bridge} is not in the Open vSwitch at"
-                    f" {self._place.remote}: correct switch.bridge"
+                    f" {self._place.database}: correct switch.bridge"
                 )
             yield
         except TargetError:

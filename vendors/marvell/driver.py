@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -268,10 +268,12 @@ class MarvellSwitch:
         gone = [row.flow for row in change.remove.values() if isinstance(row, Row)]
         numbers, mac = self._numbers(), self._local_mac()
         rows, refused = self._without_ports(rows, numbers)
-        delete = [to_device(flow, numbers, mac) for flow in gone]
         for _ in range(_MOST_REFUSALS):
+            left = {row.key for row in rows}
+            stale = [replace(row.flow, actions="") for row in update if row.key not in left]
+            delete = [to_device(flow, numbers, mac) for flow in (*gone, *stale)]
+            add = [to_device(row.flow, numbers, mac) for row in rows]
             try:
-                add = [to_device(row.flow, numbers, mac) for row in rows]
                 self._openflow.apply_bundle(add, delete)
             except OpenFlowError as error:
                 if error.refusal is None:

@@ -70,6 +70,7 @@ def _tables(findings: Findings, fixed: Mapping[str, int]) -> Iterator[Table]:
 def _limits(findings: Findings) -> Iterator[str]:
     if any(findings.limits.get(table.number) == UNLIMITED for table in PIPELINE):
         yield f"tables without a Flow_Table limit take {UNLIMITED} flows, Open vSwitch says"
+    yield "a frame too large for the underlay moves its entry's counter, too (check_pkt_larger)"
     said = "does not say" if findings.offloaded is None else f"says {findings.offloaded}"
     yield f"flows in hardware: its datapath {said}"
 

@@ -37,6 +37,7 @@ from tests.functional.switch_world import (
 from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,
+    MAC_ONLY,
     NIC,
     OWN4,
     OWN6,
@@ -455,6 +456,24 @@ def test_vfs_of_two_segments_do_not_meet(device: ForwardingWorld) -> None:
     inner = talk(10, 2)["UDP over IPv4"]  # on the segment of workload 1
     answer = device.ask(UP, encapsulate(GENEVE4.encap, GENEVE4.vni, VTEP4[0], inner))
     assert list(answer) == [CPU]
+    stage.strike()
+    stage.switch.close()
+
+
+def test_a_vtep_may_send_on_its_own_segments_alone(device: ForwardingWorld) -> None:
+    """A VTEP of one segment is a stranger on another of the same encapsulation."""
+    stage = Stage(device)
+    one = view(GENEVE4, [vf(1, GENEVE4)], [remote(10, GENEVE4, VTEP4[0])])
+    other = view(MAC_ONLY, [vf(2, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[1])])
+    stage.place(desired(one, other))
+    inner = talk(10, 2)["UDP over IPv4"]
+    assert device.ask(UP, encapsulate(Encap.GENEVE, MAC_ONLY.vni, VTEP4[1], inner)) == {
+        "vf1": [inner]
+    }
+    came = encapsulate(Encap.GENEVE, MAC_ONLY.vni, VTEP4[0], inner)
+    answer = device.ask(UP, came)
+    assert list(answer) == [CPU]
+    assert unmasked(answer[CPU][0]) == unmasked(came)
     stage.strike()
     stage.switch.close()
 

@@ -384,15 +384,8 @@ def damaged(scene: Scene) -> dict[str, bytes]:
     if scene.own.version == 4:
         found["IPv4 checksum"] = _put(came, 24, b"\x12\x34")
         found["IPv4 version"] = _put(came, 14, b"\x65")
-        found["a later fragment"] = _ip4(came, frag=5)
-        found["a first fragment"] = _ip4(came, flags="MF")
     else:
         found["IPv6 version"] = _put(came, 14, b"\x45")
-        packet = Ether(came)
-        outer = IPv6(src=packet[IPv6].src, dst=packet[IPv6].dst)
-        fragment = IPv6ExtHdrFragment(offset=5) / bytes(packet[UDP])
-        fragment.nh = 17
-        found["a later fragment"] = bytes(Ether(src=packet.src, dst=packet.dst) / outer / fragment)
     if scene.segment.encap is Encap.GENEVE:
         found["Geneve version"] = _put(came, l4 + 8, b"\x40")
         found["Geneve options beyond the end"] = _put(came, l4 + 8, b"\x3f")
@@ -406,12 +399,25 @@ def _put(data: bytes, at: int, value: bytes) -> bytes:
     return data[:at] + value + data[at + len(value) :]
 
 
-def _ip4(data: bytes, **fields: object) -> bytes:
-    packet = Ether(data)
-    for name, value in fields.items():
-        setattr(packet[IP], name, value)
-    del packet[IP].chksum
-    return bytes(packet)
+def fragments(scene: Scene) -> dict[str, bytes]:
+    """Return pieces of tunnel packets, which the CPU puts together."""
+    packet = Ether(scene.tunnelled(talk(10, 1)["UDP over IPv4"]))
+    outer, udp = packet.payload, bytes(packet[UDP])
+    ends = {"src": outer.src, "dst": outer.dst}
+    eth = Ether(src=packet.src, dst=packet.dst)
+    found = {}
+    for name, offset, more in (("first", 0, 1), ("later", 5, 1), ("last", 5, 0)):
+        if scene.own.version == 4:
+            piece = IP(**ends, proto=17, frag=offset, flags="MF" if more else 0) / Raw(udp)
+        else:
+            piece = IPv6(**ends) / IPv6ExtHdrFragment(nh=17, offset=offset, m=more) / Raw(udp)
+        found[name] = bytes(eth / piece)
+    return found
+
+
+def test_fragments_of_tunnel_packets_go_to_the_cpu_as_they_came(scene: Scene) -> None:
+    for name, came in fragments(scene).items():
+        assert scene.ask(UP, came) == {CPU: [came]}, name
 
 
 def test_damaged_tunnel_packets_are_delivered_to_nobody(scene: Scene) -> None:

@@ -407,11 +407,9 @@ def fragments(scene: Scene) -> dict[str, bytes]:
     eth = Ether(src=packet.src, dst=packet.dst)
     found = {}
     for name, offset, more in (("first", 0, 1), ("later", 5, 1), ("last", 5, 0)):
-        if scene.own.version == 4:
-            piece = IP(**ends, proto=17, frag=offset, flags="MF" if more else 0) / Raw(udp)
-        else:
-            piece = IPv6(**ends) / IPv6ExtHdrFragment(nh=17, offset=offset, m=more) / Raw(udp)
-        found[name] = bytes(eth / piece)
+        four = IP(**ends, proto=17, frag=offset, flags="MF" if more else 0)
+        six = IPv6(**ends) / IPv6ExtHdrFragment(nh=17, offset=offset, m=more)
+        found[name] = bytes(eth / (four if scene.own.version == 4 else six) / Raw(udp))
     return found
 
 

@@ -407,9 +407,12 @@ def fragments(scene: Scene) -> dict[str, bytes]:
     eth = Ether(src=packet.src, dst=packet.dst)
     found = {}
     for name, offset, more in (("first", 0, 1), ("later", 5, 1), ("last", 5, 0)):
-        four = IP(**ends, proto=17, frag=offset, flags="MF" if more else 0)
-        six = IPv6(**ends) / IPv6ExtHdrFragment(nh=17, offset=offset, m=more)
-        found[name] = bytes(eth / (four if scene.own.version == 4 else six) / Raw(udp))
+        piece: Packet = IPv6ExtHdrFragment(nh=17, offset=offset, m=more) / Raw(udp)
+        if scene.own.version == 4:
+            fields: dict[str, Any] = {"proto": 17, "frag": offset, "flags": "MF" if more else 0}
+            found[name] = bytes(eth / IP(**ends, **fields) / Raw(udp))
+        else:
+            found[name] = bytes(eth / IPv6(**ends) / piece)
     return found
 
 

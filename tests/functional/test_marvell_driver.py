@@ -23,6 +23,7 @@ from tests.functional.marvell_device import BRIDGE, Device, running_device
 from tests.functional.overlay_switch import in_netns
 from tests.functional.switch_world import NEXT_HOPS, MarvellWorld, Stage, entries
 from tests.functional.test_rbac import Pki
+from tests.functional.test_switch_frames import Scene, fragments
 from tests.unit.marvell_builders import vf
 from tests.unit.overlay_builders import GENEVE4, NIC, VTEP4, desired, mac_of, remote, view
 from vendors.marvell import driver
@@ -333,6 +334,18 @@ def test_neighbours_are_set_again_before_they_age(device: Device) -> None:
         assert [type(item) for item in change.add.values()] == [Neighbour]
         converge(switch)
         switch.apply(Change(remove=switch.observe()))
+
+
+def test_fragments_go_to_the_cpu_however_the_bridge_looks_at_them(device: Device) -> None:
+    """With nx-match a first fragment has the port of what it is part of (ovs-ofctl(8))."""
+    scene = Scene(MarvellWorld(device), GENEVE4, VTEP4)
+    device.openflow("set-frags", BRIDGE, "nx-match")
+    try:
+        for name, came in fragments(scene).items():
+            assert scene.ask("up", came) == {"cpu0": [came]}, name
+    finally:
+        device.openflow("set-frags", BRIDGE, "normal")
+        scene.close()
 
 
 # --- by which way ------------------------------------------------------------------------------

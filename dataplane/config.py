@@ -26,7 +26,13 @@ from dataplane.documents import (
     shown,
     validate,
 )
-from dataplane.remotes import SUN_PATH, check_remote, is_port
+from dataplane.remotes import (
+    CERTIFICATE_KEYS,
+    SUN_PATH,
+    check_certificates,
+    check_remote,
+    is_port,
+)
 
 INSTALLED_CONFIG = Path("/etc/overweave/agent.yaml")
 _LONGEST_SOCKET = "ovs-vswitchd.4194304.ctl"  # the longest name below run_dir or ovs.rundir
@@ -126,19 +132,12 @@ class FabricAccess(Strict):
     @property
     def files(self) -> dict[str, Path]:
         """Return the certificate files by key."""
-        named = {key: getattr(self, key) for key in ("private_key", "certificate", "ca_cert")}
+        named = {key: getattr(self, key) for key in CERTIFICATE_KEYS}
         return {key: path for key, path in named.items() if path is not None}
 
     @model_validator(mode="after")
     def _certificates(self) -> FabricAccess:
-        missing = [k for k in ("private_key", "certificate", "ca_cert") if k not in self.files]
-        if "ssl:" in self.remote and missing:
-            raise InvalidValueError(
-                f"fabric.remote {self.remote!r} needs fabric.{' and fabric.'.join(missing)}"
-            )
-        absent = [f"fabric.{key} {path}" for key, path in self.files.items() if not path.is_file()]
-        if absent:
-            raise InvalidValueError(f"{', '.join(absent)}: no such file on this machine")
+        check_certificates("fabric.", {"remote": self.remote}, self.files)
         return self
 
 

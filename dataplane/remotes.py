@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 from dataplane.core.errors import InvalidValueError
 
+CERTIFICATE_KEYS = ("private_key", "certificate", "ca_cert")
 SUN_PATH = 107  # unix(7): the longest name of a socket, sun_path less its final zero byte
 
 
@@ -24,6 +27,20 @@ def check_remote(text: str) -> str:
                 " (IPv6 in brackets); several with commas between"
             )
     return text
+
+
+def check_certificates(prefix: str, remotes: Mapping[str, str], files: Mapping[str, Path]) -> None:
+    """See that ``ssl:`` among ``remotes``, by key, has its files, and that all files are there.
+
+    ``prefix`` is what stands before a key in a message. Raises InvalidValueError.
+    """
+    missing = [prefix + key for key in CERTIFICATE_KEYS if key not in files]
+    for key, remote in remotes.items():
+        if "ssl:" in remote and missing:
+            raise InvalidValueError(f"{prefix}{key} {remote!r} needs {' and '.join(missing)}")
+    absent = [f"{prefix}{key} {path}" for key, path in files.items() if not path.is_file()]
+    if absent:
+        raise InvalidValueError(f"{', '.join(absent)}: no such file on this machine")
 
 
 def is_port(text: str) -> bool:

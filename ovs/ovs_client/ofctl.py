@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from dataplane.core.errors import OverweaveError
 from ovs_client.daemons import find_program
+from ovs_client.database import Tls
 
 _VERSION = "OpenFlow14"
 _TIMEOUT_S = 20.0
@@ -141,11 +142,18 @@ def parse_refusal(words: str) -> Refusal | None:
 
 
 class OpenFlowBridge:
-    """One bridge, by its management socket (``RUNDIR/NAME.mgmt``)."""
+    """One bridge, by its management socket (``RUNDIR/NAME.mgmt``), or by a remote it listens at.
 
-    def __init__(self, socket: Path, timeout_s: float = _TIMEOUT_S) -> None:
-        self._socket = socket
+    A remote is ``unix:PATH``, ``tcp:ADDRESS:PORT`` or, with ``tls``, ``ssl:ADDRESS:PORT``.
+    """
+
+    def __init__(
+        self, where: Path | str, timeout_s: float = _TIMEOUT_S, tls: Tls | None = None
+    ) -> None:
+        self._remote = where if isinstance(where, str) else f"unix:{where.absolute()}"
+        self._name = Path(where).stem if self._remote.startswith("unix:") else self._remote
         self._timeout_s = timeout_s
+        self._tls = _tls_options(tls) if tls else ()
         self._parsed: dict[str, Flow] = {}  # of the last dump: most lines come again unchanged
 
     def dump_flows(self) -> tuple[Flow, ...]:
@@ -178,8 +186,8 @@ class OpenFlowBridge:
 
     def _ofctl(self, options: tuple[str, ...], words: tuple[str, ...], stdin: str) -> str:
         command, *rest = words
-        target = f"unix:{self._socket.absolute()}"
-        line = [find_program("ovs-ofctl"), "-O", _VERSION, *options, command, target, *rest]
+        program = [find_program("ovs-ofctl"), "-O", _VERSION, *self._tls, *options]
+        line = [*program, command, self._remote, *rest]
         try:
             result = subprocess.run(
                 line,
@@ -191,16 +199,24 @@ class OpenFlowBridge:
             )
         except subprocess.TimeoutExpired as error:
             raise OpenFlowError(
-                f"bridge {self._socket.stem}: {command}: no answer within {self._timeout_s:g} s;"
+                f"bridge {self._name}: {command}: no answer within {self._timeout_s:g} s;"
                 " see the log of ovs-vswitchd"
             ) from error
         if result.returncode:
             raise OpenFlowError(
-                f"bridge {self._socket.stem}: {command}: {result.stderr.strip() or 'no message'};"
+                f"bridge {self._name}: {command}: {result.stderr.strip() or 'no message'};"
                 " check that ovs-vswitchd runs, and its log",
                 parse_refusal(result.stderr),
             )
         return result.stdout
+
+
+def _tls_options(tls: Tls) -> tuple[str, ...]:
+    return (
+        f"--private-key={tls.private_key}",
+        f"--certificate={tls.certificate}",
+        f"--ca-cert={tls.ca_cert}",
+    )
 
 
 def _add_line(flow: Flow) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -31,18 +32,20 @@ class TunnelNeighbour:
 
 def routes(unixctl: Unixctl) -> list[UserRoute]:
     """Return the routes that were added by command. Raises UnixctlError."""
-    lines = [line.split() for line in unixctl.call("ovs/route/show").splitlines()]
-    return [_route(words) for words in lines if words[:1] == ["User:"] and "GW" in words]
+    lines = _shown(unixctl)
+    with _understanding("ovs/route/show"):
+        return [_route(words) for words in lines if words[:1] == ["User:"] and "GW" in words]
 
 
 def local_addresses(unixctl: Unixctl, bridge: str) -> list[IpAddress]:
     """Return the addresses of ``bridge``'s own port, as its OVS knows them. Raises UnixctlError."""
-    lines = [line.split() for line in unixctl.call("ovs/route/show").splitlines()]
-    return [
-        ip_address(words[1].partition("/")[0])
-        for words in lines
-        if words[:1] == ["Cached:"] and words[-1] == "local" and _value(words, "dev") == bridge
-    ]
+    lines = _shown(unixctl)
+    with _understanding("ovs/route/show"):
+        return [
+            ip_address(words[1].partition("/")[0])
+            for words in lines
+            if words[:1] == ["Cached:"] and words[-1] == "local" and _value(words, "dev") == bridge
+        ]
 
 
 def add_route(unixctl: Unixctl, route: UserRoute) -> None:
@@ -60,17 +63,30 @@ def delete_route(unixctl: Unixctl, route: UserRoute) -> None:
             raise
 
 
-def neighbours(unixctl: Unixctl) -> Iterator[TunnelNeighbour]:
-    """Yield the neighbours; the first two lines shown are a head. Raises UnixctlError."""
-    for line in unixctl.call("tnl/neigh/show").splitlines()[2:]:
-        address, mac, bridge = line.split()
-        yield TunnelNeighbour(ip_address(address), mac, bridge)
+def neighbours(unixctl: Unixctl) -> list[TunnelNeighbour]:
+    """Return the neighbours; the first two lines shown are a head. Raises UnixctlError."""
+    lines = [line.split() for line in unixctl.call("tnl/neigh/show").splitlines()[2:]]
+    with _understanding("tnl/neigh/show"):
+        return [TunnelNeighbour(ip_address(ip), mac, bridge) for ip, mac, bridge in lines]
 
 
 def set_neighbour(unixctl: Unixctl, neighbour: TunnelNeighbour) -> None:
     """Set a neighbour; it ages from now. Raises UnixctlError."""
     where = (neighbour.bridge, str(neighbour.address))
     unixctl.call("tnl/neigh/set", *where, neighbour.mac)
+
+
+def _shown(unixctl: Unixctl) -> list[list[str]]:
+    return [line.split() for line in unixctl.call("ovs/route/show").splitlines()]
+
+
+@contextmanager
+def _understanding(command: str) -> Iterator[None]:
+    """Make an error of what ``command`` prints where it is not what we know."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise UnixctlError(f"ovs-vswitchd: {command}: not understood: {error}") from error
 
 
 def _mark(route: UserRoute) -> tuple[str, ...]:

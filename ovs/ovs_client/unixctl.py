@@ -48,6 +48,8 @@ class Unixctl:
                 ) from error
             except OSError as error:
                 raise UnixctlError(f"{_PROGRAM}: {line}: {error}; see its log") from error
+        if not answer.keys() >= {"error", "result"}:
+            raise UnixctlError(f"{_PROGRAM}: {line}: what it answered is no reply: {answer}")
         if answer["error"] is not None:
             raise UnixctlError(f"{_PROGRAM}: {line}: {str(answer['error']).strip()}")
         return str(answer["result"])

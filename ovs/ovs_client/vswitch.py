@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID, uuid4
 
 from dataplane.core.events import OfportChanged
-from ovs_client.database import Database, Listener
+from ovs_client.database import Database, Listener, Tls
 from ovs_client.errors import DatabaseError
 from ovs_client.operations import Insert, Mutate, Operation, Update
 from ovs_client.replica import Extent
@@ -130,10 +130,12 @@ class VSwitch:
     ``hosts`` are bridges of others in which ports of ours may stand all the same.
     """
 
-    def __init__(self, remote: str, hosts: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, remote: str, hosts: frozenset[str] = frozenset(), tls: Tls | None = None
+    ) -> None:
         self._hosts = hosts
         # Not durable: what a power cut takes is seen and set again after it.
-        self._database = Database(remote, _EXTENT, durable=False)
+        self._database = Database(remote, _EXTENT, durable=False, tls=tls)
 
     def start(self, listener: Listener | None = None) -> None:
         """Begin to connect; returns at once. ``listener``: see Database; ofport_changes() helps."""

@@ -34,12 +34,16 @@ class Device(Switch):
             words += ["--", "set", "interface", name, f"ofport_request={number}"]
         self.sysctl("default", 1)
         self.configure(*words)
+        self._furnish_again()
+
+    def _furnish_again(self) -> None:
+        names = [*MISSES, "sent", "seen"]
         for name in names:
             self.ip("link", "set", "dev", name, "up")
         self.sysctl(BRIDGE, 0)
         own4, own6 = f"{self.underlay.address4}/32", f"{self.underlay.address6}/128"
-        self.ip("addr", "add", own4, "dev", BRIDGE, "noprefixroute")
-        self.ip("-6", "addr", "add", own6, "dev", BRIDGE, "nodad", "noprefixroute")
+        self.ip("addr", "replace", own4, "dev", BRIDGE, "noprefixroute")
+        self.ip("-6", "addr", "replace", own6, "dev", BRIDGE, "nodad", "noprefixroute")
         self.add_misses()
         self.sockets = in_netns(self.netns, lambda: {name: opened(name) for name in names})
 
@@ -52,6 +56,13 @@ class Device(Switch):
     def add(self, flow: str) -> None:
         """Add a flow by hand."""
         self.openflow("add-flow", BRIDGE, flow)
+
+    def restart(self) -> None:
+        """Let ovs-vswitchd crash and come back, with what the device does by itself."""
+        self.close()
+        self.ovs.kill_switch()
+        self.ovs.start_switch()
+        self._furnish_again()
 
     def limit(self, table: int, flows: int) -> None:
         """Limit a table, as real tables are."""
@@ -71,15 +82,15 @@ class Device(Switch):
     @property
     def place(self) -> MarvellPlace:
         """Return where the driver finds it."""
-        socket = self.rundir / f"{BRIDGE}.mgmt"
+        socket = f"unix:{self.rundir}/{BRIDGE}.mgmt"
         vfs = dict(zip(REPRESENTORS, VFS, strict=True))
         return MarvellPlace(self.rundir, self.ovs.remote, socket, BRIDGE, UP, CPU, vfs)
 
 
 @contextmanager
-def running_device(directory: Path) -> Iterator[Device]:
-    """Provide a Device in ``directory`` and a namespace of its own."""
-    with running_ovs(directory) as ovs:
+def running_device(directory: Path, options: tuple[str, ...] = ()) -> Iterator[Device]:
+    """Provide a Device in ``directory``, in a namespace; ``options`` as of running_ovs."""
+    with running_ovs(directory, options) as ovs:
         device = Device(ovs, FIRST_NODE)
         try:
             device.furnish_device()

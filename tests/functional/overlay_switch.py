@@ -7,6 +7,7 @@ a frame that must not come: a sentinel that was sent after it, twice, has come i
 import ctypes
 import os
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -25,13 +26,14 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from dataplane.core.model import Encap, IpAddress
-from ovs_client.daemons import OvsInstance, Place
+from ovs_client.daemons import OVS_SCHEMA, DatabaseServer, OvsInstance, Place
 from tests.unit.overlay_builders import NIC, OWN4, OWN6, TUNNELS
 
 SENTINEL_FLOW = "priority=65000,in_port=5001,actions=output:5002"
 GATEWAY_MAC = "02:00:00:00:77:02"
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
+_SOL_PACKET, _PACKET_AUXDATA, _TP_STATUS_VLAN_VALID = 263, 8, 1 << 4
 _REVALIDATED_S = 5.0
 _SENTINEL = b"\xff" * 6 + b"\x02\x00\x00\x00\xee\x01" + b"\x88\xb5" + bytes(46)
 _PORTS = {Encap.GENEVE: 6081, Encap.VXLAN: 4789}
@@ -173,12 +175,16 @@ class Switch:
 
 
 @contextmanager
-def running_ovs(directory: Path) -> Iterator[OvsInstance]:
-    """Provide an Open vSwitch without bridges in ``directory`` and a namespace of its own."""
+def running_ovs(directory: Path, options: tuple[str, ...] = ()) -> Iterator[OvsInstance]:
+    """Provide an Open vSwitch without bridges in ``directory`` and a namespace of its own.
+
+    ``options`` are words of ovsdb-server(1).
+    """
     name = f"hlpd-{uuid.uuid4().hex[:8]}"
     _run("ip", "netns", "add", name)
     ovs = OvsInstance(Place(directory / "ovs", directory / "log", Path("/run/netns") / name))
     try:
+        DatabaseServer(ovs.place, OVS_SCHEMA, options).start()
         ovs.start()
         yield ovs
     finally:
@@ -209,7 +215,7 @@ def encapsulate(encap: Encap, vni: int, source: IpAddress, inner: Packet | bytes
     """Return the frame by which ``source`` sends ``inner`` to this node."""
     family, own = (IP, OWN4) if source.version == 4 else (IPv6, OWN6)
     outer = family(src=str(source), dst=str(own))
-    header = GENEVE(vni=vni) if encap is Encap.GENEVE else VXLAN(vni=vni)
+    header = GENEVE(vni=vni) if encap is Encap.GENEVE else VXLAN(vni=vni, flags=8)
     udp = UDP(sport=50000, dport=_PORTS[encap])
     return bytes(Ether(src=GATEWAY_MAC, dst=NIC.mac) / outer / udp / header / Ether(bytes(inner)))
 
@@ -256,6 +262,7 @@ def _port(bridge: str, name: str, ofport: int, *columns: str) -> list[str]:
 
 def opened(device: str) -> socket.socket:
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    made.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
     made.bind((device, 0))
     return made
 
@@ -266,11 +273,20 @@ def _drain(opened: socket.socket) -> list[bytes]:
     opened.settimeout(0)
     try:
         while True:
-            frame, address = opened.recvfrom(9000)
+            frame, told, _, address = opened.recvmsg(9000, 64)
             if address[2] != socket.PACKET_OUTGOING:
-                frames.append(frame)
+                frames.append(_tagged(frame, told))
     except BlockingIOError:
         return frames
+
+
+def _tagged(frame: bytes, told: list[tuple[int, int, bytes]]) -> bytes:
+    """Return a frame with the tag that the kernel took off (packet(7), PACKET_AUXDATA)."""
+    for level, kind, data in told:
+        status, _, _, _, _, tag, ethertype = struct.unpack("=IIIHHHH", data)
+        if (level, kind) == (_SOL_PACKET, _PACKET_AUXDATA) and status & _TP_STATUS_VLAN_VALID:
+            return frame[:12] + struct.pack("!HH", ethertype, tag) + frame[12:]
+    return frame
 
 
 def _run(*words: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
 from ovs_client import process, tunnel_routes
+from ovs_client.database import Tls
 from ovs_client.errors import DatabaseError
 from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
 from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
@@ -33,6 +34,7 @@ from vendors.marvell.pipeline import (
     Route,
     Row,
     TunnelPort,
+    Wiring,
     category,
     from_device,
     is_ours,
@@ -41,7 +43,7 @@ from vendors.marvell.pipeline import (
     vni_of,
 )
 from vendors.marvell.report import Findings, capability
-from vendors.marvell.rows import Wiring, render_rows
+from vendors.marvell.rows import render_rows
 
 _TABLE_FULL = "OFPFMFC_TABLE_FULL"  # OpenFlow 1.4, section 7.4.4
 _ALIVE_S = 0.5  # within this a live ovs-vswitchd answers
@@ -56,16 +58,19 @@ _MOST_REFUSALS = 32  # of one change; each costs a bundle
 class MarvellPlace:
     """Where the DPU's Open vSwitch is, and what its bridge's ports are.
 
-    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
+    ``database`` and ``openflow`` are remotes; ``tls`` is needed for ``ssl:``. The control socket
+    in ``rundir`` is of this machine. ``vfs`` are the bridge's ports by the name of the representor
+    behind which the DPU sees them.
     """
 
     rundir: Path
-    remote: str
-    openflow: Path
+    database: str
+    openflow: str
     bridge: str
     uplink: str
     cpu: str
     vfs: Mapping[str, str]
+    tls: Tls | None = None
 
     def wiring(self, node: str) -> Wiring:
         """Return what the rows need to know."""
@@ -76,7 +81,7 @@ class MarvellSwitch:
     """The bridge at ``place``; rows, ports and routes of others stay. Call close() in the end."""
 
     name = SWITCH_TARGET
-    deadline_s = 10.0
+    deadline_s = 15.0  # a look at one that takes the whole time for each answer: 14.5 s
     bound_by = frozenset({"nic", "next_hops", "placed"})
 
     def __init__(
@@ -89,8 +94,8 @@ class MarvellSwitch:
         self._wiring = place.wiring(node)
         self._probe = Unixctl(place.rundir, _ALIVE_S)
         self._unixctl = Unixctl(place.rundir, _COMMAND_S)
-        self._openflow = OpenFlowBridge(place.openflow, _OPENFLOW_S)
-        self._vswitch = VSwitch(place.remote, frozenset({place.bridge}))
+        self._openflow = OpenFlowBridge(place.openflow, _OPENFLOW_S, place.tls)
+        self._vswitch = VSwitch(place.database, frozenset({place.bridge}), place.tls)
         self._vswitch.start()
         self._set_at: dict[IpAddress, float] = {}  # neighbours age, and nobody tells
 
@@ -172,7 +177,7 @@ class MarvellSwitch:
             if self._place.bridge not in self._vswitch.bridges():
                 raise TargetError(
                     f"bridge {self._place.bridge} is not in the Open vSwitch at"
-                    f" {self._place.remote}: correct switch.bridge"
+                    f" {self._place.database}: correct switch.bridge"
                 )
             yield
         except TargetError:
@@ -239,10 +244,13 @@ class MarvellSwitch:
 
     def _remove(self, items: Iterable[Item]) -> None:
         items = list(items)
+        routes = [item for item in items if isinstance(item, Route)]
+        for route in routes:
+            tunnel_routes.delete_route(self._unixctl, self._user_route(route))
+        if routes:  # with one, the intake at all addresses ends
+            self._set(route for route in self._routes() if not route.live)
         for item in items:
-            if isinstance(item, Route):
-                tunnel_routes.delete_route(self._unixctl, self._user_route(item))
-            elif isinstance(item, Neighbour):
+            if isinstance(item, Neighbour):
                 self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
         self._vswitch.delete(
             ports=[item.port.name for item in items if isinstance(item, TunnelPort)]
@@ -258,19 +266,14 @@ class MarvellSwitch:
         update = tuple(row for row in change.update.values() if isinstance(row, Row))
         rows = (*(row for row in change.add.values() if isinstance(row, Row)), *update)
         gone = [row.flow for row in change.remove.values() if isinstance(row, Row)]
-        refused: dict[EntryKey, str] = {}
         numbers, mac = self._numbers(), self._local_mac()
-        for row in rows:
-            for port in sorted(ports_of(row.flow) - numbers.keys()):
-                why = f"{Reason.NO_SWITCH_PORT}: {self._place.bridge} has no port {port}"
-                if not row.entries:
-                    raise TargetError(why)
-                refused |= dict.fromkeys(row.entries, why)
-        rows = without(rows, refused)
-        delete = [to_device(flow, numbers, mac) for flow in gone]
+        rows, refused = self._without_ports(rows, numbers)
         for _ in range(_MOST_REFUSALS):
+            left = {row.key for row in rows}
+            stale = [replace(row.flow, actions="") for row in update if row.key not in left]
+            delete = [to_device(flow, numbers, mac) for flow in (*gone, *stale)]
+            add = [to_device(row.flow, numbers, mac) for row in rows]
             try:
-                add = [to_device(row.flow, numbers, mac) for row in rows]
                 self._openflow.apply_bundle(add, delete)
             except OpenFlowError as error:
                 if error.refusal is None:
@@ -283,6 +286,24 @@ class MarvellSwitch:
             else:
                 return refused
         raise TargetError(f"{self._place.bridge} refused more than {_MOST_REFUSALS} flows in turn")
+
+    def _without_ports(
+        self, rows: Iterable[Row], numbers: Mapping[str, int]
+    ) -> tuple[tuple[Row, ...], dict[EntryKey, str]]:
+        """Return the rows whose ports are there, and what goes without the others."""
+        kept: list[Row] = []
+        refused: dict[EntryKey, str] = {}
+        for row in rows:
+            missing = ports_of(row.flow) - numbers.keys()
+            if not missing:
+                kept.append(row)
+                continue
+            why = f"{Reason.NO_SWITCH_PORT}: {self._place.bridge} has no port {min(missing)}"
+            entries = {row.owner} if row.owner else row.entries
+            if not entries:
+                raise TargetError(why)
+            refused |= dict.fromkeys(entries, why)
+        return without(kept, refused), refused
 
     def _without_refused(
         self, rows: tuple[Row, ...], update: Iterable[Row], delete: list[Flow], refusal: Refusal

@@ -106,12 +106,14 @@ _SCOPED = (Category.MEMBER, Category.REMOTE)
 class Row:
     """A flow of ours, as an item of the diff; ``entries`` cannot be placed without it.
 
-    ``firm``: it is wanted whatever an incomplete view may hold.
+    ``firm``: it is wanted whatever an incomplete view may hold. ``owner`` is the endpoint behind
+    the VF that it is about; without that VF's port nobody else misses it.
     """
 
     flow: Flow
     entries: frozenset[EntryKey] = field(default=frozenset(), compare=False)
     firm: bool = field(default=False, compare=False)
+    owner: EntryKey | None = field(default=None, compare=False)
 
     @property
     def key(self) -> FlowKey:
@@ -165,6 +167,25 @@ class Neighbour:
     def key(self) -> tuple[str, IpAddress]:
         """Return what makes it the same neighbour."""
         return ("neighbour", self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The ports of the DPU's bridge, and whose node's rows they get.
+
+    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
+    """
+
+    bridge: str
+    uplink: str
+    cpu: str
+    vfs: Mapping[str, str]
+    node: str
+
+
+def goto(table: Table) -> str:
+    """Return the action that goes on in ``table``."""
+    return f"goto_table:{table.number}"
 
 
 def flow(table: Table, priority: int, match: str, actions: str, owner: int) -> Flow:

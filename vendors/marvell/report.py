@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from dataplane.core.capability import Capability, Table
 from dataplane.core.model import Encap, Guard, IpAddress, family_of
 from ovs_client.ofctl import Flow
+from vendors.marvell.common import common_rows
 from vendors.marvell.pipeline import (
     LOWEST_PRIORITY,
     PIPELINE,
     TUNNEL_PORTS,
     Category,
+    Wiring,
     category,
     is_ours,
 )
-from vendors.marvell.rows import Wiring, pipeline_rows
 
 VENDOR, PRODUCT = "marvell", "Marvell Octeon 10"
 UNLIMITED = 1_000_000  # what Open vSwitch says of a table without flow_limit (ofproto.c)
@@ -45,7 +46,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         product=PRODUCT,
         tunnels=frozenset((encap, family) for encap in TUNNEL_PORTS for family in families),
         guards={rep: frozenset(Guard) for rep, vf in wiring.vfs.items() if vf in findings.ports},
-        tables=tuple(_tables(findings, pipeline_rows(tuple(Encap), usable))),
+        tables=tuple(_tables(findings, common_rows(tuple(Encap), usable))),
         limits=tuple(_limits(findings)),
         obstacle=_missing_port(findings, wiring) or _foreign_flow(findings, wiring),
         emulated=emulated,
@@ -69,6 +70,7 @@ def _tables(findings: Findings, fixed: Mapping[str, int]) -> Iterator[Table]:
 def _limits(findings: Findings) -> Iterator[str]:
     if any(findings.limits.get(table.number) == UNLIMITED for table in PIPELINE):
         yield f"tables without a Flow_Table limit take {UNLIMITED} flows, Open vSwitch says"
+    yield "a frame too large for the underlay moves its entry's counter, too (check_pkt_larger)"
     said = "does not say" if findings.offloaded is None else f"says {findings.offloaded}"
     yield f"flows in hardware: its datapath {said}"
 

@@ -7,9 +7,9 @@ of that VF, which other VFs reach it by.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.diff import Item, Pending, Rendering
@@ -17,14 +17,13 @@ from dataplane.core.events import Link
 from dataplane.core.model import Encap, EntryKey, Guard, IpAddress, Segment, family_of
 from dataplane.core.overhead import encap_overhead
 from dataplane.core.reasons import Reason
-from ovs_client import vswitch
 from ovs_client.ofctl import Flow, FlowKey
+from vendors.marvell.common import common_flows, tunnel_port
 from vendors.marvell.pipeline import (
     CLASSIFY,
     CLASSIFY_PRIORITY,
     FABRIC_SCOPE,
     FORWARD,
-    GATEWAY_MAC,
     GUARD,
     MARK_BACK,
     MARK_OUT,
@@ -37,31 +36,16 @@ from vendors.marvell.pipeline import (
     Neighbour,
     Route,
     Row,
-    Table,
     TunnelPort,
+    Wiring,
     cookie,
     flow,
+    goto,
 )
 
 _ETHERNET = 14
-_ND_TYPES = (133, 134, 135, 136, 137)  # RFC 4861 section 4
-_MARKS = f"pkt_mark={MARK_OUT & ~0xFFFF:#x}/0xffff0000"
 
 NO_ENTRIES: frozenset[EntryKey] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """The ports of the DPU's bridge, and whose node's rows they get.
-
-    ``vfs`` are the bridge's ports by the name of the representor behind which the DPU sees them.
-    """
-
-    bridge: str
-    uplink: str
-    cpu: str
-    vfs: Mapping[str, str]
-    node: str
 
 
 def render_rows(desired: Desired, bindings: Bindings, wiring: Wiring) -> Rendering:
@@ -86,14 +70,21 @@ class _Plan:
     tunnels: set[Encap] = field(default_factory=set)
     sources: set[IpAddress] = field(default_factory=set)  # our own VTEPs that are in use
 
-    def add(self, item: Flow, entries: AbstractSet[EntryKey], *, firm: bool = False) -> None:
+    def add(
+        self,
+        item: Flow,
+        entries: AbstractSet[EntryKey],
+        *,
+        firm: bool = False,
+        owner: EntryKey | None = None,
+    ) -> None:
         """Add a flow; of two that exclude each other one stays, whatever their order."""
+        row = Row(item, frozenset(entries), firm, owner)
         known = self.rows.get(item.key)
-        if known is None:
-            self.rows[item.key] = Row(item, frozenset(entries), firm)
-        else:
-            first = min(known.flow, item, key=lambda each: (each.actions, each.cookie))
-            self.rows[item.key] = Row(first, known.entries | entries, known.firm or firm)
+        if known is not None:
+            first = min(known, row, key=lambda each: (each.flow.actions, each.flow.cookie))
+            row = replace(first, entries=known.entries | row.entries, firm=known.firm or firm)
+        self.rows[item.key] = row
 
     def refuse(self, key: EntryKey, reason: Reason, detail: str) -> None:
         """Call an entry pending."""
@@ -137,9 +128,11 @@ def _plan_segment(plan: _Plan, scene: _Scene) -> None:
     behind = [port for port in scene.view.ports if _is_eligible(plan.wiring, port)]
     local = set(_local_entries(plan, scene))
     remotes = list(_remote_entries(plan, scene, behind))
+    far = frozenset(key for key, _ in remotes)
     for port in behind:
-        if remotes or EntryKey(scene.segment.vni, port.attachment.mac) in local:
-            _plan_port(plan, scene, port)
+        own = EntryKey(scene.segment.vni, port.attachment.mac)
+        if far or own in local:
+            _plan_port(plan, scene, port, far | ({own} & local))
     needed_by: dict[IpAddress, set[EntryKey]] = {}
     for key, remote in remotes:
         needed_by.setdefault(remote.vtep, set()).add(key)
@@ -193,22 +186,22 @@ def _remote_entries(
 # --- the rows of each part -------------------------------------------------------------------
 
 
-def _plan_port(plan: _Plan, scene: _Scene, port: Port) -> None:
+def _plan_port(plan: _Plan, scene: _Scene, port: Port, entries: AbstractSet[EntryKey]) -> None:
     """Plan a VF: what it may send, where its misses go, and what is sent to it."""
     vni, attachment = scene.segment.vni, port.attachment
     vf, owner = plan.wiring.vfs[attachment.netdev], cookie(Category.PORT, vni)
     enter = (
         f"set_field:{vni:#x}->reg0,check_pkt_larger({scene.largest_frame})->NXM_NX_REG3[0],"
-        f"{_goto(GUARD)}"
+        f"{goto(GUARD)}"
     )
     flows = [
         flow(CLASSIFY, CLASSIFY_PRIORITY, f"in_port={vf}", enter, owner),
-        *(flow(GUARD, 100, match, _goto(FORWARD), owner) for match in _allowed(port, vf)),
+        *(flow(GUARD, 100, match, goto(FORWARD), owner) for match in _allowed(port, vf)),
         flow(MISS, 100, f"in_port={vf}", f"output:{attachment.netdev}", owner),
         flow(FORWARD, 110, f"dl_dst={attachment.mac},reg0={vni:#x}", f"output:{vf}", owner),
     ]
     for item in flows:
-        plan.add(item, {EntryKey(vni, attachment.mac)}, firm=True)
+        plan.add(item, entries, firm=True, owner=EntryKey(vni, attachment.mac))
 
 
 def _allowed(port: Port, vf: str) -> Iterator[str]:
@@ -261,7 +254,7 @@ def _plan_member(
     plan.add(take, entries)
     tunnel = TUNNEL_PORTS[segment.encap]
     match = f"in_port={tunnel},{source}={vtep},tun_id={segment.vni:#x}"
-    enter = f"set_field:{segment.vni:#x}->reg0,set_field:0x1->reg2,{_goto(FORWARD)}"
+    enter = f"set_field:{segment.vni:#x}->reg0,set_field:0x1->reg2,{goto(FORWARD)}"
     plan.add(flow(TUNNEL, 100, match, enter, cookie(Category.MEMBER, segment.vni)), entries)
     plan.tunnels.add(segment.encap)
     plan.sources.add(own)
@@ -272,87 +265,11 @@ def _plan_member(
 
 def _plan_pipeline(plan: _Plan, desired: Desired, nic: Link) -> None:
     """Plan the flows, tunnel ports, routes and neighbours that the rows rely on."""
-    flows = [
-        *_fixed_flows(),
-        *(_tunnel_flow(encap) for encap in plan.tunnels),
-        *(each for own in plan.sources for each in _return_flows(own, nic, plan.wiring.cpu)),
-    ]
-    for item in flows:
+    for item in common_flows(plan.tunnels, plan.sources, nic.mac, plan.wiring.cpu):
         plan.add(item, NO_ENTRIES, firm=True)
     for encap in plan.tunnels:
-        name = TUNNEL_PORTS[encap]
-        port = _tunnel_port(name, encap, desired.fabric.port(encap), plan.wiring)
-        plan.others["port", name] = TunnelPort(port)
+        port = tunnel_port(encap, desired.fabric.port(encap), plan.wiring)
+        plan.others["port", port.name] = TunnelPort(port)
     for own in plan.sources:
         for each in (Route(own, MARK_OUT), Route(own, MARK_BACK), Neighbour(own)):
             plan.others[each.key] = each
-
-
-def pipeline_rows(encaps: Iterable[Encap], sources: Iterable[IpAddress]) -> Mapping[str, int]:
-    """Return how many rows of each table no entry counts, while any entry is placed."""
-    nic = Link("", 0, GATEWAY_MAC, 0, up=True)
-    flows = [
-        *_fixed_flows(),
-        *map(_tunnel_flow, encaps),
-        *(each for own in sources for each in _return_flows(own, nic, "")),
-    ]
-    return {
-        table.name: sum(item.table == table.number for item in flows)
-        for table in (CLASSIFY, GUARD, TUNNEL, FORWARD, WIRE, MISS)
-    }
-
-
-def _fixed_flows() -> Iterator[Flow]:
-    owner = cookie(Category.PIPELINE)
-    yield flow(CLASSIFY, CLASSIFY_PRIORITY, f"in_port=LOCAL,{_MARKS}", _goto(WIRE), owner)
-    unseen = (
-        "vlan_tci=0x1000/0x1000",
-        "arp",
-        "ipv6,nw_frag=yes",  # OVS shows no ICMPv6 type in one
-        *(f"icmp6,icmp_type={number}" for number in _ND_TYPES),
-    )
-    for match in unseen:
-        yield flow(GUARD, 300, match, _goto(MISS), owner)
-    for table in (GUARD, TUNNEL, FORWARD):
-        yield flow(table, 0, "", _goto(MISS), owner)
-
-
-def _tunnel_flow(encap: Encap) -> Flow:
-    match = f"in_port={TUNNEL_PORTS[encap]}"
-    return flow(CLASSIFY, CLASSIFY_PRIORITY, match, _goto(TUNNEL), cookie(Category.PIPELINE))
-
-
-def _return_flows(own: IpAddress, nic: Link, cpu: str) -> Iterator[Flow]:
-    """Yield how a decapsulated frame without entry becomes again what came, and goes to the CPU.
-
-    It is encapsulated as if to where it came from; then source and destination change places.
-    """
-    owner = cookie(Category.PIPELINE)
-    four = own.version == 4
-    tunnel, header = ("TUN_IPV4", "OF_IP") if four else ("TUN_IPV6", "NX_IPV6")
-    spare = "NXM_NX_REG0[]" if four else "NXM_NX_XXREG0[]"
-    again = (
-        f"move:NXM_NX_{tunnel}_SRC[]->NXM_NX_{tunnel}_DST[],"
-        f"set_field:{MARK_BACK:#x}->pkt_mark,IN_PORT"
-    )
-    yield flow(MISS, 100, f"tun_dst={own}" if four else f"tun_ipv6_dst={own}", again, owner)
-    back = (
-        f"move:NXM_{header}_SRC[]->{spare},move:NXM_{header}_DST[]->NXM_{header}_SRC[],"
-        f"move:{spare}->NXM_{header}_DST[],"
-        f"set_field:{GATEWAY_MAC}->eth_src,set_field:{nic.mac}->eth_dst,output:{cpu}"
-    )
-    yield flow(WIRE, 200, f"{'ip' if four else 'ipv6'},pkt_mark={MARK_BACK:#x}", back, owner)
-
-
-def _tunnel_port(name: str, encap: Encap, number: int, wiring: Wiring) -> vswitch.Port:
-    return vswitch.Port(
-        name,
-        wiring.bridge,
-        encap.value,
-        options={"remote_ip": "flow", "key": "flow", "dst_port": str(number)},
-        external_ids={vswitch.OWNER_KEY: wiring.node},
-    )
-
-
-def _goto(table: Table) -> str:
-    return f"goto_table:{table.number}"

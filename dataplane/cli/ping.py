@@ -59,7 +59,8 @@ def ping(  # noqa: PLR0913, PLR0917 - one for each option
     del mesh
     with open_store(remote) as store:
         endpoints = [row for row in store.read() if isinstance(row, Endpoint)]
-    pings = list(_pings(ports(sockets), endpoints, segment))
+    there = ports(sockets)
+    pings = list(_pings(there, endpoints, segment))
     if not pings:
         raise OverweaveError("no pair to ping; attach two pods to a segment: overweave get port")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -69,6 +70,8 @@ def ping(  # noqa: PLR0913, PLR0917 - one for each option
     else:
         click.echo(_verdict(records))
         _show(records, wide=form == Format.WIDE)
+        if away := [f"{port['identity']}@{port['node']}" for port in there if _is_away(port)]:
+            click.echo(f"not asked from here, they are on the DPU's host: {', '.join(away)}")
         click.echo(f"next: {_next(records)}")
     return OK if not any(record["lost"] for record in records) else FAILED
 
@@ -82,7 +85,7 @@ def _pings(
         there = ", ".join(sorted(names)) or "none"
         raise InvalidValueError(f"no pod here is on segment {segment!r}; pods are on: {there}")
     for port in active:
-        if segment in (None, port["segment"]):
+        if segment in (None, port["segment"]) and not _is_away(port):
             source = _station(port)
             yield from (
                 Ping(port["segment"], source, _called(endpoint), ip)
@@ -91,6 +94,11 @@ def _pings(
                 for ip in endpoint.ips
                 if any(own.version == ip.version for own in source.ips)
             )
+
+
+def _is_away(port: Record) -> bool:
+    """Say whether the pod's namespace is another machine's: it has a VF of the DPU that told."""
+    return not port["netns"]
 
 
 def _station(port: Record) -> Station:

@@ -411,6 +411,31 @@ def test_no_entry_is_ever_held_in_part(device: ForwardingWorld, stage: Stage, sp
         stage.strike()
 
 
+def test_what_is_there_goes_on_where_more_does_not_fit(
+    device: ForwardingWorld, stage: Stage
+) -> None:
+    small = pair()
+    more = desired(
+        view(
+            GENEVE4,
+            [vf(1, GENEVE4), vf(2, GENEVE4)],
+            [remote(10, GENEVE4, VTEP4[0]), remote(11, GENEVE4, VTEP4[1])],
+        )
+    )
+    for name, table in tables(stage).items():
+        stage.place(small)
+        used = tables(stage)[name].used - table.used
+        device.limit(name, _rows_in_use_beside_entries(device, stage, name) + table.used + used)
+        refused = _refused(stage, more)
+        assert refused or Part.REMOTE not in table.rows, name
+        device.refresh()
+        assert goes_out(device, 10), name
+        assert comes_in(device, 10, GENEVE4, VTEP4[0]), name
+        assert not refused & stage.switch.counters().keys(), name
+        device.unlimit()
+        stage.strike()
+
+
 def _refused(stage: Stage, wanted: Desired) -> set[EntryKey]:
     """Return what the device refused, all else being set."""
     try:

@@ -44,6 +44,15 @@ def test_a_row_that_is_there_takes_no_room() -> None:
     assert fit(rows, [rows[0].key], {0: 1}) == Fit(tuple(rows), {})
 
 
+def test_a_vf_that_joins_and_does_not_fit_takes_nobody_out() -> None:
+    far, vf = ENTRIES[0], ENTRIES[1]
+    joining = Row(row(1, 0, 0, 1).flow, frozenset({far, vf}), owner=vf)
+    assert set(fit([joining], (), {0: 0}).refused) == {vf}
+    assert fit([joining], (), {0: 0}).rows == ()
+    fresh = row(2, 1, 0)
+    assert set(fit([joining, fresh], (), {0: 0, 1: 9}).refused) == {far, vf}
+
+
 def test_a_row_that_some_entry_still_needs_stays() -> None:
     rows = (row(1, 0, 0, 1), row(2, 0, 0), row(3, 0))
     assert without(rows, {ENTRIES[0]: "full"}) == (rows[0], rows[2])

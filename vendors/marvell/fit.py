@@ -27,7 +27,8 @@ def without(rows: Iterable[Row], refused: Mapping[EntryKey, str]) -> tuple[Row, 
 def fit(rows: Iterable[Row], present: Iterable[FlowKey], room: Mapping[int, int]) -> Fit:
     """Return as many whole entries as there is room for; rows that are ``present`` take none.
 
-    ``room`` is in rows by table number. What all entries rely on comes first.
+    ``room`` is in rows by table number. What all entries rely on comes first. An entry that is
+    there but for the rows of a VF that joins its segment stays: it is the VF that goes without.
     """
     wanted = tuple(rows)
     there = set(present)
@@ -52,8 +53,10 @@ def fit(rows: Iterable[Row], present: Iterable[FlowKey], room: Mapping[int, int]
             left.subtract(row.flow.table for row in missing)
             there.update(row.key for row in missing)
         else:
-            refused[entry] = f"table {full} has no room for it"
-    return Fit(without(wanted, refused), refused)
+            late = {row.owner for row in missing}
+            lacking = {entry} if late & {None, entry} else {owner for owner in late if owner}
+            refused |= dict.fromkeys(lacking, f"table {full} has no room for it")
+    return Fit(tuple(row for row in without(wanted, refused) if row.key in there), refused)
 
 
 def _full(rows: Iterable[Row], left: Mapping[int, int]) -> int | None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
-from dataplane.core.model import EntryKey
+from dataplane.core.model import EntryKey, Segment
 from ovs_client.database import Tls
 from tests.functional.marvell_device import BRIDGE, Device, running_device
 from tests.functional.overlay_switch import in_netns
@@ -25,22 +25,29 @@ from tests.functional.switch_world import NEXT_HOPS, MarvellWorld, Stage, entrie
 from tests.functional.test_rbac import Pki
 from tests.functional.test_switch_frames import Scene, fragments
 from tests.unit.marvell_builders import vf
-from tests.unit.overlay_builders import GENEVE4, NIC, VTEP4, desired, mac_of, remote, view
+from tests.unit.overlay_builders import (
+    GENEVE4,
+    GENEVE6,
+    NIC,
+    VTEP4,
+    VTEP6,
+    desired,
+    mac_of,
+    remote,
+    view,
+)
 from vendors.marvell import driver
 from vendors.marvell.driver import MarvellPlace, MarvellSwitch
-from vendors.marvell.pipeline import Neighbour
+from vendors.marvell.pipeline import Neighbour, Route
+
+
+def behind(number: int, segment: Segment) -> Port:
+    port = vf(number, segment)
+    return replace(port, attachment=replace(port.attachment, netdev=f"rep{number - 1}"))
+
 
 WANTED = desired(
-    view(
-        GENEVE4,
-        [
-            replace(
-                vf(n, GENEVE4), attachment=replace(vf(n, GENEVE4).attachment, netdev=f"rep{n - 1}")
-            )
-            for n in (1, 2)
-        ],
-        [remote(10, GENEVE4, VTEP4[0])],
-    )
+    view(GENEVE4, [behind(n, GENEVE4) for n in (1, 2)], [remote(10, GENEVE4, VTEP4[0])])
 )
 BOUND = Bindings(NIC, next_hops=NEXT_HOPS, placed=entries(WANTED))
 
@@ -94,6 +101,54 @@ def refused(call: Callable[[], object], deadline_s: float) -> str:
         call()
     assert time.monotonic() - began < deadline_s
     return str(error.value)
+
+
+# --- whose it is, and what is shared -----------------------------------------------------------
+
+
+def test_the_second_of_two_agents_is_refused_with_the_name_of_the_first(device: Device) -> None:
+    with connected(device.place) as first:
+        converge(first)
+        rows = first.observe()
+        second = MarvellSwitch(device.place, "node-b", time.monotonic, emulated=True)
+        try:
+            second._vswitch.wait_connected(5)
+            assert "node node-a has its entries in br-mrv0; stop its" in second.describe().obstacle
+            for call in ("observe", "apply"):
+                assert "node-a" in refused(calls(second)[call], 5)
+            assert first.observe().keys() == rows.keys()
+            assert not first.describe().obstacle
+            converge(first, WANTED, replace(BOUND, placed=frozenset()))
+            assert not second.describe().obstacle
+            converge(second)
+        finally:
+            converge(second, WANTED, replace(BOUND, placed=frozenset()))
+            second.close()
+
+
+def test_a_family_that_goes_leaves_its_routes_until_the_last_entry_goes(device: Device) -> None:
+    """To delete one route ends, for a moment, what comes in by the others."""
+    six = desired(
+        *WANTED.segments.values(),
+        view(GENEVE6, [behind(3, GENEVE6)], [remote(20, GENEVE6, VTEP6[0])]),
+    )
+    both = replace(BOUND, placed=entries(six))
+    none = replace(BOUND, placed=frozenset())
+    with connected(device.place) as switch:
+        converge(switch, six, both)
+        before = routes(device)
+        assert len(before) == 4
+        converge(switch, six, BOUND)
+        assert routes(device) == before
+        assert len([each for each in switch.observe().values() if isinstance(each, Route)]) == 2
+        converge(switch, six, both)
+        converge(switch, six, none)
+        assert not routes(device)
+
+
+def routes(device: Device) -> list[str]:
+    shown = device.control("ovs/route/show").splitlines()
+    return sorted(line for line in shown if line.startswith("User:"))
 
 
 # --- who answers -------------------------------------------------------------------------------

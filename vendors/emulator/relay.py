@@ -31,8 +31,6 @@ _BUFFER = 8 << 20  # bytes: a burst of a TCP window
 _LARGEST = 1 << 16
 _BURST = 64  # frames of one cable before the next one's turn
 _POLL_S = 0.1  # a TAP that died is made again within this
-_GONE = frozenset({errno.EBADFD, errno.EBADF})  # the kernel's word for a TAP without netdev
-_DOWN = frozenset({errno.EIO, errno.ENETDOWN, errno.ENOBUFS, errno.EAGAIN, errno.ENXIO})
 
 log = structlog.get_logger()
 
@@ -78,11 +76,12 @@ class Relay:
     def plug(self, ends: PortConfig, inside: socket.socket) -> None:
         """Join a TAP and a port of the bridge; of a port that is plugged, the TAP stays."""
         with self._lock:
-            old = self._cables.get(ends.port)
-            if old is not None:
-                old.inside.close()
-            outside = old.outside if old else open_tap(ends.netdev, ends.netns)
-            self._cables[ends.port] = _Cable(ends, inside, outside)
+            cable = self._cables.get(ends.port)
+            if cable is None:
+                self._cables[ends.port] = _Cable(ends, inside, open_tap(ends.netdev, ends.netns))
+            else:
+                cable.inside.close()
+                cable.inside = inside
 
     def unplug(self, port: str) -> None:
         """Take the bridge's end of a cable away; its TAP stays, and nobody listens there."""
@@ -140,38 +139,30 @@ class Relay:
             self._revive()
 
     def _carry(self, cable: _Cable, descriptor: int) -> None:
-        try:
-            if descriptor == cable.outside:
-                self._inward(cable, descriptor)
-            elif descriptor == cable.inside.fileno():
-                self._outward(cable)
-        except BlockingIOError:
+        for _ in range(_BURST):
+            try:
+                if descriptor == cable.outside:
+                    frame = os.read(descriptor, _LARGEST)
+                    with suppress(OSError):  # what cannot be taken in is dropped, as by a NIC
+                        cable.inside.send(frame)
+                elif descriptor == cable.inside.fileno():
+                    self._outward(cable, receive(cable.inside))
+                else:
+                    return
+            except OSError as error:  # BlockingIOError too: there is no more
+                if error.errno == errno.EBADFD and descriptor == cable.outside:
+                    _lose(cable)
+                return
+
+    def _outward(self, cable: _Cable, frame: bytes | None) -> None:
+        """Carry a frame that came out of the bridge; a TAP that is down drops it."""
+        if frame is None or cable.outside is None or self._divert(cable.ends.port, frame):
             return
+        try:
+            os.write(cable.outside, frame)
         except OSError as error:
-            if error.errno in _GONE and descriptor == cable.outside:
-                os.close(descriptor)
-                cable.outside = None
-            elif error.errno not in _DOWN:
-                log.warning("relay.failed", port=cable.ends.port, error=str(error))
-
-    def _inward(self, cable: _Cable, tap: int) -> None:
-        for _ in range(_BURST):
-            frame = os.read(tap, _LARGEST)
-            with suppress(BlockingIOError):  # a full queue drops, as a NIC's does
-                cable.inside.send(frame)
-
-    def _outward(self, cable: _Cable) -> None:
-        for _ in range(_BURST):
-            frame = receive(cable.inside)
-            if frame is None:
-                continue
-            if not self._divert(cable.ends.port, frame) and cable.outside is not None:
-                try:
-                    os.write(cable.outside, frame)
-                except OSError as error:
-                    if error.errno in _GONE:
-                        os.close(cable.outside)
-                        cable.outside = None
+            if error.errno == errno.EBADFD:
+                _lose(cable)
 
     def _divert(self, port: str, frame: bytes) -> bool:
         for mark, caught in tuple(self._caught.items()):
@@ -188,6 +179,13 @@ class Relay:
                     with suppress(OverweaveError):  # tried again in a moment
                         cable.outside = open_tap(cable.ends.netdev, cable.ends.netns)
                         log.info("vf.returned", netdev=cable.ends.netdev)
+
+
+def _lose(cable: _Cable) -> None:
+    """Let go of a TAP that died: EBADFD is the kernel's word for one without netdev (tun.c)."""
+    if cable.outside is not None:
+        os.close(cable.outside)
+        cable.outside = None
 
 
 def _ends(cable: _Cable) -> Iterator[int]:

@@ -29,6 +29,8 @@ from vendors.marvell.pipeline import (
     FORWARD,
     MARK_BACK,
     MARK_OUT,
+    MISS,
+    TUNNEL_PORTS,
     Category,
     Neighbour,
     Route,
@@ -110,6 +112,7 @@ class MarvellSwitch:
         with self._asking():
             numbers, mac = self._numbers(), self._local_mac()
             names = {number: name for name, number in numbers.items()}
+            self._check_holder()
             rows = (
                 Row(from_device(flow, names, mac))
                 for flow in self._openflow.dump_flows()
@@ -119,7 +122,7 @@ class MarvellSwitch:
             for name, port in self._vswitch.ports().items():
                 if port.external_ids.get(OWNER_KEY) == self._node:
                     found["port", name] = TunnelPort(port)
-            found |= {route.key: route for route in self._routes()}
+            found |= {route.key: route for route in self._routes() if _is_used(route, found)}
             found |= {each.key: each for each in self._neighbours()}
             return found
 
@@ -127,6 +130,7 @@ class MarvellSwitch:
         wanted = [*change.add.values(), *change.update.values()]
         gone = list(change.remove.values())
         with self._asking():
+            self._check_holder()
             ports = [item.port for item in wanted if isinstance(item, TunnelPort)]
             self._vswitch.ensure(ports=ports)
             self._await_ports([port.name for port in ports])
@@ -152,6 +156,7 @@ class MarvellSwitch:
                 ports=frozenset(names.values()),
                 addresses=tuple(tunnel_routes.local_addresses(self._unixctl, self._place.bridge)),
                 offloaded=self._offloaded(),
+                holder=self._holder(),
             )
         return capability(findings, self._wiring, emulated=self._emulated)
 
@@ -194,6 +199,20 @@ class MarvellSwitch:
             and name in ports
             and ports[name].bridge == self._place.bridge
         }
+
+    def _holder(self) -> str:
+        """Return the node that has claimed the switch, by our tunnel ports, if it is another."""
+        ports = self._vswitch.ports()
+        owners = (
+            ports[name].external_ids.get(OWNER_KEY)
+            for name in TUNNEL_PORTS.values()
+            if name in ports
+        )
+        return next((owner for owner in owners if owner and owner != self._node), "")
+
+    def _check_holder(self) -> None:
+        if holder := self._holder():
+            raise TargetError(f"node {holder} has its entries in {self._place.bridge}")
 
     def _local_mac(self) -> str:
         local = self._vswitch.interfaces().get(self._place.bridge)
@@ -244,11 +263,10 @@ class MarvellSwitch:
 
     def _remove(self, items: Iterable[Item]) -> None:
         items = list(items)
-        routes = [item for item in items if isinstance(item, Route)]
-        for route in routes:
-            tunnel_routes.delete_route(self._unixctl, self._user_route(route))
-        if routes:  # with one, the intake at all addresses ends
-            self._set(route for route in self._routes() if not route.live)
+        if not any(map(is_ours, self._openflow.dump_flows())):
+            # With one route the intake at all addresses ends: they go together, with the last row.
+            for route in self._routes():
+                tunnel_routes.delete_route(self._unixctl, self._user_route(route))
         for item in items:
             if isinstance(item, Neighbour):
                 self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
@@ -337,3 +355,12 @@ def _entry(flow: Flow) -> EntryKey | None:
         return None
     fields = dict(token.partition("=")[::2] for token in flow.match.split(","))
     return EntryKey(Vni(vni_of(flow)), Mac(fields["dl_dst"]))
+
+
+def _is_used(route: Route, rows: Mapping[Hashable, Item]) -> bool:
+    """Say whether packets come by ``route``, or no row is left: else it waits for the last one."""
+    wanted = f"dst={route.gateway}"
+    return not rows or any(
+        isinstance(row, Row) and row.flow.table == MISS.number and row.flow.match.endswith(wanted)
+        for row in rows.values()
+    )

@@ -28,6 +28,7 @@ class Findings:
     """What was found: all flows, how many each table takes, ports, addresses of the bridge.
 
     ``offloaded``: how many flows the datapath says are in hardware; None: it cannot say.
+    ``holder`` is another node that has its entries there.
     """
 
     flows: tuple[Flow, ...]
@@ -35,6 +36,7 @@ class Findings:
     ports: frozenset[str]
     addresses: tuple[IpAddress, ...]
     offloaded: int | None
+    holder: str = ""
 
 
 def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capability:
@@ -48,7 +50,9 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         guards={rep: frozenset(Guard) for rep, vf in wiring.vfs.items() if vf in findings.ports},
         tables=tuple(_tables(findings, common_rows(tuple(Encap), usable))),
         limits=tuple(_limits(findings)),
-        obstacle=_missing_port(findings, wiring) or _foreign_flow(findings, wiring),
+        obstacle=_held(findings, wiring)
+        or _missing_port(findings, wiring)
+        or _foreign_flow(findings, wiring),
         emulated=emulated,
     )
 
@@ -73,6 +77,15 @@ def _limits(findings: Findings) -> Iterator[str]:
     yield "a frame too large for the underlay moves its entry's counter, too (check_pkt_larger)"
     said = "does not say" if findings.offloaded is None else f"says {findings.offloaded}"
     yield f"flows in hardware: its datapath {said}"
+
+
+def _held(findings: Findings, wiring: Wiring) -> str:
+    if not findings.holder:
+        return ""
+    return (
+        f"node {findings.holder} has its entries in {wiring.bridge}; stop its agent, and delete"
+        f" the ports {', '.join(TUNNEL_PORTS.values())} there, to have it here"
+    )
 
 
 def _missing_port(findings: Findings, wiring: Wiring) -> str:

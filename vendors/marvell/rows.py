@@ -67,7 +67,6 @@ class _Plan:
     rows: dict[FlowKey, Row] = field(default_factory=dict)
     others: dict[Hashable, Item] = field(default_factory=dict)
     pending: list[Pending] = field(default_factory=list)
-    tunnels: set[Encap] = field(default_factory=set)
     sources: set[IpAddress] = field(default_factory=set)  # our own VTEPs that are in use
 
     def add(
@@ -256,7 +255,6 @@ def _plan_member(
     match = f"in_port={tunnel},{source}={vtep},tun_id={segment.vni:#x}"
     enter = f"set_field:{segment.vni:#x}->reg0,set_field:0x1->reg2,{goto(FORWARD)}"
     plan.add(flow(TUNNEL, 100, match, enter, cookie(Category.MEMBER, segment.vni)), entries)
-    plan.tunnels.add(segment.encap)
     plan.sources.add(own)
 
 
@@ -264,10 +262,13 @@ def _plan_member(
 
 
 def _plan_pipeline(plan: _Plan, desired: Desired, nic: Link) -> None:
-    """Plan the flows, tunnel ports, routes and neighbours that the rows rely on."""
-    for item in common_flows(plan.tunnels, plan.sources, nic.mac, plan.wiring.cpu):
+    """Plan the flows, tunnel ports, routes and neighbours that the rows rely on.
+
+    Both tunnel ports, whatever is used: by their names the switch is ours (report.capability).
+    """
+    for item in common_flows(Encap, plan.sources, nic.mac, plan.wiring.cpu):
         plan.add(item, NO_ENTRIES, firm=True)
-    for encap in plan.tunnels:
+    for encap in Encap:
         port = tunnel_port(encap, desired.fabric.port(encap), plan.wiring)
         plan.others["port", port.name] = TunnelPort(port)
     for own in plan.sources:

@@ -1,0 +1,139 @@
+"""A lab with a host, its DPU and a plain host: a pod on a VF, on the host, the DPU and beyond."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from dataplane.api.agent_pb2 import Entry
+from dataplane.core.model import EntryKey, Mac, Vni
+from dataplane.lab import dpus, lab, matrix, nodes, probes
+from dataplane.lab.layout import LabPaths
+from dataplane.lab.probes import Station
+from dataplane.lab.runtime import Pod, Runtime
+from dataplane.lab.scene import COLOURS, INTENT, Colour, Scene, silent
+from dataplane.lab.topology import LabNode, read_topology
+from ovs_client.ofctl import CountedFlow, OpenFlowBridge
+from vendors.emulator.control import tell
+from vendors.marvell.pipeline import FORWARD
+
+TOPOLOGY = """
+nodes:
+- {name: h1}
+- {name: d1, dpu: {vendor: marvell, host: h1, vfs: 6}}
+- {name: n2}
+"""
+PLACED_S = 20.0  # an entry is measured for a second or two before it is worth a row
+BUSY = 0.02  # seconds between pings: 50 a second are well above the threshold
+
+
+@dataclass(slots=True)
+class DpuScene(Scene):
+    """``Scene`` with a switch: what it holds, what the agent says of it, and what is wrong."""
+
+    @property
+    def dpu(self) -> LabNode:
+        return self.topology.node("d1")
+
+    def tell(self, *words: str) -> object:
+        """Tell the emulated switch what to do."""
+        return tell(dpus.control(self.paths, self.dpu), *words)
+
+    def bridge(self) -> OpenFlowBridge:
+        """Return the switch itself, past its OpenFlow channel."""
+        return OpenFlowBridge(self.paths.directory / "d1.switch" / "ovs" / "br-mrv0.mgmt")
+
+    def row(self, colour: Colour, station: Station) -> CountedFlow | None:
+        """Return the row of the switch by which it reaches ``station``."""
+        for counted in self.bridge().counted_flows(FORWARD.number):
+            match = counted.flow.match.split(",")
+            if {f"dl_dst={station.mac}", f"reg0={colour.vni:#x}"} <= set(match):
+                return counted
+        return None
+
+    def entry(self, station: Station) -> Entry:
+        """Return what the DPU's agent says of an endpoint's entry."""
+        found = nodes.entries(self.paths.node("d1"))
+        return next(entry for entry in found if entry.mac == station.mac)
+
+    def placed(self, station: Station) -> bool:
+        return self.entry(station).placement == "emulated"
+
+    def key(self, colour: Colour, station: Station) -> EntryKey:
+        return EntryKey(Vni(colour.vni), Mac(station.mac))
+
+
+def until(condition: Callable[[], bool], timeout_s: float = PLACED_S, what: str = "") -> float:
+    """Return after how many seconds ``condition`` held."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s, what or "not in time"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[DpuScene]:
+    paths = LabPaths(f"t{os.getpid()}d")
+    made = DpuScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+    try:
+        made.up()
+        lab.apply(paths, INTENT)
+        for number, colour in enumerate(COLOURS):
+            device = dpus.device_id(made.topology, made.dpu, number)
+            name = colour.name
+            pods = [Pod(f"{name}v", "h1", name, device=device)]
+            pods += [Pod(f"{name}{node}", node, name) for node in ("h1", "d1", "n2")]
+            made.segments[name] = [made.runtime.add(pod) for pod in pods]
+        for stations in made.segments.values():
+            matrix.converge(stations)
+        yield made
+    finally:
+        lab.down(paths, silent)
+
+
+@pytest.fixture
+def scene(shared: DpuScene) -> Iterator[DpuScene]:
+    """The lab with nothing wrong, and left so."""
+    yield shared
+    shared.tell("clear")
+    lab.start_agents(shared.paths, shared.topology.agents)
+
+
+@pytest.fixture(params=COLOURS, ids=lambda colour: colour.name)
+def colour(request: pytest.FixtureRequest) -> Colour:
+    found: Colour = request.param
+    return found
+
+
+@dataclass(slots=True)
+class Talk:
+    """A VF pod and one beyond the wire that talk, so much that the switch does it by now.
+
+    ``may_lose``: the device itself loses frames in the test, which shows how many.
+    """
+
+    scene: DpuScene
+    colour: Colour
+    vf: Station
+    far: Station
+    may_lose: bool = False
+
+
+@pytest.fixture
+def talk(scene: DpuScene) -> Iterator[Talk]:
+    blue = COLOURS[0]
+    vf, _, _, far = scene.segments[blue.name]
+    with probes.flow(vf, far.ip(4), BUSY) as echo:
+        until(lambda: scene.placed(far) and scene.placed(vf), what="not placed")
+        talk = Talk(scene, blue, vf, far)
+        yield talk
+    if talk.may_lose:
+        print(f"lost {echo.lost} of {echo.sent}, longest gap {echo.longest_gap * 1000:.0f} ms")
+    else:
+        assert echo.lost == 0, f"{echo.lost} of {echo.sent} were lost"
+    assert echo.duplicates == 0

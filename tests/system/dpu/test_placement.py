@@ -1,0 +1,155 @@
+"""What is in the switch goes through the switch, and what is not goes by software: never both."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from bpf.layout import encode_entry_key, traffic_of
+from bpf.syscalls import open_map
+from dataplane.core.model import Mac, Vni
+from dataplane.lab import dpus, matrix, nodes, probes
+from dataplane.lab.probes import Pace
+from dataplane.lab.runtime import Pod
+from dataplane.lab.scene import Colour
+from tests.system.cni_node import segment
+from tests.system.damage import Node
+from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
+from tests.system.frames import deliver
+from tests.system.spoofs import HONEST, SPOOFS, Pods
+
+OPEN = Colour("open", 25, "vxlan", "ipv6")
+
+
+def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
+    verdict = matrix.verify(scene.segments[colour.name])
+    assert (verdict.reachable, verdict.lost, verdict.faults) == (verdict.pairs, 0, ())
+
+
+def test_segments_stay_apart(scene: DpuScene) -> None:
+    assert matrix.leaks(scene.segments) == ()
+
+
+def test_busy_pairs_come_into_the_switch_and_idle_ones_go(scene: DpuScene, colour: Colour) -> None:
+    vf, _, _, far = scene.segments[colour.name]
+    with probes.flow(vf, far.ip(4), BUSY) as there, probes.flow(far, vf.ip(6), BUSY) as back:
+        until(lambda: scene.placed(far) and scene.placed(vf), what="not placed")
+        rows = scene.row(colour, far), scene.row(colour, vf)
+        assert all(rows)
+        software = [scene.entry(station).counted["fastpath"] for station in (vf, far)]
+        time.sleep(1)
+        later = scene.row(colour, far), scene.row(colour, vf)
+        for before, after in zip(rows, later, strict=True):
+            assert before is not None
+            assert after is not None
+            assert after.packets > before.packets + 50
+        still = [scene.entry(station).counted["fastpath"] for station in (vf, far)]
+        assert still == software, "the software forwards it, too"
+    assert (there.lost, back.lost) == (0, 0)
+    assert (there.duplicates, back.duplicates) == (0, 0)
+    until(lambda: scene.row(colour, far) is None, 60, "an idle entry keeps its row")
+    assert scene.entry(far).reason == "below-threshold"
+
+
+def test_without_its_software_entries_a_placed_pair_still_talks(talk: Talk) -> None:
+    """The agent is dead, eBPF and Open vSwitch on the DPU have lost both ends of the pair."""
+    scene, paths = talk.scene, talk.scene.paths.node("d1")
+    other = scene.segments["blue"][1]
+    nodes.kill_agent(paths)
+    node = Node(paths, random.Random(0))
+    ends = [talk.vf, talk.far]
+    forget(node, talk.colour, [station.mac for station in ends])
+    forget(node, talk.colour, [other.mac])
+    for source, sink in ((talk.vf, talk.far), (talk.far, talk.vf)):
+        echo = probes.ping(source, sink.ip(4), Pace(20))
+        assert echo.lost == 0
+    # The control: a pair that is not placed had nothing but what was taken away.
+    lost = probes.ping(talk.vf, other.ip(4), Pace(3, patience=0.5))
+    assert lost.received == 0
+
+
+def forget(node: Node, colour: Colour, macs: list[str]) -> None:
+    with open_map(node.maps()["entries"]) as entries:
+        for mac in macs:
+            entries.delete(encode_entry_key(Vni(colour.vni), Mac(mac)))
+    bridge = node.bridge("ow-int")
+    gone = [
+        flow for flow in bridge.dump_flows() if any(f"dl_dst={mac}" in flow.match for mac in macs)
+    ]
+    assert gone
+    bridge.apply_bundle((), gone)
+
+
+def test_without_its_hardware_entry_software_carries_on(talk: Talk) -> None:
+    scene = talk.scene
+    nodes.kill_agent(scene.paths.node("d1"))  # it would put it back
+    counted = scene.row(talk.colour, talk.far)
+    assert counted is not None
+    scene.bridge().apply_bundle((), [counted.flow])
+    software = software_packets(scene, talk)
+    echo = probes.ping(talk.vf, talk.far.ip(4), Pace(20))
+    assert echo.lost == 0
+    assert scene.row(talk.colour, talk.far) is None
+    assert software_packets(scene, talk) >= software + 20
+
+
+def software_packets(scene: DpuScene, talk: Talk) -> int:
+    node = Node(scene.paths.node("d1"), random.Random(0))
+    key = encode_entry_key(Vni(talk.colour.vni), Mac(talk.far.mac))
+    with open_map(node.maps()["entries"]) as entries:
+        return traffic_of(dict(entries.items())[key]).packets
+
+
+def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
+    talk.may_lose = True  # without the rows that all rely on, tunnel packets end in the switch
+    rows = {flow.key for flow in talk.scene.bridge().dump_flows()}
+    for _ in range(5):
+        assert talk.scene.tell("lose-one")
+    took = until(lambda: {f.key for f in talk.scene.bridge().dump_flows()} >= rows, 60)
+    print(f"put back after {took:.1f} s")
+
+
+def test_a_reset_switch_is_filled_again(talk: Talk) -> None:
+    talk.may_lose = True
+    before = talk.scene.row(talk.colour, talk.far)
+    assert before is not None
+    began = time.monotonic()
+    talk.scene.tell("reset")
+
+    def is_new() -> bool:
+        row = talk.scene.row(talk.colour, talk.far)
+        return row is not None and row.packets < before.packets
+
+    until(is_new, 30)
+    print(f"filled again after {time.monotonic() - began:.1f} s")
+    assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
+
+
+def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -> None:
+    """Beside it a segment without guard, in the switch too, where each of them arrives."""
+    scene = talk.scene
+    neighbour = scene.segments["blue"][2]
+    device = dpus.device_id(scene.topology, scene.dpu, 5)
+    with segment(scene, OPEN, "guard: off\n"):
+        wanted = [Pod("open0", "h1", "open", device=device)]
+        wanted += [Pod("open1", "d1", "open"), Pod("open2", "n2", "open")]
+        vf, other, sink = (scene.runtime.add(pod) for pod in wanted)
+        matrix.converge([vf, other, sink])
+        with probes.flow(vf, sink.ip(4), BUSY):
+            until(lambda: scene.placed(sink) and scene.placed(vf), what="not placed")
+            loose = sent(Pods(vf, other, sink))
+        for pod in wanted:
+            scene.runtime.delete(pod.name)
+    tight = sent(Pods(talk.vf, neighbour, talk.far))
+    for name in SPOOFS:
+        assert loose[name][sink.name] == 1, name
+        assert tight[name] == {}, name
+    for name in HONEST:
+        assert tight[name][talk.far.name] == 1, name
+
+
+def sent(pods: Pods) -> Mapping[str, Counter[str]]:
+    frames = {name: make(pods) for name, make in {**SPOOFS, **HONEST}.items()}
+    return deliver(pods.me, frames, [pods.other, pods.sink])

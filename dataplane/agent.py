@@ -23,11 +23,12 @@ from dataplane.core.events import (
     Event,
     FabricConnection,
     TargetReport,
+    TrafficMeasured,
 )
 from dataplane.core.model import Attachment, AttachmentKey, Block
 from dataplane.core.offload import choose
 from dataplane.core.overhead import pod_mtu
-from dataplane.core.snapshot import FABRIC_TARGET, Obstacle, Snapshot, obstacle
+from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, claim, confirm, fold
 from dataplane.worker import Job, Worker
 
@@ -270,11 +271,18 @@ class Agent:
             self._changed.notify_all()
         if state.watched != before.state.watched:
             self._parts.watch(state.watched)
-        if FabricConnection(connected=True) in events:
-            self.look(FABRIC_TARGET)  # it may be another database, or an older one
+        self._look_after(events)
         if after.generation != before.generation and after.desired is not None:
             for worker in self._workers:
                 worker.submit(Job(after.generation, after.desired, state.bindings))
+
+    def _look_after(self, events: Sequence[Event]) -> None:
+        """Have those Targets look again that ``events`` give cause to."""
+        if FabricConnection(connected=True) in events:
+            self.look(FABRIC_TARGET)  # it may be another database, or an older one
+        is_measured = any(isinstance(event, TrafficMeasured) for event in events)
+        if is_measured and self._snapshot.lacks_entries:
+            self.look(SWITCH_TARGET)  # a device that was reset says nothing of it
 
     def _wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:
         with self._changed:

@@ -20,11 +20,7 @@ log = structlog.get_logger()
 
 
 class SwitchFeed:
-    """Feed of one Switch; ``look`` asks its Target to look, and repair, now.
-
-    That is when the device is back, and when entries that it held are there no more: a device that
-    was reset in between says nothing of it.
-    """
+    """Feed of one Switch; ``look`` asks its Target to look, and repair, when the device is back."""
 
     def __init__(
         self, switch: Switch, fast: FastPath, look: Callable[[], None], clock: Clock
@@ -37,7 +33,6 @@ class SwitchFeed:
         self._post: Post = _ignore
         self._seen: SwitchSeen | None = None
         self._packets: Mapping[EntryKey, int] = {}
-        self._held: frozenset[EntryKey] = frozenset()
         self._measured_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="switch-watch", daemon=True)
@@ -91,9 +86,7 @@ class SwitchFeed:
         if self._measured_at is not None:
             rates = _rates(self._packets, packets, now - self._measured_at)
             self._post(TrafficMeasured(rates, frozenset(in_switch)))
-        if self._held - in_switch.keys():
-            self._look()
-        self._measured_at, self._packets, self._held = now, packets, frozenset(in_switch)
+        self._measured_at, self._packets = now, packets
 
 
 class Counters:

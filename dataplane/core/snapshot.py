@@ -56,13 +56,23 @@ class Snapshot:
         self, fast: Mapping[EntryKey, Traffic], switched: Mapping[EntryKey, Traffic]
     ) -> Holdings:
         """Return what the paths hold, given what they have counted, and why they hold no more."""
+        known = self.state.switch.capability
+        if known is not None and known.obstacle:
+            switched = {}  # they are there, and forward nothing
         return Holdings(
             fast=fast,
             full=self.full_maps,
-            switch=placement_in(self.state.switch.capability),
+            switch=placement_in(known),
             switched=switched,
             unswitched=self._unswitched(),
         )
+
+    @property
+    def lacks_entries(self) -> bool:
+        """Say whether the DPU's switch neither holds nor has refused something that it should."""
+        report = self.reports.get(SWITCH_TARGET)
+        refused = {pending.about for pending in report.pending} if report else set()
+        return bool(self.choice.placed - self.state.switch.held - refused)
 
     def _unswitched(self) -> dict[EntryKey, Cause]:
         """Return why an entry is not, or not yet, in the DPU's switch; empty: there is none."""

@@ -48,10 +48,10 @@ class Unixctl:
                 ) from error
             except OSError as error:
                 raise UnixctlError(f"{_PROGRAM}: {line}: {error}; see its log") from error
-        if not answer.keys() >= {"error", "result"}:
+        if "result" not in answer and answer.get("error") is None:
             raise UnixctlError(f"{_PROGRAM}: {line}: what it answered is no reply: {answer}")
-        if answer["error"] is not None:
-            raise UnixctlError(f"{_PROGRAM}: {line}: {str(answer['error']).strip()}")
+        if (refused := answer.get("error")) is not None:  # then there may be no result
+            raise UnixctlError(f"{_PROGRAM}: {line}: {str(refused).strip()}")
         return str(answer["result"])
 
     def watch(self) -> Watch:

@@ -642,6 +642,18 @@ class TestSwitch:
         lab.switch.held.clear()
         assert lab.agent.faults(POD) == ()
 
+    def test_a_reset_that_nobody_tells_of_is_seen_by_what_is_missing(self, lab: Lab) -> None:
+        lab.agent.post(self.SEEN)
+        own = lab.agent.admit(replace(REQUEST, netdev="rep0"), 1).attachment
+        self.talk(lab, 1000.0)
+        keys = frozenset({self.KEY, EntryKey(BLUE.vni, own.mac)})
+        assert until(lambda: set(lab.switch.held) == keys)
+        lab.switch.held.clear()
+        lab.agent.post(TrafficMeasured({self.KEY: 1000.0}, keys))  # from before
+        assert not until(lambda: bool(lab.switch.held), 0.3)
+        lab.agent.post(TrafficMeasured({self.KEY: 1000.0}, keys - {self.KEY}))
+        assert until(lambda: set(lab.switch.held) == keys)
+
     def test_other_targets_do_not_render_what_only_the_switch_looks_at(self, lab: Lab) -> None:
         lab.agent.post(self.SEEN)
         lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)

@@ -11,7 +11,7 @@ from dataplane.core.diff import Pending
 from dataplane.core.events import TargetReport
 from dataplane.core.model import EntryKey, Vni
 from dataplane.core.offload import Choice, SwitchView
-from dataplane.core.placement import Cause, Placement
+from dataplane.core.placement import Cause, Placement, Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
 from tests.unit.overlay_builders import mac_of
@@ -86,9 +86,28 @@ def test_why_an_entry_is_not_in_the_switch(
     switch: SwitchView, choice: Choice, refused: tuple[Pending, ...], cause: Cause | None
 ) -> None:
     other = Pending("the bridge", "it has no port")
-    holdings = snapshot(switch, choice, other, *refused).holdings({}, {})
+    there = {KEY: Traffic(1, 10)}
+    holdings = snapshot(switch, choice, other, *refused).holdings({}, there)
+    is_taken = cause is not None and cause.reason is Reason.SWITCH_TAKEN
+    assert holdings.switched == ({} if is_taken else there)
     assert holdings.unswitched.get(KEY) == cause
     assert OTHER not in holdings.unswitched
+
+
+@pytest.mark.parametrize(
+    ("held", "refused", "lacks"),
+    [
+        pytest.param({KEY}, (), False, id="it is there"),
+        pytest.param(set(), (), True, id="it is not"),
+        pytest.param(set(), (Pending(KEY, "table-full: no"),), False, id="it was refused"),
+        pytest.param({OTHER}, (Pending("the bridge", "no port"),), True, id="others are"),
+    ],
+)
+def test_what_the_switch_should_hold(
+    held: set[EntryKey], refused: tuple[Pending, ...], lacks: bool
+) -> None:
+    switch = SwitchView(UP, held=frozenset(held))
+    assert snapshot(switch, Choice(frozenset({KEY})), *refused).lacks_entries is lacks
 
 
 @pytest.mark.parametrize(

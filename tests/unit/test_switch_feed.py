@@ -81,16 +81,3 @@ def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None
     stand.down = ""
     assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
     assert stand.looks == 1
-
-
-def test_a_reset_that_nobody_tells_of_is_seen_by_what_is_missing() -> None:
-    stand = Stand()
-    stand.in_switch = dict.fromkeys((KEY, OTHER), traffic(1))
-    for _ in range(3):
-        stand.later()
-    assert stand.looks == 0
-    del stand.in_switch[OTHER]
-    stand.later()
-    assert stand.looks == 1
-    stand.later()
-    assert stand.looks == 1

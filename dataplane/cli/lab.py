@@ -9,10 +9,12 @@ import click
 from dataplane.cli.outcome import FAILED, OK
 from dataplane.cli.output import Format, Listing, output_option, show
 from dataplane.core.errors import InvalidValueError
+from dataplane.lab import dpus
 from dataplane.lab import lab as labs
 from dataplane.lab.layout import DEFAULT_NAME, LabPaths
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.topology import load_topology
+from vendors.emulator.control import tell
 
 NODES = Listing("node", ("node", "kind", "addresses", "ovs", "agent", "obstacle"))
 PODS = Listing("pod", ("pod", "node", "segment", "mac", "ips", "mtu"))
@@ -124,6 +126,25 @@ def detach(pod: str, name: str | None) -> None:
     there = any(one.name == pod for one in runtime.pods())
     runtime.delete(pod)
     click.echo(f"{pod} is gone" if there else "nothing to do")
+
+
+@lab.command(context_settings={"ignore_unknown_options": True})
+@click.argument("dpu")
+@click.argument("words", nargs=-1, required=True)
+@name_option
+def fault(dpu: str, words: tuple[str, ...], name: str | None) -> None:
+    """Tell the emulated switch of DPU what goes wrong, in WORDS; clear ends it.
+
+    table-full TABLE ROWS, slow SECONDS, refuse ADDITIONS, garbage, hang, reset, kill, die, revive,
+    port-gone PORT, port-back PORT, lose-one, take (somebody else programs it), clear.
+    """
+    paths, topology = labs.opened(_paths(name).name)
+    node = topology.node(dpu)
+    if node.dpu is None:
+        raise InvalidValueError(f"node {dpu} is no DPU")
+    told = tell(dpus.control(paths, node), *words)
+    click.echo(told if told is not None else "done")
+    click.echo("next: overweave get entry")
 
 
 @lab.command()

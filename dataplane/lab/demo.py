@@ -1,4 +1,4 @@
-"""The main job, to watch: pods on four nodes, two encapsulations, both underlay families."""
+"""The main job, to watch: pods on hosts, behind a DPU and on it, over four kinds of tunnel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,18 +17,37 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
+from dataplane.api.agent_pb2 import Entry
 from dataplane.core.errors import OverweaveError
 from dataplane.core.placement import Placement
-from dataplane.lab import lab, matrix, nodes, probes, sysdump
+from dataplane.core.reasons import Reason
+from dataplane.lab import dpus, lab, matrix, nodes, probes, sysdump
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.matrix import Verdict
+from dataplane.lab.probes import Echo
 from dataplane.lab.runtime import Runtime
 from dataplane.lab.scene import COLOURS, INTENT, MOVER, Colour, Scene, silent
-from dataplane.lab.topology import default_topology
+from dataplane.lab.topology import read_topology
+from vendors.emulator.control import tell
 
 DEFAULT_NAME = "demo"
 _SHOWN_FAULTS = 8
-_MOVE_TO = "n4"
+_MOVE_TO = "n3"
+TOPOLOGY = """\
+# Three plain hosts, and one with a DPU.
+nodes:
+- {name: n1}
+- {name: n2}
+- {name: n3}
+- {name: h1}
+- {name: d1, dpu: {vendor: marvell, host: h1, vfs: 4}}
+"""
+_DPU = "d1"
+_FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
+_SMALL_TABLE = 10  # rows
+_BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch
+_PLACED_S = 15.0
+_KILLED_S = 1.0  # within which a dead switch's traffic is in software
 
 
 @dataclass(slots=True)
@@ -44,7 +63,7 @@ class Demo:
     def run(self) -> bool:
         """Show everything; return whether all of it was as it should be."""
         began = time.monotonic()
-        self.console.print("[bold]Overweave[/bold]: one L2 network over four machines\n")
+        self.console.print("[bold]Overweave[/bold]: one L2 network over four hosts and a DPU\n")
         self._step("lab", self._up)
         self._step("segments", self._apply)
         self._step("pods", self._attach)
@@ -52,6 +71,9 @@ class Demo:
         self.console.print(self._table(), "")
         self._step("isolation", self._isolate)
         self._step("move", self._move)
+        self._step("switch", self._switch)
+        self._step("killed", self._kill)
+        self._step("full", self._fill)
         self._step("placement", self._placement)
         took = time.monotonic() - began
         self.console.print(f"[dim]done in {took:.0f} s[/dim]")
@@ -120,13 +142,98 @@ class Demo:
         each = [self.scene.paths.node(node.name) for node in self.scene.topology.agents]
         entries = [entry for paths in each for entry in nodes.entries(paths)]
         ports = [port for paths in each for port in nodes.ports(paths)]
-        slow = sum(entry.placement != Placement.FASTPATH for entry in entries)
+        slow = sum(entry.placement == Placement.OVS for entry in entries)
         fast = sum(entry.packets for entry in entries)
         handed = sum(sum(port.handed_over.values()) for port in ports)
         if slow:
-            self.faults.append(f"{slow} of {len(entries)} entries are not on the fast path")
-        placed = f"{len(entries) - slow}/{len(entries)} entries in eBPF"
+            self.faults.append(f"{slow} of {len(entries)} entries are on no fast path")
+        placed = f"{len(entries) - slow}/{len(entries)} entries above OVS"
         return f"{placed}: {fast:,} packets, {handed:,} left to OVS"
+
+    def _switch(self) -> str:
+        """Have pods on VFs talk until the DPU's switch does it for them, and count there."""
+        with self._talks(1) as echoes:
+            rows = self._await(self._rows, 2 * len(COLOURS), "rows in the switch")
+            before = self._switched()
+            time.sleep(1)
+            moved = self._switched() - before
+        self._none_lost(echoes, "went into the switch")
+        return f"{rows} rows on {_DPU} (emulated), {moved:,} packets/s by its own count"
+
+    def _fill(self) -> str:
+        """Leave the switch less room than there are conversations."""
+        self._tell("table-full", _FORWARD_TABLE, str(_SMALL_TABLE))
+        self._tell("reset")  # what it held is refused now, too
+        time.sleep(1)
+        with self._talks(4) as echoes:
+            full = self._await(self._full, 1, "entries that found the table full")
+            time.sleep(1)
+            full, rows = self._full(), self._rows()
+        self._tell("clear")
+        self._none_lost(echoes, "found the table full")
+        lost = sum(echo.lost for echo in echoes)
+        return (
+            f"table of {_SMALL_TABLE}: {rows} entries in, {full} in software, {lost} packets lost"
+        )
+
+    def _kill(self) -> str:
+        """Kill the switch under traffic: what it was asked for meanwhile is lost, no more."""
+        with self._talks(1) as echoes:
+            self._await(self._rows, 2 * len(COLOURS), "rows in the switch")
+            self._tell("kill")
+            time.sleep(2)
+        gap = max(echo.longest_gap for echo in echoes)
+        if gap > _KILLED_S:
+            self.faults.append(f"the switch was killed: silence of {gap:.2f} s")
+        lost = sum(echo.lost for echo in echoes)
+        return f"switch under traffic: {lost} packets lost, {gap * 1000:.0f} ms to software"
+
+    @contextmanager
+    def _talks(self, partners: int) -> Iterator[list[Echo]]:
+        """Have the pod on a VF of each segment ping so many of the others meanwhile."""
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(probes.flow(vf, other.ip(version), _BUSY))
+                for stations in self.scene.segments.values()
+                for vf in stations
+                if vf.name in self._on_vfs
+                for other in [each for each in stations if each != vf][:partners]
+                for version in (4, 6)
+            ]
+
+    @property
+    def _on_vfs(self) -> set[str]:
+        return {pod.name for pod in self.scene.runtime.pods() if pod.device}
+
+    def _entries(self) -> list[Entry]:
+        return nodes.entries(self.scene.paths.node(_DPU))
+
+    def _rows(self) -> int:
+        return sum(entry.placement == Placement.EMULATED for entry in self._entries())
+
+    def _full(self) -> int:
+        return sum(entry.reason == Reason.TABLE_FULL for entry in self._entries())
+
+    def _switched(self) -> int:
+        return sum(entry.counted[Placement.EMULATED] for entry in self._entries())
+
+    def _tell(self, *words: str) -> None:
+        dpu = self.scene.topology.node(_DPU)
+        tell(dpus.control(self.scene.paths, dpu), *words)
+
+    def _await(self, count: Callable[[], int], wanted: int, what: str) -> int:
+        """Return the count once it is as wanted, or as it is by then, which is a fault."""
+        until = time.monotonic() + _PLACED_S
+        while (found := count()) < wanted and time.monotonic() < until:
+            time.sleep(0.2)
+        if found < wanted:
+            self.faults.append(f"{found} {what}, not {wanted}")
+        return found
+
+    def _none_lost(self, echoes: list[Echo], when: str) -> None:
+        lost = sum(echo.lost for echo in echoes)
+        if lost:
+            self.faults.append(f"{lost} packets were lost when entries {when}")
 
     def _note(self, segment: str, verdict: Verdict) -> None:
         """Keep the verdict; a segment looked at twice is as good as the worse of both."""
@@ -161,7 +268,9 @@ def main() -> int:
     """
     console = Console(highlight=False)
     paths = LabPaths(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_NAME)
-    demo = Demo(console, Scene(paths, default_topology(), Runtime(paths)))
+    demo = Demo(
+        console, Scene(paths, read_topology(TOPOLOGY, "the demo's topology"), Runtime(paths))
+    )
     good = False
     try:
         with _interruptible():

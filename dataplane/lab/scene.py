@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from dataplane.lab import lab
+from dataplane.lab import dpus, lab
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.probes import Station
 from dataplane.lab.runtime import Pod, Runtime
@@ -63,7 +63,7 @@ MOVER = Pod("blue2", "n2", "blue", "02:00:00:00:00:b2", COLOURS[0].static_ips(2)
 
 @dataclass(slots=True)
 class Scene:
-    """A lab whose topology has the nodes n1, n2, n3 and n4; ``segments`` holds what is attached."""
+    """A lab with the nodes that MOVER needs; ``segments`` holds what is attached."""
 
     paths: LabPaths
     topology: Topology
@@ -76,9 +76,16 @@ class Scene:
         lab.up(self.paths, self.topology, silent)
 
     def attach(self) -> list[float]:
-        """Attach the pods of every segment; return how many seconds each ADD took."""
+        """Attach the pods of every segment; return how many seconds each ADD took.
+
+        On a node with a DPU they get a VF each.
+        """
         nodes = [node.name for node in self.topology.agents]
-        wanted = [pod for colour in COLOURS for pod in colour.pods(nodes)]
+        wanted = [
+            replace(pod, device=self._device(pod.node, number))
+            for number, colour in enumerate(COLOURS)
+            for pod in colour.pods(nodes)
+        ]
         wanted = [MOVER if pod.name == MOVER.name else pod for pod in wanted]
         with ThreadPoolExecutor(_AT_ONCE, "add") as pool:
             added = list(pool.map(self._add, wanted))
@@ -98,6 +105,10 @@ class Scene:
         stations = self.segments[pod.segment]
         stations[stations.index(old)] = new
         return new
+
+    def _device(self, node: str, number: int) -> str:
+        behind = [dpu for dpu in self.topology.dpus if dpu.dpu and dpu.dpu.host == node]
+        return dpus.device_id(self.topology, behind[0], number) if behind else ""
 
     def _add(self, pod: Pod) -> tuple[Station, float]:
         began = time.monotonic()

@@ -6,8 +6,16 @@ import pytest
 
 from dataplane.core.errors import InvalidValueError
 from dataplane.documents import FaultyFileError
+from dataplane.lab.dpus import device_id
 from dataplane.lab.layout import LabPaths
-from dataplane.lab.topology import Kind, default_topology, load_topology, read_topology
+from dataplane.lab.topology import (
+    Dpu,
+    Kind,
+    Vendor,
+    default_topology,
+    load_topology,
+    read_topology,
+)
 
 
 def test_default_is_four_dual_stack_agents_on_1500_bytes() -> None:
@@ -40,6 +48,24 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     assert [node.ebpf for node in topology.nodes] == [False, True]
 
 
+def test_a_dpu_in_a_host() -> None:
+    topology = read_topology(
+        "nodes: [{name: h1}, {name: d1, dpu: {vendor: marvell, host: h1}},"
+        " {name: d2, dpu: {vendor: marvell, host: h1, vfs: 16}}]",
+        "here",
+    )
+    assert [(node.name, node.dpu) for node in topology.dpus] == [
+        ("d1", Dpu(Vendor.MARVELL, "h1", 4)),
+        ("d2", Dpu(Vendor.MARVELL, "h1", 16)),
+    ]
+    assert topology.agents == topology.nodes
+    ids = [device_id(topology, node, number) for node in topology.dpus for number in (0, 5, 6)]
+    assert ids == [
+        *("0000:06:00.2", "0000:06:00.7", "0000:06:01.0"),
+        *("0000:07:00.2", "0000:07:00.7", "0000:07:01.0"),
+    ]
+
+
 NODES = "nodes: [{name: n1}]\n"
 
 
@@ -69,6 +95,30 @@ NODES = "nodes: [{name: n1}]\n"
                 "line 4: nodes[2].name 'fabric': the lab itself has something of that name",
             ],
             id="names that clash, all at once",
+        ),
+        pytest.param(
+            "nodes:\n- {name: h1}\n- {name: d1, dpu: {vendor: acme, host: h1}}\n",
+            ["line 3: nodes[1].dpu.vendor 'acme'"],
+            id="a DPU of an unknown vendor",
+        ),
+        pytest.param(
+            "nodes:\n- {name: h1}\n- {name: d1, dpu: {vendor: marvell, host: h1, vfs: 0}}\n",
+            ["line 3: nodes[1].dpu.vfs 0"],
+            id="a DPU without VFs",
+        ),
+        pytest.param(
+            "nodes:\n- {name: h1, kind: bare}\n- {name: d1, dpu: {vendor: marvell, host: h1}}\n"
+            "- {name: d2, dpu: {vendor: marvell, host: d1}}\n"
+            "- {name: d3, kind: bare, dpu: {vendor: marvell, host: h9}}\n"
+            "- {name: d345678901234, dpu: {vendor: marvell, host: d345678901234}}\n",
+            [
+                "line 3: nodes[1].dpu.host 'h1' is no node with an agent",
+                "line 4: nodes[2].dpu.host 'd1' is no node with an agent",
+                "line 5: nodes[3].dpu.host 'h9' is no node with an agent",
+                "line 5: nodes[3].dpu: a DPU has an agent, so its kind is not bare",
+                "line 6: nodes[4].name 'd345678901234': a DPU's name has at most 12 characters",
+            ],
+            id="DPUs in the wrong places, all at once",
         ),
         pytest.param(
             "underlay:\n  prefixes:\n  - 10.0.0.0/31\n  - 10.1.0.0/24\nnodes: [{name: n1}]",

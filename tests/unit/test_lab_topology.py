@@ -116,6 +116,7 @@ NODES = "nodes: [{name: n1}]\n"
                 "line 4: nodes[2].dpu.host 'd1' is no node with an agent",
                 "line 5: nodes[3].dpu.host 'h9' is no node with an agent",
                 "line 5: nodes[3].dpu: a DPU has an agent, so its kind is not bare",
+                "line 6: nodes[4].dpu.host 'd345678901234' is no node with an agent",
                 "line 6: nodes[4].name 'd345678901234': a DPU's name has at most 12 characters",
             ],
             id="DPUs in the wrong places, all at once",

@@ -17,7 +17,6 @@ from ovs_client import process
 from vendors.emulator.control import FaultError, tell
 
 BRIDGE, UPLINK, CPU = "br-mrv0", "up", "cpu0"
-_EMULATOR = "python"  # how its argv[0] begins
 _START_S = 20.0
 _FIRST_BUS = 6  # of PCI addresses as a host has them: 0000:06:00.2 is the first VF there
 
@@ -61,14 +60,9 @@ def start(paths: LabPaths, topology: Topology, node: LabNode) -> None:
             raise DpuError(f"the switch of {node.name} does not answer; its log: {log}")
 
 
-def pid(paths: LabPaths, node: LabNode) -> int | None:
-    """Return the process that is the emulated switch of ``node``, None if it does not run."""
-    return process.find(str(_file(paths, node)), _EMULATOR)
-
-
 def control(paths: LabPaths, node: LabNode) -> Path:
     """Return the socket that takes faults for the switch of ``node``."""
-    return _directory(paths, node) / "control.sock"
+    return directory(paths, node) / "control.sock"
 
 
 def devices(paths: LabPaths, topology: Topology, node: LabNode) -> list[dict[str, Any]]:
@@ -89,7 +83,7 @@ def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> d
         ]
         socket = paths.node(dpu.name).attachment_socket
         return {**half, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}
-    run_dir = _directory(paths, dpu)
+    run_dir = directory(paths, dpu)
     switch = {
         "rundir": str(run_dir / "ovs"),
         "openflow": f"unix:{run_dir}/openflow.sock",
@@ -108,7 +102,7 @@ def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, A
 
     numbers = range(_dpu(node).vfs)
     return {
-        "run_dir": str(_directory(paths, node)),
+        "run_dir": str(directory(paths, node)),
         "netns": str(_space(paths, node)),
         "bridge": BRIDGE,
         "addresses": [str(address.ip) for address in node.addresses],
@@ -134,12 +128,13 @@ def _answers(paths: LabPaths, node: LabNode) -> bool:
     return True
 
 
-def _directory(paths: LabPaths, node: LabNode) -> Path:
+def directory(paths: LabPaths, node: LabNode) -> Path:
+    """Return where the emulated switch of ``node`` keeps its files."""
     return paths.directory / f"{node.name}.switch"
 
 
 def _file(paths: LabPaths, node: LabNode) -> Path:
-    return _directory(paths, node) / "switch.yaml"
+    return directory(paths, node) / "switch.yaml"
 
 
 def _space(paths: LabPaths, node: LabNode) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bpf import syscalls
 from bpf.layout import MAPS
+from dataplane.lab import dpus
 from dataplane.lab.layout import LabPaths, NodePaths
 from dataplane.lab.topology import Topology
 from dataplane.lab.underlay import namespaces
@@ -35,10 +36,23 @@ def collect(paths: LabPaths, topology: Topology, directory: Path) -> Path:
         _write(target, "\n".join(_run(_inside(space, words)) for words in _LINKS))
     for node in topology.agents:
         _node(paths.node(node.name), directory / node.name)
+    for dpu in topology.dpus:
+        _switch(dpus.directory(paths, dpu), directory / f"{dpu.name}.switch")
     socket = paths.fabric / "db.sock"
     _write(directory / "fabric.txt", _run(["ovsdb-client", "dump", f"unix:{socket}", "Overweave"]))
     _copy(paths.fabric / "ovsdb-server.log", directory / "fabric.log")
     return directory
+
+
+def _switch(source: Path, directory: Path) -> None:
+    """Keep what an emulated switch was told, holds and logged."""
+    directory.mkdir(exist_ok=True)
+    for name, text in dump(source / "ovs").items():
+        _write(directory / name, text)
+    for file in ("switch.yaml", "emulator.log"):
+        _copy(source / file, directory / file)
+    if (source / "log").is_dir():
+        shutil.copytree(source / "log", directory / "log", dirs_exist_ok=True)
 
 
 def _node(paths: NodePaths, directory: Path) -> None:

@@ -1,0 +1,129 @@
+"""``explain``: by which path each entry is forwarded, why by no faster one, and what would help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dataplane.cli.agents import entries, statuses
+from dataplane.cli.find import agent_option, fabric_option
+from dataplane.cli.output import Format, Listing, Record, output_option, show
+from dataplane.cli.store import open_store
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import Device
+from dataplane.core.placement import Placement
+from dataplane.core.reasons import Reason
+
+ENTRIES = Listing(
+    "entry", ("node", "mac", "identity", "via", "placement", "reason", "counted"), ("segment",)
+)
+_PATHS = {
+    Placement.HARDWARE: "in hardware",
+    Placement.SWITCH: "in a switch that does not say whether that is hardware",
+    Placement.EMULATED: "in an emulated switch",
+    Placement.FASTPATH: "in eBPF",
+    Placement.OVS: "in Open vSwitch",
+}
+
+REMEDIES: Mapping[Reason, str] = {
+    Reason.SUPERSEDED: "the workload runs elsewhere by now: delete the pod here",
+    Reason.DUPLICATE: "another identity has its MAC or address: overweave get endpoint",
+    Reason.MAC_FROZEN: "it moved 5 times within 180 s: let it rest, then add it again",
+    Reason.NOT_GRANTED: "grant it: overweave apply with a Grant for this node",
+    Reason.NO_VTEP: "give this node an address of the segment's underlay family",
+    Reason.UNDERLAY_MTU: "raise the MTU of the underlay, or lower the segment's",
+    Reason.UNKNOWN_SEGMENT: "make the segment: overweave apply",
+    Reason.PENDING: "nothing: it is under way; if it stays so: overweave status",
+    Reason.TABLE_FULL: "other entries of that table that fall silent, or a pin: kind: Pin",
+    Reason.NO_FASTPATH: "what keeps eBPF off this node: overweave status -o wide",
+    Reason.NO_NEXTHOP: "the way to that VTEP: a route, and a neighbour that answers",
+    Reason.NO_SWITCH_PORT: "a VF of the DPU, for a pod or for a peer on its segment",
+    Reason.BELOW_THRESHOLD: "more traffic, 10 packets a second, or a pin: kind: Pin",
+    Reason.UNSUPPORTED_ENCAP: "another encapsulation or underlay family for the segment",
+    Reason.UNSUPPORTED_GUARD: "another guard for the segment: the device cannot enforce this one",
+    Reason.UNSUPPORTED_MATCH: "nothing here: the device takes no such entry",
+    Reason.KEY_CONFLICT: "a MAC that no other segment behind this switch uses",
+    Reason.SWITCH_TAKEN: "take out of the switch what is named there",
+    Reason.DEVICE_DOWN: "the device must answer again; it is used by itself then",
+    Reason.POLICY_OFF: "the pin that says never: overweave delete pin",
+}
+
+
+@click.command()
+@click.argument("name", metavar="ENDPOINT|SEGMENT|DEVICE")
+@output_option
+@fabric_option
+@agent_option
+def explain(name: str, form: str, remote: str | None, sockets: tuple[Path, ...]) -> None:
+    """Say by which path the agents forward, why by no faster one, and what would change it.
+
+    ENDPOINT is an identity or a MAC, DEVICE a name as in 'overweave get dpu', or a node's. A reason
+    is one of a closed list; behind it stand the words of the kernel or the device.
+    """
+    found = _named(entries(sockets), name)
+    if not found and (node := _node_of(remote, name)):
+        found = _named(entries(sockets), node)
+    if not found:
+        raise InvalidValueError(
+            f"{name!r} is no identity, MAC, segment, node or device with entries on the agents"
+            " asked; see: overweave get entry, overweave get dpu"
+        )
+    records = [{**record, "remedy": remedy(record["reason"])} for record in found]
+    if form in (Format.JSON, Format.YAML):
+        show(records, ENTRIES, Format(form))
+        return
+    click.echo(_verdict(name, records))
+    for line in _switches(statuses(sockets), {record["node"] for record in records}):
+        click.echo(line)
+    show(records, ENTRIES, Format(form))
+    for reason, why in _causes(records).items():
+        click.echo(f"{reason}: {', '.join(why) or 'no more is said'}")
+        click.echo(f"  what would change it: {remedy(reason)}")
+    click.echo("next: overweave trace SRC DST")
+
+
+def remedy(reason: str) -> str:
+    """Return what would move an entry of this reason to a faster path; empty: there is none."""
+    return REMEDIES.get(Reason(reason), "") if reason else ""
+
+
+def _named(records: Sequence[Record], name: str) -> list[Record]:
+    keys = ("identity", "mac", "segment", "node")
+    return [record for record in records if name in (record[key] for key in keys)]
+
+
+def _node_of(remote: str | None, name: str) -> str | None:
+    with open_store(remote) as store:
+        devices = [row for row in store.read() if isinstance(row, Device)]
+    return next((each.node for each in devices if name in (each.name, each.serial)), None)
+
+
+def _verdict(name: str, records: Sequence[Record]) -> str:
+    counts = Counter(record["placement"] for record in records)
+    parts = [f"{counts[path]} {words}" for path, words in _PATHS.items() if counts[path]]
+    return f"{name}: {', '.join(parts)}"
+
+
+def _switches(told: Sequence[Record], nodes: set[str]) -> list[str]:
+    """Return what is below those of ``nodes`` that are DPUs."""
+    found = []
+    for record in told:
+        modes: Mapping[str, Any] = record.get("modes", {})
+        if record.get("node") in nodes and "switch" in modes:
+            found.append(f"switch of {record['node']}: {modes['switch']}")
+    return found
+
+
+def _causes(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Return by reason the different words behind it."""
+    causes: dict[str, list[str]] = {}
+    for record in records:
+        if record["reason"]:
+            words = causes.setdefault(record["reason"], [])
+            if record["words"] and record["words"] not in words:
+                words.append(record["words"])
+    return causes

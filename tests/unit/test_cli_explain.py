@@ -1,0 +1,84 @@
+"""What ``explain`` says of reasons: each that an entry can have has its remedy."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dataplane.cli import explain as module
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.model import Device, Side
+from dataplane.core.reasons import PACKET_REASONS, Reason
+
+OF_ENTRIES = [*(r for r in Reason if r not in PACKET_REASONS), Reason.POLICY_OFF]
+
+
+def entry(mac: str, placement: str, reason: str = "", words: str = "") -> dict[str, Any]:
+    return {
+        "node": "d1",
+        "segment": "blue",
+        "mac": mac,
+        "identity": f"pod{mac[-1]}/eth0",
+        "via": "192.0.2.3",
+        "placement": placement,
+        "reason": reason,
+        "words": words,
+        "counted": {"fastpath": 3},
+    }
+
+
+FOUND = [
+    entry("02:00:00:00:00:01", "emulated"),
+    entry("02:00:00:00:00:02", "fastpath", "table-full", "OFPFMFC_TABLE_FULL for table 30"),
+    entry("02:00:00:00:00:03", "fastpath", "table-full", "OFPFMFC_TABLE_FULL for table 30"),
+    entry("02:00:00:00:00:04", "fastpath", "below-threshold"),
+]
+
+
+@pytest.fixture(autouse=True)
+def world(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store:
+        def read(self) -> list[Device]:
+            return [Device("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1", ready=True)]
+
+    modes = {"switch": "Marvell Octeon 10 (emulated)"}
+    monkeypatch.setattr(module, "entries", lambda _: FOUND)
+    monkeypatch.setattr(module, "statuses", lambda _: [{"node": "d1", "modes": modes}])
+    monkeypatch.setattr(module, "open_store", lambda _: nullcontext(Store()))
+
+
+def said(*words: str) -> str:
+    done = CliRunner().invoke(module.explain, [*words, "--agent", str(Path("/none"))])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+@pytest.mark.parametrize("reason", OF_ENTRIES)
+def test_each_reason_of_an_entry_has_a_remedy(reason: Reason) -> None:
+    assert module.remedy(reason)
+
+
+@pytest.mark.parametrize("name", ["blue", "d1", "s1", "s1-dpu"])
+def test_all_of_a_segment_a_node_or_a_device(name: str) -> None:
+    lines = said(name).splitlines()
+    assert lines[0] == f"{name}: 1 in an emulated switch, 3 in eBPF"
+    assert lines[1] == "switch of d1: Marvell Octeon 10 (emulated)"
+    assert lines.count("table-full: OFPFMFC_TABLE_FULL for table 30") == 1
+    assert "below-threshold: no more is said" in lines
+    assert lines[-1] == "next: overweave trace SRC DST"
+
+
+@pytest.mark.parametrize("name", ["02:00:00:00:00:01", "pod1/eth0"])
+def test_an_endpoint_that_is_as_high_as_can_be(name: str) -> None:
+    assert said(name).splitlines()[0] == f"{name}: 1 in an emulated switch"
+    assert "what would change it" not in said(name)
+
+
+def test_nobody_of_that_name() -> None:
+    with pytest.raises(InvalidValueError, match="'red' is no identity, MAC, segment"):
+        said("red")

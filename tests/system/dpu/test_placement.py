@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
 from dataplane.core.model import Mac, Vni
-from dataplane.lab import dpus, matrix, nodes, probes
+from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace
 from dataplane.lab.runtime import Pod
-from dataplane.lab.scene import Colour
+from dataplane.lab.scene import COLOURS, Colour
 from tests.system.cni_node import segment
 from tests.system.damage import Node
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
@@ -153,3 +153,20 @@ def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -
 def sent(pods: Pods) -> Mapping[str, Counter[str]]:
     frames = {name: make(pods) for name, make in {**SPOOFS, **HONEST}.items()}
     return deliver(pods.me, frames, [pods.other, pods.sink])
+
+
+def test_a_pin_says_always_or_never(scene: DpuScene) -> None:
+    lime = COLOURS[3]
+    vf, _, _, far = scene.segments[lime.name]
+    until(lambda: not scene.placed(far), 60, "still busy from before")
+    pin = f"kind: Pin\nsegment: lime\nendpoint: '{far.mac}'\nhardware: "
+    lab.apply(scene.paths, f"{pin}always\n")
+    until(lambda: scene.placed(far) and scene.placed(vf), what="not placed without traffic")
+    lab.apply(scene.paths, f"{pin}never\n")
+    until(lambda: scene.entry(far).reason == "policy-off")
+    with probes.flow(vf, far.ip(4), BUSY) as echo:
+        time.sleep(3)
+        assert not scene.placed(far)
+    assert echo.lost == 0
+    lab.overweave(scene.paths, "delete", "pin", f"lime/{far.mac}")
+    until(lambda: scene.entry(far).reason != "policy-off")

@@ -15,7 +15,7 @@ import pytest
 from dataplane import metrics
 from dataplane.core.errors import OverweaveError
 from dataplane.metrics import Address, Metrics, MetricsServer
-from tests.unit.test_metrics import FakePath, FakeSource
+from tests.unit.test_metrics import FakePath, FakeSource, samples
 
 
 @contextmanager
@@ -44,6 +44,14 @@ def scrape(address: Address, accept: str = "") -> tuple[int, str, str]:
         http.request("GET", "/metrics", headers={"Accept": accept} if accept else {})
         answer = http.getresponse()
         return answer.status, answer.headers["Content-Type"], answer.read().decode()
+
+
+def names_shown(address: Address) -> set[str]:
+    """Return the names of the metrics at ``address``, a histogram's three under its own."""
+    endings = ("_bucket", "_count", "_sum")
+    _, _, text = scrape(address)
+    found = samples(text)
+    return {name.removesuffix(next(filter(name.endswith, endings), "")) for name in found}
 
 
 def free_port(host: str) -> int:

@@ -12,6 +12,7 @@ import pytest
 from dataplane.lab import lab, nodes, probes
 from dataplane.lab.probes import Echo
 from dataplane.lab.scene import Scene
+from tests.conftest import SURVIVED
 from tests.system.test_ovs_restart import machine
 
 DEAD_S = 60.0  # longer than a pod's kernel believes in what it has learned of a neighbour
@@ -41,8 +42,9 @@ def talking(scene: Scene) -> Iterator[list[Echo]]:
 
 def expect_nothing_lost(echoes: list[Echo], what: str) -> None:
     gap = max(echo.longest_gap for echo in echoes)
-    print(f"{what}: {sum(echo.sent for echo in echoes)} packets, longest gap {gap * 1000:.1f} ms")
     assert [(echo.lost, echo.duplicates) for echo in echoes] == [(0, 0)] * len(echoes)
+    sent = sum(echo.sent for echo in echoes)
+    print(f"{SURVIVED}{what}: {sent} packets, longest gap {gap * 1000:.1f} ms")
 
 
 def forget_neighbours(scene: Scene) -> None:

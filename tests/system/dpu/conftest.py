@@ -63,6 +63,11 @@ class DpuScene(Scene):
     def placed(self, station: Station) -> bool:
         return self.entry(station).placement == "emulated"
 
+    def placed_macs(self) -> set[str]:
+        """Return the MACs of all that the DPU's switch does."""
+        entries = nodes.entries(self.paths.node("d1"))
+        return {entry.mac for entry in entries if entry.placement == "emulated"}
+
     def key(self, colour: Colour, station: Station) -> EntryKey:
         return EntryKey(Vni(colour.vni), Mac(station.mac))
 

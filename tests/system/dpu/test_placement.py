@@ -105,6 +105,8 @@ def software_packets(scene: DpuScene, talk: Talk) -> int:
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
     talk.may_lose = True  # without the rows that all rely on, tunnel packets end in the switch
+    ends = {talk.vf.mac, talk.far.mac}
+    until(lambda: talk.scene.placed_macs() == ends, 60, "idle entries keep their rows")
     rows = {flow.key for flow in talk.scene.bridge().dump_flows()}
     for _ in range(5):
         assert talk.scene.tell("lose-one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -350,6 +351,21 @@ def test_without_its_source_port_a_wire_has_port_0() -> None:
     found = device()
     found.tables.write(p4r.Update.DELETE, MAKE("rx_source_port", {"port_id": 0, "zero_padding": 0}))
     assert found.ask("up", inner()) == ("cpu0", inner())
+
+
+def test_an_update_waits_for_the_frame_that_is_under_way() -> None:
+    entries = outward(Encap.VXLAN, 4)
+    found = device(entries.values())
+    golden = ("up", bytes(packet(Encap.VXLAN, 4, OWN[4], REMOTE[4], inner())))
+    update = (p4r.Update.DELETE, entries["header"])
+    writer = threading.Thread(target=found.tables.write, args=update)
+    with found.tables.still():
+        writer.start()
+        writer.join(0.1)
+        assert writer.is_alive()
+        assert found.ask("vf0", inner()) == golden
+    writer.join(10)
+    assert found.ask("vf0", inner()) == ("up", inner(OWN_MAC, HOP))
 
 
 @settings(deadline=None)

@@ -6,6 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -95,7 +96,7 @@ class Tables:
         """Begin empty; ``limits`` says by id how many entries a table takes if not its size."""
         self.schema = schema
         self._limits = limits
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._contents = {number: _Content(table) for number, table in schema.tables.items()}
         self._defaults = {t.number: self._first_default(t) for t in schema.tables.values()}
         self._by_name = {
@@ -158,6 +159,12 @@ class Tables:
             ]
 
     # --- what frames ask -----------------------------------------------------------------------
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Hold updates back, so that a frame meets the tables as they are between two (12.2)."""
+        with self._lock:
+            yield
 
     def match(self, table: str, /, **key: int) -> Outcome:
         """Return what a key meets; fields by the last part of their names."""

@@ -16,7 +16,10 @@ from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, Colour, silent
 from dataplane.lab.topology import read_topology
+from tests.functional.p4_client import client
+from tests.packets.e2100_frames import MAKE
 from tests.system.dpu.conftest import BUSY, DpuScene, until
+from tests.unit.p4_entries import number
 
 TOPOLOGY = """
 nodes:
@@ -42,9 +45,9 @@ def shared() -> Iterator[DpuScene]:
     try:
         made.up()
         lab.apply(paths, INTENT)
-        for number, colour in enumerate((*COLOURS, GUARDED)):
+        for nth, colour in enumerate((*COLOURS, GUARDED)):
             name = colour.name
-            pods = [Pod(f"{name}v", "h1", name, device=vf(made, number))]
+            pods = [Pod(f"{name}v", "h1", name, device=vf(made, nth))]
             pods += [Pod(f"{name}{node}", node, name) for node in PLACES]
             made.segments[name] = [made.runtime.add(pod) for pod in pods]
         second = Pod("bluew", "h1", BLUE.name, device=vf(made, 5))
@@ -56,8 +59,8 @@ def shared() -> Iterator[DpuScene]:
         lab.down(paths, silent)
 
 
-def vf(scene: DpuScene, number: int) -> str:
-    return dpus.device_id(scene.topology, scene.dpu, number)
+def vf(scene: DpuScene, nth: int) -> str:
+    return dpus.device_id(scene.topology, scene.dpu, nth)
 
 
 @pytest.fixture
@@ -163,9 +166,16 @@ class TestFaults:
         self, scene: DpuScene, talk: tuple[Station, Station, probes.Echo]
     ) -> None:
         _, far, _ = talk
-        for _ in range(3):
-            assert scene.tell("lose-one")
-        until(lambda: scene.placed(far), 60)
+        with client(f"unix:{dpus.directory(scene.paths, scene.dpu)}/p4runtime.sock") as reader:
+
+            def is_there() -> bool:
+                rows = reader.entries(MAKE("l2_fwd_tx_table", {}))
+                keys = {row.match[1].exact.value for row in rows}
+                return number(far.mac).to_bytes(6).lstrip(b"\0") in keys
+
+            while is_there():
+                assert scene.tell("lose-one")
+            until(is_there, 60, "not put back")
         before = counted(scene, far)
         until(lambda: counted(scene, far) > before + 10, 60, "not in the switch again")
 

@@ -14,6 +14,7 @@ from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
+from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.cni_node import segment
 from tests.system.damage import Node
@@ -25,9 +26,11 @@ from tests.unit.test_metrics import documented
 OPEN = Colour("open", 25, "vxlan", "ipv6")
 
 
-def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
+def test_all_pairs(scene: DpuScene, colour: Colour, proven: Proven) -> None:
     verdict = matrix.verify(scene.segments[colour.name])
     assert (verdict.reachable, verdict.lost, verdict.faults) == (verdict.pairs, 0, ())
+    for inner in FAMILIES:
+        proven(colour.encap, colour.underlay, inner, port="representor")
 
 
 def test_segments_stay_apart(scene: DpuScene) -> None:

@@ -21,6 +21,7 @@ from dataplane.lab.scene import COLOURS, Colour, Scene
 from dataplane.lab.underlay import NIC
 from dataplane.netlink import links, tc, u32
 from dataplane.netlink.rtnl import Rtnl
+from tests.coverage_grid import FAMILIES, Proven
 from tests.system.cni_node import eventually
 from tests.system.damage import Node
 from tests.system.test_ovs_restart import machine
@@ -62,13 +63,17 @@ def test_status_says_why(scene: Scene) -> None:
 
 
 @SEGMENTS
-def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(scene: Scene, colour: Colour) -> None:
+def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(
+    scene: Scene, colour: Colour, proven: Proven
+) -> None:
     before = all_checksum_errors(scene)
     verdict = matrix.verify(scene.segments[colour.name])
     print(f"{colour.name}: typical round trip {verdict.round_trip * 1000:.2f} ms")
     assert verdict.faults == ()
     assert (verdict.pairs, verdict.reachable, verdict.lost) == (12, 12, 0)
     assert all_checksum_errors(scene) == before
+    for inner in FAMILIES:
+        proven(colour.encap, colour.underlay, inner)
 
 
 @SEGMENTS

@@ -202,14 +202,20 @@ def test_who_has_programmed_it_is_named_and_what_was_placed_stays(
 # --- what is placed -------------------------------------------------------------------------
 
 
-def test_of_nothing_comes_nothing(any_stage: Stage) -> None:
+def test_of_nothing_comes_a_claim_at_most(any_stage: Stage) -> None:
+    """By what a driver holds while nothing is placed others see whose the device is."""
+    claims = []
     for wanted in (desired(), pair()):
         for bound in (Bindings(), Bindings(NIC, next_hops=NEXT_HOPS)):
             rendering = any_stage.switch.render(wanted, bound)
-            assert (dict(rendering.items), rendering.pending) == ({}, ())
-    assert not any_stage.switch.observe()
-    assert any_stage.switch.counters() == {}
+            assert rendering.pending == ()
+            claims.append(dict(rendering.items))
+    assert all(claim == claims[0] for claim in claims)
+    any_stage.repair(pair(), Bindings(NIC, next_hops=NEXT_HOPS))
     any_stage.switch.apply(Change())
+    assert any_stage.switch.counters() == {}
+    tables = any_stage.switch.describe().tables
+    assert all(table.used == table.foreign for table in tables)
 
 
 def test_what_is_placed_is_held_at_once_and_found_by_another_driver(

@@ -89,8 +89,9 @@ def findings(limit: int = UNLIMITED) -> Findings:
 # --- which rows --------------------------------------------------------------------------------
 
 
-def test_without_entries_there_is_nothing() -> None:
-    assert dict(render(pair(), frozenset()).items) == {}
+def test_without_entries_there_is_only_the_claim() -> None:
+    items = render(pair(), frozenset()).items
+    assert set(items) == {("port", f"mrv-{encap}") for encap in Encap}
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,11 @@ NO_ENTRIES: frozenset[EntryKey] = frozenset()
 def render_rows(desired: Desired, bindings: Bindings, wiring: Wiring) -> Rendering:
     """Return the rows of ``bindings.placed``; an entry that cannot be expressed is pending."""
     plan = _Plan(wiring)
+    _plan_claim(plan, desired)
     for view in desired.segments.values():
         _plan_segment(plan, _Scene(desired, bindings, view))
     if plan.rows and bindings.nic is not None:
-        _plan_pipeline(plan, desired, bindings.nic)
+        _plan_pipeline(plan, bindings.nic)
     held = desired.held
     return Rendering(plan.items(), tuple(plan.pending), held | ({FABRIC_SCOPE} if held else set()))
 
@@ -257,16 +258,17 @@ def _plan_member(
 # --- what is there as soon as any entry is ---------------------------------------------------
 
 
-def _plan_pipeline(plan: _Plan, desired: Desired, nic: Link) -> None:
-    """Plan the flows, tunnel ports, routes and neighbours that the rows rely on.
-
-    Both tunnel ports, whatever is used: by their names the switch is ours (report.capability).
-    """
-    for item in common_flows(Encap, plan.sources, nic.mac, plan.wiring.cpu):
-        plan.add(item, NO_ENTRIES, firm=True)
+def _plan_claim(plan: _Plan, desired: Desired) -> None:
+    """Plan both tunnel ports, whatever is placed: by their names the switch is ours."""
     for encap in Encap:
         port = tunnel_port(encap, desired.fabric.port(encap), plan.wiring)
         plan.others["port", port.name] = TunnelPort(port)
+
+
+def _plan_pipeline(plan: _Plan, nic: Link) -> None:
+    """Plan the flows, routes and neighbours that the rows rely on."""
+    for item in common_flows(Encap, plan.sources, nic.mac, plan.wiring.cpu):
+        plan.add(item, NO_ENTRIES, firm=True)
     for own in plan.sources:
         for each in (Route(own, MARK_OUT), Route(own, MARK_BACK), Neighbour(own)):
             plan.others[each.key] = each

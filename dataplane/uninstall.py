@@ -42,7 +42,8 @@ _STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock", "ebpf.l
 _RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "tombstones")
 _OVS_FILES = (
     "conf.db",
-    ".conf.db.~lock~",
+    "conf.db.*.new",
+    ".conf.db.*",
     "db.sock",
     "*.pid",
     "*.ctl",

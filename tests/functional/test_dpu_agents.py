@@ -257,6 +257,28 @@ def test_a_vf_that_died_with_its_pod(world: DpuWorld) -> None:
     assert world.pings("p3", on_vf) == 0
 
 
+def test_uninstall_of_the_host_brings_the_vf_home(world: DpuWorld) -> None:
+    """The DPU is told; one that is away is told by the next uninstall."""
+    world.stop("h")
+    command = ("uninstall", "--config", str(world.config("h")))
+    assert "- VF vf0 of pod p1/eth0" in world(*command, "--dry-run", space="h").stdout
+    assert "vf0" not in ip("-n", netns("h").name, "-br", "link")
+    world.stop("d")
+    done = world(*command, space="h")
+    assert done.returncode == 1
+    assert "not removed: VF vf0 of pod p1/eth0: it is here, but the DPU's agent at" in done.stderr
+    (vf,) = json.loads(ip("-n", netns("h").name, "-j", "link", "show", "dev", "vf0"))
+    assert ("UP" in vf["flags"], "ifalias" in vf) == (False, False)
+    assert ip("-n", netns("p1").name, "-br", "link").split()[::4] == ["lo"]
+    world.start("d", "agent", "--config", str(world.config("d")), space="d")
+    world.until(lambda: world("status", agents="d").returncode == 0, "d")
+    assert "p1/eth0" in world("get", "port", agents="d").stdout
+    done = world(*command, space="h")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "p1/eth0" not in world("get", "port", agents="d").stdout
+    assert not (world.node("h") / "state").exists()
+
+
 def test_uninstall_leaves_the_representor(world: DpuWorld) -> None:
     world.stop("d")
     done = world("uninstall", "--config", str(world.config("d")), space="d")

@@ -178,6 +178,13 @@ class Dpu(Protocol):
         """Return what differs on the DPU for this attachment."""
         ...
 
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
+        """Return why the agent at ``address`` would attach nothing to ``segment``; empty: it would.
+
+        ``address`` is as of Vf.dpu.
+        """
+        ...
+
 
 class FastPath(Protocol):
     """What the fast path has really done; every call looks. Raises OverweaveError."""
@@ -274,6 +281,10 @@ class Attachments(Protocol):
 
     def segment_mtu(self, segment: str) -> int:
         """Return a segment's pod MTU in bytes; AttachRefusedError names an unknown segment."""
+        ...
+
+    def knows_segment(self, segment: str) -> bool:
+        """Say whether this node has been told of a segment; waits a moment just after the start."""
         ...
 
     def obstacle(self) -> Obstacle | None:

@@ -7,16 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetDevicesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("segment",)
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    segment: str
+    def __init__(self, segment: _Optional[str] = ...) -> None: ...
 
 class GetDevicesResponse(_message.Message):
-    __slots__ = ("node", "devices")
+    __slots__ = ("node", "devices", "obstacle")
     NODE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLE_FIELD_NUMBER: _ClassVar[int]
     node: str
     devices: _containers.RepeatedCompositeFieldContainer[ServedDevice]
-    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ...) -> None: ...
+    obstacle: str
+    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ..., obstacle: _Optional[str] = ...) -> None: ...
 
 class ServedDevice(_message.Message):
     __slots__ = ("serial", "vfs")

@@ -57,6 +57,12 @@ class DpuClient:
             )
             return tuple(dpu.Check(question, timeout=timeout_s).faults)
 
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
+        """Return why it would attach nothing."""
+        with _asking(address) as dpu:
+            question = pb.GetDevicesRequest(segment=segment)
+            return str(dpu.GetDevices(question, timeout=timeout_s).obstacle)
+
     def serials(self, address: str, timeout_s: float) -> frozenset[str]:
         """Return which devices the agent at ``address`` serves. Raises AttachRefusedError."""
         with _asking(address) as dpu:

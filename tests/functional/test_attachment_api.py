@@ -23,6 +23,7 @@ from dataplane.contracts import AttachRefusedError
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest, DeviceSeen, Event
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from tests.functional.cni_world import FakeAttachments
 from tests.functional.namespaces import wait_until
 
@@ -253,6 +254,16 @@ def test_detach_is_repeatable_and_knows_its_own(dpu: Dpu) -> None:
     with pytest.raises(grpc.RpcError) as error:
         dpu.attach()
     refused(error.value, Status.ALREADY_EXISTS, 101, "c1/eth0 is attached")
+
+
+def test_whether_it_would_attach(dpu: Dpu) -> None:
+    def obstacle(segment: str) -> str:
+        return str(dpu.stub.GetDevices(pb.GetDevicesRequest(segment=segment)).obstacle)
+
+    assert [obstacle("blue"), obstacle("")] == ["", ""]
+    assert obstacle("nowhere") == "segment 'nowhere' does not exist"
+    dpu.held.obstruction = Obstacle("the underlay has no address")
+    assert [obstacle("blue"), obstacle("")] == ["the underlay has no address"] * 2
 
 
 def test_check(dpu: Dpu) -> None:

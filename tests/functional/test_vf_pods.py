@@ -27,6 +27,7 @@ from dataplane.cni.vf_records import VfRecords
 from dataplane.contracts import AttachRefusedError, Vf
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from dataplane.host.vf import VfWiring
 from dataplane.netlink.netns import Netns
 from tests.functional.cni_world import FakeAttachments, FakeWiring, Outcome, World
@@ -344,6 +345,32 @@ def test_check_asks_the_dpu(host: HostWorld) -> None:
     host.stop_dpu()
     failed(host.run("CHECK", config), 103, str(host.dpu_socket))
     host.start_dpu()
+
+
+def test_status_of_a_segment_that_only_the_dpu_knows_is_the_dpus(host: HostWorld) -> None:
+    """The host is in no fabric, or in another one: it is only the front."""
+    own = host.attachments
+    own.obstruction, own.segments = Obstacle("the fabric database is away"), {}
+    assert host.run("STATUS").status == 0
+    assert host.add().status == 0
+    host.dpu.obstruction = Obstacle("flows: not ready yet")
+    failed(host.run("STATUS"), 50, "does not know segment 'blue'", "flows: not ready yet")
+    host.dpu.obstruction, segments = None, host.dpu.segments
+    host.dpu.segments = {}
+    failed(host.run("STATUS"), 50, "segment 'blue' does not exist", str(host.dpu_socket))
+    host.dpu.segments = segments
+    host.stop_dpu()
+    failed(host.run("STATUS"), 50, str(host.dpu_socket), "does not answer")
+    host.start_dpu()
+    assert host.run("STATUS").status == 0
+
+
+def test_status_of_a_segment_that_the_host_knows_is_its_own(host: HostWorld) -> None:
+    host.attachments.obstruction = Obstacle("flows: not ready yet", limits_existing=True)
+    failed(host.run("STATUS"), 51, "flows: not ready yet")
+    host.attachments.obstruction = None
+    host.dpu.obstruction = Obstacle("flows: not ready yet")
+    assert host.run("STATUS").status == 0
 
 
 def test_gc_takes_what_is_not_wanted(host: HostWorld) -> None:

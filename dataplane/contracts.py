@@ -150,10 +150,14 @@ class Vf:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What the DPU's agent made of an attachment: addresses with the prefix length on the link."""
+    """What the DPU's agent made of an attachment: addresses with the prefix length on the link.
+
+    ``routes`` are what else is on the link.
+    """
 
     mac: Mac
     interfaces: tuple[IpInterface, ...]
+    routes: tuple[IpNetwork, ...]
     mtu: int
     vni: Vni
     published: bool

@@ -288,4 +288,5 @@ def _response(port: Port, *, published: bool) -> pb.AttachResponse:
         mtu=port.mtu,
         vni=segment.vni,
         published=published,
+        routes=map(str, port.on_link),
     )

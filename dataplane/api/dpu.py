@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 
 import grpc
 
@@ -98,6 +98,7 @@ def _attached(vf: Vf, answer: pb.AttachResponse) -> Attached:
         return Attached(
             mac=Mac(answer.mac),
             interfaces=tuple(map(ip_interface, answer.addresses)),
+            routes=tuple(map(ip_network, answer.routes)),
             mtu=answer.mtu,
             vni=Vni(answer.vni),
             published=answer.published,

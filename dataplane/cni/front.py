@@ -244,6 +244,7 @@ def _completed(record: VfRecord, attached: Attached) -> VfRecord:
         record,
         mac=str(attached.mac),
         interfaces=tuple(map(str, attached.interfaces)),
+        routes=tuple(map(str, attached.routes)),
         mtu=attached.mtu,
         vni=int(attached.vni),
     )

@@ -171,7 +171,7 @@ class Handler:
                 given = self._given(request, call, undo)
                 port = self._admit(lane, _wanted(request, given, netdev), call, undo)
                 _check_given(request, given, port)
-                self._connect(lane, port, given.routes_in(port.segment), call, undo)
+                self._connect(lane, port, given.routes_of(port), call, undo)
                 result = add_result(
                     request.network.version, port, request.previous, given, request.device_id
                 )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,20 @@ def test_a_vf_that_came_back_with_the_pods_name(host: HostWorld, pod: Netns) -> 
     ip(host.space, "link", "set", "dev7", "up")
     assert host.run("DEL", host.config(deviceID=VF0)).status == 0
     host.assert_home()
+
+
+def test_every_subnet_of_the_segment_is_on_the_pods_link(host: HostWorld, pod: Netns) -> None:
+    """The host, which may not know the segment, is told by the DPU's agent, and remembers."""
+    blue = host.dpu.segments["blue"]
+    host.dpu.segments["blue"] = replace(blue, subnets=(*blue.subnets, ip_network("10.2.0.0/20")))
+    ips = {"ips": ["10.1.0.5/20"]}
+    config = host.config(deviceID=VF0, runtimeConfig=ips)
+    assert host.run("ADD", config).status == 0
+    shown_routes = run("ip", "-n", name_of(pod), "route").splitlines()
+    assert any(
+        line.startswith("10.2.0.0/20 dev eth0") and "via" not in line for line in shown_routes
+    )
+    assert VfRecords(host.directory / "vfs").load()[0].routes == ("10.2.0.0/20",)
 
 
 def test_add_twice_is_refused(host: HostWorld) -> None:

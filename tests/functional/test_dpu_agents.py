@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 MEMBERS = ("h", "d", "n", "p1", "p2", "p3")
 NODES = ("h", "d", "n")
+UNHEARD_S = 5.0  # who is ready has answered its host since
 
 
 def tap(space: str, name: str) -> int:
@@ -226,11 +228,17 @@ def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     (target,) = world.records("get", "endpoint", "p3/eth0")
     there = {"ips": [{"address": each} for each in target["ips"]]}
     world.stop("d")
+    stopped = time.monotonic()
     assert world.pings("p1", there) == 0
-    world.until(lambda: not _ready(world, f"{SERIAL}-host"), "h")
+    for half in ("host", "dpu"):
+        world.until(lambda: not _ready(world, f"{SERIAL}-{half}"), "h")  # noqa: B023
+    took = time.monotonic() - stopped
+    print(f"not ready after {took:.1f} s")
+    assert took < 5 * UNHEARD_S
     world.start("d", "agent", "--config", str(world.config("d")), space="d")
     world.until(lambda: world("status", agents="d").returncode == 0, "d")
-    world.until(lambda: _ready(world, f"{SERIAL}-host"), "h")
+    for half in ("host", "dpu"):
+        world.until(lambda: _ready(world, f"{SERIAL}-{half}"), "h")  # noqa: B023
     assert world.pings("p1", there) == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 
 from dataplane.core.capability import Capability
@@ -131,6 +132,7 @@ def _remote(segment: Segment, number: int) -> RemoteEndpoint:
     return RemoteEndpoint(endpoint, vtep)
 
 
+@cache  # endpoints of a node share what its row says
 def _vtep(family: Family, number: int) -> IpAddress:
     first = "198.51.100.1" if family is Family.IPV4 else "2001:db8:51::1"
     return (IPv4Address if family is Family.IPV4 else IPv6Address)(first) + number

@@ -218,6 +218,11 @@ class Agent:
         except InvalidValueError as error:
             raise AttachRefusedError(INVALID_CONFIG, str(error)) from error
 
+    def knows_segment(self, segment: str) -> bool:
+        """Return whether the segment is known, once the first rows had time to come."""
+        self._wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
+        return self._snapshot.state.fabric.segment(segment) is not None
+
     def obstacle(self) -> Obstacle | None:
         """Return why an ADD would fail now, None if it would not."""
         return obstacle(self._snapshot)

@@ -150,10 +150,14 @@ class Vf:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What the DPU's agent made of an attachment: addresses with the prefix length on the link."""
+    """What the DPU's agent made of an attachment: addresses with the prefix length on the link.
+
+    ``routes`` are what else is on the link.
+    """
 
     mac: Mac
     interfaces: tuple[IpInterface, ...]
+    routes: tuple[IpNetwork, ...]
     mtu: int
     vni: Vni
     published: bool
@@ -176,6 +180,13 @@ class Dpu(Protocol):
 
     def faults(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> tuple[str, ...]:
         """Return what differs on the DPU for this attachment."""
+        ...
+
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
+        """Return why the agent at ``address`` would attach nothing to ``segment``; empty: it would.
+
+        ``address`` is as of Vf.dpu.
+        """
         ...
 
 
@@ -274,6 +285,10 @@ class Attachments(Protocol):
 
     def segment_mtu(self, segment: str) -> int:
         """Return a segment's pod MTU in bytes; AttachRefusedError names an unknown segment."""
+        ...
+
+    def knows_segment(self, segment: str) -> bool:
+        """Say whether this node has been told of a segment; waits a moment just after the start."""
         ...
 
     def obstacle(self) -> Obstacle | None:

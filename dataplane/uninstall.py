@@ -15,26 +15,29 @@ from pathlib import Path
 
 from bpf import xdp
 from bpf.bpffs import unmount
-from bpf.syscalls import BpfError
+from dataplane.api.dpu import DpuClient
 from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
+from dataplane.cni.vf_records import VfRecord, VfRecords
 from dataplane.config import AgentConfig
-from dataplane.core.errors import FabricUnavailableError, OverweaveError
+from dataplane.contracts import AttachRefusedError, Vf
+from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Node
+from dataplane.device_config import host_vfs
 from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
 from dataplane.host.pod import OUR_GROUP
+from dataplane.host.vf import VfWiring
 from dataplane.netlink import links, u32
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import OWNER, Slot, delete_bpf, list_bpf
 from overlay_ovs.tunnels import delete_route, routes
 from ovs_client.daemons import DatabaseServer, OvsInstance, Place
 from ovs_client.database import Tls
-from ovs_client.errors import DatabaseError
 from ovs_client.process import Process
-from ovs_client.unixctl import Unixctl, UnixctlError
+from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
@@ -54,6 +57,7 @@ _OVS_FILES = (
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
 _COMMAND = Path("/usr/local/bin/overweave")
 _OVS_TIMEOUT_S = 3.0
+_DPU_TIMEOUT_S = 5.0
 _AGENT_GRACE_S = 10.0  # it answers the CNI requests it has, for 2 s, and ends
 
 
@@ -119,6 +123,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
+        partial(_vfs, config),
         _xdp_programs,
         partial(_routes, config),
         partial(_bridges, config, vswitch),
@@ -130,7 +135,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
             things += look()
         except _InUseError as error:
             kept.append(str(error))
-        except (BpfError, DatabaseError, FabricUnavailableError, UnixctlError) as error:
+        except OverweaveError as error:
             unseen.append(str(error))
     things += [*_own_switch(config), *_pins(config.bpffs), *_metrics_socket(config)]
     things += _below(config.run_dir, _RUN_FILES, things)
@@ -183,6 +188,36 @@ def _links() -> Iterator[Thing]:
         for netdev in links.every(rtnl):
             if netdev.group == OUR_GROUP and netdev.kind == "veth":
                 yield Thing(f"link {netdev.name} ({netdev.alias})", partial(_delete, netdev.name))
+
+
+def _vfs(config: AgentConfig) -> list[Thing]:
+    """Return the VFs of DPUs that pods have; what a DPU's agent has not let go of stays known."""
+    directory = config.state_dir / "vfs"
+    if not directory.is_dir():
+        return []
+    records, known = VfRecords(directory), {vf.device_id: vf for vf in host_vfs(config.devices)}
+    return [
+        *(
+            Thing(
+                f"VF {record.netdev} of pod {record.key}",
+                partial(_bring_home, records, record, known.get(record.device_id)),
+            )
+            for record in records.load()
+        ),
+        Thing(f"directory {directory}", partial(_remove_empty, directory), directory),
+    ]
+
+
+def _bring_home(records: VfRecords, record: VfRecord, vf: Vf | None) -> None:
+    """Do as DEL does; without ``vf`` the configuration does not say any more whom to tell."""
+    if record.port is not None:
+        VfWiring().unplumb(record.port.attachment)
+    if vf is not None:
+        try:
+            DpuClient().detach(vf, record.key, _DPU_TIMEOUT_S)
+        except AttachRefusedError as error:
+            raise OverweaveError(f"it is here, but {error}") from error
+    records.remove(record.key)
 
 
 def _delete(name: str) -> None:

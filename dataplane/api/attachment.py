@@ -79,9 +79,10 @@ class AttachmentService(rpc.AttachmentServicer):
 
     def GetDevices(self, request: pb.GetDevicesRequest, context: object) -> pb.GetDevicesResponse:
         """Return what is served."""
-        del request, context
+        del context
         served = [pb.ServedDevice(serial=s, vfs=len(names)) for s, names in self._devices.items()]
-        return pb.GetDevicesResponse(node=self._node, devices=served)
+        obstacle = self._obstacle(request.segment)
+        return pb.GetDevicesResponse(node=self._node, devices=served, obstacle=obstacle)
 
     def Attach(self, request: pb.AttachRequest, context: grpc.ServicerContext) -> pb.AttachResponse:
         """Return what was attached, once every local Target has it."""
@@ -110,6 +111,17 @@ class AttachmentService(rpc.AttachmentServicer):
                 return pb.CheckResponse(faults=[f"the DPU {self._node} does not know {key}"])
             return pb.CheckResponse(faults=self._attachments.faults(key))
         raise AssertionError("a refusal ends the call")
+
+    def _obstacle(self, segment: str) -> str:
+        found = self._attachments.obstacle()
+        if found is not None:
+            return found.message
+        if segment:
+            try:
+                self._attachments.segment_mtu(segment)
+            except AttachRefusedError as error:
+                return str(error)
+        return ""
 
     def _attach(self, wanted: AttachRequest) -> pb.AttachResponse:
         self._refuse_taken(wanted)
@@ -276,4 +288,5 @@ def _response(port: Port, *, published: bool) -> pb.AttachResponse:
         mtu=port.mtu,
         vni=segment.vni,
         published=published,
+        routes=map(str, port.on_link),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 
 import grpc
 
@@ -57,6 +57,12 @@ class DpuClient:
             )
             return tuple(dpu.Check(question, timeout=timeout_s).faults)
 
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
+        """Return why it would attach nothing."""
+        with _asking(address) as dpu:
+            question = pb.GetDevicesRequest(segment=segment)
+            return str(dpu.GetDevices(question, timeout=timeout_s).obstacle)
+
     def serials(self, address: str, timeout_s: float) -> frozenset[str]:
         """Return which devices the agent at ``address`` serves. Raises AttachRefusedError."""
         with _asking(address) as dpu:
@@ -92,6 +98,7 @@ def _attached(vf: Vf, answer: pb.AttachResponse) -> Attached:
         return Attached(
             mac=Mac(answer.mac),
             interfaces=tuple(map(ip_interface, answer.addresses)),
+            routes=tuple(map(ip_network, answer.routes)),
             mtu=answer.mtu,
             vni=Vni(answer.vni),
             published=answer.published,

@@ -18,6 +18,7 @@ from dataplane.core.model import Attachment, AttachmentKey
 
 DETACH_S = 5.0
 CHECK_S = 10.0
+STATUS_S = 2.0
 RETRY_S = 10.0
 
 log = structlog.get_logger()
@@ -70,6 +71,22 @@ class Front:
             holder = self._holder(vf)
         if holder is not None and not holder.leaving and holder.key != key:
             raise _taken(vf, holder)
+
+    def expect_ready(self, segment: str) -> None:
+        """Raise AttachRefusedError if no DPU's agent would attach a VF to ``segment`` now."""
+        whys = []
+        for address in dict.fromkeys(vf.dpu for vf in self._vfs.values()):
+            try:
+                why = self._dpu.obstacle(address, segment, STATUS_S)
+            except AttachRefusedError as error:
+                whys.append(str(error))
+                continue
+            if not why:
+                return
+            whys.append(f"DPU at {address}: {why}")
+        raise AttachRefusedError(
+            Code.TRY_AGAIN, f"this node does not know segment {segment!r}; {'; '.join(whys)}"
+        )
 
     # --- as contracts.Attachments says ---
 
@@ -227,6 +244,7 @@ def _completed(record: VfRecord, attached: Attached) -> VfRecord:
         record,
         mac=str(attached.mac),
         interfaces=tuple(map(str, attached.interfaces)),
+        routes=tuple(map(str, attached.routes)),
         mtu=attached.mtu,
         vni=int(attached.vni),
     )

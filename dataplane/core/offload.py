@@ -17,6 +17,9 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint, SegmentView
@@ -63,21 +66,32 @@ class Choice:
     reasons: Mapping[EntryKey, Reason] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """An entry and those that come with it; it gives the rank, its traffic or that it is pinned."""
+class _Candidate(NamedTuple):
+    """An entry and those that come with it; it gives the rank, its traffic or that it is pinned.
+
+    ``own`` are the parts that no other candidate needs.
+    """
 
     key: EntryKey
     others: frozenset[EntryKey]
-    bundles: tuple[_Bundle, ...]
+    own: _Parts
+    shared: tuple[_Bundle, ...]
     pinned: bool
 
+    def rate(self, rates: Mapping[EntryKey, float]) -> float:
+        """Return by how much it deserves a place."""
+        return math.inf if self.pinned else rates.get(self.key, 0.0)
 
-@dataclass(frozen=True, slots=True, eq=False)  # two of the same parts are two
+
+_Parts = tuple[tuple[Part, int], ...]
+_REMOTE: _Parts = ((Part.REMOTE, 1),)
+
+
+@dataclass(slots=True, eq=False)  # two of the same parts are two
 class _Bundle:
     """Parts, and how many of each, that take rows once however many candidates need them."""
 
-    parts: tuple[tuple[Part, int], ...]
+    parts: _Parts
 
 
 def choose(
@@ -91,8 +105,13 @@ def choose(
         return Choice()
     capability = view.capability
     segments = [_Segment(each, capability, next_hops) for each in desired.segments.values()]
-    reasons = {key: why for segment in segments for key, why in segment.refused()}
-    candidates = [candidate for segment in segments for candidate in segment.candidates()]
+    reasons: dict[EntryKey, Reason] = {}
+    candidates: list[_Candidate] = []
+    for key, verdict in chain.from_iterable(segment.verdicts() for segment in segments):
+        if isinstance(verdict, _Candidate):
+            candidates.append(verdict)
+        else:
+            reasons[key] = verdict
     if capability is None or capability.obstacle:
         # What was there comes back as it was, as soon as the device does.
         why = Reason.SWITCH_TAKEN if capability else Reason.DEVICE_DOWN
@@ -108,26 +127,25 @@ def _ranked(
     before: frozenset[EntryKey],
     reasons: Mapping[EntryKey, Reason],
 ) -> Choice:
-    def rate_of(candidate: _Candidate) -> float:
-        return math.inf if candidate.pinned else rates.get(candidate.key, 0.0)
-
     def rank(candidate: _Candidate) -> float:
-        rate = rate_of(candidate)
+        rate = candidate.rate(rates)
         return rate * ADVANTAGE if candidate.key in before else rate
 
     placed: set[EntryKey] = set()
     whys = dict(reasons)
-    for candidate in sorted(candidates, key=lambda each: (-rank(each), each.key)):
-        needed = KEEP_ABOVE if candidate.key in before else PROMOTE_AT
-        if rate_of(candidate) < needed:
-            whys[candidate.key] = Reason.BELOW_THRESHOLD
-        elif room.take(candidate.bundles):
-            placed.add(candidate.key)
+    in_order = sorted(candidates, key=attrgetter("key"))  # and so among those of one rank
+    in_order.sort(key=rank, reverse=True)
+    for candidate in in_order:
+        key, rate = candidate.key, candidate.rate(rates)
+        if rate < (KEEP_ABOVE if key in before else PROMOTE_AT):
+            whys[key] = Reason.BELOW_THRESHOLD
+        elif room.take(candidate):
+            placed.add(key)
             placed |= candidate.others
         else:
             # Once out, it would not even come back into an empty table: that is why it is out.
-            is_small = rate_of(candidate) < PROMOTE_AT
-            whys[candidate.key] = Reason.BELOW_THRESHOLD if is_small else Reason.TABLE_FULL
+            is_small = rate < PROMOTE_AT
+            whys[key] = Reason.BELOW_THRESHOLD if is_small else Reason.TABLE_FULL
     return Choice(frozenset(placed), {key: why for key, why in whys.items() if key not in placed})
 
 
@@ -141,21 +159,30 @@ class _Room:
             for part, rows in table.rows.items():
                 self._rows[part][table.name] = rows
         self._taken: set[_Bundle] = set()
+        self._costs: dict[_Parts, Mapping[str, int]] = {}
 
-    def take(self, bundles: Iterable[_Bundle]) -> bool:
+    def take(self, candidate: _Candidate) -> bool:
         """Take what is not taken yet; False, and nothing taken, if a table lacks the rows."""
-        fresh = [bundle for bundle in bundles if bundle not in self._taken]
-        needed: Counter[str] = Counter()
+        fresh = [bundle for bundle in candidate.shared if bundle not in self._taken]
+        needed = dict(self._cost(candidate.own))
         for bundle in fresh:
-            for part, count in bundle.parts:
-                for table, rows in self._rows[part].items():
-                    needed[table] += rows * count
+            for table, rows in self._cost(bundle.parts).items():
+                needed[table] = needed.get(table, 0) + rows
         if any(rows > self._left[table] for table, rows in needed.items()):
             return False
         for table, rows in needed.items():
             self._left[table] -= rows
         self._taken.update(fresh)
         return True
+
+    def _cost(self, parts: _Parts) -> Mapping[str, int]:
+        if parts not in self._costs:
+            cost: Counter[str] = Counter()
+            for part, count in parts:
+                for table, rows in self._rows[part].items():
+                    cost[table] += rows * count
+            self._costs[parts] = cost
+        return self._costs[parts]
 
 
 class _Segment:
@@ -166,34 +193,35 @@ class _Segment:
     ) -> None:
         self._view = view
         self._capability = capability
-        self._next_hops = next_hops
         self._pins = {
             word: frozenset(pin.endpoint for pin in view.pins if pin.hardware is word)
             for word in Hardware
         }
         self._behind = [port for port in view.ports if self._why_not(port) is None]
+        self._whole = self._why_no_remote()
+        self._reached = frozenset(vtep for vtep in view.flood if vtep in next_hops)
 
-    def candidates(self) -> Iterator[_Candidate]:
-        ports = {self._key(port.attachment.mac): _port(port) for port in self._behind}
-        local = frozenset(ports)
-        for port in self._behind:
-            own = ports[self._key(port.attachment.mac)]
-            yield self._candidate(port.attachment, frozenset(), (own,))
-        members = {vtep: _Bundle(((Part.MEMBER, 1),)) for vtep in self._view.flood}
-        for remote in self._view.remotes:
-            if self._why_not_remote(remote) is None:
-                bundles = (_Bundle(((Part.REMOTE, 1),)), members[remote.vtep], *ports.values())
-                yield self._candidate(remote.endpoint, local, bundles)
-
-    def refused(self) -> Iterator[tuple[EntryKey, Reason]]:
+    def verdicts(self) -> Iterator[tuple[EntryKey, _Candidate | Reason]]:
+        """Yield of each entry that it may be placed, or why not."""
+        ports: dict[EntryKey, _Bundle] = {}
         for port in self._view.ports:
-            why = self._why_not(port)
-            if why:
-                yield self._key(port.attachment.mac), why
+            key, why = self._key(port.attachment.mac), self._why_not(port)
+            if why is None:
+                ports[key] = _port(port)
+                pinned = self._is(Hardware.ALWAYS, port.attachment)
+                yield key, _Candidate(key, frozenset(), (), (ports[key],), pinned)
+            else:
+                yield key, why
+        local, bundles = frozenset(ports), tuple(ports.values())
+        shared = {vtep: (_Bundle(((Part.MEMBER, 1),)), *bundles) for vtep in self._view.flood}
         for remote in self._view.remotes:
-            why = self._why_not_remote(remote)
-            if why:
-                yield self._key(remote.endpoint.mac), why
+            endpoint = remote.endpoint
+            key, why = self._key(endpoint.mac), self._why_not_remote(remote)
+            if why is None:
+                pinned = self._is(Hardware.ALWAYS, endpoint)
+                yield key, _Candidate(key, local, _REMOTE, shared[remote.vtep], pinned)
+            else:
+                yield key, why
 
     def _why_not(self, port: Port) -> Reason | None:
         if port.state is PortState.BLOCKED:
@@ -212,15 +240,20 @@ class _Segment:
         return None
 
     def _why_not_remote(self, remote: RemoteEndpoint) -> Reason | None:
-        segment = self._view.segment
         if self._is(Hardware.NEVER, remote.endpoint):
             return Reason.POLICY_OFF
+        if self._whole:
+            return self._whole
+        return None if remote.vtep in self._reached else Reason.NO_NEXTHOP
+
+    def _why_no_remote(self) -> Reason | None:
+        """Return why no endpoint of another node may be placed, whichever it is."""
         if not self._behind:
             return self._why_nobody()
-        known = self._capability
+        segment, known = self._view.segment, self._capability
         if known and (segment.encap, segment.underlay) not in known.tunnels:
             return Reason.UNSUPPORTED_ENCAP
-        return None if remote.vtep in self._next_hops else Reason.NO_NEXTHOP
+        return None
 
     def _why_nobody(self) -> Reason:
         """Return why no port is behind the switch: what comes nearest to being there."""
@@ -230,15 +263,6 @@ class _Segment:
             return Reason.POLICY_OFF
         unguarded = Reason.UNSUPPORTED_GUARD in obstacles
         return Reason.UNSUPPORTED_GUARD if unguarded else Reason.NO_SWITCH_PORT
-
-    def _candidate(
-        self,
-        owner: Attachment | Endpoint,
-        others: frozenset[EntryKey],
-        bundles: tuple[_Bundle, ...],
-    ) -> _Candidate:
-        pinned = self._is(Hardware.ALWAYS, owner)
-        return _Candidate(self._key(owner.mac), others, bundles, pinned)
 
     def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:
         """Say whether a pin says ``word`` of ``owner``; who is never there is no candidate."""

@@ -36,7 +36,8 @@ class VfWiring:
             try:
                 if netns.run(lambda: _in_pod(attachment)) is None:
                     _move_in(netns, attachment)
-                netns.run(lambda: pod_end.finish(port, routes))
+                netns.run(lambda: pod_end.bring_up(port))
+                netns.run(lambda: pod_end.give_addresses(port, routes))
             except BaseException:
                 with suppress(OverweaveError):
                     self.unplumb(attachment)

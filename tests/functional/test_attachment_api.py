@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dataplane.contracts import AttachRefusedError
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest, DeviceSeen, Event
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from tests.functional.cni_world import FakeAttachments
 from tests.functional.namespaces import wait_until
 
@@ -182,11 +184,18 @@ def test_attach_is_repeatable_and_keeps_everything(dpu: Dpu) -> None:
     first = dpu.attach(mac="02:00:00:00:00:77", mtu=1300)
     assert (first.mac, first.mtu, first.vni) == ("02:00:00:00:00:77", 1300, 10)
     assert list(first.addresses) == ["10.1.0.2/20", "fd00:1::2/64"]
+    assert list(first.routes) == []
     assert dpu.attach(mac="02:00:00:00:00:77", mtu=1300) == first
     held = dpu.held.attachment(AttachmentKey("c1", "eth0"))
     assert held is not None
     assert (held.netdev, held.netns, held.identity) == ("rep0", "", "ns/pod/eth0")
     assert (held.network, held.requested_at) == ("pods", 1_800_000_000)
+
+
+def test_what_else_is_on_the_link_is_told(dpu: Dpu) -> None:
+    blue = dpu.held.segments["blue"]
+    dpu.held.segments["blue"] = replace(blue, subnets=(*blue.subnets, ip_network("10.2.0.0/20")))
+    assert list(dpu.attach(ips=["10.1.0.5"]).routes) == ["10.2.0.0/20"]
 
 
 @pytest.mark.parametrize(
@@ -253,6 +262,16 @@ def test_detach_is_repeatable_and_knows_its_own(dpu: Dpu) -> None:
     with pytest.raises(grpc.RpcError) as error:
         dpu.attach()
     refused(error.value, Status.ALREADY_EXISTS, 101, "c1/eth0 is attached")
+
+
+def test_whether_it_would_attach(dpu: Dpu) -> None:
+    def obstacle(segment: str) -> str:
+        return str(dpu.stub.GetDevices(pb.GetDevicesRequest(segment=segment)).obstacle)
+
+    assert [obstacle("blue"), obstacle("")] == ["", ""]
+    assert obstacle("nowhere") == "segment 'nowhere' does not exist"
+    dpu.held.obstruction = Obstacle("the underlay has no address")
+    assert [obstacle("blue"), obstacle("")] == ["the underlay has no address"] * 2
 
 
 def test_check(dpu: Dpu) -> None:

@@ -271,9 +271,28 @@ def test_a_database_that_is_not_there_is_told(device: Device, tmp_path: Path) ->
     switch = MarvellSwitch(place, "node-a", time.monotonic)
     try:
         for call in calls(switch).values():
-            assert "db.sock" in refused(call, 1)
+            assert f"database Open_vSwitch at unix:{tmp_path}/db.sock: " in refused(call, 1)
     finally:
         switch.close()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_database_that_does_not_answer_as_it_should_is_told(
+    device: Device, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "db.sock"
+    before = device.dumped()
+    with impostor(path, ANSWERS[name]):
+        switch = MarvellSwitch(
+            replace(device.place, database=f"unix:{path}"), "node-a", time.monotonic
+        )
+        try:
+            time.sleep(0.3)  # to be told something
+            for call in calls(switch).values():
+                assert f"database Open_vSwitch at unix:{path}: " in refused(call, 1)
+        finally:
+            switch.close()
+    assert device.dumped() == before
 
 
 def test_a_bridge_that_speaks_another_openflow_keeps_its_words(device: Device) -> None:

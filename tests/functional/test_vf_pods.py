@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dataplane.cni.vf_records import VfRecords
 from dataplane.contracts import AttachRefusedError, Vf
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from dataplane.host.vf import VfWiring
 from dataplane.netlink.netns import Netns
 from tests.functional.cni_world import FakeAttachments, FakeWiring, Outcome, World
@@ -194,6 +196,20 @@ def test_a_vf_that_came_back_with_the_pods_name(host: HostWorld, pod: Netns) -> 
     host.assert_home()
 
 
+def test_every_subnet_of_the_segment_is_on_the_pods_link(host: HostWorld, pod: Netns) -> None:
+    """The host, which may not know the segment, is told by the DPU's agent, and remembers."""
+    blue = host.dpu.segments["blue"]
+    host.dpu.segments["blue"] = replace(blue, subnets=(*blue.subnets, ip_network("10.2.0.0/20")))
+    ips = {"ips": ["10.1.0.5/20"]}
+    config = host.config(deviceID=VF0, runtimeConfig=ips)
+    assert host.run("ADD", config).status == 0
+    shown_routes = run("ip", "-n", name_of(pod), "route").splitlines()
+    assert any(
+        line.startswith("10.2.0.0/20 dev eth0") and "via" not in line for line in shown_routes
+    )
+    assert VfRecords(host.directory / "vfs").load()[0].routes == ("10.2.0.0/20",)
+
+
 def test_add_twice_is_refused(host: HostWorld) -> None:
     assert host.add().status == 0
     failed(host.add(), 101, "already has eth0", "call DEL first")
@@ -344,6 +360,32 @@ def test_check_asks_the_dpu(host: HostWorld) -> None:
     host.stop_dpu()
     failed(host.run("CHECK", config), 103, str(host.dpu_socket))
     host.start_dpu()
+
+
+def test_status_of_a_segment_that_only_the_dpu_knows_is_the_dpus(host: HostWorld) -> None:
+    """The host is in no fabric, or in another one: it is only the front."""
+    own = host.attachments
+    own.obstruction, own.segments = Obstacle("the fabric database is away"), {}
+    assert host.run("STATUS").status == 0
+    assert host.add().status == 0
+    host.dpu.obstruction = Obstacle("flows: not ready yet")
+    failed(host.run("STATUS"), 50, "does not know segment 'blue'", "flows: not ready yet")
+    host.dpu.obstruction, segments = None, host.dpu.segments
+    host.dpu.segments = {}
+    failed(host.run("STATUS"), 50, "segment 'blue' does not exist", str(host.dpu_socket))
+    host.dpu.segments = segments
+    host.stop_dpu()
+    failed(host.run("STATUS"), 50, str(host.dpu_socket), "does not answer")
+    host.start_dpu()
+    assert host.run("STATUS").status == 0
+
+
+def test_status_of_a_segment_that_the_host_knows_is_its_own(host: HostWorld) -> None:
+    host.attachments.obstruction = Obstacle("flows: not ready yet", limits_existing=True)
+    failed(host.run("STATUS"), 51, "flows: not ready yet")
+    host.attachments.obstruction = None
+    host.dpu.obstruction = Obstacle("flows: not ready yet")
+    assert host.run("STATUS").status == 0
 
 
 def test_gc_takes_what_is_not_wanted(host: HostWorld) -> None:

@@ -574,6 +574,13 @@ def test_a_slot_of_another_attachment_is_programmed_anew(lab: Lab) -> None:
         lab.agent.wait_programmed(POD, 0.2)
 
 
+def test_a_segment_is_known_once_it_was_told(lab: Lab) -> None:
+    assert not lab.agent.knows_segment("blue")
+    lab.synced()
+    assert until(lambda: lab.agent.knows_segment("blue"))
+    assert not lab.agent.knows_segment("green")
+
+
 class TestSwitch:
     """A pod behind the DPU's switch, and one elsewhere that it talks to."""
 

@@ -109,6 +109,27 @@ def test_get_dpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("host", "serial", "status", "words"),
+    [
+        pytest.param(ILL, "1", False, " Answers=False since", id="its host does not hear it"),
+        pytest.param(WELL, "1", True, "", id="its host hears it"),
+        pytest.param(ILL, "2", True, "", id="that of another DPU is not heard"),
+    ],
+)
+def test_a_dpu_that_its_host_does_not_hear_is_not_ready(
+    host: Condition, serial: str, *, status: bool, words: str
+) -> None:
+    """Its row is what its agent said last, and stays when that one dies."""
+    dpu = replace(DPU, node="d1", ready=True, conditions=(WELL,))
+    front = replace(HOST, serial=serial, ready=host.holds, conditions=(host,))
+    records = {record["name"]: record for record in get.dpu_records((dpu, front))}
+    assert records["1-dpu"]["status"] is status
+    said = " ".join(records["1-dpu"]["conditions"])
+    assert (words in said, f"no answer (says {front.node})" in said) == (True, not status)
+    assert records["1-host"]["status"] is host.holds
+
+
 def test_get_dpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     head, dpu, host = shown(monkeypatch, "-o", "wide").splitlines()
     assert head.split("   ")[-1] == "CONDITIONS"

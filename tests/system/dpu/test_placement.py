@@ -24,6 +24,13 @@ from tests.system.spoofs import HONEST, SPOOFS, Pods
 from tests.unit.test_metrics import documented
 
 OPEN = Colour("open", 25, "vxlan", "ipv6")
+WIDE = """\
+kind: Segment
+name: wide
+vni: 1027
+subnets: [10.27.0.0/24, 10.28.0.0/24]
+static_ranges: [10.27.0.128/25, 10.28.0.128/25]
+"""
 
 
 def test_all_pairs(scene: DpuScene, colour: Colour, proven: Proven) -> None:
@@ -154,6 +161,22 @@ def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -
         assert tight[name] == {}, name
     for name in HONEST:
         assert tight[name][talk.far.name] == 1, name
+
+
+def test_pods_in_different_subnets_of_a_segment_reach_each_other(scene: DpuScene) -> None:
+    lab.apply(scene.paths, WIDE)
+    wanted = [Pod("wide0", "h1", "wide", ips=("10.27.0.130/24",), device=scene.spare_vf)]
+    wanted += [Pod("wide1", "d1", "wide", ips=("10.28.0.131/24",))]
+    wanted += [Pod("wide2", "n2", "wide", ips=("10.28.0.132/24",))]
+    stations = [scene.runtime.add(pod) for pod in wanted]
+    for source in stations:
+        for sink in stations:
+            if sink is not source:
+                until(lambda: probes.ping(source, sink.ip(4), Pace()).received == 1)  # noqa: B023
+                assert probes.ping(source, sink.ip(4), Pace(5)).lost == 0
+    for pod in wanted:
+        scene.runtime.delete(pod.name)
+    lab.overweave(scene.paths, "delete", "segment", "wide")
 
 
 def sent(pods: Pods) -> Mapping[str, Counter[str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -15,6 +16,8 @@ from dataplane.core.placement import Traffic
 
 WATCH_S = 0.5  # a device that has died is noticed within a second
 MEASURE_S = 1.0
+_NOTHING = Traffic(0, 0)
+_Counts = Mapping[EntryKey, Traffic]
 
 log = structlog.get_logger()
 
@@ -32,7 +35,7 @@ class SwitchFeed:
         self._clock = clock
         self._post: Post = _ignore
         self._seen: SwitchSeen | None = None
-        self._packets: Mapping[EntryKey, int] = {}
+        self._counted: tuple[_Counts, ...] = ()
         self._measured_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="switch-watch", daemon=True)
@@ -79,14 +82,11 @@ class SwitchFeed:
         except OverweaveError as error:
             log.warning("switch.unmeasured", error=str(error))
             return
-        now = self._clock()
-        packets = {key: each.packets for key, each in in_software.items()}
-        for key, each in in_switch.items():
-            packets[key] = packets.get(key, 0) + each.packets
+        now, counted = self._clock(), (in_switch, in_software)
         if self._measured_at is not None:
-            rates = _rates(self._packets, packets, now - self._measured_at)
+            rates = _rates(self._counted, counted, now - self._measured_at)
             self._post(TrafficMeasured(rates, frozenset(in_switch)))
-        self._measured_at, self._packets = now, packets
+        self._measured_at, self._counted = now, counted
 
 
 class Counters:
@@ -106,14 +106,23 @@ class Counters:
 
 
 def _rates(
-    before: Mapping[EntryKey, int], now: Mapping[EntryKey, int], seconds: float
+    before: Sequence[_Counts], now: Sequence[_Counts], seconds: float
 ) -> dict[EntryKey, float]:
-    """Return packets per second; a counter that has begun anew counts from nothing."""
-    return {
-        key: (count - before.get(key, 0) if count >= before.get(key, 0) else count) / seconds
-        for key, count in now.items()
-        if key in before
-    }
+    """Return packets per second on all paths, of what each path had counted and has counted now.
+
+    Each path for itself: one that has let go of an entry has forwarded nothing of it, however much
+    another has counted in its life.
+    """
+    forwarded: Counter[EntryKey] = Counter()
+    for earlier, later in zip(before, now, strict=True):
+        for key, each in later.items():
+            forwarded[key] += _since(earlier.get(key, _NOTHING).packets, each.packets)
+    return {key: packets / seconds for key, packets in forwarded.items()}
+
+
+def _since(before: int, now: int) -> int:
+    """Return by how much a counter grew; one that has begun anew counts from nothing."""
+    return now - before if now >= before else now
 
 
 def _ignore(_event: object) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from dataplane.core.capability import Capability
 from dataplane.core.errors import TargetError
 from dataplane.core.events import Event, SwitchSeen, TrafficMeasured
@@ -13,6 +15,7 @@ from dataplane.switch import MEASURE_S, SwitchFeed
 
 KEY = EntryKey(Vni(7), Mac("02:00:00:00:00:01"))
 OTHER = EntryKey(Vni(7), Mac("02:00:00:00:00:02"))
+LIFETIME = 1_000_000  # packets
 
 
 class Stand:
@@ -69,6 +72,34 @@ def test_a_counter_that_begins_anew_is_no_negative_rate() -> None:
     stand.later()
     stand.in_switch = {KEY: traffic(8)}
     assert stand.later() == [TrafficMeasured({KEY: 8 / MEASURE_S}, frozenset({KEY}))]
+
+
+@pytest.mark.parametrize(
+    ("steps", "rates"),
+    [
+        pytest.param([(LIFETIME, 40), (LIFETIME, None)], [0.0], id="demoted, and nobody sends"),
+        pytest.param([(LIFETIME, 40), (LIFETIME + 3, None)], [3.0], id="demoted, and it goes on"),
+        pytest.param([(LIFETIME, None), (LIFETIME, 7)], [7.0], id="promoted"),
+        pytest.param([(LIFETIME, 500), (LIFETIME, 8)], [8.0], id="reset"),
+        pytest.param([(LIFETIME, 40), (None, 45)], [5.0], id="software lets go of it"),
+        pytest.param([(None, None), (9, None)], [9.0], id="new"),
+        pytest.param(
+            [(LIFETIME, 40), (LIFETIME, None), (LIFETIME, 0), (LIFETIME, 2)],
+            [0.0, 0.0, 2.0],
+            id="it comes and goes",
+        ),
+    ],
+)
+def test_a_path_that_lets_go_of_an_entry_makes_no_flood_of_it(
+    steps: list[tuple[int | None, int | None]], rates: list[float]
+) -> None:
+    """What software has counted in an entry's whole life is no traffic of this second."""
+    stand, measured = Stand(), []
+    for software, switch in steps:
+        stand.in_software = {} if software is None else {KEY: traffic(software)}
+        stand.in_switch = {} if switch is None else {KEY: traffic(switch)}
+        measured += [e.rates[KEY] for e in stand.later() if isinstance(e, TrafficMeasured)]
+    assert measured == [rate / MEASURE_S for rate in rates]
 
 
 def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None:

@@ -58,17 +58,22 @@ class SwitchFeed:
 
     def watch(self) -> None:
         """Ask once, and post what is news."""
-        seen = self._ask()
-        was_down = self._seen is not None and self._seen.capability is None
-        if seen != self._seen:
+        before, measured = self._seen, None
+        try:
+            seen = self._ask()
+            if seen.capability is not None and self._is_due():
+                measured = self._measure()
+        except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
+            seen = SwitchSeen(None, f"internal error, please report it: {caught!r}")
+            if seen != before:
+                log.exception("switch.crashed")
+        if seen != before:
             self._seen = seen
             self._post(seen)
-        if seen.capability is None:
-            return
-        if was_down:
+        if seen.capability is not None and before is not None and before.capability is None:
             self._look()
-        if self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S:
-            self._measure()
+        if measured is not None:
+            self._post(measured)
 
     def _ask(self) -> SwitchSeen:
         try:
@@ -76,17 +81,22 @@ class SwitchFeed:
         except OverweaveError as error:
             return SwitchSeen(None, str(error))
 
-    def _measure(self) -> None:
+    def _is_due(self) -> bool:
+        return self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S
+
+    def _measure(self) -> TrafficMeasured | None:
+        """Return what was forwarded since the last time; None: this is the first, or unreadable."""
         try:
             in_switch, in_software = self._switch.counters(), self._fast.traffic()
         except OverweaveError as error:
             log.warning("switch.unmeasured", error=str(error))
-            return
+            return None
         now, counted = self._clock(), (in_switch, in_software)
-        if self._measured_at is not None:
-            rates = _rates(self._counted, counted, now - self._measured_at)
-            self._post(TrafficMeasured(rates, frozenset(in_switch)))
+        before, since = self._counted, self._measured_at
         self._measured_at, self._counted = now, counted
+        if since is None:
+            return None
+        return TrafficMeasured(_rates(before, counted, now - since), frozenset(in_switch))
 
 
 class Counters:
@@ -101,8 +111,8 @@ class Counters:
         """Return what each entry the switch holds has forwarded; None: it does not answer."""
         try:
             return self._switch.counters()
-        except OverweaveError:
-            return None  # the feed notices, too, and says why
+        except Exception:  # noqa: BLE001  # the feed is told the same, and says it
+            return None
 
 
 def _rates(

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 
 import pytest
 
+from dataplane import switch as module
 from dataplane.core.capability import Capability
 from dataplane.core.errors import TargetError
 from dataplane.core.events import Event, SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.core.placement import Traffic
-from dataplane.switch import MEASURE_S, SwitchFeed
+from dataplane.core.reasons import Reason
+from dataplane.switch import MEASURE_S, Counters, SwitchFeed
+from tests.unit.test_agent import until
 
 KEY = EntryKey(Vni(7), Mac("02:00:00:00:00:01"))
 OTHER = EntryKey(Vni(7), Mac("02:00:00:00:00:02"))
@@ -23,6 +26,7 @@ class Stand:
 
     def __init__(self) -> None:
         self.down = ""
+        self.bug = ""  # the name of the question at which a fault of ours shows
         self.in_switch: dict[EntryKey, Traffic] = {}
         self.in_software: dict[EntryKey, Traffic] = {}
         self.now = 100.0
@@ -32,15 +36,25 @@ class Stand:
         self.feed._post = self.events.append
 
     def describe(self) -> Capability:
+        self._fail("describe")
         if self.down:
             raise TargetError(self.down)
         return Capability("test", "switch")
 
     def counters(self) -> Mapping[EntryKey, Traffic]:
+        self._fail("counters")
         return dict(self.in_switch)
 
     def traffic(self) -> Mapping[EntryKey, Traffic]:
+        self._fail("traffic")
         return dict(self.in_software)
+
+    def counts(self) -> Mapping[int, Mapping[Reason, int]]:
+        return {}
+
+    def _fail(self, question: str) -> None:
+        if question == self.bug:
+            raise KeyError("dl_dst")
 
     def _look(self) -> None:
         self.looks += 1
@@ -112,3 +126,36 @@ def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None
     stand.down = ""
     assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
     assert stand.looks == 1
+
+
+@pytest.mark.parametrize("question", ["describe", "counters", "traffic"])
+def test_a_fault_of_ours_is_said_once_and_ends_nothing(question: str) -> None:
+    stand = Stand()
+    stand.later()
+    stand.bug = question
+    assert stand.later() == [
+        SwitchSeen(None, "internal error, please report it: KeyError('dl_dst')")
+    ]
+    assert stand.later() == []
+    stand.bug = ""
+    assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
+    assert stand.looks == 1
+
+
+def test_the_thread_outlives_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WATCH_S", 0.01)
+    stand = Stand()
+    stand.bug = "describe"
+    stand.feed.start(stand.events.append)
+    assert until(lambda: len(stand.events) == 1)
+    stand.bug = ""
+    assert until(lambda: SwitchSeen(Capability("test", "switch")) in stand.events)
+    stand.feed.stop()
+
+
+def test_who_lists_entries_is_told_that_the_switch_does_not_answer() -> None:
+    stand = Stand()
+    counters = Counters(stand, stand)  # type: ignore[arg-type]  # it is asked for one thing alone
+    assert counters.switched() == {}
+    stand.bug = "counters"
+    assert counters.switched() is None

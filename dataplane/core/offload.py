@@ -41,7 +41,8 @@ class SwitchView:
     """What is known of the DPU's switch below this node, and of what the entries forward.
 
     ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds. Without ``capability`` it does not answer, ``error`` says why; both empty: there is none.
+    holds. ``error`` says why it does not answer now, ``capability`` is what it said last; both
+    empty: there is none.
     """
 
     capability: Capability | None = None
@@ -53,6 +54,13 @@ class SwitchView:
     def exists(self) -> bool:
         """Say whether there is a switch, answering or not."""
         return self.capability is not None or bool(self.error)
+
+    @property
+    def why_not(self) -> str:
+        """Return why nothing can be placed now, in words; empty: it can."""
+        if self.capability is None:
+            return self.error or "the switch has not answered yet"
+        return self.error or self.capability.obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +101,9 @@ def choose(
     segments = [_Segment(each, capability, next_hops) for each in desired.segments.values()]
     reasons = {key: why for segment in segments for key, why in segment.refused()}
     candidates = [candidate for segment in segments for candidate in segment.candidates()]
-    if capability is None or capability.obstacle:
+    if capability is None or view.why_not:
         # What was there comes back as it was, as soon as the device does.
-        why = Reason.SWITCH_TAKEN if capability else Reason.DEVICE_DOWN
+        why = Reason.DEVICE_DOWN if view.error else Reason.SWITCH_TAKEN
         known = frozenset(each.key for each in candidates)
         return Choice(before & known, {**reasons, **dict.fromkeys(known, why)})
     return _ranked(candidates, _Room(capability.tables), view.rates, before, reasons)

@@ -77,10 +77,9 @@ class Snapshot:
     def _unswitched(self) -> dict[EntryKey, Cause]:
         """Return why an entry is not, or not yet, in the DPU's switch; empty: there is none."""
         switch = self.state.switch
-        words = switch.capability.obstacle if switch.capability else switch.error
         whole = (Reason.DEVICE_DOWN, Reason.SWITCH_TAKEN)
         causes = {
-            key: Cause(reason, words if reason in whole else "")
+            key: Cause(reason, switch.why_not if reason in whole else "")
             for key, reason in self.choice.reasons.items()
         }
         causes |= {key: Cause(Reason.PENDING) for key in self.choice.placed if key not in causes}

@@ -269,8 +269,7 @@ def _fold_bindings(bindings: Bindings, event: NextHopsChanged | OfportChanged) -
 
 def _fold_switch(view: SwitchView, event: SwitchSeen | TrafficMeasured) -> SwitchView:
     if isinstance(event, SwitchSeen):
-        held = view.held if event.capability else frozenset[EntryKey]()
-        return replace(view, capability=event.capability, error=event.error, held=held)
+        return replace(view, capability=event.capability or view.capability, error=event.error)
     return replace(view, rates=smoothed(view.rates, event.rates), held=event.held)
 
 

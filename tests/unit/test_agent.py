@@ -654,6 +654,26 @@ class TestSwitch:
         lab.agent.post(TrafficMeasured({self.KEY: 1000.0}, keys - {self.KEY}))
         assert until(lambda: set(lab.switch.held) == keys)
 
+    def test_what_the_device_cannot_check_is_not_put_back_when_it_returns(self, lab: Lab) -> None:
+        """A guard changes while the device is down; the worker is the first to see it return."""
+        assert self.SEEN.capability is not None
+        guards = {"rep0": frozenset({Guard.MAC})}
+        seen = SwitchSeen(replace(self.SEEN.capability, guards=guards))
+        lab.agent.post(FabricChanged(upserts=(replace(BLUE, guard=Guard.MAC),)))
+        lab.agent.post(seen)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: len(lab.switch.held) == 2)
+        lab.switch.refuse = "no answer"
+        lab.agent.post(SwitchSeen(None, "no answer"))
+        lab.agent.post(FabricChanged(upserts=(BLUE,)))
+        assert until(lambda: self.complains(lab))
+        lab.switch.held.clear()
+        lab.switch.refuse = ""
+        lab.agent.look(SWITCH_TARGET)
+        assert until(lambda: not self.complains(lab))
+        assert lab.switch.held == {}
+
     def test_other_targets_do_not_render_what_only_the_switch_looks_at(self, lab: Lab) -> None:
         lab.agent.post(self.SEEN)
         lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)

@@ -131,6 +131,32 @@ def test_a_dead_device_keeps_its_entries_in_mind_and_says_why_they_are_not_there
     assert choice == Choice(held, dict.fromkeys(held, Reason.DEVICE_DOWN))
 
 
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        pytest.param(capability(), None, id="what it can"),
+        pytest.param(capability(obstacle="not ours"), None, id="taken before it went"),
+        pytest.param(
+            capability(guards={"rep1": frozenset({Guard.MAC})}),
+            Reason.UNSUPPORTED_GUARD,
+            id="guard",
+        ),
+        pytest.param(capability(guards={}), Reason.NO_SWITCH_PORT, id="port"),
+        pytest.param(capability(tunnels=frozenset()), Reason.UNSUPPORTED_ENCAP, id="encap"),
+    ],
+)
+def test_a_dead_device_keeps_nothing_in_mind_that_it_could_not_do(
+    known: Capability, why: Reason | None
+) -> None:
+    """What is wanted may have changed since it last said what it can."""
+    held = frozenset({key(101), key(1)})
+    away = SwitchView(known, "connection refused")
+    choice = choose(one_port(), away, frozenset(VTEP4), held)
+    assert choice.reasons[key(101)] is (why or Reason.DEVICE_DOWN)
+    assert (key(101) in choice.placed) is (why is None)
+    assert choice.placed <= held
+
+
 def test_a_blocked_port_is_never_behind_the_switch() -> None:
     blocked = replace(behind(1), state=PortState.BLOCKED, reason=Reason.SUPERSEDED)
     world = desired(view(GENEVE4, [blocked], (remote(101, GENEVE4, VTEP4[0]),)))

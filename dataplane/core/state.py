@@ -41,7 +41,7 @@ from dataplane.core.model import (
     Pin,
     Segment,
 )
-from dataplane.core.offload import SwitchView
+from dataplane.core.offload import PROMOTE_AT, SwitchView
 
 _NEWEST_WEIGHS = 0.3  # of a measurement a second: half of a rate is forgotten in two
 
@@ -270,7 +270,9 @@ def _fold_bindings(bindings: Bindings, event: NextHopsChanged | OfportChanged) -
 def _fold_switch(view: SwitchView, event: SwitchSeen | TrafficMeasured) -> SwitchView:
     if isinstance(event, SwitchSeen):
         return replace(view, capability=event.capability or view.capability, error=event.error)
-    return replace(view, rates=smoothed(view.rates, event.rates), held=event.held)
+    # What the switch holds at the start has earned its place: it counts as it did when it came in.
+    earned = dict.fromkeys(event.held, PROMOTE_AT) if view.held is None else view.rates
+    return replace(view, rates=smoothed(earned, event.rates), held=event.held)
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:

@@ -654,6 +654,45 @@ class TestSwitch:
         lab.agent.post(TrafficMeasured({self.KEY: 1000.0}, keys - {self.KEY}))
         assert until(lambda: set(lab.switch.held) == keys)
 
+    def test_a_restart_takes_nothing_out_of_the_switch(self, lab: Lab) -> None:
+        """Nor does it keep what nobody wants any more, once it is known what is there."""
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: len(lab.switch.held) == 2)
+        before, keys = dict(lab.switch.held), lab.agent.snapshot.choice.placed
+        attachment = lab.agent.snapshot.state.attachments[POD]
+        lab.agent.stop()
+        stale = EntryKey(BLUE.vni, Mac("02:00:00:00:00:77"))
+        lab.switch.held[stale] = Entry("placed")
+
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE,)))
+        lab.agent.post(self.SEEN)
+        lab.synced()
+        lab.agent.post(FabricChanged(upserts=(self.FAR, Node("n2", (self.VTEP,)))))
+        lab.agent.post(NextHopsChanged({self.VTEP: Mac("02:00:00:00:00:99")}))
+        lab.agent.poke()
+        lab.agent.wait_programmed(POD, 5)
+        assert not until(lambda: lab.switch.held != {**before, stale: Entry("placed")}, 0.3)
+        lab.agent.post(TrafficMeasured({self.KEY: 0.0}, keys | {stale}))
+        assert until(lambda: stale not in lab.switch.held)
+        for _ in range(9):
+            lab.agent.post(TrafficMeasured({self.KEY: 5.0}, keys))
+        assert not until(lambda: lab.switch.held != before, 0.3)
+
+    def test_what_an_earlier_agent_left_in_the_switch_goes(self, lab: Lab) -> None:
+        """Also where nothing is to be there, and so nothing seems to change."""
+        stale = EntryKey(BLUE.vni, Mac("02:00:00:00:00:77"))
+        lab.switch.held[stale] = Entry("placed")
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 5)
+        assert stale in lab.switch.held
+        lab.agent.post(TrafficMeasured({stale: 9.0}, frozenset({stale})))
+        assert until(lambda: lab.switch.held == {})
+
     def test_what_the_device_cannot_check_is_not_put_back_when_it_returns(self, lab: Lab) -> None:
         """A guard changes while the device is down; the worker is the first to see it return."""
         assert self.SEEN.capability is not None

@@ -72,8 +72,11 @@ def chosen(
     known: Capability | None = None,
     before: frozenset[EntryKey] = frozenset(),
     ways: Iterable[IpAddress] = VTEP4,
+    *,
+    held: frozenset[EntryKey] | None = frozenset(),
 ) -> Choice:
-    return choose(world, SwitchView(known or capability(), rates=rates), frozenset(ways), before)
+    view = SwitchView(known or capability(), rates=rates, held=held)
+    return choose(world, view, frozenset(ways), before)
 
 
 def test_both_directions_of_a_conversation_are_placed_together() -> None:
@@ -122,6 +125,31 @@ def test_foreign_rows_are_room_that_is_not_there() -> None:
 
 def test_without_a_switch_nothing_is_said_of_one() -> None:
     assert choose(one_port(), SwitchView(), frozenset(VTEP4), frozenset()) == Choice()
+
+
+def test_nothing_is_chosen_before_it_is_known_what_the_switch_holds() -> None:
+    choice = chosen(one_port(), {key(101): BUSY}, held=None)
+    assert choice == Choice(reasons=dict.fromkeys((key(1), key(101)), Reason.PENDING))
+    before = frozenset({key(101)})
+    assert chosen(one_port(), {}, before=before, held=None).placed == before
+
+
+def test_what_the_switch_holds_goes_only_by_what_it_forwards_itself() -> None:
+    """As after a restart of the agent, which has not chosen anything yet."""
+    held = frozenset({key(101), key(1), key(999)})
+    assert chosen(one_port(), {key(101): 5.0}, held=held).placed == {key(101), key(1)}
+    assert chosen(one_port(), {key(101): 0.9}, held=held).placed == frozenset()
+    crowded = chosen(one_port((101, 102)), {key(101): 5.0}, capability(5), held=held)
+    assert crowded.placed == frozenset()
+
+
+def test_what_is_held_stays_until_the_rows_of_its_segment_are_complete() -> None:
+    """Whom it talks to is not known yet; nothing is sent to it meanwhile."""
+    own, held = frozenset({key(1)}), frozenset({key(101), key(1)})
+    unsynced = desired(view(GENEVE4, [behind(1)], synced=False))
+    assert chosen(unsynced, {key(1): IDLE}, held=held) == Choice(own, {})
+    assert chosen(unsynced, {key(1): IDLE}).reasons == {key(1): Reason.BELOW_THRESHOLD}
+    assert chosen(one_port(), {key(1): IDLE, key(101): 5.0}, held=held).placed == held
 
 
 def test_a_dead_device_keeps_its_entries_in_mind_and_says_why_they_are_not_there() -> None:
@@ -348,6 +376,7 @@ _PINS = st.dictionaries(
     _PINS,
 )
 @example({1: 1.0}, 0, {1}, set(), {})
+@example({10: 5.0}, 60, {10}, set(VTEP4), {})
 def test_whatever_the_traffic(
     rates: dict[int, float],
     capacity: int,
@@ -362,7 +391,10 @@ def test_whatever_the_traffic(
     world = pinned(desired(view(GENEVE4, ports, far), other), pins)
     known = capability(capacity)
     named = {key(n): rate for n, rate in rates.items()}
-    first = chosen(world, named, known, frozenset(map(key, before)), ways)
+    there = frozenset(map(key, before))
+    first = chosen(world, named, known, there, ways)
+    assert chosen(world, named, known, ways=ways, held=there) == first  # an agent just started
+    assert chosen(world, named, known, first.placed, ways, held=there) == first
     everyone = {key(n) for n in (1, 2, 3, *range(10, 30))} | {key(4, VXLAN4), key(31, VXLAN4)}
     assert first.placed | first.reasons.keys() == everyone
     assert not first.placed & first.reasons.keys()

@@ -53,6 +53,7 @@ from dataplane.core.model import (
     Segment,
     Vni,
 )
+from dataplane.core.offload import KEEP_ABOVE
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State, claim, confirm, fold
 
@@ -497,6 +498,17 @@ def test_a_switch_that_goes_down_is_still_known() -> None:
     assert down == replace(up.switch, error="no answer")
     back = after(SwitchSeen(None, "no answer"), SwitchSeen(other), state=up).switch
     assert back == replace(up.switch, capability=other)
+
+
+def test_what_a_switch_holds_at_the_start_counts_as_if_it_had_just_come_in() -> None:
+    """One second is too short to tell what it forwards; what is silent goes within some."""
+    held, other = (EntryKey(BLUE.vni, Mac(f"02:00:00:00:00:0{n}")) for n in (1, 2))
+    measured = TrafficMeasured({held: 0.0, other: 0.0}, frozenset({held}))
+    first = after(measured)
+    assert first.switch.rates[held] >= KEEP_ABOVE
+    assert first.switch.rates[other] == 0.0
+    assert after(*[measured] * 9, state=first).switch.rates[held] < KEEP_ABOVE
+    assert after(measured, SwitchSeen(None, "no answer")).switch.held == measured.held
 
 
 def test_numbers_and_faults_of_open_vswitch_ports_follow_what_it_says() -> None:

@@ -11,7 +11,7 @@ from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
 from dataplane.core.model import Mac, Vni
 from dataplane.lab import dpus, lab, matrix, nodes, probes
-from dataplane.lab.probes import Pace
+from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
 from tests.coverage_grid import FAMILIES, Proven
@@ -22,6 +22,9 @@ from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.frames import deliver
 from tests.system.spoofs import HONEST, SPOOFS, Pods
 from tests.unit.test_metrics import documented
+
+MODERATE = 0.3  # seconds between pings: above what keeps an entry, below what makes one
+LOOKS = 80  # every 100 ms: past the first measurements of an agent that was just started
 
 OPEN = Colour("open", 25, "vxlan", "ipv6")
 
@@ -131,6 +134,34 @@ def test_a_reset_switch_is_filled_again(talk: Talk) -> None:
     until(is_new, 30)
     print(f"filled again after {time.monotonic() - began:.1f} s")
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
+
+
+def test_a_restart_of_the_agent_takes_nothing_out_of_the_switch(scene: DpuScene) -> None:
+    """What forwards enough to stay, and too little to come in, is as it was: not one row is new."""
+    lime = COLOURS[3]
+    vf, _, _, far = scene.segments[lime.name]
+    with probes.flow(vf, far.ip(4), BUSY):
+        until(lambda: scene.placed(far) and scene.placed(vf), what="not placed")
+    with probes.flow(vf, far.ip(4), MODERATE) as echo:
+        before = counted(scene, lime, vf, far)
+        nodes.kill_agent(scene.paths.node("d1"))
+        lab.start_agents(scene.paths, scene.topology.agents)
+        for _ in range(LOOKS):
+            time.sleep(0.1)
+            after = counted(scene, lime, vf, far)
+            assert all(old <= new for old, new in zip(before, after, strict=True))
+            before = after
+        assert scene.placed(far)
+        assert scene.placed(vf)
+    assert echo.lost == 0
+    assert echo.duplicates == 0
+
+
+def counted(scene: DpuScene, colour: Colour, *stations: Station) -> list[int]:
+    """Return the packets of the rows of ``stations``; a row that was put back begins anew."""
+    rows = [scene.row(colour, station) for station in stations]
+    assert all(rows), "an entry is withdrawn"
+    return [row.packets for row in rows if row]
 
 
 def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -> None:

@@ -304,8 +304,8 @@ def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
     if not state.switch.exists or desired is None:
         return after
     placed, ways = before.state.bindings.placed, state.bindings.next_hops
-    same = (state.switch, desired, ways) == (
-        before.state.switch,
+    same = (state.switch.basis, desired, ways) == (
+        before.state.switch.basis,
         before.desired,
         before.state.bindings.next_hops,
     )

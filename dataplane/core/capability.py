@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dataplane.core.model import Encap, Family, Guard
@@ -60,3 +60,9 @@ class Capability:
     obstacle: str = ""
     offloads: bool = False
     emulated: bool = False
+
+    @property
+    def lasting(self) -> Capability:
+        """Return it without what changes with the traffic: rows in use, and words on that."""
+        tables = tuple(replace(table, used=0) for table in self.tables)
+        return replace(self, tables=tables, limits=())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint, SegmentView
@@ -54,6 +54,12 @@ class SwitchView:
     def exists(self) -> bool:
         """Say whether there is a switch, answering or not."""
         return self.capability is not None or bool(self.error)
+
+    @property
+    def basis(self) -> SwitchView:
+        """Return what a choice rests on; only what is told to others is left out."""
+        known = self.capability
+        return replace(self, capability=known.lasting if known else None)
 
     @property
     def why_not(self) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
-from dataplane import worker
+from dataplane import agent, worker
 from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.capability import Capability, Part, Table
@@ -44,6 +45,7 @@ from dataplane.core.model import (
     Segment,
     Vni,
 )
+from dataplane.core.offload import Choice, choose
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
 
@@ -453,7 +455,7 @@ def test_an_event_that_cannot_be_taken_takes_no_other_along() -> None:
     lab.agent.post(FabricChanged(upserts=None))  # type: ignore[arg-type]  # what no type allows
     lab.agent.start(AttachmentsLoaded((), ()))  # all in one batch
     try:
-        assert lab.agent.admit(REQUEST, 1).attachment.key == POD
+        assert lab.agent.admit(REQUEST, 10).attachment.key == POD
     finally:
         lab.agent.stop()
 
@@ -681,6 +683,30 @@ class TestSwitch:
         for _ in range(9):
             lab.agent.post(TrafficMeasured({self.KEY: 5.0}, keys))
         assert not until(lambda: lab.switch.held != before, 0.3)
+
+    def test_how_full_the_switch_is_decides_nothing_and_is_known(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+
+        def counting(*args: Any) -> Choice:
+            asked.append(args)
+            return choose(*args)
+
+        monkeypatch.setattr(agent, "choose", counting)
+        assert self.SEEN.capability is not None
+        lab.agent.post(self.SEEN)
+        lab.agent.post(TrafficMeasured({}))
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 5)
+        before = len(asked)
+        tables, limits = (replace(self.TABLE, used=8),), ("8 flows in hardware",)
+        full = replace(self.SEEN.capability, tables=tables, limits=limits)
+        lab.agent.post(SwitchSeen(full))
+        assert until(lambda: lab.agent.snapshot.state.switch.capability == full)
+        assert len(asked) == before
+        lab.agent.post(SwitchSeen(replace(full, obstacle="not ours")))
+        assert until(lambda: len(asked) > before)
 
     def test_what_an_earlier_agent_left_in_the_switch_goes(self, lab: Lab) -> None:
         """Also where nothing is to be there, and so nothing seems to change."""

@@ -152,6 +152,26 @@ def test_what_is_held_stays_until_the_rows_of_its_segment_are_complete() -> None
     assert chosen(one_port(), {key(1): IDLE, key(101): 5.0}, held=held).placed == held
 
 
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"tables": (Table("all", 9, used=5, foreign=1, rows=ROWS),)}, True),
+        ({"limits": ("flows in hardware: its datapath says 12",)}, True),
+        ({"tables": (Table("all", 9, used=4, foreign=2, rows=ROWS),)}, False),
+        ({"tables": (Table("all", 8, used=4, foreign=1, rows=ROWS),)}, False),
+        ({"obstacle": "not ours"}, False),
+        ({"guards": {}}, False),
+        ({"tunnels": frozenset()}, False),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_choice_rests_on(change: Mapping[str, object], same: bool) -> None:  # a column
+    known = capability(tables=(Table("all", 9, used=4, foreign=1, rows=ROWS),))
+    other = replace(known, **change)  # type: ignore[arg-type]  # a column of the table above
+    assert (SwitchView(other).basis == SwitchView(known).basis) is same
+    assert SwitchView(known, "down").basis != SwitchView(known).basis
+
+
 def test_a_dead_device_keeps_its_entries_in_mind_and_says_why_they_are_not_there() -> None:
     held = frozenset({key(101), key(1)})
     away = SwitchView(None, "connection refused")

@@ -192,10 +192,10 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it; whether it answers is told to others.
+        What the switch says decides what is placed in it; whether it is ready is told to others.
         """
         told = replace(self, bindings=before.bindings, switch=before.switch)
-        same = (self.underlay, self.switch.error) == (before.underlay, before.switch.error)
+        same = (self.underlay, self.switch.why_not) == (before.underlay, before.switch.why_not)
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
     def knows(self, key: AttachmentKey) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from dataplane.contracts import Clock, FastPath, Post, Switch
+from dataplane.core.capability import Capability
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 
 class SwitchFeed:
-    """Feed of one Switch; ``look`` asks its Target to look, and repair, when the device is back."""
+    """Feed of one Switch; ``look`` asks its Target to look, and repair, what has been lost."""
 
     def __init__(
         self, switch: Switch, fast: FastPath, look: Callable[[], None], clock: Clock
@@ -70,7 +71,7 @@ class SwitchFeed:
         if seen != before:
             self._seen = seen
             self._post(seen)
-        if seen.capability is not None and before is not None and before.capability is None:
+        if before is not None and _may_lack(before.capability, seen.capability):
             self._look()
         if measured is not None:
             self._post(measured)
@@ -133,6 +134,15 @@ def _rates(
 def _since(before: int, now: int) -> int:
     """Return by how much a counter grew; one that has begun anew counts from nothing."""
     return now - before if now >= before else now
+
+
+def _may_lack(before: Capability | None, now: Capability | None) -> bool:
+    """Say whether a look is due: the device is back, or holds fewer of our rows than it did.
+
+    We may have taken them out ourselves, and look in vain. Entries are missed by name, too
+    (Snapshot.lacks_entries); what all of them rely on, and ARP and ND with them, only here.
+    """
+    return now is not None and (before is None or now.rows < before.rows)
 
 
 def _ignore(_event: object) -> None:

@@ -26,6 +26,7 @@ class Stand:
 
     def __init__(self) -> None:
         self.down = ""
+        self.rows: int | None = 0  # None: it is down, too
         self.bug = ""  # the name of the question at which a fault of ours shows
         self.in_switch: dict[EntryKey, Traffic] = {}
         self.in_software: dict[EntryKey, Traffic] = {}
@@ -37,9 +38,9 @@ class Stand:
 
     def describe(self) -> Capability:
         self._fail("describe")
-        if self.down:
+        if self.down or self.rows is None:
             raise TargetError(self.down)
-        return Capability("test", "switch")
+        return Capability("test", "switch", rows=self.rows)
 
     def counters(self) -> Mapping[EntryKey, Traffic]:
         self._fail("counters")
@@ -126,6 +127,23 @@ def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None
     stand.down = ""
     assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
     assert stand.looks == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "looks"),
+    [
+        pytest.param([7, 7, 7], 0, id="as it was"),
+        pytest.param([0, 7, 9], 0, id="more"),
+        pytest.param([9, 8, 8], 1, id="one is lost"),
+        pytest.param([9, 8, 9, 0], 2, id="lost again"),
+        pytest.param([9, None, 8], 1, id="down, and one is lost"),
+    ],
+)
+def test_fewer_rows_than_there_were_are_looked_at(counts: list[int | None], looks: int) -> None:
+    stand = Stand()
+    for stand.rows in counts:
+        stand.later()
+    assert stand.looks == looks
 
 
 @pytest.mark.parametrize("question", ["describe", "counters", "traffic"])

@@ -14,6 +14,7 @@ from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
+from ovs_client.ofctl import FlowKey
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.cni_node import segment
@@ -22,7 +23,9 @@ from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.frames import deliver
 from tests.system.spoofs import HONEST, SPOOFS, Pods
 from tests.unit.test_metrics import documented
+from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
 
+PUT_BACK_S = 5.0  # five times the second within which a loss is noticed and put back
 MODERATE = 0.3  # seconds between pings: above what keeps an entry, below what makes one
 LOOKS = 80  # every 100 ms: past the first measurements of an agent that was just started
 
@@ -110,18 +113,45 @@ def software_packets(scene: DpuScene, talk: Talk) -> int:
 
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
-    talk.may_lose = True  # without the rows that all rely on, tunnel packets end in the switch
+    talk.gap_s = PUT_BACK_S
     ends = {talk.vf.mac, talk.far.mac}
     until(lambda: talk.scene.placed_macs() == ends, 60, "idle entries keep their rows")
-    rows = {flow.key for flow in talk.scene.bridge().dump_flows()}
+    rows = keys(talk.scene)
     for _ in range(5):
         assert talk.scene.tell("lose-one")
-    took = until(lambda: {f.key for f in talk.scene.bridge().dump_flows()} >= rows, 60)
+    took = until(lambda: keys(talk.scene) >= rows, PUT_BACK_S)
     print(f"put back after {took:.1f} s")
 
 
+def test_what_all_rely_on_is_missed_at_once(talk: Talk) -> None:
+    """Without it ARP, ND, tunnel packets and whatever has no entry end in the switch."""
+    talk.gap_s = PUT_BACK_S
+    scene, other = talk.scene, talk.scene.segments["blue"][1]
+    with probes.flow(talk.vf, other.ip(4), MODERATE) as echo:
+        for table in PIPELINE:
+            lost = [
+                flow
+                for flow in scene.bridge().dump_flows()
+                if flow.table == table.number
+                and is_ours(flow)
+                and category(flow) == Category.PIPELINE
+            ]
+            assert lost
+            assert not scene.placed(other), "it does not rely on them"
+            scene.bridge().apply_bundle((), lost)
+            missed = frozenset(flow.key for flow in lost)
+            until(lambda: keys(scene) >= missed, PUT_BACK_S, table.name)  # noqa: B023
+            time.sleep(1)  # until the agent has seen it, too
+    print(f"without entry: lost {echo.lost}, longest gap {echo.longest_gap * 1000:.0f} ms")
+    assert echo.longest_gap < PUT_BACK_S
+
+
+def keys(scene: DpuScene) -> set[FlowKey]:
+    return {flow.key for flow in scene.bridge().dump_flows()}
+
+
 def test_a_reset_switch_is_filled_again(talk: Talk) -> None:
-    talk.may_lose = True
+    talk.gap_s = 5.0
     before = talk.scene.row(talk.colour, talk.far)
     assert before is not None
     began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import Counter
@@ -237,6 +238,34 @@ def test_a_pin_says_always_or_never(scene: DpuScene) -> None:
     assert echo.lost == 0
     lab.overweave(scene.paths, "delete", "pin", f"lime/{far.mac}")
     until(lambda: scene.entry(far).reason != "policy-off")
+
+
+def test_explain_says_it_of_an_endpoint_a_segment_and_a_device(talk: Talk) -> None:
+    """By the command itself: a name of either half, as ``get dpu`` prints it, means the DPU."""
+    paths, here = talk.scene.paths, paths_of_agents(talk.scene)
+
+    def explained(name: str, form: str = "json") -> str:
+        return lab.overweave(paths, "explain", name, "-o", form, *here)
+
+    endpoint = {record["node"]: record for record in json.loads(explained(talk.far.mac))}
+    assert endpoint.keys() == {"h1", "d1", "n2"}
+    assert (endpoint["d1"]["placement"], endpoint["d1"]["reason"]) == ("emulated", "")
+    segment = json.loads(explained("blue"))
+    assert {record["node"] for record in segment} == {"h1", "d1", "n2"}
+    assert {record["segment"] for record in segment} == {"blue"}
+    dpu = json.loads(explained("d1"))
+    assert {record["node"] for record in dpu} == {"d1"}
+    names = [row["name"] for row in json.loads(lab.overweave(paths, "get", "dpu", "-o", "json"))]
+    assert len(names) == 2
+    for name in (*names, names[0].rpartition("-")[0]):
+        assert {record["node"] for record in json.loads(explained(name))} == {"d1"}, name
+        assert "switch of d1: Marvell Octeon 10 (emulated)" in explained(name, "table")
+
+
+def paths_of_agents(scene: DpuScene) -> list[str]:
+    """Return the words that name the agents of this lab alone: others may be up."""
+    sockets = [scene.paths.node(node.name).api_socket for node in scene.topology.agents]
+    return [word for socket in sockets for word in ("--agent", str(socket))]
 
 
 def test_the_agent_of_a_dpu_shows_every_documented_metric(scene: DpuScene) -> None:

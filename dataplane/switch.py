@@ -36,7 +36,7 @@ class SwitchFeed:
         self._clock = clock
         self._post: Post = _ignore
         self._seen: SwitchSeen | None = None
-        self._counted: tuple[_Counts, ...] = ()
+        self._counted: tuple[_Counts | None, ...] = ()
         self._measured_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="switch-watch", daemon=True)
@@ -86,11 +86,12 @@ class SwitchFeed:
         return self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S
 
     def _measure(self) -> TrafficMeasured | None:
-        """Return what was forwarded since the last time; None: this is the first, or unreadable."""
-        try:
-            in_switch, in_software = self._switch.counters(), self._fast.traffic()
-        except OverweaveError as error:
-            log.warning("switch.unmeasured", error=str(error))
+        """Return what was forwarded since the last time; None: this is the first, or unreadable.
+
+        Without the counts of the software what the switch holds is known all the same.
+        """
+        in_switch, in_software = _counts(self._switch.counters), _counts(self._fast.traffic)
+        if in_switch is None:
             return None
         now, counted = self._clock(), (in_switch, in_software)
         before, since = self._counted, self._measured_at
@@ -116,16 +117,27 @@ class Counters:
             return None
 
 
+def _counts(path: Callable[[], _Counts]) -> _Counts | None:
+    """Return what a path has counted; None: it cannot be read."""
+    try:
+        return path()
+    except OverweaveError as error:
+        log.warning("path.unmeasured", error=str(error))
+        return None
+
+
 def _rates(
-    before: Sequence[_Counts], now: Sequence[_Counts], seconds: float
+    before: Sequence[_Counts | None], now: Sequence[_Counts | None], seconds: float
 ) -> dict[EntryKey, float]:
     """Return packets per second on all paths, of what each path had counted and has counted now.
 
     Each path for itself: one that has let go of an entry has forwarded nothing of it, however much
-    another has counted in its life.
+    another has counted in its life. One that could not be read says nothing.
     """
     forwarded: Counter[EntryKey] = Counter()
     for earlier, later in zip(before, now, strict=True):
+        if earlier is None or later is None:
+            continue
         for key, each in later.items():
             forwarded[key] += _since(earlier.get(key, _NOTHING).packets, each.packets)
     return {key: packets / seconds for key, packets in forwarded.items()}

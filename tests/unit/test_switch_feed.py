@@ -27,6 +27,7 @@ class Stand:
     def __init__(self) -> None:
         self.down = ""
         self.rows: int | None = 0  # None: it is down, too
+        self.broken = False  # the fast path
         self.bug = ""  # the name of the question at which a fault of ours shows
         self.in_switch: dict[EntryKey, Traffic] = {}
         self.in_software: dict[EntryKey, Traffic] = {}
@@ -48,6 +49,8 @@ class Stand:
 
     def traffic(self) -> Mapping[EntryKey, Traffic]:
         self._fail("traffic")
+        if self.broken:
+            raise TargetError("no map")
         return dict(self.in_software)
 
     def counts(self) -> Mapping[int, Mapping[Reason, int]]:
@@ -115,6 +118,22 @@ def test_a_path_that_lets_go_of_an_entry_makes_no_flood_of_it(
         stand.in_switch = {} if switch is None else {KEY: traffic(switch)}
         measured += [e.rates[KEY] for e in stand.later() if isinstance(e, TrafficMeasured)]
     assert measured == [rate / MEASURE_S for rate in rates]
+
+
+def test_software_that_cannot_be_read_says_nothing_and_hides_nothing() -> None:
+    """A restarted agent must know what the switch holds; its counts are no flood afterwards."""
+    stand = Stand()
+    stand.broken = True
+    stand.in_switch, stand.in_software = {KEY: traffic(10)}, {OTHER: traffic(LIFETIME)}
+    stand.later()
+    stand.in_switch = {KEY: traffic(30)}
+    switched = TrafficMeasured({KEY: 20 / MEASURE_S}, frozenset({KEY}))
+    assert stand.later() == [switched]
+    stand.broken = False
+    stand.in_switch = {KEY: traffic(50)}
+    assert stand.later() == [switched]
+    stand.in_software = {OTHER: traffic(LIFETIME + 3)}
+    assert stand.later() == [TrafficMeasured({KEY: 0.0, OTHER: 3 / MEASURE_S}, frozenset({KEY}))]
 
 
 def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None:

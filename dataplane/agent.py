@@ -278,8 +278,11 @@ class Agent:
             self._parts.watch(state.watched)
         self._look_after(events)
         if after.generation != before.generation and after.desired is not None:
+            job = Job(after.generation, after.desired, state.bindings)
             for worker in self._workers:
-                worker.submit(Job(after.generation, after.desired, state.bindings))
+                # What a switch holds is not taken from it before it is known what that is.
+                if worker.target.name != SWITCH_TARGET or state.switch.held is not None:
+                    worker.submit(job)
 
     def _look_after(self, events: Sequence[Event]) -> None:
         """Have those Targets look again that ``events`` give cause to."""
@@ -306,14 +309,15 @@ def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
     if not state.switch.exists or desired is None:
         return after
     placed, ways = before.state.bindings.placed, state.bindings.next_hops
-    same = (state.switch, desired, ways) == (
-        before.state.switch,
+    same = (state.switch.basis, desired, ways) == (
+        before.state.switch.basis,
         before.desired,
         before.state.bindings.next_hops,
     )
     choice = before.choice if same else choose(desired, state.switch, ways, placed)
     bindings = replace(state.bindings, placed=choice.placed)
-    is_news = choice.placed != placed and after.generation == before.generation
+    is_first = before.state.switch.held is None and state.switch.held is not None
+    is_news = (choice.placed != placed or is_first) and after.generation == before.generation
     return replace(
         after,
         state=replace(state, bindings=bindings),

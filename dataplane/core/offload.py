@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from typing import NamedTuple
@@ -44,18 +44,32 @@ class SwitchView:
     """What is known of the DPU's switch below this node, and of what the entries forward.
 
     ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds. Without ``capability`` it does not answer, ``error`` says why; both empty: there is none.
+    holds, None before it was first measured. ``error`` says why it does not answer now,
+    ``capability`` is what it said last; both empty: there is none.
     """
 
     capability: Capability | None = None
     error: str = ""
     rates: Mapping[EntryKey, float] = field(default_factory=dict)
-    held: frozenset[EntryKey] = frozenset()
+    held: frozenset[EntryKey] | None = None
 
     @property
     def exists(self) -> bool:
         """Say whether there is a switch, answering or not."""
         return self.capability is not None or bool(self.error)
+
+    @property
+    def basis(self) -> SwitchView:
+        """Return what a choice rests on; only what is told to others is left out."""
+        known = self.capability
+        return replace(self, capability=known.lasting if known else None)
+
+    @property
+    def why_not(self) -> str:
+        """Return why nothing can be placed now, in words; empty: it can."""
+        if self.capability is None:
+            return self.error or "the switch has not answered yet"
+        return self.error or self.capability.obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +91,7 @@ class _Candidate(NamedTuple):
     own: _Parts
     shared: tuple[_Bundle, ...]
     pinned: bool
-
-    def rate(self, rates: Mapping[EntryKey, float]) -> float:
-        """Return by how much it deserves a place."""
-        return math.inf if self.pinned else rates.get(self.key, 0.0)
+    is_waiting: bool  # for the rows of its segment: nothing of it is taken out before
 
 
 _Parts = tuple[tuple[Part, int], ...]
@@ -100,9 +111,13 @@ def choose(
     next_hops: Collection[IpAddress],
     before: frozenset[EntryKey],
 ) -> Choice:
-    """Return what to place, given what is placed ``before`` and to which VTEPs a way is known."""
+    """Return what to place, given what was chosen ``before`` and to which VTEPs a way is known.
+
+    What the switch holds counts as chosen, too: an agent that was just started remembers nothing.
+    """
     if not view.exists:
         return Choice()
+    before |= view.held or frozenset()
     capability = view.capability
     segments = [_Segment(each, capability, next_hops) for each in desired.segments.values()]
     reasons: dict[EntryKey, Reason] = {}
@@ -112,12 +127,22 @@ def choose(
             candidates.append(verdict)
         else:
             reasons[key] = verdict
-    if capability is None or capability.obstacle:
+    why = _why_as_before(view)
+    if why is not None:
         # What was there comes back as it was, as soon as the device does.
-        why = Reason.SWITCH_TAKEN if capability else Reason.DEVICE_DOWN
         known = frozenset(each.key for each in candidates)
         return Choice(before & known, {**reasons, **dict.fromkeys(known, why)})
-    return _ranked(candidates, _Room(capability.tables), view.rates, before, reasons)
+    room = _Room(capability.tables if capability else ())
+    return _ranked(candidates, room, view.rates, before, reasons)
+
+
+def _why_as_before(view: SwitchView) -> Reason | None:
+    """Return why nothing is chosen anew, whatever the traffic."""
+    if view.error:
+        return Reason.DEVICE_DOWN
+    if view.capability is None or view.held is None:
+        return Reason.PENDING
+    return Reason.SWITCH_TAKEN if view.capability.obstacle else None
 
 
 def _ranked(
@@ -127,8 +152,12 @@ def _ranked(
     before: frozenset[EntryKey],
     reasons: Mapping[EntryKey, Reason],
 ) -> Choice:
+    def rate_of(candidate: _Candidate) -> float:
+        stays = candidate.is_waiting and candidate.key in before
+        return math.inf if candidate.pinned or stays else rates.get(candidate.key, 0.0)
+
     def rank(candidate: _Candidate) -> float:
-        rate = candidate.rate(rates)
+        rate = rate_of(candidate)
         return rate * ADVANTAGE if candidate.key in before else rate
 
     placed: set[EntryKey] = set()
@@ -136,7 +165,7 @@ def _ranked(
     in_order = sorted(candidates, key=attrgetter("key"))  # and so among those of one rank
     in_order.sort(key=rank, reverse=True)
     for candidate in in_order:
-        key, rate = candidate.key, candidate.rate(rates)
+        key, rate = candidate.key, rate_of(candidate)
         if rate < (KEEP_ABOVE if key in before else PROMOTE_AT):
             whys[key] = Reason.BELOW_THRESHOLD
         elif room.take(candidate):
@@ -204,12 +233,13 @@ class _Segment:
     def verdicts(self) -> Iterator[tuple[EntryKey, _Candidate | Reason]]:
         """Yield of each entry that it may be placed, or why not."""
         ports: dict[EntryKey, _Bundle] = {}
+        waits = not self._view.synced
         for port in self._view.ports:
             key, why = self._key(port.attachment.mac), self._why_not(port)
             if why is None:
                 ports[key] = _port(port)
                 pinned = self._is(Hardware.ALWAYS, port.attachment)
-                yield key, _Candidate(key, frozenset(), (), (ports[key],), pinned)
+                yield key, _Candidate(key, frozenset(), (), (ports[key],), pinned, waits)
             else:
                 yield key, why
         local, bundles = frozenset(ports), tuple(ports.values())
@@ -219,7 +249,7 @@ class _Segment:
             key, why = self._key(endpoint.mac), self._why_not_remote(remote)
             if why is None:
                 pinned = self._is(Hardware.ALWAYS, endpoint)
-                yield key, _Candidate(key, local, _REMOTE, shared[remote.vtep], pinned)
+                yield key, _Candidate(key, local, _REMOTE, shared[remote.vtep], pinned, waits)
             else:
                 yield key, why
 

@@ -158,7 +158,7 @@ int access_port(struct __sk_buff *skb)
 		return hand_over(ifindex);
 	if (skb->vlan_present)
 		return to_ovs(ifindex, REASON_NOT_IP);
-	pull(skb, INNER_BYTES);
+	pull(skb, bytes_read(skb->protocol));
 	verdict = judge_sent(port, ifindex, (void *)(long)skb->data, (void *)(long)skb->data_end,
 			     skb->len, skb->gso_size, &inner, &decision);
 	switch (verdict) {

@@ -165,7 +165,17 @@ struct nd_packet {
 } PACKED_HEADER;
 
 #define ND_SUMMED_WORDS (16 + 1 + 14) /* of 16 bits, see sum_nd */
-#define INNER_BYTES (ETH_HLEN + sizeof(struct nd_packet)) /* more than IP and TCP without options */
+
+/*
+ * Bytes that are read of a frame of `protocol`, network order. No more: of a TCP super-packet only the
+ * headers are where they can be read, and to pull a byte of what is behind them copies them all.
+ */
+INLINE __u32
+bytes_read(__be16 protocol)
+{
+	return ETH_HLEN + (protocol == __constant_htons(ETH_P_IP) ? sizeof(struct iphdr) + sizeof(struct tcphdr)
+								  : sizeof(struct nd_packet));
+}
 
 INLINE int
 same_mac(const __u8 *one, const __u8 *other)

@@ -151,12 +151,16 @@ native_sent(__u32 ifindex, __u8 *frame, size_t length, __u32 gso_size, __u32 has
 	struct decision decision = {};
 	struct inner inner = {};
 	__u8 *eth;
+	__be16 protocol = 0;
+	size_t linear;
 
 	if (!port || length > MAX_FRAME - HEADROOM)
 		return -1;
-	eth = place(frame, length, smaller(length, INNER_BYTES));
-	outcome->verdict = judge_sent(port, ifindex, eth, eth + smaller(length, INNER_BYTES), length,
-				      gso_size, &inner, &decision);
+	if (length >= ETH_HLEN)
+		memcpy(&protocol, frame + 2 * ETH_ALEN, sizeof(protocol));
+	linear = smaller(length, bytes_read(protocol));
+	eth = place(frame, length, linear);
+	outcome->verdict = judge_sent(port, ifindex, eth, eth + linear, length, gso_size, &inner, &decision);
 	outcome->reason = decision.reason;
 	if (outcome->verdict == VERDICT_ANSWER_ARP)
 		answer_arp((struct ethhdr *)eth, decision.mac);
@@ -221,6 +225,12 @@ native_received(__u8 *frame, size_t length, int is_known_sum, struct outcome *ou
 }
 
 /* As overweave_xdp in overlay.c; 0: it passes the frame. */
+size_t
+native_bytes_read(__be16 protocol)
+{
+	return bytes_read(protocol);
+}
+
 int
 native_early(__u8 *frame, size_t length, struct outcome *outcome)
 {

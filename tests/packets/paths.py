@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -244,6 +245,10 @@ class NativePath:
             buffer, ctypes.c_size_t(len(frame)), ctypes.byref(outcome)
         )
         return PACKET_REASONS[outcome.reason] if is_dropped else None
+
+    def bytes_read(self, protocol: int) -> int:
+        """Return how many bytes of a frame of an EtherType the program wants to read at once."""
+        return int(self._library.native_bytes_read(socket.htons(protocol)))
 
 
 def _native_outcome(outcome: _NativeOutcome, buffer: bytes) -> Outcome:

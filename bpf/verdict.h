@@ -69,6 +69,12 @@ struct member_key {
 	__u8 vtep[16];
 };
 
+/* Of an underlay NIC. */
+struct nic_value {
+	__u8 mac[ETH_ALEN];
+	__u16 zero;
+};
+
 /* Of one of our UDP sockets: which packets come there, and what is done with them. */
 struct own_value {
 	__u32 encap; /* enum encap */
@@ -625,26 +631,27 @@ least_bytes(const struct tunnel_header *header, __u32 encap)
  * Say whether the packet in `eth`..`end`, of `length` bytes in all, that was sent to our `socket` is
  * dropped at once: only what judge_received would leave to Open vSwitch or to the host, and they would
  * surely drop. VERDICT_HOST: it is not. Open vSwitch takes a wrong UDP length, and padding for a frame.
+ * What a promiscuous `nic` receives for another MAC is for who listens there.
  */
 INLINE enum verdict
 judge_early(const void *eth, const void *end, __u32 length, const struct outer *outer,
-	    const struct own_value *socket, struct decision *decision)
+	    const struct own_value *socket, const struct nic_value *nic, struct decision *decision)
 {
 	/* The sum of a header with options was not made. */
 	int is_damaged = outer->has_fault && outer->l4 == ETH_HLEN + sizeof(struct iphdr);
 	const struct tunnelled *found = eth + outer->l4;
 
-	if (!(socket->flags & OWN_FAST) || is_group(((const struct ethhdr *)eth)->h_dest))
+	if (!(socket->flags & OWN_FAST) || !same_mac(((const struct ethhdr *)eth)->h_dest, nic->mac))
 		return VERDICT_HOST;
 	if (is_damaged || outer->bytes > length || outer->l4 + sizeof(*found) > length)
-		return because(decision, VERDICT_DROP, REASON_MALFORMED);
+		return because(decision, VERDICT_DROP, REASON_DAMAGED);
 	if ((const void *)(found + 1) > end)
 		return VERDICT_HOST;
 	if (!is_from_member(outer, found, socket))
 		return refuse_stranger(socket, decision);
 	if (is_nobodys(&found->header, socket->encap) ||
 	    outer->l4 + least_bytes(&found->header, socket->encap) > length)
-		return because(decision, VERDICT_DROP, REASON_MALFORMED);
+		return because(decision, VERDICT_DROP, REASON_DAMAGED);
 	return VERDICT_HOST;
 }
 

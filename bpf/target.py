@@ -12,7 +12,7 @@ from typing import TypeGuard, TypeVar
 
 from bpf import xdp
 from bpf.bpffs import Pins
-from bpf.entries import EntryItem, fast_entries, held_scopes, own_sockets
+from bpf.entries import EntryItem, fast_entries, held_scopes, own_nic, own_sockets
 from bpf.layout import (
     MAPS,
     PROGRAMS,
@@ -142,6 +142,7 @@ class FastpathTarget:
         pending = []
         nic = bindings.nic
         if nic is not None and not why_no_xdp(desired.node, nic):
+            items.append(own_nic(nic))
             refusal = self._without_xdp.get((nic.ifindex, nic.mtu))
             if refusal is not None:
                 pending.append(Pending(XdpPlace(nic.name), refusal))

@@ -112,6 +112,7 @@ class PacketTotals:
         ways = {
             Reason.ANSWERED: _FASTPATH,
             Reason.TOO_LARGE: _DROPPED,
+            Reason.DAMAGED: _DROPPED,
             Reason.UNKNOWN_VTEP: self._strangers,
         }
         return ways.get(reason, _OVS), str(reason)

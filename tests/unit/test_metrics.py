@@ -128,7 +128,10 @@ def test_values() -> None:
     path.taken[40] = {Reason.ARP: 2}
     metrics = made(path)
     path.held[KEY] = 17
-    path.taken = {40: {Reason.ARP: 5, Reason.ANSWERED: 1}, 2: {Reason.TOO_LARGE: 4}}
+    path.taken = {
+        40: {Reason.ARP: 5, Reason.ANSWERED: 1},
+        2: {Reason.TOO_LARGE: 4, Reason.DAMAGED: 2},
+    }
     found = exposed(metrics)
     entries = {
         (("placement", "ovs"), ("reason", "pending"), ("segment", "blue")): 1,
@@ -141,6 +144,7 @@ def test_values() -> None:
         (("path", "fastpath"), ("reason", "answered")): 1,
         (("path", "ovs"), ("reason", "arp")): 3,
         (("path", "dropped"), ("reason", "too-large")): 4,
+        (("path", "dropped"), ("reason", "damaged")): 2,
     }
     plain = {name: values[()] for name, values in found.items() if list(values) == [()]}
     assert plain == {

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
 
 from bpf.bpffs import Pins
 from bpf.layout import (
@@ -25,7 +24,8 @@ from bpf.layout import (
     encode_socket,
 )
 from bpf.syscalls import Map, Program, open_map, open_program
-from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni
+from dataplane.core.frames import parse_tunnel, probe_frame, probe_inner
+from dataplane.core.model import Guard, Vni
 from dataplane.core.path import Action, FromPod, Outcome, Probe, Tunnel
 from dataplane.core.reasons import Reason
 from dataplane.netlink import links
@@ -35,14 +35,6 @@ from dataplane.netlink.tc import Slot, list_bpf
 _UNSPEC, _SHOT, _REDIRECT = -1, 2, 7  # linux/pkt_cls.h
 _CONTEXT_BYTES = 192  # struct __sk_buff (linux/bpf.h), and where its ifindex is
 _IFINDEX_AT = 40
-_ETHERNET = 14
-_ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
-_UDP = 17
-_ECHO = 7  # RFC 862: the port of the packet that is asked about
-_SOURCE_PORT = 49152
-_HOPS = 64
-_GENEVE_FIRST, _VXLAN_FIRST = 0x6558, 0x08000000  # as in verdict.h
-_PEER_MAC = "02:00:00:00:00:01"  # the MAC of the next hop, which nobody looks at
 _LOOKED_UP = ("ports", "entries", "own", "members", "glue")
 
 
@@ -92,7 +84,7 @@ class FastPacketPath:
                 each: stack.enter_context(open_map(self._pins.map(each))) for each in _LOOKED_UP
             }
             why = _Reader(maps, probe, found.ifindex).why()
-            ran = _run(program, _frame(probe, found.mac), found.ifindex)
+            ran = _run(program, probe_frame(probe, found.mac), found.ifindex)
         return _outcome(probe, ran, why)
 
 
@@ -193,9 +185,16 @@ def _done(probe: Probe, ran: _Ran, entry: Entry | None) -> Outcome:
         return Outcome(Action.HOST)
     if ran.retval != _REDIRECT:
         return Outcome(Action.UNKNOWN, detail=f"the program returned {ran.retval}")
+    return _redirected(probe, ran, entry)
+
+
+def _redirected(probe: Probe, ran: _Ran, entry: Entry | None) -> Outcome:
     if len(ran.after) > len(ran.before):
-        return Outcome(Action.TUNNEL, _tunnel_of(ran.after), _leaves_by(entry))
-    if isinstance(entry, LocalEntry) and ran.after == _inner(probe):
+        packet = parse_tunnel(ran.after)
+        if packet is None:
+            return Outcome(Action.UNKNOWN, detail="the program wrote no sound tunnel packet")
+        return Outcome(Action.TUNNEL, packet.tunnel, _leaves_by(entry))
+    if isinstance(entry, LocalEntry) and ran.after == probe_inner(probe):
         return Outcome(Action.DELIVER, port=_leaves_by(entry))
     return Outcome(Action.HAND_OVER)
 
@@ -217,61 +216,3 @@ def _leaves_by(entry: Entry | None) -> str:
         return socket.if_indextoname(entry.ifindex)
     except OSError:
         return f"netdev {entry.ifindex}, which is gone"
-
-
-# --- frames ------------------------------------------------------------------------------------
-
-
-def _frame(probe: Probe, mac: str) -> bytes:
-    """Return what the netdev with ``mac`` receives."""
-    inner = _inner(probe)
-    tunnel = probe.entry
-    if isinstance(tunnel, FromPod):
-        return inner
-    header = struct.pack("!II", _first(tunnel.encap), tunnel.vni << 8)
-    datagram = _udp(tunnel.udp_port, header + inner)
-    return _ethernet(Mac(mac), _PEER_MAC, _ip(tunnel.source, tunnel.target, datagram))
-
-
-def _inner(probe: Probe) -> bytes:
-    source, target = probe.source, probe.target
-    return _ethernet(target.mac, source.mac, _ip(source.ip, target.ip, _udp(_ECHO, b"")))
-
-
-def _ethernet(target: str, source: str, packet: bytes) -> bytes:
-    kind = _ETH_P_IP if packet[0] >> 4 == 4 else _ETH_P_IPV6
-    return bytes.fromhex((target + source).replace(":", "")) + struct.pack("!H", kind) + packet
-
-
-def _ip(source: IpAddress, target: IpAddress, payload: bytes) -> bytes:
-    ends = source.packed + target.packed
-    if isinstance(source, IPv6Address):
-        return struct.pack("!IHBB", 6 << 28, len(payload), _UDP, _HOPS) + ends + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, _HOPS, _UDP, 0) + ends
-    return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + payload
-
-
-def _udp(port: int, payload: bytes) -> bytes:
-    return struct.pack("!HHHH", _SOURCE_PORT, port, 8 + len(payload), 0) + payload
-
-
-def _first(encap: Encap) -> int:
-    return _GENEVE_FIRST if encap is Encap.GENEVE else _VXLAN_FIRST
-
-
-def _checksum(header: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
-def _tunnel_of(frame: bytes) -> Tunnel:
-    """Return the outer headers that the program wrote."""
-    is_ipv4 = frame[_ETHERNET] >> 4 == 4
-    width, at, l4 = (4, 26, 34) if is_ipv4 else (16, 22, 54)
-    kind = IPv4Address if is_ipv4 else IPv6Address
-    source, target = kind(frame[at : at + width]), kind(frame[at + width : at + 2 * width])
-    (port,) = struct.unpack_from("!H", frame, l4 + 2)
-    first, vni = struct.unpack_from("!II", frame, l4 + 8)
-    encap = Encap.GENEVE if first == _GENEVE_FIRST else Encap.VXLAN
-    return Tunnel(encap, Vni(vni >> 8), source, target, port)

@@ -214,10 +214,11 @@ class PacketPath(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PacketPaths:
-    """The ways of a node."""
+    """The ways of a node; ``switch`` is that of the DPU it is, where it can be asked."""
 
     fast: PacketPath
     ovs: PacketPath
+    switch: PacketPath | None = None
 
 
 class AttachRefusedError(Exception):

@@ -228,7 +228,7 @@ class TraceResponse(_message.Message):
     def __init__(self, node: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ...) -> None: ...
 
 class Hop(_message.Message):
-    __slots__ = ("node", "source", "target", "enters", "predicted", "fastpath", "ovs", "arrives", "via", "reason", "tunnel", "owner", "difference")
+    __slots__ = ("node", "source", "target", "enters", "predicted", "fastpath", "ovs", "arrives", "via", "reason", "tunnel", "owner", "difference", "switch")
     NODE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +242,7 @@ class Hop(_message.Message):
     TUNNEL_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SWITCH_FIELD_NUMBER: _ClassVar[int]
     node: str
     source: str
     target: str
@@ -255,7 +256,8 @@ class Hop(_message.Message):
     tunnel: str
     owner: str
     difference: str
-    def __init__(self, node: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., enters: _Optional[str] = ..., predicted: _Optional[_Union[Outcome, _Mapping]] = ..., fastpath: _Optional[_Union[Outcome, _Mapping]] = ..., ovs: _Optional[_Union[Outcome, _Mapping]] = ..., arrives: _Optional[bool] = ..., via: _Optional[str] = ..., reason: _Optional[str] = ..., tunnel: _Optional[str] = ..., owner: _Optional[str] = ..., difference: _Optional[str] = ...) -> None: ...
+    switch: Outcome
+    def __init__(self, node: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., enters: _Optional[str] = ..., predicted: _Optional[_Union[Outcome, _Mapping]] = ..., fastpath: _Optional[_Union[Outcome, _Mapping]] = ..., ovs: _Optional[_Union[Outcome, _Mapping]] = ..., arrives: _Optional[bool] = ..., via: _Optional[str] = ..., reason: _Optional[str] = ..., tunnel: _Optional[str] = ..., owner: _Optional[str] = ..., difference: _Optional[str] = ..., switch: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("action", "says", "reason", "detail", "passed")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dataplane.core.agreement import Observed, Question
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
@@ -209,6 +210,10 @@ class PacketPath(Protocol):
 
     def outcome(self, probe: Probe) -> Outcome:
         """Return what would become of the packet. Raises OverweaveError if it cannot be asked."""
+        ...
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Return what becomes of each frame. Raises OverweaveError if it cannot be asked."""
         ...
 
 

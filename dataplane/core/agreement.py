@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import zip_longest
 
-from dataplane.core.frames import TunnelPacket, parse_tunnel
+from dataplane.core.frames import TunnelPacket, parse_tunnel, told_inside
 from dataplane.core.model import IpAddress
 from dataplane.core.path import ENDS, UPWARDS, Action, FromPod
-
-NOT_OBSERVED = "not observed"
 
 
 class Field(StrEnum):
@@ -73,11 +72,6 @@ class Observed:
         """Return what was done; UNKNOWN: not observed."""
         return Action(str(self.values.get(Field.VERDICT, Action.UNKNOWN)))
 
-    def says(self, name: Field) -> str:
-        """Return a field in words."""
-        value = self.values.get(name, NOT_OBSERVED)
-        return value.hex() if isinstance(value, bytes) else str(value)
-
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
@@ -122,13 +116,16 @@ def tunnelled(output: str, packet: TunnelPacket) -> dict[Field, Value]:
 
 
 def is_same_miss(frame: bytes, came: bytes) -> bool:
-    """Say whether ``came`` is ``frame``, or the same frame between the same VTEPs, written anew."""
+    """Say whether ``came`` is ``frame``, or the same frame between the same VTEPs, written anew.
+
+    Who takes a packet in and writes it anew tells congestion outside to the frame inside.
+    """
     if came == frame:
         return True
     one, other = parse_tunnel(frame), parse_tunnel(came)
     if one is None or other is None:
         return False
-    return (one.tunnel, one.inner) == (other.tunnel, other.inner)
+    return (one.tunnel, told_inside(one)) == (other.tunnel, told_inside(other))
 
 
 def disagreement(
@@ -145,7 +142,7 @@ def disagreement(
         if name in cannot_set or name not in seen.values or name not in expected.values:
             continue
         if not _same(name, seen.values[name], expected.values[name]):
-            said, meant = seen.says(name), expected.says(name)
+            said, meant = _apart(seen.values[name], expected.values[name])
             return Disagreement(name, said, meant, seen.rule, expected.rule)
     return None
 
@@ -171,6 +168,16 @@ def _expected(question: Question, seen: Observed, truth: Observed) -> Observed:
     if not question.fits:
         return Observed({Field.VERDICT: Action.DROP}, "the underlay cannot carry it")
     return truth
+
+
+def _apart(one: Value, other: Value) -> tuple[str, str]:
+    """Return two values in words; of frames from where they differ."""
+    if not isinstance(one, bytes) or not isinstance(other, bytes):
+        return str(one), str(other)
+    ends = zip_longest(one, other)
+    at = next(n for n, (here, there) in enumerate(ends) if here != there)
+    said, meant = (f"{len(each)} bytes with {each[at : at + 8].hex()}" for each in (one, other))
+    return said, f"{meant} at byte {at}"
 
 
 def _same(name: Field, one: Value, other: Value) -> bool:

@@ -18,6 +18,7 @@ ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58  # IANA protocol numbers
 HOPS = 64
 DF, MF = 0x4000, 0x2000  # RFC 791 section 3.1
 _FRAGMENT = 0x3FFF
+_CE = 3  # RFC 3168 section 5
 _ECHO = 7  # RFC 862: the port of the packet that is asked about
 _SOURCE_PORT = 49152
 _GENEVE_ETHERNET, _VXLAN_FLAGS = 0x6558, 0x08  # RFC 8926 section 3.4, RFC 7348 section 5
@@ -138,10 +139,30 @@ def parse_tunnel(frame: bytes) -> TunnelPacket | None:
     _, port, length, _ = struct.unpack_from("!HHHH", frame, at)
     first, last = struct.unpack_from("!II", frame, at + _SHIM)
     encap = next((each for each in Encap if _first(each) == first), None)
-    if encap is None or at + length != len(frame):
+    if encap is None or at + length != len(frame) or not last >> 8:
         return None
     tunnel = Tunnel(encap, Vni(last >> 8), source, target, port)
     return TunnelPacket(tunnel, frame[at + 2 * _SHIM :], df, ttl, ecn)
+
+
+def told_inside(packet: TunnelPacket) -> bytes:
+    """Return the inner frame with the congestion that was met outside (RFC 6040 section 4.2).
+
+    Where that cannot be told, what is inside being no ECN transport, it stays as it is.
+    """
+    inner, kind, at = packet.inner, packet.inner[12:14], ETHERNET
+    if packet.ecn != _CE:
+        return inner
+    if kind == struct.pack("!H", IPV4) and len(inner) >= at + 20 and inner[at + 1] & _CE:
+        end = at + 4 * (inner[at] & 0xF)
+        head = bytearray(inner[at:end])
+        head[1] |= _CE
+        head[10:12] = bytes(2)
+        head[10:12] = checksum(bytes(head)).to_bytes(2, "big")
+        return inner[:at] + bytes(head) + inner[end:]
+    if kind == struct.pack("!H", IPV6) and len(inner) >= at + 40 and inner[at + 1] & _CE << 4:
+        return inner[: at + 1] + bytes([inner[at + 1] | _CE << 4]) + inner[at + 2 :]
+    return inner
 
 
 def _outer(frame: bytes) -> tuple[int, IpAddress, IpAddress, bool | None, int, int] | None:

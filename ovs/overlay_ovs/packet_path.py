@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from dataplane.core.agreement import Observed, Question, done, tunnelled
-from dataplane.core.frames import parse_tunnel, probe_inner
+from dataplane.core.frames import UDP, parse_tunnel, probe_inner
 from dataplane.core.path import Action, FromPod, Outcome, Probe, Tunnel
 from overlay_ovs.datapath_actions import Output, UnknownActionError, performed
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
@@ -19,6 +20,10 @@ _STEP = re.compile(r"\s*(\d+)\. ")
 _PORT = re.compile(r"\s+(\S+) \d+/(\d+): ")  # dpif/show: name, OpenFlow number, datapath number
 _POP = re.compile(r"tnl_pop\((\d+)\)")
 _TOWARDS = re.compile(r"set_field:(\S+)->tun_(?:ipv6_)?dst")
+_IP = {  # by EtherType: names, where source, its width, protocol and transport header are
+    "0800": ("ip", "udp", "nw_", 26, 4, 23, 34),
+    "86dd": ("ipv6", "udp6", "ipv6_", 22, 16, 20, 54),
+}
 _CARRY_OUT = (OUTPUT.name, WIRE.name)
 _TUNNELS_FAULTS = ("native tunnel routing failed", "neighbor cache miss")
 
@@ -88,8 +93,12 @@ class OvsPacketPath:
             return Observed({}, why=str(error))
 
     def _received(self, question: Question, names: Mapping[str, str]) -> Observed:
-        """Walk both bridges: the datapath takes tunnel packets in between."""
-        outer = self._walk(UNDERLAY_BRIDGE, f"in_port={UNDERLAY_PORT}", question.frame)
+        """Walk both bridges: the datapath takes tunnel packets in between.
+
+        The first is asked by fields: given a frame that its tunnels take, it would really take it.
+        """
+        entry = f"in_port={UNDERLAY_PORT},{_outer_fields(question.frame)}"
+        outer = self._walk(UNDERLAY_BRIDGE, entry)
         popped = _POP.fullmatch(outer.actions)
         if popped is None:
             return Observed(done(Action.HOST), outer.rule)
@@ -100,8 +109,9 @@ class OvsPacketPath:
         entry = f"{_of_tunnel(names[popped[1]], tunnel)},tun_tos={packet.ecn},tun_ttl={packet.ttl}"
         return _observed(question, self._walk(INTEGRATION_BRIDGE, entry, packet.inner), names)
 
-    def _walk(self, bridge: str, entry: str, frame: bytes) -> _Walk:
-        return _walk(self._unixctl.call("ofproto/trace", bridge, entry, frame.hex()), frame)
+    def _walk(self, bridge: str, entry: str, frame: bytes = b"") -> _Walk:
+        words = (frame.hex(),) if frame else ()
+        return _walk(self._unixctl.call("ofproto/trace", bridge, entry, *words), frame)
 
     def _names(self) -> dict[str, str]:
         return dict(_datapath_ports(self._unixctl.call("dpif/show")))
@@ -118,6 +128,22 @@ def _of_tunnel(port: str, tunnel: Tunnel) -> str:
     kind = "tun" if tunnel.source.version == 4 else "tun_ipv6"
     ends = f"{kind}_src={tunnel.source},{kind}_dst={tunnel.target}"
     return f"in_port={port},tun_id={tunnel.vni:#x},{ends}"
+
+
+def _outer_fields(frame: bytes) -> str:
+    """Return what ow-phy's flows and tunnels look at of a frame, as ovs-fields(7)."""
+    kind = frame[12:14].hex()
+    if kind not in _IP:
+        return f"dl_type=0x{kind}"
+    name, udp, prefix, source, width, protocol, l4 = _IP[kind]
+    target = source + width
+    ends = (ip_address(frame[at : at + width]) for at in (source, target))
+    words = [f"{prefix}{end}={ip}" for end, ip in zip(("src", "dst"), ends, strict=True)]
+    words.append(f"dl_dst={frame[:6].hex(':')}")
+    if frame[protocol] != UDP:
+        return ",".join((name, f"nw_proto={frame[protocol]}", *words))
+    port = int.from_bytes(frame[l4 + 2 : l4 + 4], "big")
+    return ",".join((udp, *words, f"udp_dst={port}"))
 
 
 def _owner_of_refusal(message: str) -> str | None:

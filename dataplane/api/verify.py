@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dataplane.api import agent_pb2 as pb
 from dataplane.contracts import PacketPath, PacketPaths
 from dataplane.core.agreement import Disagreement, Observed, Question, disagreement, unobserved
-from dataplane.core.corpus import MARK_BYTES, Corpus, Draw, corpus
+from dataplane.core.corpus import MARK_BYTES, Choice, Corpus, Draw, corpus
 from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.core.path import Action
 from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
@@ -50,7 +50,7 @@ def _corpus(snapshot: Snapshot, request: pb.VerifyRequest) -> Corpus:
     if desired is None or nic is None:
         raise InvalidValueError("the agent does not know yet what should be, or has no NIC")
     draw = Draw(request.packets, request.seed, secrets.token_bytes(MARK_BYTES))
-    return corpus(desired, nic, draw, request.segment)
+    return corpus(desired, nic, draw, Choice(request.segment, snapshot.state.bindings.placed))
 
 
 def _unasked() -> pb.PathTally:
@@ -79,24 +79,28 @@ class _Judge:
     ) -> tuple[pb.PathTally, list[pb.Difference]]:
         """Return how often the path agrees, and in what it does not."""
         seen = self.ask(questions)
-        tally, differences = _tally(self, seen), []
-        for question, here, there in zip(questions, seen, truths, strict=True):
-            if self._differs(question, here, there):
-                found = self._again(question, truth)
-                if found is not None:
-                    differences.append(_difference(self.path.name, question, found))
+        tally = _tally(self, seen)
+        suspects = [
+            each for each in zip(questions, seen, truths, strict=True) if self._judge(*each)
+        ]
+        differences = list(self._again([question for question, _, _ in suspects], truth))
         tally.differed = len(differences)
         for here, there in zip(seen, truths, strict=True):
             for name in unobserved(here, there):
                 tally.not_observed[name] += 1
         return tally, differences
 
-    def _again(self, question: Question, truth: _Judge) -> Disagreement | None:
-        """Ask once more, alone: what was asked while something changed is no difference."""
-        (here,), (there,) = self.ask([question]), truth.ask([question])
-        return self._differs(question, here, there)
+    def _again(self, questions: Sequence[Question], truth: _Judge) -> Iterator[pb.Difference]:
+        """Ask once more: what was asked while something changed is no difference."""
+        if not questions:
+            return
+        answers = zip(questions, self.ask(questions), truth.ask(questions), strict=True)
+        for question, here, there in answers:
+            found = self._judge(question, here, there)
+            if found is not None:
+                yield _difference(self.path.name, question, found)
 
-    def _differs(self, question: Question, here: Observed, there: Observed) -> Disagreement | None:
+    def _judge(self, question: Question, here: Observed, there: Observed) -> Disagreement | None:
         return disagreement(question, here, there, self.cannot_set)
 
 

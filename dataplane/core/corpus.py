@@ -35,7 +35,7 @@ from dataplane.core.frames import (
     mac_bytes,
     udp,
 )
-from dataplane.core.model import Encap, IpAddress, Mac, Node, Vni
+from dataplane.core.model import Encap, EntryKey, IpAddress, Mac, Node, Vni
 from dataplane.core.path import FromPod, Tunnel
 
 MARK_BYTES = 16
@@ -67,6 +67,20 @@ class Draw:
     packets: int
     seed: str
     salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which segment is asked about, empty: all; ``placed`` are entries in the DPU's switch."""
+
+    segment: str = ""
+    placed: frozenset[EntryKey] = frozenset()
+
+    def rank(self, way: _Way) -> int:
+        """Return a number that is the lower the more of a way may be in the switch."""
+        vni = way.view.segment.vni
+        keys = {EntryKey(vni, who.mac) for who in (way.source, way.target)}
+        return -len(keys & self.placed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +130,12 @@ class _Case:
     fits: bool = True
 
 
-def corpus(desired: Desired, nic: Link, draw: Draw, segment: str = "") -> Corpus:
-    """Return what is asked of this node, about all segments or one."""
+def corpus(desired: Desired, nic: Link, draw: Draw, choice: Choice) -> Corpus:
+    """Return what is asked of this node; what its switch has most to do with comes first."""
     node = _Node(desired, nic, draw.salt)
-    views = [view for name, view in desired.segments.items() if segment in ("", name)]
+    views = [v for name, v in desired.segments.items() if choice.segment in ("", name)]
     sent = [way for view in views for way in _ways(desired, view)]
-    ways = sent[:MAX_PAIRS]
+    ways = sorted(sent, key=choice.rank)[:MAX_PAIRS]
     questions = [*node.boundary(ways), *node.plain(ways)]
     if ways:
         questions += islice(node.drawn(ways, draw.seed), draw.packets)

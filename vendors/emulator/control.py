@@ -23,7 +23,8 @@ from vendors.emulator.relay import Relay
 MARK_BYTES = 16
 _INJECT = "PORT FRAME MARK ..."
 _ANSWER_S = 30.0
-_CATCH_S = 0.25  # a frame crosses a bridge in about a millisecond; this machine may be busy
+_CATCH_S = 0.4  # a frame crosses a bridge in about a millisecond; this machine may be busy
+_LOOK_S, _SETTLE_S = 0.005, 0.05  # what comes out twice comes within this
 
 Words = Sequence[str]
 Command = Callable[[Words], object]
@@ -102,7 +103,10 @@ class Faults:
             ]
             for port, frame, _ in wanted:
                 self._relay.send(port, bytes.fromhex(frame))
-            time.sleep(_CATCH_S)
+            until = time.monotonic() + _CATCH_S
+            while not all(caught) and time.monotonic() < until:
+                time.sleep(_LOOK_S)
+            time.sleep(_SETTLE_S)
         return [
             {name: [each.hex() for each in frames] for name, frames in answer.items()}
             for answer in caught

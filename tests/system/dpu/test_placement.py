@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
@@ -20,6 +21,7 @@ from tests.system.damage import Node
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.frames import deliver
 from tests.system.spoofs import HONEST, SPOOFS, Pods
+from tests.system.test_lab_cli import Overweave
 from tests.unit.test_metrics import documented
 
 OPEN = Colour("open", 25, "vxlan", "ipv6")
@@ -156,6 +158,25 @@ def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -
 def sent(pods: Pods) -> Mapping[str, Counter[str]]:
     frames = {name: make(pods) for name, make in {**SPOOFS, **HONEST}.items()}
     return deliver(pods.me, frames, [pods.other, pods.sink])
+
+
+def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:
+    overweave = Overweave(talk.scene)
+    shown = overweave.run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
+    verdict, head, *hops, _ = shown.stdout.splitlines()
+    assert (shown.returncode, verdict) == (0, "reachable, fastpath both ways, in the switch of d1")
+    assert head.split()[4:] == ["PREDICTED", "SWITCH", "EBPF", "OVS"]
+    assert len(hops) == 4
+    counted = talk.scene.row(talk.colour, talk.far)
+    assert counted is not None
+    wrong = replace(counted.flow, actions=counted.flow.actions.replace("->tun_id", "1->tun_id"))
+    talk.may_lose = True
+    talk.scene.bridge().apply_bundle([wrong], ())
+    shown = overweave.run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
+    talk.scene.bridge().apply_bundle([counted.flow], ())
+    assert shown.returncode == 1
+    assert "not reachable: " in shown.stdout
+    assert "difference: switch of d1: geneve 16017 " in shown.stdout
 
 
 def test_a_pin_says_always_or_never(scene: DpuScene) -> None:

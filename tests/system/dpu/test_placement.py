@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+
 from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
 from dataplane.core.model import Mac, Vni
@@ -15,9 +18,11 @@ from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
+from ovs_client.ofctl import Flow
 from tests.functional.test_metrics import names_shown
 from tests.system.cni_node import segment
 from tests.system.damage import Node
+from tests.system.dpu.bugs import tables_of
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.frames import deliver
 from tests.system.spoofs import HONEST, SPOOFS, Pods
@@ -158,6 +163,24 @@ def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -
 def sent(pods: Pods) -> Mapping[str, Counter[str]]:
     frames = {name: make(pods) for name, make in {**SPOOFS, **HONEST}.items()}
     return deliver(pods.me, frames, [pods.other, pods.sink])
+
+
+def test_a_row_written_by_hand_moves_packets(scene: DpuScene) -> None:
+    """From one segment into another, where nothing else would."""
+    one, other = scene.segments["blue"][0], scene.segments["green"][0]
+    ip = IP(src=str(one.ip(4)), dst=str(other.ip(4)))
+    frames = {"by hand": Ether(src=one.mac, dst=other.mac) / ip / UDP()}
+    assert deliver(one, frames, [other])["by hand"] == {}
+    ports = tables_of(scene, COLOURS[0]).ports
+    row = Flow(0, 500, f"dl_dst={other.mac},in_port={ports['vf0']}", f"output:{ports['vf1']}", 0)
+    scene.bridge().apply_bundle([row], ())
+    try:
+        assert deliver(one, frames, [other])["by hand"] == {other.name: 1}
+        (counted,) = (each for each in scene.bridge().counted_flows(0) if each.flow.key == row.key)
+        assert counted.packets == 1
+    finally:
+        scene.bridge().apply_bundle((), [row])
+    assert deliver(one, frames, [other])["by hand"] == {}
 
 
 def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:

@@ -13,11 +13,12 @@ from dataplane.contracts import PacketPath, PacketPaths
 from dataplane.core.agreement import Disagreement, Observed, Question, disagreement, unobserved
 from dataplane.core.corpus import MARK_BYTES, Choice, Corpus, Draw, corpus
 from dataplane.core.errors import InvalidValueError, OverweaveError
+from dataplane.core.model import EntryKey
 from dataplane.core.path import Action
 from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
 
 _AT_ONCE = 32
-_NOT_EMULATED = "no frame can be let in at the switch of a device that is not emulated"
+_NO_CONTROL = "no frame can be let in: only an emulated switch with a control socket takes any"
 
 
 def verify(
@@ -28,7 +29,8 @@ def verify(
     known = snapshot.state.switch.capability
     judges = [_Judge(paths.fast)]
     if paths.switch is not None:
-        judges.insert(0, _Judge(paths.switch, known.cannot_set if known else frozenset()))
+        cannot_set = known.cannot_set if known else frozenset[str]()
+        judges.insert(0, _Judge(paths.switch, cannot_set, snapshot.state.switch.held))
     truth = _Judge(paths.ovs)
     absent = [_unasked()] if paths.switch is None and snapshot.state.switch.exists else []
     node, total = snapshot.state.node.name, len(asked.questions)
@@ -54,15 +56,16 @@ def _corpus(snapshot: Snapshot, request: pb.VerifyRequest) -> Corpus:
 
 
 def _unasked() -> pb.PathTally:
-    return pb.PathTally(path=SWITCH_TARGET, why_not=_NOT_EMULATED)
+    return pb.PathTally(path=SWITCH_TARGET, why_not=_NO_CONTROL)
 
 
 @dataclass(slots=True)
 class _Judge:
-    """Asks one path; ``why_not`` says why it could not be asked."""
+    """Asks one path; ``held`` are the entries of a switch; ``why_not``: it could not be asked."""
 
     path: PacketPath
     cannot_set: AbstractSet[str] = frozenset()
+    held: AbstractSet[EntryKey] | None = None
     why_not: str = field(default="")
 
     def ask(self, questions: Sequence[Question]) -> list[Observed]:
@@ -98,7 +101,14 @@ class _Judge:
         for question, here, there in answers:
             found = self._judge(question, here, there)
             if found is not None:
-                yield _difference(self.path.name, question, found)
+                yield _difference(self.path.name, question, found, self._holds(question))
+
+    def _holds(self, question: Question) -> str:
+        """Return what a switch has for a frame, in words; empty: this is no switch."""
+        if self.held is None or question.about is None:
+            return ""
+        vni, mac = question.about
+        return f"; it holds {'an' if question.about in self.held else 'no'} entry of {mac} in {vni}"
 
     def _judge(self, question: Question, here: Observed, there: Observed) -> Disagreement | None:
         return disagreement(question, here, there, self.cannot_set)
@@ -112,7 +122,7 @@ def _tally(judge: _Judge, seen: Sequence[Observed]) -> pb.PathTally:
     why = next((each.why for each in seen if each.why), "")
     return pb.PathTally(
         path=judge.path.name,
-        why_not=judge.why_not,
+        why_not=judge.why_not or (why if absent == len(seen) else ""),
         asked=len(seen) - absent,
         verdicts={str(action): count for action, count in counts.items()},
         unknown=unknown,
@@ -120,14 +130,14 @@ def _tally(judge: _Judge, seen: Sequence[Observed]) -> pb.PathTally:
     )
 
 
-def _difference(path: str, question: Question, found: Disagreement) -> pb.Difference:
+def _difference(path: str, question: Question, found: Disagreement, holds: str) -> pb.Difference:
     return pb.Difference(
         path=path,
         question=question.name,
         field=found.field,
         said=found.said,
         truth=found.truth,
-        rule=found.rule,
+        rule=f"{found.rule}{holds}",
         truths_rule=found.truths_rule,
         frame=question.frame.hex(),
     )

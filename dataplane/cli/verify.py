@@ -134,7 +134,7 @@ def verify(packets: int, seed: str, segment: str, form: str, sockets: tuple[Path
     Exits 0 if all agree, 1 if not, 3 if an agent or its Open vSwitch was not heard.
     """
     request = pb.VerifyRequest(packets=packets, seed=seed, segment=segment)
-    found = _found(*verified(sockets, request, _progress()))
+    found = _found(*verified(sockets, request, _Progress()))
     if not found.frames and not found.silent:
         raise OverweaveError(
             "no pair to ask about; attach two pods to a segment: overweave get port"
@@ -157,7 +157,7 @@ def _found(heard: Iterable[Sequence[pb.Verified]], silent: Sequence[str]) -> Fou
     return Found([tallies[key] for key in sorted(tallies)], differences, frames, left_out, silent)
 
 
-class _progress:  # noqa: N801  # called like a function
+class _Progress:
     """Tells a person how far each node is."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import zip_longest
 
 from dataplane.core.frames import TunnelPacket, parse_tunnel, told_inside
-from dataplane.core.model import IpAddress
+from dataplane.core.model import EntryKey, IpAddress
 from dataplane.core.path import ENDS, UPWARDS, Action, FromPod
 
 
@@ -41,7 +41,8 @@ Values = Mapping[Field, Value]
 class Question:
     """A frame that a pod sends, or (``entry`` None) that the NIC ``nic`` receives.
 
-    ``mark`` is a part of the frame that no other frame has. Not ``sound``: no path may deliver it.
+    ``mark`` is a part of the frame that no other frame has, ``about`` the entry that it should
+    meet. Not ``sound``: no path may deliver it.
     Not ``fits``: the underlay cannot carry it. ``glued`` gives the AccessPort that an OVS port
     stands for.
     """
@@ -54,6 +55,7 @@ class Question:
     sound: bool = True
     fits: bool = True
     glued: Mapping[str, str] = field(default_factory=dict)
+    about: EntryKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,6 +218,7 @@ class _Node:
             sound=case.sound,
             fits=case.fits,
             glued=self._glued,
+            about=EntryKey(way.view.segment.vni, way.target.mac),
         )
 
     def _received(self, way: _Way, case: _Case) -> Question:
@@ -236,6 +237,7 @@ class _Node:
             sound=case.sound,
             fits=case.fits,
             glued=self._glued,
+            about=EntryKey(way.view.segment.vni, way.target.mac),
         )
 
     def _tunnel(self, way: _Way) -> Tunnel:

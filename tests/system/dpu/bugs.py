@@ -144,66 +144,135 @@ def only_ip(flow: Flow, actions: str) -> list[Flow]:
     ]
 
 
-Bug = Callable[[Tables], Sequence[Flow]]
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """A bug as rows that stand there with it, and what must be ``told`` of it."""
+
+    told: str
+    rows: Callable[[Tables], Sequence[Flow]]
+
+
 FORWARDED = f"goto_table:{FORWARD.number}"
 
-BUGS: Mapping[str, Bug] = {
-    "wrong VNI": lambda t: swapped(t.remote, f"{t.colour.vni:#x}->tun_id", "0x3ea->tun_id"),
-    "wrong remote VTEP": lambda t: before(t.wire, "set_field:192.0.2.99->nw_dst"),
-    "wrong own VTEP": lambda t: before(t.wire, "set_field:192.0.2.77->nw_src"),
-    "wrong UDP port": lambda t: to_port(t.wire),
-    "outer TTL of 63": lambda t: before(t.wire, "set_field:63->nw_ttl"),
-    "outer ECN of its own": lambda t: before(t.wire, "set_field:1->nw_ecn"),
-    "another encapsulation": lambda t: swapped(
-        t.remote, t.output("mrv-geneve"), t.output("mrv-vxlan")
+BUGS: Mapping[str, Seeded] = {
+    "wrong VNI": Seeded(
+        "VNI: 1002, not 1001",
+        lambda t: swapped(t.remote, f"{t.colour.vni:#x}->tun_id", "0x3ea->tun_id"),
     ),
-    "wrong port to the wire": lambda t: swapped(t.wire, t.output("up"), t.output("vf1")),
-    "wrong VF": lambda t: instead(t.local, t.output("vf1")),
-    "lost entry that drops": lambda t: instead(t.remote, "drop"),
-    "lost miss": lambda t: instead(t.miss, "drop"),
-    "lost misses of the wire": lambda t: instead(t.device_miss("up"), "drop"),
-    "swapped MACs": lambda t: before(
-        t.remote, f"set_field:{t.vf.mac}->eth_dst,set_field:{t.far.mac}->eth_src"
+    "wrong remote VTEP": Seeded(
+        "target VTEP: 192.0.2.99, not ", lambda t: before(t.wire, "set_field:192.0.2.99->nw_dst")
     ),
-    "no decapsulation": lambda t: instead(t.taken_in, t.output("vf0")),
-    "no encapsulation": lambda t: instead(t.remote, t.output("up")),
-    "delivered twice": lambda t: before(t.local, t.output("rep0")),
-    "inner TTL counted down": lambda t: only_ip(t.remote, "dec_ttl"),
-    "inner ECN wiped out": lambda t: only_ip(t.local, "set_field:0->nw_ecn"),
-    "floods broadcasts": lambda t: ahead(
-        GUARD.number, f"{t.from_vf},dl_dst=ff:ff:ff:ff:ff:ff", f"{t.output('up')},{t.output('vf1')}"
+    "wrong own VTEP": Seeded(
+        "source VTEP: 192.0.2.77, not ", lambda t: before(t.wire, "set_field:192.0.2.77->nw_src")
     ),
-    "no guard": lambda t: ahead(GUARD.number, f"ip,{t.from_vf}", FORWARDED),
-    "no guard of addresses": lambda t: ahead(
-        GUARD.number, f"ip,{t.from_vf},dl_src={t.vf.mac}", FORWARDED
+    "wrong UDP port": Seeded("UDP port: 4790, not 6081", lambda t: to_port(t.wire)),
+    "outer TTL of 63": Seeded("TTL: 63, not 64", lambda t: before(t.wire, "set_field:63->nw_ttl")),
+    "outer ECN of its own": Seeded(
+        "ECN: 1, not 0", lambda t: before(t.wire, "set_field:1->nw_ecn")
     ),
-    "ARP is not looked at": lambda t: ahead(GUARD.number, f"arp,{t.from_vf}", FORWARDED),
-    "ND is not looked at": lambda t: ahead(GUARD.number, f"icmp6,{t.from_vf}", FORWARDED),
-    "tags are stripped": lambda t: ahead(
-        GUARD.number, f"{t.from_vf},vlan_tci=0x1000/0x1000", f"pop_vlan,{FORWARDED}"
+    "another encapsulation": Seeded(
+        "UDP port: 4789, not 6081",
+        lambda t: swapped(t.remote, t.output("mrv-geneve"), t.output("mrv-vxlan")),
     ),
-    "too large is sent": lambda t: unmatched(t.remote, "reg3"),
-    "any VTEP is let in": lambda t: [
-        *unmatched(t.taken_in, "nw_src"),
-        *unmatched(t.member, "tun_src"),
-    ],
-    "any VNI is let in": lambda t: unmatched(t.member, "tun_id"),
-    "from tunnel to tunnel": lambda t: [
-        replace(flow, actions=flow.actions.replace(t.output("mrv-geneve"), "IN_PORT"))
-        for flow in unmatched(t.remote, "reg2")
-    ],
-    "misses are altered": lambda t: before(t.miss, f"set_field:{_AWAY}->eth_src"),
-    "misses of another VF": lambda t: instead(t.miss, t.output("rep1")),
-    "misses of the wire with another VNI": lambda t: before(t.back, "set_field:0x3ff->tun_id"),
-    "somebody else's row": lambda _: [Flow(0, 65535, "", "NORMAL", 0)],
+    "wrong port to the wire": Seeded(
+        "verdict: deliver, not tunnel", lambda t: swapped(t.wire, t.output("up"), t.output("vf1"))
+    ),
+    "wrong VF": Seeded("output: rep1, not rep0", lambda t: instead(t.local, t.output("vf1"))),
+    "lost entry that drops": Seeded(
+        "verdict: drop, not tunnel: TCP", lambda t: instead(t.remote, "drop")
+    ),
+    "lost miss": Seeded(
+        "verdict: drop, not deliver: ARP request", lambda t: instead(t.miss, "drop")
+    ),
+    "lost misses of the wire": Seeded(
+        "verdict: drop, not deliver: UDP", lambda t: instead(t.device_miss("up"), "drop")
+    ),
+    "swapped MACs": Seeded(
+        "inner frame: ",
+        lambda t: before(t.remote, f"set_field:{t.vf.mac}->eth_dst,set_field:{t.far.mac}->eth_src"),
+    ),
+    "no decapsulation": Seeded("inner frame: ", lambda t: instead(t.taken_in, t.output("vf0"))),
+    "no encapsulation": Seeded(
+        "verdict: deliver, not tunnel", lambda t: instead(t.remote, t.output("up"))
+    ),
+    "delivered twice": Seeded(
+        "verdict: flood, not one output: TCP", lambda t: before(t.local, t.output("rep0"))
+    ),
+    "inner TTL counted down": Seeded("at byte 22: ", lambda t: only_ip(t.remote, "dec_ttl")),
+    "inner ECN wiped out": Seeded(
+        "at byte 15: UDP over IPv4, ECN 1, from the wire",
+        lambda t: only_ip(t.local, "set_field:0->nw_ecn"),
+    ),
+    "floods broadcasts": Seeded(
+        "verdict: flood, not one output: broadcast",
+        lambda t: ahead(
+            GUARD.number,
+            f"{t.from_vf},dl_dst=ff:ff:ff:ff:ff:ff",
+            f"{t.output('up')},{t.output('vf1')}",
+        ),
+    ),
+    "no guard": Seeded(
+        "verdict: tunnel, not drop: from a false MAC",
+        lambda t: ahead(GUARD.number, f"ip,{t.from_vf}", FORWARDED),
+    ),
+    "no guard of addresses": Seeded(
+        "verdict: tunnel, not drop: from a false address",
+        lambda t: ahead(GUARD.number, f"ip,{t.from_vf},dl_src={t.vf.mac}", FORWARDED),
+    ),
+    "ARP is not looked at": Seeded(
+        "verdict: tunnel, not drop: ARP with a false MAC",
+        lambda t: ahead(GUARD.number, f"arp,{t.from_vf}", FORWARDED),
+    ),
+    "ND is not looked at": Seeded(
+        "verdict: tunnel, not drop: ND for another's address",
+        lambda t: ahead(GUARD.number, f"icmp6,{t.from_vf}", FORWARDED),
+    ),
+    "tags are stripped": Seeded(
+        "at byte 12: VLAN tag 5",
+        lambda t: ahead(
+            GUARD.number, f"{t.from_vf},vlan_tci=0x1000/0x1000", f"pop_vlan,{FORWARDED}"
+        ),
+    ),
+    "too large is sent": Seeded(
+        "verdict: tunnel, not drop: too large", lambda t: unmatched(t.remote, "reg3")
+    ),
+    "any VTEP is let in": Seeded(
+        "verdict: deliver, not drop: unknown VTEP",
+        lambda t: [
+            *unmatched(t.taken_in, "nw_src"),
+            *unmatched(t.member, "tun_src"),
+        ],
+    ),
+    "any VNI is let in": Seeded(
+        "verdict: deliver, not drop: unknown VNI", lambda t: unmatched(t.member, "tun_id")
+    ),
+    "from tunnel to tunnel": Seeded(
+        "not drop: back to its sender, from the wire",
+        lambda t: [
+            replace(flow, actions=flow.actions.replace(t.output("mrv-geneve"), "IN_PORT"))
+            for flow in unmatched(t.remote, "reg2")
+        ],
+    ),
+    "misses are altered": Seeded(
+        "at byte 6: ", lambda t: before(t.miss, f"set_field:{_AWAY}->eth_src")
+    ),
+    "misses of another VF": Seeded(
+        "verdict: deliver, not drop: to an unknown MAC", lambda t: instead(t.miss, t.output("rep1"))
+    ),
+    "misses of the wire with another VNI": Seeded(
+        "to an unknown MAC, from the wire", lambda t: before(t.back, "set_field:0x3ff->tun_id")
+    ),
+    "somebody else's row": Seeded(
+        "verdict: flood, not one output", lambda _: [Flow(0, 65535, "", "NORMAL", 0)]
+    ),
 }
 
 
 @contextmanager
-def planted(tables: Tables, bug: Bug) -> Iterator[None]:
+def planted(tables: Tables, bug: Seeded) -> Iterator[None]:
     """Have a bug, and what was there before in the end."""
     rows = {flow.key: flow for flow in tables.bridge.dump_flows()}
-    wrong = list(bug(tables))
+    wrong = list(bug.rows(tables))
     tables.bridge.apply_bundle(wrong, ())
     try:
         yield

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dataplane.core.agreement import Observed, Question
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
@@ -222,13 +223,18 @@ class PacketPath(Protocol):
         """Return what would become of the packet. Raises OverweaveError if it cannot be asked."""
         ...
 
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Return what becomes of each frame. Raises OverweaveError if it cannot be asked."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PacketPaths:
-    """The ways of a node."""
+    """The ways of a node; ``switch`` is that of the DPU it is, where it can be asked."""
 
     fast: PacketPath
     ovs: PacketPath
+    switch: PacketPath | None = None
 
 
 class AttachRefusedError(Exception):

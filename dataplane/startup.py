@@ -28,7 +28,7 @@ from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
-from dataplane.contracts import Feed, PacketPaths, PathCounters, Post, Switch, Target
+from dataplane.contracts import Feed, PacketPath, PacketPaths, PathCounters, Post, Switch, Target
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen
 from dataplane.core.model import Side
@@ -57,6 +57,7 @@ from ovs_client.database import Tls
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import VSwitch
 from vendors import registry
+from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
 from vendors.registry import SwitchSettings
 
@@ -217,11 +218,17 @@ def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
     return switch
 
 
+def _switch_path(config: AgentConfig) -> PacketPath | None:
+    """Return what asks the emulated switch of the DPU that this node is; None: nobody can."""
+    controls = (each.control for each in config.devices if each.control is not None)
+    return next(map(InjectedPath, controls), None)
+
+
 def _service(config: AgentConfig, agent: Agent, ways: _Ways) -> AgentService:
     fast = ways.fast
     modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
     path = fast.path if isinstance(fast, Ebpf) else fast
-    paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)))
+    paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)), _switch_path(config))
     return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
 
 

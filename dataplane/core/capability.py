@@ -44,7 +44,7 @@ class Capability:
 
     ``tunnels`` are the encapsulations with the outer families it writes and strips. ``guards`` are
     those it enforces, by the AccessPort (representor) of each of its ports. ``cannot_set`` names
-    outer header fields that it writes otherwise than the other paths do, ``limits`` what else to
+    (core.agreement.Field) what it writes otherwise than the other paths do, ``limits`` what else to
     know, in the vendor's words. ``obstacle`` says why nothing can be placed at all, empty: it can.
     ``offloads``: it says itself that what it forwards by its tables is forwarded in hardware.
     ``rows`` of ours it holds now in all, those among them that no entry counts as its own.

@@ -93,7 +93,13 @@ def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> d
         "vfs": [f"vf{n}" for n in range(_dpu(dpu).vfs)],
     }
     representors = [f"rep{n}" for n in range(_dpu(dpu).vfs)]
-    return {**half, "side": "dpu", "representors": representors, "switch": switch}
+    return {
+        **half,
+        "side": "dpu",
+        "representors": representors,
+        "switch": switch,
+        "control": f"unix:{control(paths, dpu)}",
+    }
 
 
 def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from scapy.packet import Raw
 
 from ovs_client import process
 from tests.functional.emulated_switch import EmulatedSwitch, emulated_switch, run
-from vendors.emulator.control import FaultError, inject, new_mark
+from vendors.emulator.control import FaultError, Injection, inject, new_mark
 
 BY_HAND, RULE = "cookie=0x77/-1", "cookie=0x77,table=30,in_port=1,actions=drop"
 HOST, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -76,8 +76,8 @@ def test_a_probe_that_is_injected_leaves_nothing(switch: EmulatedSwitch) -> None
     head = Ether(src=HOST, dst=OTHER) / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2)
     probe = bytes(head / Raw(mark))
     switch.heard()
-    assert inject(switch.control, "vf0", probe, mark) == {"up": [probe]}
-    assert inject(switch.control, "up", probe, mark) == {"cpu0": [probe]}
+    assert inject(switch.control, [Injection("vf0", probe, mark)]) == [{"up": [probe]}]
+    assert inject(switch.control, [Injection("up", probe, mark)]) == [{"cpu0": [probe]}]
     assert switch.heard() == []
 
 

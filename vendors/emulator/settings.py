@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
 
@@ -59,6 +59,17 @@ class EmulatorConfig(Strict):
         for vf, representor in zip(self.vfs, self.representors, strict=True):
             ways |= {vf.port: representor.port, representor.port: vf.port}
         return ways
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """Return which port is what; VFs and where they miss by the representor's netdev."""
+        names = [representor.netdev for representor in self.representors]
+        return {
+            "uplink": self.uplink.port,
+            "cpu": self.cpu.port,
+            "vfs": dict(zip(names, (vf.port for vf in self.vfs), strict=True)),
+            "misses": {each.netdev: each.port for each in self.representors},
+        }
 
     @property
     def ovs(self) -> Path:

@@ -7,6 +7,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
@@ -15,14 +19,16 @@ from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
-from ovs_client.ofctl import FlowKey
+from ovs_client.ofctl import Flow, FlowKey
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.cni_node import segment
 from tests.system.damage import Node
+from tests.system.dpu.bugs import tables_of
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.frames import deliver
 from tests.system.spoofs import HONEST, SPOOFS, Pods
+from tests.system.test_lab_cli import Overweave
 from tests.unit.test_metrics import documented
 from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
 
@@ -244,6 +250,43 @@ def test_pods_in_different_subnets_of_a_segment_reach_each_other(scene: DpuScene
 def sent(pods: Pods) -> Mapping[str, Counter[str]]:
     frames = {name: make(pods) for name, make in {**SPOOFS, **HONEST}.items()}
     return deliver(pods.me, frames, [pods.other, pods.sink])
+
+
+def test_a_row_written_by_hand_moves_packets(scene: DpuScene) -> None:
+    """From one segment into another, where nothing else would."""
+    one, other = scene.segments["blue"][0], scene.segments["green"][0]
+    ip = IP(src=str(one.ip(4)), dst=str(other.ip(4)))
+    frames = {"by hand": Ether(src=one.mac, dst=other.mac) / ip / UDP()}
+    assert deliver(one, frames, [other])["by hand"] == {}
+    ports = tables_of(scene, COLOURS[0]).ports
+    row = Flow(0, 500, f"dl_dst={other.mac},in_port={ports['vf0']}", f"output:{ports['vf1']}", 0)
+    scene.bridge().apply_bundle([row], ())
+    try:
+        assert deliver(one, frames, [other])["by hand"] == {other.name: 1}
+        (counted,) = (each for each in scene.bridge().counted_flows(0) if each.flow.key == row.key)
+        assert counted.packets == 1
+    finally:
+        scene.bridge().apply_bundle((), [row])
+    assert deliver(one, frames, [other])["by hand"] == {}
+
+
+def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:
+    overweave = Overweave(talk.scene)
+    shown = overweave.run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
+    verdict, head, *hops, _ = shown.stdout.splitlines()
+    assert (shown.returncode, verdict) == (0, "reachable, fastpath both ways, in the switch of d1")
+    assert head.split()[4:] == ["PREDICTED", "SWITCH", "EBPF", "OVS"]
+    assert len(hops) == 4
+    counted = talk.scene.row(talk.colour, talk.far)
+    assert counted is not None
+    wrong = replace(counted.flow, actions=counted.flow.actions.replace("->tun_id", "1->tun_id"))
+    talk.may_lose = True
+    talk.scene.bridge().apply_bundle([wrong], ())
+    shown = overweave.run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
+    talk.scene.bridge().apply_bundle([counted.flow], ())
+    assert shown.returncode == 1
+    assert "not reachable: " in shown.stdout
+    assert "difference: switch of d1: geneve 16017 " in shown.stdout
 
 
 def test_a_pin_says_always_or_never(scene: DpuScene) -> None:

@@ -280,7 +280,7 @@ def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:
     counted = talk.scene.row(talk.colour, talk.far)
     assert counted is not None
     wrong = replace(counted.flow, actions=counted.flow.actions.replace("->tun_id", "1->tun_id"))
-    talk.may_lose = True
+    talk.gap_s = PUT_BACK_S  # while the row is wrong
     talk.scene.bridge().apply_bundle([wrong], ())
     shown = overweave.run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
     talk.scene.bridge().apply_bundle([counted.flow], ())

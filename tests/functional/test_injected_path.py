@@ -30,10 +30,10 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedSwitch]
 
 
 @pytest.fixture
-def switch(device: EmulatedSwitch) -> Iterator[EmulatedSwitch]:
+def switch(device: EmulatedSwitch) -> EmulatedSwitch:
     device.ofctl("del-flows", "cookie=0x77/-1")
     forget_cached(device)
-    yield device
+    return device
 
 
 def question(entry: FromPod | None = FROM_VF, tos: int = 0) -> Question:

@@ -277,7 +277,6 @@ fabric:
 #   side: dpu                  # one at most; then this agent serves attachment.sock in run_dir
 #   representors: [rep0, rep1] # of the host's VFs, in the same order
 #   switch: {}                 # what the vendor's driver needs to know: vendors/*/README.md
-#   control: unix:/PATH        # of an emulated switch: where it takes frames to be asked about
 """
 
 

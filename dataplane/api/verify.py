@@ -6,7 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dataplane.api import agent_pb2 as pb
 from dataplane.contracts import PacketPath, PacketPaths
@@ -66,7 +66,7 @@ class _Judge:
     path: PacketPath
     cannot_set: AbstractSet[str] = frozenset()
     held: AbstractSet[EntryKey] | None = None
-    why_not: str = field(default="")
+    why_not: str = ""
 
     def ask(self, questions: Sequence[Question]) -> list[Observed]:
         """Return what the path does with each; nothing observed where it cannot be asked."""

@@ -125,7 +125,8 @@ class Found:
 def verify(packets: int, seed: str, segment: str, form: str, sockets: tuple[Path, ...]) -> int:
     """Compare what switch, eBPF and Open vSwitch of each node do with the same frames.
 
-    Frames of all kinds, from the node's pods and from the wire: same verdict, output, inner frame,
+    Frames of all kinds, from the node's pods (the first 16 get every kind, others plain ones) and
+    from the wire: same verdict, output, inner frame,
     VTEPs, UDP port, VNI, encapsulation, DF, TTL and ECN. Open vSwitch is the truth; a path above
     it may hand over what it does not take, and never do otherwise. Nothing is sent: eBPF programs
     run on the frames, flows are traced, an emulated switch is let catch them; all but Open vSwitch

@@ -41,10 +41,9 @@ Values = Mapping[Field, Value]
 class Question:
     """A frame that a pod sends, or (``entry`` None) that the NIC ``nic`` receives.
 
-    ``mark`` is a part of the frame that no other frame has, ``about`` the entry that it should
-    meet. Not ``sound``: no path may deliver it.
+    ``mark`` is a part of the frame that no other frame has. Not ``sound``: no path may deliver it.
     Not ``fits``: the underlay cannot carry it. ``glued`` gives the AccessPort that an OVS port
-    stands for.
+    stands for, ``about`` is the entry of who it is for.
     """
 
     name: str

@@ -102,11 +102,11 @@ class OvsPacketPath:
         popped = _POP.fullmatch(outer.actions)
         if popped is None:
             return Observed(done(Action.HOST), outer.rule)
-        packet = parse_tunnel(question.frame)
-        if packet is None:
+        packet, port = parse_tunnel(question.frame), names.get(popped[1])
+        if packet is None or port is None:
             return Observed({}, outer.rule, "the datapath looks at outer headers, no flow does")
-        tunnel = packet.tunnel
-        entry = f"{_of_tunnel(names[popped[1]], tunnel)},tun_tos={packet.ecn},tun_ttl={packet.ttl}"
+        met = f"tun_tos={packet.ecn},tun_ttl={packet.ttl}"
+        entry = f"{_of_tunnel(port, packet.tunnel)},{met}"
         return _observed(question, self._walk(INTEGRATION_BRIDGE, entry, packet.inner), names)
 
     def _walk(self, bridge: str, entry: str, frame: bytes = b"") -> _Walk:

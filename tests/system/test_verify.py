@@ -49,7 +49,8 @@ def test_an_entry_that_leads_elsewhere_is_named(scene: Scene) -> None:
     )
     nic = ifindex(world, "n1", "eth0")
     wrong = encode_entry(RemoteEntry(nic, Encap(BLUE.encap), 6081, ip_address(ours), third))
-    status, found = 0, {}
+    status = 0
+    found: dict[str, Any] = {}
     for _ in range(_TRIES):
         undo = take(world, "n1", "entries", key)
         put_back(world.node("n1").maps()["entries"], key, wrong)

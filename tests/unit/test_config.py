@@ -75,6 +75,24 @@ devices:
 OTHER_DPU = '- {serial: "2", vendor: intel, side: dpu, representors: [rep1], switch: {bridge: br1}}'
 
 
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        pytest.param(
+            DPU.replace("}\n", ", emulated: true, control: unix:/c}\n"), True, id="emulated"
+        ),
+        pytest.param(DPU.replace("}\n", ", control: unix:/c}\n"), False, id="a real device"),
+        pytest.param(HOST + "  emulated: true\n  control: unix:/c\n", False, id="a host"),
+    ],
+)
+def test_an_emulated_switch_alone_takes_frames(text: str, *, is_right: bool) -> None:
+    if is_right:
+        assert config(text).devices[0].control == Path("/c")
+        return
+    with pytest.raises(FaultyFileError, match="control belongs to side dpu of an emulated"):
+        config(text)
+
+
 def test_what_the_file_says_of_devices() -> None:
     (device,) = config(DPU).local_node.devices
     assert device == Device(

@@ -84,13 +84,19 @@ def test_nonsense_is_no_tunnel_packet(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "at",
-    [pytest.param(14, id="version"), pytest.param(20, id="fragment"), pytest.param(46, id="VNI")],
+    ("at", "wrong"),
+    [
+        pytest.param(14, b"\x46", id="IPv4 options"),
+        pytest.param(20, b"\x20\x00", id="fragment"),
+        pytest.param(16, b"\0\0", id="IPv4 length"),
+        pytest.param(38, b"\0\0", id="UDP length"),
+        pytest.param(42, b"\x40", id="Geneve version"),
+        pytest.param(46, bytes(3), id="VNI"),
+    ],
 )
-def test_what_is_not_as_it_should_be_is_none(at: int) -> None:
+def test_what_is_not_as_it_should_be_is_none(at: int, wrong: bytes) -> None:
     tunnel = Tunnel(Encap.GENEVE, Vni(7), *ends(4), 6081)
     packet = encapsulate(tunnel, NIC, bytes(20))
-    wrong = {14: b"\x46", 20: b"\x20\x00", 46: bytes(3)}[at]
     assert parse_tunnel(packet) is not None
     assert parse_tunnel(packet[:at] + wrong + packet[at + len(wrong) :]) is None
 

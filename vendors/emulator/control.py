@@ -23,7 +23,7 @@ from vendors.emulator.relay import Relay
 MARK_BYTES = 16
 _INJECT = "PORT FRAME MARK ..."
 _ANSWER_S = 30.0
-_CATCH_S = 0.4  # a frame crosses a bridge in about a millisecond; this machine may be busy
+_CATCH_S = 1.0  # a frame crosses a bridge in about a millisecond; this machine may be busy
 _LOOK_S, _SETTLE_S = 0.005, 0.05  # what comes out twice comes within this
 
 Words = Sequence[str]

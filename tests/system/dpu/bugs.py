@@ -9,11 +9,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dataplane.core.model import IpAddress
 from dataplane.lab.probes import Station
 from dataplane.lab.scene import Colour
 from ovs_client.ofctl import Flow, OpenFlowBridge
+from ovs_client.unixctl import Unixctl
 from tests.system.dpu.conftest import DpuScene
 from vendors.marvell.pipeline import CLASSIFY, FORWARD, GUARD, MISS, TUNNEL, WIRE
 
@@ -29,11 +31,17 @@ class Tables:
     """
 
     bridge: OpenFlowBridge
+    rundir: Path
     ports: Mapping[str, int]
     colour: Colour
     vf: Station
     far: Station
     vtep: IpAddress
+
+    def apply(self, add: Sequence[Flow], delete: Sequence[Flow]) -> None:
+        """Change rows, and have what was cached of them before go."""
+        self.bridge.apply_bundle(add, delete)
+        Unixctl(self.rundir).call("revalidator/purge")
 
     def row(self, table: int, *tokens: str) -> Flow:
         """Return the one row of ``table`` with these in its match."""
@@ -273,20 +281,27 @@ def planted(tables: Tables, bug: Seeded) -> Iterator[None]:
     """Have a bug, and what was there before in the end."""
     rows = {flow.key: flow for flow in tables.bridge.dump_flows()}
     wrong = list(bug.rows(tables))
-    tables.bridge.apply_bundle(wrong, ())
+    tables.apply(wrong, ())
     try:
         yield
     finally:
         right = [rows[flow.key] for flow in wrong if flow.key in rows]
-        tables.bridge.apply_bundle(right, [flow for flow in wrong if flow.key not in rows])
+        tables.apply(right, [flow for flow in wrong if flow.key not in rows])
 
 
 def tables_of(scene: DpuScene, colour: Colour) -> Tables:
     """Return the rows of a colour's VF pod and of its pod on n2."""
     vf, _, _, far = scene.segments[colour.name]
-    database = f"unix:{scene.paths.directory}/d1.switch/ovs/db.sock"
+    rundir = scene.paths.directory / "d1.switch" / "ovs"
     shown = subprocess.run(
-        ["ovs-vsctl", f"--db={database}", "--bare", "--columns=name,ofport", "list", "interface"],
+        [
+            "ovs-vsctl",
+            f"--db=unix:{rundir}/db.sock",
+            "--bare",
+            "--columns=name,ofport",
+            "list",
+            "interface",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -294,4 +309,4 @@ def tables_of(scene: DpuScene, colour: Colour) -> Tables:
     ports = {name: int(number) for name, number in zip(shown[::2], shown[1::2], strict=True)}
     addresses = scene.topology.node("n2").addresses
     vtep = next(address.ip for address in addresses if address.version == 4)
-    return Tables(scene.bridge(), ports, colour, vf, far, vtep)
+    return Tables(scene.bridge(), rundir, ports, colour, vf, far, vtep)

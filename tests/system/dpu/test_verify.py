@@ -57,8 +57,8 @@ def words(difference: pb.Difference) -> str:
     return f"{difference.field}: {said}: {difference.question}"
 
 
-def test_all_paths_agree(overweave: Overweave) -> None:
-    shown = overweave.run("verify", "--packets", "50", "-o", "json")
+def test_all_paths_agree(overweave: Overweave, colour: Colour) -> None:
+    shown = overweave.run("verify", "--packets", "30", "--segment", colour.name, "-o", "json")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     (found,) = json.loads(shown.stdout)
     print(found["verdict"])
@@ -71,8 +71,8 @@ def test_all_paths_agree(overweave: Overweave) -> None:
     for row in (switch, fast, rows["n2", "fastpath"]):
         assert row["unknown"] == 0
         assert row["not_observed"] == {}
-        assert row["agree"] > 100
-    assert switch["handed_over"] > 100
+        assert row["agree"] > 60
+    assert switch["handed_over"] > 60
     assert rows["d1", "ovs"]["unknown"] < rows["d1", "ovs"]["asked"] / 20
     assert found["left_out"] == 0
 
@@ -132,12 +132,11 @@ def test_an_agent_that_is_dead_is_said(placed: DpuScene, overweave: Overweave) -
     assert "not heard: no agent answers on " in shown.stdout
 
 
-def test_a_switch_that_is_dead_loses_everything(placed: DpuScene, overweave: Overweave) -> None:
+def test_a_switch_that_is_dead_loses_everything(placed: DpuScene) -> None:
     placed.tell("die")
     try:
-        shown = overweave.run("verify", "--packets", "0", "--segment", "blue")
+        with closing(differences(placed, BLUE)) as found:
+            first = words(next(found))
     finally:
         placed.tell("revive")
-    print(shown.stdout)
-    assert shown.returncode == 1
-    assert ": verdict: drop, not " in shown.stdout
+    assert first.startswith("verdict: drop, not tunnel: ")

@@ -24,6 +24,7 @@ from dataplane.netlink.rtnl import Rtnl
 from tests.coverage_grid import FAMILIES, Proven
 from tests.system.cni_node import eventually
 from tests.system.damage import Node
+from tests.system.test_lab_cli import Overweave
 from tests.system.test_ovs_restart import machine
 from tests.system.test_pitfalls import checksum_errors
 
@@ -246,6 +247,13 @@ def test_with_ebpf_and_without_again(scene: Scene, n1: Node) -> None:
     for stations in scene.segments.values():
         assert matrix.verify(stations).faults == ()
     eventually(lambda: n1.state() == before, BACK_S)
+
+
+def test_verify_says_that_there_is_no_fast_path_to_compare(scene: Scene) -> None:
+    shown = Overweave(scene).run("verify", "--packets", "0", "--segment", "blue")
+    assert shown.returncode == 0, shown.stdout
+    assert shown.stdout.startswith("all agree: ")
+    assert "not asked: fastpath of n1: " in shown.stdout
 
 
 def redirects(rtnl: Rtnl) -> int:

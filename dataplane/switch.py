@@ -57,9 +57,7 @@ class SwitchFeed:
         """Ask once, and post what is news."""
         seen = self._ask()
         was_down = self._seen is not None and self._seen.capability is None
-        if seen != self._seen:
-            self._seen = seen
-            self._post(seen)
+        self._tell(seen)
         if seen.capability is None:
             return
         if was_down:
@@ -73,9 +71,19 @@ class SwitchFeed:
         except OverweaveError as error:
             return SwitchSeen(None, str(error))
 
+    def _tell(self, seen: SwitchSeen) -> None:
+        if seen != self._seen:
+            self._seen = seen
+            self._post(seen)
+
     def _measure(self) -> None:
         try:
-            in_switch, in_software = self._switch.counters(), self._fast.traffic()
+            in_switch = self._switch.counters()
+        except OverweaveError as error:
+            self._tell(SwitchSeen(None, str(error)))  # it has died since it was asked
+            return
+        try:
+            in_software = self._fast.traffic()
         except OverweaveError as error:
             log.warning("switch.unmeasured", error=str(error))
             return

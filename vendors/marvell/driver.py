@@ -266,7 +266,7 @@ class MarvellSwitch:
 
     def _remove(self, items: Iterable[Item]) -> None:
         items = list(items)
-        if not any(map(is_ours, self._openflow.dump_flows())):
+        if items and not any(map(is_ours, self._openflow.dump_flows())):
             # With one route the intake at all addresses ends: they go together, with the last row.
             for route in self._routes():
                 tunnel_routes.delete_route(self._unixctl, self._user_route(route))

@@ -67,7 +67,6 @@ _PLACED_S = 30.0
 _PACE_S = 0.002
 _AFTER_S = 2.0  # from the fault on, how long packets are watched
 _SAID_S = 10.0
-_LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
@@ -63,9 +63,19 @@ def desired(count: int, vteps: Sequence[IpAddress], representors: Sequence[str])
     )
 
 
+def local_keys(wanted: Desired) -> frozenset[EntryKey]:
+    """Return the keys of the entries of VFs."""
+    views = wanted.segments.values()
+    return frozenset(
+        EntryKey(view.segment.vni, port.attachment.mac) for view in views for port in view.ports
+    )
+
+
 def keys(wanted: Desired) -> frozenset[EntryKey]:
     """Return the keys of all entries."""
-    return frozenset(_keys(wanted))
+    views = wanted.segments.values()
+    far = {EntryKey(view.segment.vni, each.endpoint.mac) for view in views for each in view.remotes}
+    return local_keys(wanted) | far
 
 
 def bindings(wanted: Desired, placed: frozenset[EntryKey]) -> Bindings:
@@ -92,12 +102,6 @@ def small(capability: Capability) -> Capability:
         replace(table, capacity=min(table.capacity, SMALL_TABLE)) for table in capability.tables
     )
     return replace(capability, tables=tables)
-
-
-def _keys(wanted: Desired) -> Iterator[EntryKey]:
-    for view in wanted.segments.values():
-        yield from (EntryKey(view.segment.vni, port.attachment.mac) for port in view.ports)
-        yield from (EntryKey(view.segment.vni, far.endpoint.mac) for far in view.remotes)
 
 
 def _view(segment: Segment, number: int, far: int, representor: str) -> SegmentView:

@@ -64,6 +64,8 @@ class SwitchFeed:
             seen = self._ask()
             if seen.capability is not None and self._is_due():
                 measured = self._measure()
+        except OverweaveError as error:  # it has died since it was asked
+            seen = SwitchSeen(None, str(error))
         except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
             seen = SwitchSeen(None, f"internal error, please report it: {caught!r}")
             if seen != before:
@@ -86,19 +88,26 @@ class SwitchFeed:
         return self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S
 
     def _measure(self) -> TrafficMeasured | None:
-        """Return what was forwarded since the last time; None: this is the first, or unreadable.
+        """Return what was forwarded since the last time; None: this is the first.
 
         Without the counts of the software what the switch holds is known all the same.
+        Raises OverweaveError if it does not answer.
         """
-        in_switch, in_software = _counts(self._switch.counters), _counts(self._fast.traffic)
-        if in_switch is None:
-            return None
+        in_switch, in_software = self._switch.counters(), self._software()
         now, counted = self._clock(), (in_switch, in_software)
         before, since = self._counted, self._measured_at
         self._measured_at, self._counted = now, counted
         if since is None:
             return None
         return TrafficMeasured(_rates(before, counted, now - since), frozenset(in_switch))
+
+    def _software(self) -> _Counts | None:
+        """Return what was forwarded in software; None: it cannot be read."""
+        try:
+            return self._fast.traffic()
+        except OverweaveError as error:
+            log.warning("switch.unmeasured", error=str(error))
+            return None
 
 
 class Counters:
@@ -115,15 +124,6 @@ class Counters:
             return self._switch.counters()
         except Exception:  # noqa: BLE001  # the feed is told the same, and says it
             return None
-
-
-def _counts(path: Callable[[], _Counts]) -> _Counts | None:
-    """Return what a path has counted; None: it cannot be read."""
-    try:
-        return path()
-    except OverweaveError as error:
-        log.warning("path.unmeasured", error=str(error))
-        return None
 
 
 def _rates(

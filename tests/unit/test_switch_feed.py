@@ -25,7 +25,7 @@ class Stand:
     """A switch, the fast path beside it, a clock, and who is told."""
 
     def __init__(self) -> None:
-        self.down = ""
+        self.down = self.silent = ""
         self.rows: int | None = 0  # None: it is down, too
         self.broken = False  # the fast path
         self.bug = ""  # the name of the question at which a fault of ours shows
@@ -45,6 +45,8 @@ class Stand:
 
     def counters(self) -> Mapping[EntryKey, Traffic]:
         self._fail("counters")
+        if self.silent:
+            raise TargetError(self.silent)
         return dict(self.in_switch)
 
     def traffic(self) -> Mapping[EntryKey, Traffic]:
@@ -144,6 +146,16 @@ def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None
     assert stand.later() == []
     assert stand.looks == 0
     stand.down = ""
+    assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
+    assert stand.looks == 1
+
+
+def test_a_switch_that_dies_while_it_is_asked_is_told_of_at_once() -> None:
+    stand = Stand()
+    stand.later()
+    stand.silent = "no answer within 1 s"
+    assert stand.later() == [SwitchSeen(None, "no answer within 1 s")]
+    stand.silent = ""
     assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
     assert stand.looks == 1
 

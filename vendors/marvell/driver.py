@@ -153,8 +153,11 @@ class MarvellSwitch:
         with self._asking():
             flows = self._openflow.dump_flows()
             names = {number: name for name, number in self._numbers().items()}
+            mac = self._local_mac()
             findings = Findings(
-                flows=tuple(from_device(flow, names, self._local_mac()) for flow in flows),
+                flows=tuple(
+                    each if is_ours(each) else from_device(each, names, mac) for each in flows
+                ),
                 limits=self._openflow.table_limits(),
                 ports=frozenset(names.values()),
                 addresses=tuple(tunnel_routes.local_addresses(self._unixctl, self._place.bridge)),

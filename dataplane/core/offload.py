@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dataplane.core.capability import Capability, Part, Table
@@ -41,13 +41,16 @@ class SwitchView:
     """What is known of the DPU's switch below this node, and of what the entries forward.
 
     ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds. Without ``capability`` it does not answer, ``error`` says why; both empty: there is none.
+    holds; ``leaving`` are the ports and entries of which it may hold what they are not any more
+    (core/withdrawal). Without ``capability`` it does not answer, ``error`` says why; both empty:
+    there is none.
     """
 
     capability: Capability | None = None
     error: str = ""
     rates: Mapping[EntryKey, float] = field(default_factory=dict)
     held: frozenset[EntryKey] = frozenset()
+    leaving: frozenset[Hashable] = frozenset()
 
     @property
     def exists(self) -> bool:
@@ -90,7 +93,7 @@ def choose(
     if not view.exists:
         return Choice()
     capability = view.capability
-    segments = [_Segment(each, capability, next_hops) for each in desired.segments.values()]
+    segments = [_Segment(each, view, next_hops) for each in desired.segments.values()]
     reasons = {key: why for segment in segments for key, why in segment.refused()}
     candidates = [candidate for segment in segments for candidate in segment.candidates()]
     if capability is None or capability.obstacle:
@@ -162,10 +165,11 @@ class _Segment:
     """What of one segment may be placed, and why the rest may not, whatever the traffic."""
 
     def __init__(
-        self, view: SegmentView, capability: Capability | None, next_hops: Collection[IpAddress]
+        self, view: SegmentView, switch: SwitchView, next_hops: Collection[IpAddress]
     ) -> None:
         self._view = view
-        self._capability = capability
+        self._capability = switch.capability
+        self._leaving = switch.leaving
         self._next_hops = next_hops
         self._pins = {
             word: frozenset(pin.endpoint for pin in view.pins if pin.hardware is word)
@@ -209,7 +213,8 @@ class _Segment:
             return Reason.NO_SWITCH_PORT
         if known and port.guard not in known.guards[netdev]:
             return Reason.UNSUPPORTED_GUARD
-        return None
+        is_leaving = {netdev, self._key(port.attachment.mac)} & self._leaving
+        return Reason.PENDING if is_leaving else None
 
     def _why_not_remote(self, remote: RemoteEndpoint) -> Reason | None:
         segment = self._view.segment
@@ -220,6 +225,8 @@ class _Segment:
         known = self._capability
         if known and (segment.encap, segment.underlay) not in known.tunnels:
             return Reason.UNSUPPORTED_ENCAP
+        if self._key(remote.endpoint.mac) in self._leaving:
+            return Reason.PENDING
         return None if remote.vtep in self._next_hops else Reason.NO_NEXTHOP
 
     def _why_nobody(self) -> Reason:
@@ -228,8 +235,8 @@ class _Segment:
         obstacles = {self._obstacle(port) for port in allowed}
         if None in obstacles:
             return Reason.POLICY_OFF
-        unguarded = Reason.UNSUPPORTED_GUARD in obstacles
-        return Reason.UNSUPPORTED_GUARD if unguarded else Reason.NO_SWITCH_PORT
+        nearest = (Reason.PENDING, Reason.UNSUPPORTED_GUARD)
+        return next((why for why in nearest if why in obstacles), Reason.NO_SWITCH_PORT)
 
     def _candidate(
         self,

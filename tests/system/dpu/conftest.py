@@ -39,6 +39,11 @@ class DpuScene(Scene):
     def dpu(self) -> LabNode:
         return self.topology.node("d1")
 
+    @property
+    def spare_vf(self) -> str:
+        """Return the VF that no pod of the lab has."""
+        return dpus.device_id(self.topology, self.dpu, len(COLOURS))
+
     def tell(self, *words: str) -> object:
         """Tell the emulated switch what to do."""
         return tell(dpus.control(self.paths, self.dpu), *words)

@@ -6,6 +6,7 @@ A veth pair is VF and representor: vf0 on the host, rep0 on the DPU.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -192,6 +193,42 @@ def test_a_vf_that_came_back_with_the_pods_name(host: HostWorld, pod: Netns) -> 
     ip(host.space, "link", "set", "dev7", "up")
     assert host.run("DEL", host.config(deviceID=VF0)).status == 0
     host.assert_home()
+
+
+@pytest.mark.parametrize("name", ["eth0", "dev7"])
+def test_a_vf_that_comes_back_after_del(host: HostWorld, pod: Netns, name: str) -> None:
+    """The kernel takes a dead namespace apart when it gets to it."""
+    assert host.add().status == 0
+    with namespace() as limbo, namespace() as other:
+        ip(pod, "link", "set", "eth0", "netns", name_of(limbo))
+        assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+        assert not list((host.directory / "vfs").iterdir())
+        add = threading.Thread(
+            target=host.add, kwargs={"CNI_CONTAINERID": "c2", "CNI_NETNS": other.path}
+        )
+        add.start()
+        assert wait_until(lambda: host.dpu.keys() == (AttachmentKey("c2", "eth0"),))
+        ip(limbo, "link", "set", "eth0", "netns", name_of(host.space), "name", name)
+        add.join()
+        (eth0,) = shown(other, "addr", "show", "dev", "eth0")
+        held = host.dpu.attachment(AttachmentKey("c2", "eth0"))
+        assert held is not None
+        assert (eth0["address"], eth0["ifalias"]) == (held.mac, "overweave:vf0:c2/eth0")
+        assert {each["local"] for each in eth0["addr_info"]} > {str(ip) for ip in held.ips}
+        assert host.run("DEL", host.config(deviceID=VF0), CNI_CONTAINERID="c2").status == 0
+        host.assert_home()
+
+
+def test_a_del_that_cannot_bring_the_vf_home_is_tried_again(host: HostWorld, pod: Netns) -> None:
+    assert host.add().status == 0
+    ip(host.space, "link", "add", "vf0", "type", "bridge")
+    failed(host.run("DEL", host.config(deviceID=VF0)), 102, "File exists")
+    failed(host.add(CNI_CONTAINERID="c2"), 101, "c1/eth0")
+    assert host.dpu.keys() == (KEY,)
+    ip(host.space, "link", "del", "vf0")
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.assert_home()
+    assert [each["ifname"] for each in shown(pod, "link")] == ["lo"]
 
 
 def test_add_twice_is_refused(host: HostWorld) -> None:

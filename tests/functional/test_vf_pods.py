@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -333,6 +334,62 @@ def test_a_dpu_that_is_away_at_del_is_told_later(
     assert wait_until(lambda: host.dpu.keys() == ())
     assert wait_until(lambda: not list((host.directory / "vfs").iterdir()))
     assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+@contextmanager
+def owing(host: HostWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a host that starts within this owe its DPU, which is back, the DEL of c1/eth0."""
+    assert host.add().status == 0
+    host.stop_dpu()
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.stop()
+    host.start_dpu()
+    monkeypatch.setattr(front_module, "RETRY_S", 0.05)
+    yield
+    host.start()
+
+
+def test_what_is_owed_does_not_take_the_next_attachment_of_that_name(
+    host: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's word on the old one is late, and the runtime asks for the same again."""
+    reached, opened, detach = threading.Event(), threading.Event(), DpuClient.detach
+
+    def late(self: DpuClient, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
+        if threading.current_thread().name == "front":
+            reached.set()
+            assert opened.wait(5)
+        detach(self, vf, key, timeout_s)
+
+    with owing(host, monkeypatch):
+        monkeypatch.setattr(DpuClient, "detach", late)
+    assert reached.wait(5)
+    outcomes: list[Outcome] = []
+    add = threading.Thread(target=lambda: outcomes.append(host.add()))
+    add.start()
+    time.sleep(0.5)  # it would be through by now
+    opened.set()
+    add.join()
+    time.sleep(0.2)
+    assert host.dpu.keys() == (KEY,)
+    config = host.config(deviceID=VF0, prevResult=outcomes[0].document)
+    assert host.run("CHECK", config).status == 0
+
+
+def test_what_is_owed_is_tried_again_whatever_went_wrong(
+    host: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach, faults = DpuClient.detach, [KeyError("a fault of ours"), None]
+
+    def crash(self: DpuClient, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
+        if (fault := faults.pop(0) if faults else None) is not None:
+            raise fault
+        detach(self, vf, key, timeout_s)
+
+    with owing(host, monkeypatch):
+        monkeypatch.setattr(DpuClient, "detach", crash)
+    assert wait_until(lambda: host.dpu.keys() == ())
+    assert faults == []
 
 
 def test_a_restart_keeps_vf_pods(host: HostWorld) -> None:

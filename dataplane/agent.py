@@ -184,7 +184,7 @@ class Agent:
         """Wait for a switch that answers; the port is not used again before it has let go."""
 
         def is_over(snapshot: Snapshot) -> bool:
-            return not snapshot.unreleased(netdev) or snapshot.state.switch.capability is None
+            return not snapshot.unreleased(netdev) or bool(snapshot.state.switch.error)
 
         self._wait(is_over, timeout_s)
         if why := self._snapshot.unreleased(netdev):

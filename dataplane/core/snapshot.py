@@ -138,7 +138,7 @@ class Snapshot:
         report = self.reports.get(SWITCH_TARGET)
         heard = report.generation if report else -1
         asked = (self.standing[key].unwanted or 0 for key in self.state.switch.leaving)
-        return self.state.switch.capability is not None and any(each > heard for each in asked)
+        return not self.state.switch.error and any(each > heard for each in asked)
 
     def is_published(self, key: AttachmentKey) -> bool:
         """Say whether the fabric row of the attachment is committed."""

@@ -81,11 +81,17 @@ class Agent:
             self._feeds.append(feed)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End all threads, also where ``start`` has failed; the dataplane stays as it is."""
+        """End all threads, also where ``start`` has failed; the dataplane stays as it is.
+
+        A round that is under way after ``timeout_s`` seconds is left to itself.
+        """
         for feed in self._feeds:
             feed.stop()
         for worker in self._workers:
-            worker.stop(timeout_s)
+            worker.stop(0.0)  # so that all come to their end at the same time
+        give_up = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.stop(max(0.0, give_up - time.monotonic()))
         self._inbox.put(None)
         self._thread.join(timeout_s)
 

@@ -575,6 +575,25 @@ def test_a_slot_of_another_attachment_is_programmed_anew(lab: Lab) -> None:
         lab.agent.wait_programmed(POD, 0.2)
 
 
+def test_all_targets_come_to_their_end_at_the_same_time(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs takes its time while the others take theirs."""
+    begun, told = threading.Event(), []
+    other = next(each for each in lab.agent._workers if each.target is lab.fabric)
+
+    def hang(_change: Change) -> None:
+        begun.set()
+        told.append(until(lambda: other._stopping, 5))
+
+    monkeypatch.setattr(lab.flows, "apply", hang)
+    lab.synced()
+    lab.agent.post(REQUEST)
+    assert begun.wait(5)
+    lab.agent.stop(20.0)
+    assert told == [True]
+
+
 class TestSwitch:
     """A pod behind the DPU's switch, and one elsewhere that it talks to."""
 

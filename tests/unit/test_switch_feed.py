@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
+
+import pytest
 
 from dataplane.core.capability import Capability
 from dataplane.core.errors import TargetError
 from dataplane.core.events import Event, SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.core.placement import Traffic
-from dataplane.switch import MEASURE_S, SwitchFeed
+from dataplane.switch import MEASURE_S, WATCH_S, SwitchFeed
 
 KEY = EntryKey(Vni(7), Mac("02:00:00:00:00:01"))
 OTHER = EntryKey(Vni(7), Mac("02:00:00:00:00:02"))
@@ -81,3 +85,22 @@ def test_a_switch_is_told_of_when_it_goes_and_comes_and_looked_at_then() -> None
     stand.down = ""
     assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
     assert stand.looks == 1
+
+
+def test_to_stop_waits_for_no_silent_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at one takes up to fifteen seconds, and who ends an agent waits for ten."""
+    stand = Stand()
+    asked, answered = threading.Event(), threading.Event()
+
+    def describe() -> Capability:
+        asked.set()
+        assert answered.wait(30)
+        return Capability("test", "switch")
+
+    monkeypatch.setattr(stand, "describe", describe)
+    stand.feed.start(stand.events.append)
+    assert asked.wait(5)
+    began = time.monotonic()
+    stand.feed.stop()
+    assert time.monotonic() - began < 5 * WATCH_S
+    answered.set()

@@ -27,6 +27,7 @@ from ovs_client.vswitch import VSwitch
 def uninstall(file: Path, dry_run: bool) -> int:  # noqa: FBT001
     """Remove pods' links, tc filters, bridges, pins, files and fabric rows that are this agent's.
 
+    On a DPU also what its switch holds of them.
     The agent is asked to end first. A fabric database of this machine goes with the last node in
     it. The configuration stays, and so does everything that is not marked as our own.
     """

@@ -321,7 +321,8 @@ class Agent:
             self._held_until = now
         elif self._held_until is None:
             self._held_until = now + _SWITCH_FIRST_S
-        if job.generation != before.generation:
+        # What a switch holds is not taken from it before it is known what that is.
+        if job.generation != before.generation and after.state.switch.held is not None:
             self._submit(job, lambda name: name == SWITCH_TARGET)
         if job.generation != self._given and (self._held_until is None or self._held_until <= now):
             self._submit(job, lambda name: name != SWITCH_TARGET)
@@ -363,8 +364,8 @@ def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
     if desired is not before.desired or standing is not before.standing:
         switch = replace(switch, leaving=leaving(standing, desired))
     placed, ways = before.state.bindings.placed, after.state.bindings.next_hops
-    same = (switch, desired, ways) == (
-        before.state.switch,
+    same = (switch.basis, desired, ways) == (
+        before.state.switch.basis,
         before.desired,
         before.state.bindings.next_hops,
     )
@@ -372,7 +373,8 @@ def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
         return after
     choice = choose(desired, switch, ways, placed)
     bindings = replace(after.state.bindings, placed=choice.placed)
-    is_news = choice.placed != placed and after.generation == before.generation
+    is_first = before.state.switch.held is None and switch.held is not None
+    is_news = (choice.placed != placed or is_first) and after.generation == before.generation
     generation = after.generation + is_news
     return replace(
         after,

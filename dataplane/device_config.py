@@ -118,9 +118,12 @@ class DeviceConfig(Strict):
         )
 
 
-def _no_doubles(devices: list[DeviceConfig]) -> list[DeviceConfig]:
+def _fit_together(devices: list[DeviceConfig]) -> list[DeviceConfig]:
     counts = Counter(_claims(devices))
     faults = [f"{claim} stands there {count} times" for claim, count in counts.items() if count > 1]
+    own = sorted({device.serial for device in devices if device.side is Side.DPU})
+    if len(own) > 1:
+        faults.append(f"side dpu is said of {' and of '.join(own)}, but a node is one DPU at most")
     if faults:
         raise InvalidValueError(f"devices: {', '.join(faults)}")
     return devices
@@ -133,7 +136,7 @@ def _claims(devices: list[DeviceConfig]) -> Iterator[str]:
         yield from (f"netdev {name}" for name in device.netdevs)
 
 
-Devices = Annotated[list[DeviceConfig], AfterValidator(_no_doubles)]
+Devices = Annotated[list[DeviceConfig], AfterValidator(_fit_together)]
 
 
 def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:

@@ -30,9 +30,10 @@ from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
 from dataplane.contracts import Feed, PacketPaths, PathCounters, Post, Switch, Target
 from dataplane.core.errors import OverweaveError
+from dataplane.core.events import SwitchSeen
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
-from dataplane.device_config import host_vfs, served_devices, watched_devices
+from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
@@ -127,7 +128,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
-    ways = _ways(fast, _switch(config, stack))
+    ways, device = _ways(fast, _switch(config, stack)), _own_device(config)
     if isinstance(fast, Ebpf):
         stack.callback(fast.target.close)
     targets: tuple[Target, ...] = (
@@ -153,6 +154,9 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
+    if device is not None and device.vendor not in registry.DRIVERS:
+        log.warning("switch.no_driver", vendor=device.vendor.value, device=device.name)
+        agent.post(SwitchSeen(None, f"vendor {device.vendor} has no driver"))
     _serve(config, agent, ways, stack)
 
 
@@ -191,13 +195,15 @@ def _feeds(ways: _Ways, look: Callable[[str], None]) -> Iterator[Feed]:
         yield SwitchFeed(ways.switch, ways.counters, poke, time.monotonic)
 
 
+def _own_device(config: AgentConfig) -> DeviceConfig | None:
+    """Return the DPU that this node is, if it is one."""
+    return next((each for each in config.devices if each.side is Side.DPU), None)
+
+
 def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
-    """Return the driver of the DPU that this node is, None for another node."""
-    device = next((each for each in config.devices if each.side is Side.DPU), None)
-    if device is None:
-        return None
-    if device.vendor not in registry.DRIVERS:
-        log.warning("switch.no_driver", vendor=device.vendor.value, device=device.name)
+    """Return the driver of the DPU that this node is, None for another node, and without one."""
+    device = _own_device(config)
+    if device is None or device.vendor not in registry.DRIVERS:
         return None
     settings = SwitchSettings(
         vendor=device.vendor,

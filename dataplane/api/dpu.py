@@ -76,7 +76,8 @@ def _asking(address: str) -> Iterator[rpc.AttachmentStub]:
 def _refusal(address: str, error: grpc.RpcError) -> AttachRefusedError:
     """Return the agent's own word if it gave one, else why there is none."""
     told = error.trailing_metadata() or ()
-    codes = [int(each.value) for each in told if each.key == CODE_KEY]
+    values = (str(each.value) for each in told if each.key == CODE_KEY)
+    codes = [int(value) for value in values if value.isdecimal()]
     if codes:
         return AttachRefusedError(codes[0], f"DPU at {address}: {error.details()}")
     away = "does not answer" if error.code() in _AWAY else "failed"

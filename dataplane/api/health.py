@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Mapping
 
+import structlog
+
 from dataplane.api.dpu import DpuClient
 from dataplane.contracts import AttachRefusedError, Post
 from dataplane.core.events import DeviceSeen
@@ -13,6 +15,8 @@ from dataplane.core.model import READY, Condition
 
 ASK_S = 5.0
 TIMEOUT_S = 2.0
+
+log = structlog.get_logger()
 
 
 class DpuFeed:
@@ -59,6 +63,9 @@ class DpuFeed:
             served = self._dpu.serials(address, TIMEOUT_S)
         except AttachRefusedError as error:
             return str(error)
+        except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
+            log.exception("dpu.crashed", address=address)
+            return f"internal error, please report it: {caught!r}"
         if serial in served:
             return ""
         return f"the DPU's agent at {address} does not serve {serial}, but {sorted(served)}"

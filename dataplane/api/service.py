@@ -172,8 +172,10 @@ def _xdp(snapshot: Snapshot) -> str:
 def _switch(snapshot: Snapshot) -> dict[str, str]:
     """Return in words what is below this node, if there is anything."""
     known, error = snapshot.state.switch.capability, snapshot.state.switch.error
+    if error:
+        return {"switch": f"{Reason.DEVICE_DOWN}: {error}"}
     if known is None:
-        return {"switch": f"{Reason.DEVICE_DOWN}: {error}"} if error else {}
+        return {}
     name = f"{known.product} (emulated)" if known.emulated else known.product
     taken = f": {Reason.SWITCH_TAKEN}: {known.obstacle}" if known.obstacle else ""
     return {"switch": name + taken}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint, SegmentView
@@ -41,21 +41,34 @@ class SwitchView:
     """What is known of the DPU's switch below this node, and of what the entries forward.
 
     ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds; ``leaving`` are the ports and entries of which it may hold what they are not any more
-    (core/withdrawal). Without ``capability`` it does not answer, ``error`` says why; both empty:
-    there is none.
+    holds, None before it was first measured; ``leaving`` are the ports and entries of which it may
+    hold what they are not any more (core/withdrawal). ``error`` says why it does not answer now,
+    ``capability`` is what it said last; both empty: there is none.
     """
 
     capability: Capability | None = None
     error: str = ""
     rates: Mapping[EntryKey, float] = field(default_factory=dict)
-    held: frozenset[EntryKey] = frozenset()
+    held: frozenset[EntryKey] | None = None
     leaving: frozenset[Hashable] = frozenset()
 
     @property
     def exists(self) -> bool:
         """Say whether there is a switch, answering or not."""
         return self.capability is not None or bool(self.error)
+
+    @property
+    def basis(self) -> SwitchView:
+        """Return what a choice rests on; only what is told to others is left out."""
+        known = self.capability
+        return replace(self, capability=known.lasting if known else None)
+
+    @property
+    def why_not(self) -> str:
+        """Return why nothing can be placed now, in words; empty: it can."""
+        if self.capability is None:
+            return self.error or "the switch has not answered yet"
+        return self.error or self.capability.obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,7 @@ class _Candidate:
     others: frozenset[EntryKey]
     bundles: tuple[_Bundle, ...]
     pinned: bool
+    is_waiting: bool  # for the rows of its segment: nothing of it is taken out before
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # two of the same parts are two
@@ -89,19 +103,33 @@ def choose(
     next_hops: Collection[IpAddress],
     before: frozenset[EntryKey],
 ) -> Choice:
-    """Return what to place, given what is placed ``before`` and to which VTEPs a way is known."""
+    """Return what to place, given what was chosen ``before`` and to which VTEPs a way is known.
+
+    What the switch holds counts as chosen, too: an agent that was just started remembers nothing.
+    """
     if not view.exists:
         return Choice()
+    before |= view.held or frozenset()
     capability = view.capability
     segments = [_Segment(each, view, next_hops) for each in desired.segments.values()]
     reasons = {key: why for segment in segments for key, why in segment.refused()}
     candidates = [candidate for segment in segments for candidate in segment.candidates()]
-    if capability is None or capability.obstacle:
+    why = _why_as_before(view)
+    if why is not None:
         # What was there comes back as it was, as soon as the device does.
-        why = Reason.SWITCH_TAKEN if capability else Reason.DEVICE_DOWN
         known = frozenset(each.key for each in candidates)
         return Choice(before & known, {**reasons, **dict.fromkeys(known, why)})
-    return _ranked(candidates, _Room(capability.tables), view.rates, before, reasons)
+    room = _Room(capability.tables if capability else ())
+    return _ranked(candidates, room, view.rates, before, reasons)
+
+
+def _why_as_before(view: SwitchView) -> Reason | None:
+    """Return why nothing is chosen anew, whatever the traffic."""
+    if view.error:
+        return Reason.DEVICE_DOWN
+    if view.capability is None or view.held is None:
+        return Reason.PENDING
+    return Reason.SWITCH_TAKEN if view.capability.obstacle else None
 
 
 def _ranked(
@@ -112,7 +140,8 @@ def _ranked(
     reasons: Mapping[EntryKey, Reason],
 ) -> Choice:
     def rate_of(candidate: _Candidate) -> float:
-        return math.inf if candidate.pinned else rates.get(candidate.key, 0.0)
+        stays = candidate.is_waiting and candidate.key in before
+        return math.inf if candidate.pinned or stays else rates.get(candidate.key, 0.0)
 
     def rank(candidate: _Candidate) -> float:
         rate = rate_of(candidate)
@@ -245,7 +274,9 @@ class _Segment:
         bundles: tuple[_Bundle, ...],
     ) -> _Candidate:
         pinned = self._is(Hardware.ALWAYS, owner)
-        return _Candidate(self._key(owner.mac), others, bundles, pinned)
+        return _Candidate(
+            self._key(owner.mac), others, bundles, pinned, is_waiting=not self._view.synced
+        )
 
     def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:
         """Say whether a pin says ``word`` of ``owner``; who is never there is no candidate."""

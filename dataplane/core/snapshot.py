@@ -72,17 +72,16 @@ class Snapshot:
     @property
     def lacks_entries(self) -> bool:
         """Say whether the DPU's switch neither holds nor has refused something that it should."""
-        report = self.reports.get(SWITCH_TARGET)
+        report, held = self.reports.get(SWITCH_TARGET), self.state.switch.held
         refused = {pending.about for pending in report.pending} if report else set()
-        return bool(self.choice.placed - self.state.switch.held - refused)
+        return held is not None and bool(self.choice.placed - held - refused)
 
     def _unswitched(self) -> dict[EntryKey, Cause]:
         """Return why an entry is not, or not yet, in the DPU's switch; empty: there is none."""
         switch = self.state.switch
-        words = switch.capability.obstacle if switch.capability else switch.error
         whole = (Reason.DEVICE_DOWN, Reason.SWITCH_TAKEN)
         causes = {
-            key: Cause(reason, words if reason in whole else "")
+            key: Cause(reason, switch.why_not if reason in whole else "")
             for key, reason in self.choice.reasons.items()
         }
         causes |= {key: Cause(Reason.PENDING) for key in self.choice.placed if key not in causes}

@@ -208,6 +208,7 @@ def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:
             id="taken",
         ),
         pytest.param(SwitchView(error="no answer"), "device-down: no answer", id="down"),
+        pytest.param(SwitchView(OCTEON, "no answer"), "device-down: no answer", id="down by now"),
     ],
 )
 def test_how_it_is_with_the_switch_below(switch: SwitchView, mode: str) -> None:

@@ -19,7 +19,8 @@ from dataplane.api.attachment_pb2_grpc import AttachmentStub
 from dataplane.api.dpu import DpuClient
 from dataplane.api.health import DpuFeed
 from dataplane.api.service import serve_attachments
-from dataplane.contracts import AttachRefusedError
+from dataplane.contracts import AttachRefusedError, Vf
+from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest, DeviceSeen, Event
 from dataplane.core.model import AttachmentKey
@@ -345,3 +346,34 @@ def test_health_is_told_when_it_changes(dpu: Dpu, monkeypatch: pytest.MonkeyPatc
     assert away in seen["c"].reason
     assert [each.holds for each in (seen["b"], seen["c"])] == [False, False]
     assert len([each for each in told if isinstance(each, DeviceSeen) and each.name == "a"]) == 1
+
+
+def test_health_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ASK_S", 0.02)
+    told: list[Event] = []
+    fails = True
+
+    class Client(DpuClient):
+        def serials(self, address: str, timeout_s: float) -> frozenset[str]:
+            if fails:
+                raise KeyError("no such thing")
+            return frozenset({"M1"})
+
+    feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
+    feed.start(told.append)
+    assert wait_until(lambda: len(told) == 1)
+    fails = False
+    assert wait_until(lambda: len(told) == 2)
+    feed.stop()
+    first, second = (each.ready for each in told if isinstance(each, DeviceSeen))
+    assert first.reason == "internal error, please report it: KeyError('no such thing')"
+    assert (first.holds, second.holds) == (False, True)
+
+
+def test_a_code_that_is_none_is_a_dpu_that_failed(dpu: Dpu) -> None:
+    dpu.held.unprogrammable = AttachRefusedError("eleven", "flows: no")  # type: ignore[arg-type]  # nonsense on purpose
+    vf = Vf("0000:06:00.2", "vf0", "M1", 0, dpu.address)
+    request = AttachRequest(AttachmentKey("c1", "eth0"), "/x", "blue", "i", 1, network="pods")
+    with pytest.raises(AttachRefusedError, match="failed") as caught:
+        DpuClient().attach(vf, request, 1.0)
+    assert caught.value.code == TRY_AGAIN

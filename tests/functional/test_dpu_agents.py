@@ -210,15 +210,21 @@ def test_a_pod_on_a_vf_among_others(world: DpuWorld) -> None:
 
 
 def test_both_halves_are_listed(world: DpuWorld) -> None:
-    def ready() -> bool:
-        return all(each["status"] for each in world.records("get", "dpu"))
-
-    world.until(ready, "h")
+    world.until(lambda: _ready(world, f"{SERIAL}-host"), "h")
     found = [(d["name"], d["dpu_side"], d["node"]) for d in world.records("get", "dpu")]
     assert found == [(f"{SERIAL}-dpu", True, "d"), (f"{SERIAL}-host", False, "h")]
     head, *_ = world("get", "dpu").stdout.splitlines()
     assert head.split("   ")[0] == "NAME"
     assert "DPU PRODUCT" in head
+
+
+def test_a_dpu_without_a_driver_is_not_ready_and_says_so(world: DpuWorld) -> None:
+    (found,) = world.records("get", "dpu", f"{SERIAL}-dpu")
+    assert found["status"] is False
+    assert found["conditions"][0].startswith("Ready=False")
+    assert found["conditions"][0].endswith("vendor senao has no driver")
+    (status,) = json.loads(world("status", "-o", "json", agents="d").stdout)
+    assert status["modes"]["switch"] == "device-down: vendor senao has no driver"
 
 
 def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:

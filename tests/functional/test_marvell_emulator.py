@@ -99,10 +99,12 @@ class TestFaults:
         switch.ofctl("--bundle", "add-flow", RULE)
         assert "table=30" in switch.ofctl("dump-flows")
 
-    def test_slow_writes(self, switch: EmulatedSwitch) -> None:
+    @pytest.mark.parametrize("words", [("add-flow", RULE), ("dump-flows",)], ids=lambda w: w[0])
+    def test_slow_answers(self, switch: EmulatedSwitch, words: tuple[str, ...]) -> None:
+        switch.ofctl("add-flow", RULE)
         switch.tell("slow", "0.5")
         begun = time.monotonic()
-        switch.ofctl("add-flow", RULE)
+        switch.ofctl(*words)
         assert time.monotonic() - begun > 0.5
         assert "table=30" in switch.ofctl("dump-flows")
 

@@ -173,8 +173,13 @@ def test_rows_that_are_used_grow_with_what_is_placed_and_go_with_it(stage: Stage
         assert before[name].used <= table.used <= before[name].used + most
         assert table.foreign == before[name].foreign
     assert sum(t.used for t in after.values()) > sum(t.used for t in before.values())
+    held = stage.switch.describe().rows
+    assert held >= sum(table.used - table.foreign for table in after.values())
+    stage.place(wanted, frozenset({key(1), key(10)}))
+    assert 0 < stage.switch.describe().rows < held
     stage.strike()
     assert tables(stage) == before
+    assert stage.switch.describe().rows == 0
 
 
 def test_rows_of_others_are_counted_and_stay(device: ForwardingWorld, stage: Stage) -> None:

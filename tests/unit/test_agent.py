@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
-from dataplane import worker
+from dataplane import agent, worker
 from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.capability import Capability, Part, Table
@@ -45,6 +46,7 @@ from dataplane.core.model import (
     Segment,
     Vni,
 )
+from dataplane.core.offload import Choice, choose
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
 
@@ -454,7 +456,7 @@ def test_an_event_that_cannot_be_taken_takes_no_other_along() -> None:
     lab.agent.post(FabricChanged(upserts=None))  # type: ignore[arg-type]  # what no type allows
     lab.agent.start(AttachmentsLoaded((), ()))  # all in one batch
     try:
-        assert lab.agent.admit(REQUEST, 1).attachment.key == POD
+        assert lab.agent.admit(REQUEST, 10).attachment.key == POD
     finally:
         lab.agent.stop()
 
@@ -674,6 +676,89 @@ class TestSwitch:
         lab.agent.post(TrafficMeasured({self.KEY: 1000.0}, keys - {self.KEY}))
         assert until(lambda: set(lab.switch.held) == keys)
 
+    def test_a_restart_takes_nothing_out_of_the_switch(self, lab: Lab) -> None:
+        """Nor does it keep what nobody wants any more, once it is known what is there."""
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: len(lab.switch.held) == 2)
+        before, keys = dict(lab.switch.held), lab.agent.snapshot.choice.placed
+        attachment = lab.agent.snapshot.state.attachments[POD]
+        lab.agent.stop()
+        stale = EntryKey(BLUE.vni, Mac("02:00:00:00:00:77"))
+        lab.switch.held[stale] = Entry("placed")
+
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE,)))
+        lab.agent.post(self.SEEN)
+        lab.synced()
+        lab.agent.post(FabricChanged(upserts=(self.FAR, Node("n2", (self.VTEP,)))))
+        lab.agent.post(NextHopsChanged({self.VTEP: Mac("02:00:00:00:00:99")}))
+        lab.agent.poke()
+        lab.agent.wait_programmed(POD, 5)
+        assert not until(lambda: lab.switch.held != {**before, stale: Entry("placed")}, 0.3)
+        lab.agent.post(TrafficMeasured({self.KEY: 0.0}, keys | {stale}))
+        assert until(lambda: stale not in lab.switch.held)
+        for _ in range(9):
+            lab.agent.post(TrafficMeasured({self.KEY: 5.0}, keys))
+        assert not until(lambda: lab.switch.held != before, 0.3)
+
+    def test_how_full_the_switch_is_decides_nothing_and_is_known(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+
+        def counting(*args: Any) -> Choice:
+            asked.append(args)
+            return choose(*args)
+
+        monkeypatch.setattr(agent, "choose", counting)
+        assert self.SEEN.capability is not None
+        lab.agent.post(self.SEEN)
+        lab.agent.post(TrafficMeasured({}))
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 5)
+        before = len(asked)
+        tables, limits = (replace(self.TABLE, used=8),), ("8 flows in hardware",)
+        full = replace(self.SEEN.capability, tables=tables, limits=limits)
+        lab.agent.post(SwitchSeen(full))
+        assert until(lambda: lab.agent.snapshot.state.switch.capability == full)
+        assert len(asked) == before
+        lab.agent.post(SwitchSeen(replace(full, obstacle="not ours")))
+        assert until(lambda: len(asked) > before)
+
+    def test_what_an_earlier_agent_left_in_the_switch_goes(self, lab: Lab) -> None:
+        """Also where nothing is to be there, and so nothing seems to change."""
+        stale = EntryKey(BLUE.vni, Mac("02:00:00:00:00:77"))
+        lab.switch.held[stale] = Entry("placed")
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 5)
+        assert stale in lab.switch.held
+        lab.agent.post(TrafficMeasured({stale: 9.0}, frozenset({stale})))
+        assert until(lambda: lab.switch.held == {})
+
+    def test_what_the_device_cannot_check_is_not_put_back_when_it_returns(self, lab: Lab) -> None:
+        """A guard changes while the device is down; the worker is the first to see it return."""
+        assert self.SEEN.capability is not None
+        guards = {"rep0": frozenset({Guard.MAC})}
+        seen = SwitchSeen(replace(self.SEEN.capability, guards=guards))
+        lab.agent.post(FabricChanged(upserts=(replace(BLUE, guard=Guard.MAC),)))
+        lab.agent.post(seen)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: len(lab.switch.held) == 2)
+        lab.switch.refuse = "no answer"
+        lab.agent.post(SwitchSeen(None, "no answer"))
+        lab.agent.post(FabricChanged(upserts=(BLUE,)))
+        assert until(lambda: self.complains(lab))
+        lab.switch.held.clear()
+        lab.switch.refuse = ""
+        lab.agent.look(SWITCH_TARGET)
+        assert until(lambda: not self.complains(lab))
+        assert lab.switch.held == {}
+
     def test_other_targets_do_not_render_what_only_the_switch_looks_at(self, lab: Lab) -> None:
         lab.agent.post(self.SEEN)
         lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
@@ -792,6 +877,8 @@ class TestSwitch:
         with pytest.raises(AttachRefusedError, match="behind rep0 before"):
             lab.agent.wait_programmed(here, 0.3)
         lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        self.talk(lab, 0.0)
         lab.agent.wait_programmed(here, 10)
         assert own not in lab.switch.held
 

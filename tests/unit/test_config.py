@@ -72,6 +72,7 @@ DPU = """
 devices:
 - {serial: "1", vendor: senao, side: dpu, representors: [rep0], switch: {bridge: br0}}
 """
+OTHER_DPU = '- {serial: "2", vendor: intel, side: dpu, representors: [rep1], switch: {bridge: br1}}'
 
 
 def test_what_the_file_says_of_devices() -> None:
@@ -119,11 +120,22 @@ def test_what_the_file_says_of_devices() -> None:
             "serial 1 with side dpu stands there 2 times, netdev rep0",
             id="device twice",
         ),
+        pytest.param(
+            "- serial",
+            f"{DPU.splitlines()[-1]}\n{OTHER_DPU}\n- serial",
+            "side dpu is said of 1 and of 2, but a node is one DPU at most",
+            id="two DPUs",
+        ),
     ],
 )
 def test_faults_of_devices(old: str, new: str, words: str) -> None:
     assert old in HOST
     assert words in "\n".join(faults(MINIMAL + HOST.replace(old, new, 1)))
+
+
+def test_a_dpu_may_be_the_host_of_another() -> None:
+    both = config(HOST + OTHER_DPU.replace("[rep1]", "[rep0]")).devices
+    assert [device.side for device in both] == ["host", "dpu"]
 
 
 def test_all_faults_of_devices_at_once() -> None:

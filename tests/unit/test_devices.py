@@ -51,7 +51,18 @@ def device(half: Device, *events: StateEvent) -> Device:
             ILL,
             id="host, no longer well",
         ),
-        pytest.param(DPU, (), Condition("Ready", holds=True), id="dpu, nothing known"),
+        pytest.param(
+            DPU,
+            (),
+            Condition("Ready", holds=False, reason="the switch has not answered yet"),
+            id="dpu, nothing known",
+        ),
+        pytest.param(
+            DPU,
+            (SwitchSeen(Capability("marvell", "1", obstacle="NORMAL is first")),),
+            Condition("Ready", holds=False, reason="NORMAL is first"),
+            id="dpu, switch taken",
+        ),
         pytest.param(
             DPU,
             (SwitchSeen(None, "no answer"),),
@@ -78,6 +89,11 @@ def test_a_switch_that_goes_down_is_decided_anew() -> None:
     down = after(SwitchSeen(None, "no answer"), state=state)
     assert not down.is_decided_as(state)
     assert after(SwitchSeen(None, "no answer"), state=down).is_decided_as(down)
+    up, taken = Capability("marvell", "1"), Capability("marvell", "1", obstacle="NORMAL is first")
+    back = after(SwitchSeen(up), state=down)
+    assert not back.is_decided_as(down)
+    assert after(SwitchSeen(replace(up, limits=("12 flows",))), state=back).is_decided_as(back)
+    assert not after(SwitchSeen(taken), state=back).is_decided_as(back)
 
 
 @pytest.mark.parametrize(

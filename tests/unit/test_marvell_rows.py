@@ -244,7 +244,8 @@ def test_what_placement_chose_never_overflows_a_table(data: st.DataObject, limit
     known = capability(findings(limit), WIRING, emulated=False)
     assert dict(known.guards) == GUARDS
     rates = {key: data.draw(st.floats(0, 1000)) for key in sorted(entries(wanted))}
-    choice = choose(wanted, SwitchView(known, rates=rates), NEXT_HOPS.keys(), frozenset())
+    view = SwitchView(known, rates=rates, held=frozenset())
+    choice = choose(wanted, view, NEXT_HOPS.keys(), frozenset())
     rendering = render(wanted, choice.placed)
     assert not rendering.pending
     counted = Counter(row.flow.table for row in rows(rendering))

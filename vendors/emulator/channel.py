@@ -9,8 +9,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dataplane.unix_socket import remove_stale
@@ -29,7 +31,7 @@ _ACCEPT_S = 0.2
 
 @dataclass(slots=True)
 class Faults:
-    """What is wrong now: seconds of delay, how many additions are refused, whether it babbles."""
+    """What is wrong now: seconds that answers are late, additions refused, whether it babbles."""
 
     delay_s: float = 0.0
     refusals: int = 0
@@ -85,13 +87,20 @@ class Channel:
             with suppress(OSError):
                 far.connect(str(self._back))
                 talk = _Talk()
-                back = threading.Thread(target=self._pump, args=(far, near, talk), daemon=True)
+                late = partial(self._pump, far, near, talk, lambda: self.faults.delay_s)
+                back = threading.Thread(target=late, daemon=True)
                 back.start()
                 self._pump(near, far, talk)
                 far.shutdown(socket.SHUT_WR)
                 back.join()
 
-    def _pump(self, source: socket.socket, target: socket.socket, talk: _Talk) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        talk: _Talk,
+        delay: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         rest = b""
         with suppress(OSError):
             while chunk := source.recv(_CHUNK):
@@ -101,6 +110,7 @@ class Channel:
                     if len(rest) < size:
                         break
                     message, rest = rest[:size], rest[size:]
+                    time.sleep(delay())
                     target.sendall(self._passed(message, talk))
             target.shutdown(socket.SHUT_WR)
 
@@ -111,7 +121,6 @@ class Channel:
         start = {_FLOW_MOD: 0, _BUNDLE_ADD: _BUNDLED}.get(kind)
         if start is None or message[start + 1] != _FLOW_MOD:
             return message
-        time.sleep(self.faults.delay_s)
         if message[start + _COMMAND] != _ADD or not self._is_refused():
             return message
         talk.tables[message[start + 4 : start + 8]] = message[start + _TABLE]

@@ -54,6 +54,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         or _missing_port(findings, wiring)
         or _foreign_flow(findings, wiring),
         emulated=emulated,
+        rows=sum(map(is_ours, findings.flows)),
     )
 
 

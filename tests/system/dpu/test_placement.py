@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import Counter
@@ -11,9 +12,10 @@ from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
 from dataplane.core.model import Mac, Vni
 from dataplane.lab import dpus, lab, matrix, nodes, probes
-from dataplane.lab.probes import Pace
+from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
+from ovs_client.ofctl import FlowKey
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.cni_node import segment
@@ -22,6 +24,11 @@ from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.frames import deliver
 from tests.system.spoofs import HONEST, SPOOFS, Pods
 from tests.unit.test_metrics import documented
+from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
+
+PUT_BACK_S = 5.0  # five times the second within which a loss is noticed and put back
+MODERATE = 0.3  # seconds between pings: above what keeps an entry, below what makes one
+LOOKS = 80  # every 100 ms: past the first measurements of an agent that was just started
 
 OPEN = Colour("open", 25, "vxlan", "ipv6")
 
@@ -107,18 +114,45 @@ def software_packets(scene: DpuScene, talk: Talk) -> int:
 
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
-    talk.may_lose = True  # without the rows that all rely on, tunnel packets end in the switch
+    talk.gap_s = PUT_BACK_S
     ends = {talk.vf.mac, talk.far.mac}
     until(lambda: talk.scene.placed_macs() == ends, 60, "idle entries keep their rows")
-    rows = {flow.key for flow in talk.scene.bridge().dump_flows()}
+    rows = keys(talk.scene)
     for _ in range(5):
         assert talk.scene.tell("lose-one")
-    took = until(lambda: {f.key for f in talk.scene.bridge().dump_flows()} >= rows, 60)
+    took = until(lambda: keys(talk.scene) >= rows, PUT_BACK_S)
     print(f"put back after {took:.1f} s")
 
 
+def test_what_all_rely_on_is_missed_at_once(talk: Talk) -> None:
+    """Without it ARP, ND, tunnel packets and whatever has no entry end in the switch."""
+    talk.gap_s = PUT_BACK_S
+    scene, other = talk.scene, talk.scene.segments["blue"][1]
+    with probes.flow(talk.vf, other.ip(4), MODERATE) as echo:
+        for table in PIPELINE:
+            lost = [
+                flow
+                for flow in scene.bridge().dump_flows()
+                if flow.table == table.number
+                and is_ours(flow)
+                and category(flow) == Category.PIPELINE
+            ]
+            assert lost
+            assert not scene.placed(other), "it does not rely on them"
+            scene.bridge().apply_bundle((), lost)
+            missed = frozenset(flow.key for flow in lost)
+            until(lambda: keys(scene) >= missed, PUT_BACK_S, table.name)  # noqa: B023
+            time.sleep(1)  # until the agent has seen it, too
+    print(f"without entry: lost {echo.lost}, longest gap {echo.longest_gap * 1000:.0f} ms")
+    assert echo.longest_gap < PUT_BACK_S
+
+
+def keys(scene: DpuScene) -> set[FlowKey]:
+    return {flow.key for flow in scene.bridge().dump_flows()}
+
+
 def test_a_reset_switch_is_filled_again(talk: Talk) -> None:
-    talk.may_lose = True
+    talk.gap_s = 5.0
     before = talk.scene.row(talk.colour, talk.far)
     assert before is not None
     began = time.monotonic()
@@ -131,6 +165,34 @@ def test_a_reset_switch_is_filled_again(talk: Talk) -> None:
     until(is_new, 30)
     print(f"filled again after {time.monotonic() - began:.1f} s")
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
+
+
+def test_a_restart_of_the_agent_takes_nothing_out_of_the_switch(scene: DpuScene) -> None:
+    """What forwards enough to stay, and too little to come in, is as it was: not one row is new."""
+    lime = COLOURS[3]
+    vf, _, _, far = scene.segments[lime.name]
+    with probes.flow(vf, far.ip(4), BUSY):
+        until(lambda: scene.placed(far) and scene.placed(vf), what="not placed")
+    with probes.flow(vf, far.ip(4), MODERATE) as echo:
+        before = counted(scene, lime, vf, far)
+        nodes.kill_agent(scene.paths.node("d1"))
+        lab.start_agents(scene.paths, scene.topology.agents)
+        for _ in range(LOOKS):
+            time.sleep(0.1)
+            after = counted(scene, lime, vf, far)
+            assert all(old <= new for old, new in zip(before, after, strict=True))
+            before = after
+        assert scene.placed(far)
+        assert scene.placed(vf)
+    assert echo.lost == 0
+    assert echo.duplicates == 0
+
+
+def counted(scene: DpuScene, colour: Colour, *stations: Station) -> list[int]:
+    """Return the packets of the rows of ``stations``; a row that was put back begins anew."""
+    rows = [scene.row(colour, station) for station in stations]
+    assert all(rows), "an entry is withdrawn"
+    return [row.packets for row in rows if row]
 
 
 def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -> None:
@@ -176,6 +238,34 @@ def test_a_pin_says_always_or_never(scene: DpuScene) -> None:
     assert echo.lost == 0
     lab.overweave(scene.paths, "delete", "pin", f"lime/{far.mac}")
     until(lambda: scene.entry(far).reason != "policy-off")
+
+
+def test_explain_says_it_of_an_endpoint_a_segment_and_a_device(talk: Talk) -> None:
+    """By the command itself: a name of either half, as ``get dpu`` prints it, means the DPU."""
+    paths, here = talk.scene.paths, paths_of_agents(talk.scene)
+
+    def explained(name: str, form: str = "json") -> str:
+        return lab.overweave(paths, "explain", name, "-o", form, *here)
+
+    endpoint = {record["node"]: record for record in json.loads(explained(talk.far.mac))}
+    assert endpoint.keys() == {"h1", "d1", "n2"}
+    assert (endpoint["d1"]["placement"], endpoint["d1"]["reason"]) == ("emulated", "")
+    segment = json.loads(explained("blue"))
+    assert {record["node"] for record in segment} == {"h1", "d1", "n2"}
+    assert {record["segment"] for record in segment} == {"blue"}
+    dpu = json.loads(explained("d1"))
+    assert {record["node"] for record in dpu} == {"d1"}
+    names = [row["name"] for row in json.loads(lab.overweave(paths, "get", "dpu", "-o", "json"))]
+    assert len(names) == 2
+    for name in (*names, names[0].rpartition("-")[0]):
+        assert {record["node"] for record in json.loads(explained(name))} == {"d1"}, name
+        assert "switch of d1: Marvell Octeon 10 (emulated)" in explained(name, "table")
+
+
+def paths_of_agents(scene: DpuScene) -> list[str]:
+    """Return the words that name the agents of this lab alone: others may be up."""
+    sockets = [scene.paths.node(node.name).api_socket for node in scene.topology.agents]
+    return [word for socket in sockets for word in ("--agent", str(socket))]
 
 
 def test_the_agent_of_a_dpu_shows_every_documented_metric(scene: DpuScene) -> None:

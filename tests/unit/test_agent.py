@@ -792,6 +792,8 @@ class TestSwitch:
         with pytest.raises(AttachRefusedError, match="behind rep0 before"):
             lab.agent.wait_programmed(here, 0.3)
         lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        self.talk(lab, 0.0)
         lab.agent.wait_programmed(here, 10)
         assert own not in lab.switch.held
 

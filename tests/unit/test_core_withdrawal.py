@@ -86,7 +86,7 @@ def test_an_earlier_run_may_have_left_rows_of_what_it_knew() -> None:
 )
 def test_what_has_to_go_is_not_placed_anew(going: set[Hashable], unplaced: set[EntryKey]) -> None:
     rates = {OWN: BUSY, FAR: BUSY}
-    seen = SwitchView(capability(), rates=rates)
+    seen = SwitchView(capability(), rates=rates, held=frozenset())
     assert choose(world(behind(1)), seen, VTEP4, ALL) == Choice(ALL, {})
     choice = choose(world(behind(1)), replace(seen, leaving=frozenset(going)), VTEP4, ALL)
     assert choice == Choice(ALL - unplaced, dict.fromkeys(unplaced, Reason.PENDING))

@@ -117,7 +117,8 @@ class Snapshot:
         if rows is None or netdev not in self.state.switch.leaving:
             return ""
         lag = self._lag(SWITCH_TARGET, rows.unwanted or 0)
-        return f"{lag}, and may still forward what was behind {netdev} before" if lag else ""
+        held = f"and may still forward what was behind {netdev} before: overweave get dpu"
+        return f"{lag}, {held}" if lag else ""
 
     def without_withdrawn(self) -> Standing:
         """Return ``standing`` without what the switch has let go of, and software has followed."""

@@ -149,12 +149,13 @@ def _since(before: int, now: int) -> int:
 
 
 def _may_lack(before: Capability | None, now: Capability | None) -> bool:
-    """Say whether a look is due: the device is back, or holds fewer of our rows than it did.
+    """Say whether a look is due: the device is back, or has another number of our rows.
 
-    We may have taken them out ourselves, and look in vain. Entries are missed by name, too
-    (Snapshot.lacks_entries); what all of them rely on, and ARP and ND with them, only here.
+    Mostly it was we who changed it, and the look is in vain; but what we add hides what is lost
+    meanwhile. Entries are missed by name, too (Snapshot.lacks_entries); what all of them rely on,
+    and ARP and ND with them, only here.
     """
-    return now is not None and (before is None or now.rows < before.rows)
+    return now is not None and (before is None or now.rows != before.rows)
 
 
 def _ignore(_event: object) -> None:

@@ -173,13 +173,13 @@ def test_to_stop_waits_for_no_silent_switch(monkeypatch: pytest.MonkeyPatch) -> 
     ("counts", "looks"),
     [
         pytest.param([7, 7, 7], 0, id="as it was"),
-        pytest.param([0, 7, 9], 0, id="more"),
+        pytest.param([0, 7, 9, 9], 2, id="more, which hides what is lost meanwhile"),
         pytest.param([9, 8, 8], 1, id="one is lost"),
-        pytest.param([9, 8, 9, 0], 2, id="lost again"),
+        pytest.param([9, 8, 9, 9, 0], 3, id="put back, and lost again"),
         pytest.param([9, None, 8], 1, id="down, and one is lost"),
     ],
 )
-def test_fewer_rows_than_there_were_are_looked_at(counts: list[int | None], looks: int) -> None:
+def test_another_number_of_rows_is_looked_at(counts: list[int | None], looks: int) -> None:
     stand = Stand()
     for stand.rows in counts:
         stand.later()

@@ -68,6 +68,7 @@ def test_a_channel_that_is_slow_loses_nothing(talk: Talk) -> None:
     with late_pod(scene) as late:
         assert probes.ping(talk.vf, late.ip(4), Pace(20)).received > 0
     assert scene.placed(talk.far)
+    assert is_ready(scene)
     scene.tell("clear")
     goes_by_the_switch(talk)
 

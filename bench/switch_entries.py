@@ -93,7 +93,7 @@ def busy(wanted: Desired, capability: Capability) -> SwitchView:
     """Return the view of a switch all of whose entries forward enough for a row."""
     chance = random.Random(1)  # the same in every run
     rates = {key: PROMOTE_AT * (1 + 1000 * chance.random()) for key in sorted(keys(wanted))}
-    return SwitchView(capability, rates=rates)
+    return SwitchView(capability, rates=rates, held=frozenset())
 
 
 def small(capability: Capability) -> Capability:

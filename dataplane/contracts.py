@@ -262,7 +262,10 @@ class Attachments(Protocol):
         ...
 
     def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
-        """Return once every local Target holds the attachment; else AttachRefusedError."""
+        """Return once every local Target holds the attachment; else AttachRefusedError.
+
+        And once a DPU's switch holds no rows of what was behind the same port before.
+        """
         ...
 
     def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
@@ -270,7 +273,10 @@ class Attachments(Protocol):
         ...
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
-        """Forget the attachment and wait until targets and local file have; unknown: success."""
+        """Forget the attachment and wait until targets and local file have; unknown: success.
+
+        A DPU's switch that holds rows of the port is waited for, too, but not for long.
+        """
         ...
 
     def find(self, key: AttachmentKey) -> Port | None:

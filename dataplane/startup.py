@@ -59,7 +59,6 @@ from ovs_client.vswitch import VSwitch
 from vendors import registry
 from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
-from vendors.registry import SwitchSettings
 
 _SUPERVISE_S = 1.0
 _CNI_GRACE_S = 2.0
@@ -204,17 +203,9 @@ def _own_device(config: AgentConfig) -> DeviceConfig | None:
 def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
     """Return the driver of the DPU that this node is, None for another node, and without one."""
     device = _own_device(config)
-    if device is None or device.vendor not in registry.DRIVERS:
-        return None
-    settings = SwitchSettings(
-        vendor=device.vendor,
-        node=config.node,
-        representors=tuple(device.representors),
-        values=device.switch or {},
-        emulated=device.emulated,
-    )
-    switch = registry.make(settings)
-    stack.callback(switch.close)
+    switch = registry.of_device(device, config.node) if device else None
+    if switch is not None:
+        stack.callback(switch.close)
     return switch
 
 

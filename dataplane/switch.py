@@ -47,9 +47,9 @@ class SwitchFeed:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; what the switch holds stays."""
+        """Watch no more; what the switch holds stays. A look at a silent one ends by itself."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(WATCH_S)
 
     def _run(self) -> None:
         while True:

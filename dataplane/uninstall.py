@@ -7,7 +7,8 @@ import signal
 import socket
 import struct
 import sysconfig
-from collections.abc import Callable, Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +21,11 @@ from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
 from dataplane.cni.vf_records import VfRecord, VfRecords
 from dataplane.config import AgentConfig
-from dataplane.contracts import AttachRefusedError, Vf
-from dataplane.core.errors import OverweaveError
-from dataplane.core.model import Node
-from dataplane.device_config import host_vfs
+from dataplane.contracts import AttachRefusedError, Switch, Vf
+from dataplane.core.diff import Change, Item
+from dataplane.core.errors import OverweaveError, TargetError
+from dataplane.core.model import Node, Side
+from dataplane.device_config import DeviceConfig, host_vfs
 from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
@@ -39,10 +41,11 @@ from ovs_client.database import Tls
 from ovs_client.process import Process
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
+from vendors import registry
 
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
 _STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock", "ebpf.log")
-_RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "tombstones")
+_RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "attachment.sock", "tombstones")
 _OVS_FILES = (
     "conf.db",
     "conf.db.*.new",
@@ -58,6 +61,8 @@ _SYSTEM_BPFFS = Path("/sys/fs/bpf")
 _COMMAND = Path("/usr/local/bin/overweave")
 _OVS_TIMEOUT_S = 3.0
 _DPU_TIMEOUT_S = 5.0
+_SWITCH_TIMEOUT_S = 5.0
+_LOOK_S = 0.1
 _AGENT_GRACE_S = 10.0  # it answers the CNI requests it has, for 2 s, and ends
 
 
@@ -119,11 +124,15 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
 
     ``vswitch`` is started, connected or not.
     """
-    things = [*_links(), *_filters(), *_redirects()]
+    things: list[Thing] = []
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
+        partial(_switch_entries, config),  # before the software that it makes faster
         partial(_vfs, config),
+        _links,
+        _filters,
+        _redirects,
         _xdp_programs,
         partial(_routes, config),
         partial(_bridges, config, vswitch),
@@ -180,6 +189,46 @@ def _end(config: AgentConfig) -> None:
         if _listener(config.api_socket) == pid:  # held now: nobody can have taken its number
             agent.signal(signal.SIGTERM)
             agent.wait(_AGENT_GRACE_S)
+
+
+def _switch_entries(config: AgentConfig) -> Iterator[Thing]:
+    """Yield what is ours in the switch of the DPU that this node is: it forwards without us."""
+    for device in config.devices:
+        if device.side is not Side.DPU:
+            continue
+        with _driver(device, config.node) as switch:
+            found = _observed(switch) if switch else {}
+        if found:
+            name = f"{len(found)} rows, ports and routes in the switch of DPU {device.serial}"
+            yield Thing(name, partial(_empty, device, config.node))
+
+
+@contextmanager
+def _driver(device: DeviceConfig, node: str) -> Iterator[Switch | None]:
+    switch = registry.of_device(device, node)
+    try:
+        yield switch
+    finally:
+        if switch is not None:
+            switch.close()
+
+
+def _observed(switch: Switch) -> Mapping[Hashable, Item]:
+    """Return what is ours, once the driver has connected. Raises TargetError with the reason."""
+    give_up = time.monotonic() + _SWITCH_TIMEOUT_S
+    while True:
+        try:
+            return switch.observe()
+        except TargetError:
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(_LOOK_S)
+
+
+def _empty(device: DeviceConfig, node: str) -> None:
+    with _driver(device, node) as switch:
+        if switch is not None:
+            switch.apply(Change(remove=_observed(switch)))
 
 
 def _links() -> Iterator[Thing]:

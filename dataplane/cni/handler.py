@@ -277,11 +277,14 @@ class Handler:
 
     def _detach(self, lane: Lane, key: AttachmentKey, call: Call, failures: _Failures) -> None:
         attachment = lane.held.attachment(key)
+        unplumbed = attachment is None
         if attachment is not None:
             with failures.kept(), call.phase("unplumb"):
                 lane.wiring.unplumb(attachment)
-        with failures.kept(), call.phase("detach"):
-            lane.held.detach(key, call.remaining(self.limits.detach))
+                unplumbed = True
+        if lane is self._veths or unplumbed:  # a VF that is not home yet must not be forgotten
+            with failures.kept(), call.phase("detach"):
+                lane.held.detach(key, call.remaining(self.limits.detach))
 
     def _forward_delete(self, delegate: Delegate, call: Call, *, known: bool) -> None:
         try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
@@ -44,7 +44,8 @@ class SwitchView:
     """What is known of the DPU's switch below this node, and of what the entries forward.
 
     ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds, None before it was first measured. ``error`` says why it does not answer now,
+    holds, None before it was first measured; ``leaving`` are the ports and entries of which it may
+    hold what they are not any more (core/withdrawal). ``error`` says why it does not answer now,
     ``capability`` is what it said last; both empty: there is none.
     """
 
@@ -52,6 +53,7 @@ class SwitchView:
     error: str = ""
     rates: Mapping[EntryKey, float] = field(default_factory=dict)
     held: frozenset[EntryKey] | None = None
+    leaving: frozenset[Hashable] = frozenset()
 
     @property
     def exists(self) -> bool:
@@ -119,7 +121,7 @@ def choose(
         return Choice()
     before |= view.held or frozenset()
     capability = view.capability
-    segments = [_Segment(each, capability, next_hops) for each in desired.segments.values()]
+    segments = [_Segment(each, view, next_hops) for each in desired.segments.values()]
     reasons: dict[EntryKey, Reason] = {}
     candidates: list[_Candidate] = []
     for key, verdict in chain.from_iterable(segment.verdicts() for segment in segments):
@@ -218,10 +220,11 @@ class _Segment:
     """What of one segment may be placed, and why the rest may not, whatever the traffic."""
 
     def __init__(
-        self, view: SegmentView, capability: Capability | None, next_hops: Collection[IpAddress]
+        self, view: SegmentView, switch: SwitchView, next_hops: Collection[IpAddress]
     ) -> None:
         self._view = view
-        self._capability = capability
+        self._capability = switch.capability
+        self._leaving = switch.leaving
         self._pins = {
             word: frozenset(pin.endpoint for pin in view.pins if pin.hardware is word)
             for word in Hardware
@@ -267,13 +270,16 @@ class _Segment:
             return Reason.NO_SWITCH_PORT
         if known and port.guard not in known.guards[netdev]:
             return Reason.UNSUPPORTED_GUARD
-        return None
+        is_leaving = {netdev, self._key(port.attachment.mac)} & self._leaving
+        return Reason.PENDING if is_leaving else None
 
     def _why_not_remote(self, remote: RemoteEndpoint) -> Reason | None:
         if self._is(Hardware.NEVER, remote.endpoint):
             return Reason.POLICY_OFF
         if self._whole:
             return self._whole
+        if self._key(remote.endpoint.mac) in self._leaving:
+            return Reason.PENDING
         return None if remote.vtep in self._reached else Reason.NO_NEXTHOP
 
     def _why_no_remote(self) -> Reason | None:
@@ -291,8 +297,8 @@ class _Segment:
         obstacles = {self._obstacle(port) for port in allowed}
         if None in obstacles:
             return Reason.POLICY_OFF
-        unguarded = Reason.UNSUPPORTED_GUARD in obstacles
-        return Reason.UNSUPPORTED_GUARD if unguarded else Reason.NO_SWITCH_PORT
+        nearest = (Reason.PENDING, Reason.UNSUPPORTED_GUARD)
+        return next((why for why in nearest if why in obstacles), Reason.NO_SWITCH_PORT)
 
     def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:
         """Say whether a pin says ``word`` of ``owner``; who is never there is no candidate."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -240,6 +240,71 @@ def test_of_many_at_once_one_gets_the_vf(dpu: Dpu, monkeypatch: pytest.MonkeyPat
         thread.join()
     assert sorted(outcomes)[1:] == ["ALREADY_EXISTS"] * 7
     assert len(dpu.held.keys()) == 1
+
+
+@pytest.fixture
+def gate(dpu: Dpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Let the agent admit nobody before it opens."""
+    made, admit = Gate(), dpu.held.admit
+
+    def behind(request: AttachRequest, timeout_s: float) -> Port:
+        made.reached.set()
+        assert made.opened.wait(10)
+        return admit(request, timeout_s)
+
+    monkeypatch.setattr(dpu.held, "admit", behind)
+    yield made
+    made.opened.set()
+
+
+@dataclass
+class Gate:
+    """What stands before ``admit``."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+def test_a_detach_that_overtakes_its_attach_leaves_nothing(dpu: Dpu, gate: Gate) -> None:
+    """A host that has waited long enough gives up, and forgets once the DPU has let go."""
+    attach = dpu.stub.Attach.future(pb.AttachRequest(**GOOD))
+    assert gate.reached.wait(5)
+    attach.cancel()
+    detach = dpu.stub.Detach.future(pb.DetachRequest(serial="M1", container_id="c1", ifname="eth0"))
+    with pytest.raises(grpc.FutureTimeoutError):
+        detach.result(timeout=0.3)  # that it is gone cannot be said yet
+    gate.opened.set()
+    detach.result(timeout=5)
+    assert dpu.held.keys() == ()
+    dpu.attach(container_id="c2")
+
+
+def test_who_is_gone_gets_no_attachment(dpu: Dpu, gate: Gate) -> None:
+    """Whether it is being made, or waits for the VF behind another one."""
+    calls = []
+    for container in ("c1", "c2"):
+        calls.append(dpu.stub.Attach.future(pb.AttachRequest(**GOOD | {"container_id": container})))
+        assert gate.reached.wait(5)
+    time.sleep(0.2)  # the second one waits for its turn
+    for call in calls:
+        call.cancel()
+    time.sleep(0.2)  # the server hears of it
+    gate.opened.set()
+    dpu.attach(container_id="c3")
+    assert dpu.held.keys() == (AttachmentKey("c3", "eth0"),)
+
+
+def test_a_detach_whose_host_is_gone_takes_nothing_later(dpu: Dpu, gate: Gate) -> None:
+    """It would take what the host attaches under the same name meanwhile."""
+    attach = dpu.stub.Attach.future(pb.AttachRequest(**GOOD))
+    assert gate.reached.wait(5)
+    late = pb.DetachRequest(serial="M1", container_id="c1", ifname="eth0")
+    with pytest.raises(grpc.RpcError):
+        dpu.stub.Detach(late, timeout=0.2)
+    gate.opened.set()
+    attach.result(timeout=5)
+    dpu.faults()  # another call through the same pool: the late one has had its turn
+    assert dpu.held.keys() == (AttachmentKey("c1", "eth0"),)
 
 
 def test_what_is_not_programmed_is_given_up(dpu: Dpu) -> None:

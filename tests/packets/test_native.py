@@ -90,7 +90,7 @@ def test_every_truncation(both: Both) -> None:
             both.agree(Sample(sample.slot, sample.data[:length]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     index=st.integers(0, len(ANY) - 1),
     changes=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6),

@@ -21,6 +21,7 @@ from dataplane.core.events import (
     AttachCancelled,
     AttachmentsLoaded,
     AttachRequest,
+    Detached,
     FabricChanged,
     FabricConnection,
     FabricSynced,
@@ -583,6 +584,25 @@ def test_a_segment_is_known_once_it_was_told(lab: Lab) -> None:
     assert not lab.agent.knows_segment("green")
 
 
+def test_all_targets_come_to_their_end_at_the_same_time(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs takes its time while the others take theirs."""
+    begun, told = threading.Event(), []
+    other = next(each for each in lab.agent._workers if each.target is lab.fabric)
+
+    def hang(_change: Change) -> None:
+        begun.set()
+        told.append(until(lambda: other._stopping, 5))
+
+    monkeypatch.setattr(lab.flows, "apply", hang)
+    lab.synced()
+    lab.agent.post(REQUEST)
+    assert begun.wait(5)
+    lab.agent.stop(20.0)
+    assert told == [True]
+
+
 class TestSwitch:
     """A pod behind the DPU's switch, and one elsewhere that it talks to."""
 
@@ -754,3 +774,177 @@ class TestSwitch:
         self.talk(lab, 1000.0)
         assert until(lambda: bool(lab.switch.held))
         assert lab.flows.renders == renders
+
+    def hold(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+        """Have the switch take no change before the event is set."""
+        opened, apply = threading.Event(), lab.switch.apply
+
+        def late(change: Change) -> None:
+            assert opened.wait(20)
+            apply(change)
+
+        monkeypatch.setattr(lab.switch, "apply", late)
+        return opened
+
+    def place(self, lab: Lab) -> EntryKey:
+        """Have a pod behind rep0 and the far one in the switch."""
+        lab.agent.post(self.SEEN)
+        own = lab.agent.admit(replace(REQUEST, netdev="rep0"), 1).attachment
+        self.talk(lab, 1000.0)
+        keys = {self.KEY, EntryKey(BLUE.vni, own.mac)}
+        assert until(lambda: lab.switch.held.keys() == keys)
+        assert until(lambda: lab.agent.snapshot.state.switch.leaving == frozenset())
+        return EntryKey(BLUE.vni, own.mac)
+
+    def attach(self, lab: Lab, name: str, netdev: str) -> AttachmentKey:
+        key = AttachmentKey(name, "eth0")
+        lab.agent.admit(replace(REQUEST, key=key, identity=name, netdev=netdev), 1)
+        return key
+
+    def test_a_detach_waits_for_a_switch_that_holds_the_pod(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        threading.Timer(0.3, opened.set).start()
+        lab.agent.detach(POD, 5)
+        assert opened.is_set()
+        assert own not in lab.switch.held
+        assert POD not in lab.flows.held
+
+    def test_a_detach_does_not_wait_for_a_switch_that_holds_nothing_of_the_pod(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 60)
+        self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        idle = self.attach(lab, "idle", "rep9")  # no port of the switch
+        lab.agent.wait_programmed(idle, 5)
+        lab.agent.detach(idle, 60)
+        assert idle not in lab.flows.held
+        opened.set()
+
+    def test_a_port_is_free_once_the_switch_has_let_go(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        old = self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        lab.agent.detach(POD, 5)
+        assert POD not in lab.flows.held
+        assert old in lab.switch.held
+        elsewhere = self.attach(lab, "elsewhere", "rep1")
+        lab.agent.wait_programmed(elsewhere, 5)
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match=r"switch .* behind rep0 before"):
+            lab.agent.wait_programmed(here, 0.3)
+        self.talk(lab, 1000.0)
+        assert until(lambda: self.KEY in lab.agent.snapshot.choice.reasons)
+        assert lab.agent.snapshot.choice.placed == frozenset()
+        opened.set()
+        lab.agent.wait_programmed(here, 5)
+        port = lab.agent.find(here)
+        assert port is not None
+        assert old not in lab.switch.held
+        new = EntryKey(BLUE.vni, port.attachment.mac)
+        assert until(lambda: new in lab.switch.held)
+
+    def test_a_dead_switch_keeps_the_port_and_not_the_detach(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 60)
+        self.place(lab)
+        lab.switch.refuse = "no answer within 0.5 s"
+        lab.agent.post(SwitchSeen(None, "no answer within 0.5 s"))
+        lab.agent.detach(POD, 60)
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match=r"no answer within 0.5 s"):
+            lab.agent.wait_programmed(here, 0.3)
+        lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        lab.agent.wait_programmed(here, 10)
+
+    def test_a_port_of_an_earlier_run_is_free_once_the_switch_has_been_seen(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        own = self.place(lab)
+        attachment = lab.agent.attachment(POD)
+        assert attachment is not None
+        lab.agent.stop()
+        lab.switch.refuse = "no answer within 0.5 s"
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
+        lab.synced()
+        lab.agent.wait_programmed(POD, 5)
+        lab.agent.detach(POD, 5)
+        assert own in lab.switch.held
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match="behind rep0 before"):
+            lab.agent.wait_programmed(here, 0.3)
+        lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        self.talk(lab, 0.0)
+        lab.agent.wait_programmed(here, 10)
+        assert own not in lab.switch.held
+
+    def test_what_moves_leaves_the_switch_then_changes_then_comes_back(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Section 5 of the design: withdraw hardware, change software, then place again."""
+        told: list[str] = []
+
+        def render(desired: Desired, _bindings: Bindings) -> Rendering:
+            views = desired.segments.values()
+            return Rendering(
+                {each.endpoint.mac: Entry(str(each.vtep)) for v in views for each in v.remotes}
+            )
+
+        def telling(target: MemoryTarget, word: str) -> Callable[[Change], None]:
+            apply = target.apply
+
+            def tell(change: Change) -> None:
+                apply(change)
+                there = self.KEY in change.add
+                gone = self.KEY in change.remove
+                if there or gone or self.FAR.mac in change.update:
+                    told.append({there: "placed", gone: "withdrawn"}.get(True, word))
+
+            return tell
+
+        monkeypatch.setattr("dataplane.agent._SWITCH_FIRST_S", 60)
+        monkeypatch.setattr(lab.flows, "render", render)
+        self.place(lab)
+        for target in (lab.switch, lab.flows):
+            monkeypatch.setattr(target, "apply", telling(target, "changed"))
+        elsewhere = ip_address("192.0.2.3")
+        lab.agent.post(NextHopsChanged({elsewhere: Mac("02:00:00:00:00:99")}))
+        moved = replace(self.FAR, node="n3", sequence=1)
+        lab.agent.post(FabricChanged(upserts=(Node("n3", (elsewhere,)), moved)))
+        lab.agent.post(FabricChanged(deletes=(self.FAR,)))
+        assert until(lambda: told[-1:] == ["placed"])
+        assert told == ["withdrawn", "changed", "placed"]
+
+    def test_no_change_waits_long_for_a_switch_and_no_add_at_all(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        lab.agent.detach(POD, 5)
+        assert POD not in lab.flows.held  # after _SWITCH_FIRST_S
+        opened.set()
+        assert until(lambda: not lab.agent.snapshot.state.switch.leaving)
+        monkeypatch.setattr("dataplane.agent._SWITCH_FIRST_S", 60)
+        own = replace(REQUEST, netdev="rep0")
+        lab.agent.admit(own, 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: self.KEY in lab.switch.held)
+        opened.clear()
+        lab.agent.post(Detached(POD))
+        assert until(lambda: bool(lab.agent.snapshot.state.switch.leaving))
+        assert POD in lab.flows.held
+        lab.agent.wait_programmed(self.attach(lab, "other", ""), 5)
+        assert POD not in lab.flows.held
+        opened.set()

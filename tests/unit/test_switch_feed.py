@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -13,7 +15,7 @@ from dataplane.core.events import Event, SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
-from dataplane.switch import MEASURE_S, Counters, SwitchFeed
+from dataplane.switch import MEASURE_S, WATCH_S, Counters, SwitchFeed
 from tests.unit.test_agent import until
 
 KEY = EntryKey(Vni(7), Mac("02:00:00:00:00:01"))
@@ -158,6 +160,25 @@ def test_a_switch_that_dies_while_it_is_asked_is_told_of_at_once() -> None:
     stand.silent = ""
     assert stand.later()[0] == SwitchSeen(Capability("test", "switch"))
     assert stand.looks == 1
+
+
+def test_to_stop_waits_for_no_silent_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at one takes up to fifteen seconds, and who ends an agent waits for ten."""
+    stand = Stand()
+    asked, answered = threading.Event(), threading.Event()
+
+    def describe() -> Capability:
+        asked.set()
+        assert answered.wait(30)
+        return Capability("test", "switch")
+
+    monkeypatch.setattr(stand, "describe", describe)
+    stand.feed.start(stand.events.append)
+    assert asked.wait(5)
+    began = time.monotonic()
+    stand.feed.stop()
+    assert time.monotonic() - began < 5 * WATCH_S
+    answered.set()
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,12 @@ BUGS = {
         "is_group(((const struct ethhdr *)eth)->h_dest))",
         XDP,
     ),
-    "payload-is-pulled": (_VERDICT, "(protocol == __constant_htons(ETH_P_IP) ?", "(0 ?", NATIVE),
+    "payload-is-pulled": (
+        _VERDICT,
+        "? sizeof(struct iphdr) + sizeof(struct tcphdr)",
+        "? sizeof(struct nd_packet)",
+        NATIVE,
+    ),
     "damaged-udp": (_OVERLAY, "return !udp->check ||", "return 1 ||", GOLDEN),
     "too-little-taken-off": (
         _OVERLAY,

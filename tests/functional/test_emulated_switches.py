@@ -21,7 +21,7 @@ from tests.functional.emulated_switch import (
     frame,
     run,
 )
-from vendors.emulator.control import FaultError, inject, new_mark
+from vendors.emulator.control import FaultError, Injection, inject, new_mark
 
 MISSES = {"vf0": "rep0", "rep0": "vf0", "vf1": "rep1", "rep1": "vf1", "up": "cpu0", "cpu0": "up"}
 
@@ -54,8 +54,18 @@ def test_a_probe_that_is_injected_leaves_nothing(switch: EmulatedSwitch) -> None
     probe = bytes(head / Raw(mark))
     switch.heard()
     for source, target in MISSES.items():
-        assert inject(switch.control, source, probe, mark) == {target: [probe]}
+        found = inject(switch.control, [Injection(source, probe, mark)])
+        assert found == [{target: [probe]}]
     assert switch.heard() == []
+
+
+def test_it_says_which_port_is_what(switch: EmulatedSwitch) -> None:
+    assert switch.tell("ports") == {
+        "uplink": "up",
+        "cpu": "cpu0",
+        "vfs": {"rep0": "vf0", "rep1": "vf1"},
+        "misses": {"rep0": "rep0", "rep1": "rep1"},
+    }
 
 
 def test_a_port_that_goes_and_comes(switch: EmulatedSwitch) -> None:

@@ -10,7 +10,7 @@ GARBAGE = bytes(range(256))
 
 @dataclass(slots=True)
 class Trouble:
-    """What is wrong now: seconds of delay, how many additions are refused, whether it babbles."""
+    """What is wrong now: seconds that answers are late, additions refused, whether it babbles."""
 
     delay_s: float = 0.0
     refusals: int = 0

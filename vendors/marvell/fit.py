@@ -21,6 +21,8 @@ class Fit:
 
 def without(rows: Iterable[Row], refused: Mapping[EntryKey, str]) -> tuple[Row, ...]:
     """Return the rows that some entry still needs, and those that all do."""
+    if not refused:
+        return tuple(rows)
     return tuple(row for row in rows if not row.entries or row.entries - refused.keys())
 
 

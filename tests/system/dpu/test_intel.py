@@ -159,12 +159,13 @@ def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
 
 
 def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
-    """Its rows are for less than one conversation; the next one finds it full, and says so."""
+    """It has a row for one conversation; the next one finds it full, and says so."""
     talk.gap_s = FILLED_S
-    scene, on_dpu = talk.scene, talk.scene.segments[BLUE.name][2]
+    scene = talk.scene
+    near, _, _, far = scene.segments[COLOURS[2].name]
     scene.tell("table-full", "l2_fwd_tx_table", str(SMALL))
     scene.tell("reset")
-    with probes.flow(talk.vf, on_dpu.ip(4), BUSY) as echo:
+    with probes.flow(near, far.ip(4), BUSY) as echo:
         until(lambda: full(scene) > 0, 60, "nothing is said to be full")
         time.sleep(2)
     assert (echo.lost, echo.duplicates) == (0, 0)

@@ -12,6 +12,7 @@ from finsy.proto import p4i, p4r, rpc_code
 
 from tests.functional.p4_client import Client, client, codes, details, trailer
 from tests.unit.p4_entries import Entries, e2100_info, updates
+from vendors.emulator.e2100.arbitration import Arbitration, Controller
 from vendors.emulator.e2100.p4runtime import Pipeline, Server
 from vendors.emulator.trouble import Trouble
 
@@ -140,6 +141,17 @@ class TestArbitration:
         refused(StatusCode.INVALID_ARGUMENT, second.heard)
         first.claim(5)  # one's own may be said again
         assert status(first) == (rpc_code.OK, 0, 5)
+
+    def test_a_claim_that_comes_when_its_stream_has_ended_is_nobodys(self) -> None:
+        told: list[p4r.StreamMessageResponse] = []
+        arbitration = Arbitration(1)
+        first, second = Controller(told.append), Controller(told.append)
+        update = p4r.MasterArbitrationUpdate(device_id=1, election_id=p4r.Uint128(low=5))
+        arbitration.leave(first)
+        arbitration.claim(first, update)
+        assert told == []
+        arbitration.claim(second, update)
+        assert [each.arbitration.status.code for each in told] == [rpc_code.OK]
 
     def test_a_device_that_is_not_there(self, join: Join) -> None:
         who = join()

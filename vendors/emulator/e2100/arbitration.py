@@ -25,6 +25,7 @@ class Controller:
 
     tell: Tell
     election_id: int = 0
+    has_left: bool = False
 
 
 @dataclass(slots=True)
@@ -45,7 +46,12 @@ class Arbitration:
         self._roles = {DEFAULT_ROLE: _Role()}
 
     def claim(self, who: Controller, update: p4r.MasterArbitrationUpdate) -> None:
-        """Take in an arbitration update (5.3) and tell whoever is to know. Raises Refusal."""
+        """Take in an arbitration update (5.3) and tell whoever is to know. Raises Refusal.
+
+        One that was under way when its stream ended is nobody's.
+        """
+        if who.has_left:
+            return
         name = update.role.name
         self._check(who, update)
         role = self._roles.setdefault(name, _Role())
@@ -63,6 +69,7 @@ class Arbitration:
 
     def leave(self, who: Controller) -> None:
         """Forget a controller whose stream has ended; a primary leaves nobody in its place."""
+        who.has_left = True
         for name, role in self._roles.items():
             if who in role.live:
                 role.live.remove(who)

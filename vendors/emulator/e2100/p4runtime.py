@@ -128,10 +128,11 @@ class Server:
 
     def stop(self) -> None:
         """End every call and stream at once, and listen no more."""
-        self._awake.set()
         server, self._server = self._server, None
-        if server is not None:
-            server.stop(grace=None).wait(_STOP_S)
+        ended = None if server is None else server.stop(grace=None)
+        self._awake.set()
+        if ended is not None:
+            ended.wait(_STOP_S)
         self.path.unlink(missing_ok=True)
 
     def hang(self) -> None:

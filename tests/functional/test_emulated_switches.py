@@ -10,6 +10,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from dataplane.core.agreement import Field, Question
+from dataplane.core.path import Action, FromPod
 from ovs_client import process
 from tests.functional.emulated_switch import (
     HOST,
@@ -22,6 +24,7 @@ from tests.functional.emulated_switch import (
     run,
 )
 from vendors.emulator.control import FaultError, Injection, inject, new_mark
+from vendors.injected import InjectedPath
 
 MISSES = {"vf0": "rep0", "rep0": "vf0", "vf1": "rep1", "rep1": "vf1", "up": "cpu0", "cpu0": "up"}
 
@@ -57,6 +60,18 @@ def test_a_probe_that_is_injected_leaves_nothing(switch: EmulatedSwitch) -> None
         found = inject(switch.control, [Injection(source, probe, mark)])
         assert found == [{target: [probe]}]
     assert switch.heard() == []
+
+
+@pytest.mark.parametrize(
+    "entry", [FromPod("rep1", "ot1"), None], ids=["from a VF", "from the wire"]
+)
+def test_as_a_packet_path_it_hands_over_what_it_has_no_entry_for(
+    switch: EmulatedSwitch, entry: FromPod | None
+) -> None:
+    mark = new_mark()
+    asked = Question("a frame", frame() + mark, mark, entry, "eth0")
+    [seen] = InjectedPath(switch.control).observed([asked])
+    assert (seen.action, seen.values[Field.INNER]) == (Action.HAND_OVER, asked.frame)
 
 
 def test_it_says_which_port_is_what(switch: EmulatedSwitch) -> None:

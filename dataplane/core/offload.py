@@ -174,7 +174,8 @@ class _Segment:
         self._behind = [port for port in view.ports if self._why_not(port) is None]
 
     def candidates(self) -> Iterator[_Candidate]:
-        ports = {self._key(port.attachment.mac): _port(port) for port in self._behind}
+        others = len(self._behind) - 1
+        ports = {self._key(port.attachment.mac): _port(port, others) for port in self._behind}
         local = frozenset(ports)
         for port in self._behind:
             own = ports[self._key(port.attachment.mac)]
@@ -182,7 +183,8 @@ class _Segment:
         members = {vtep: _Bundle(((Part.MEMBER, 1),)) for vtep in self._view.flood}
         for remote in self._view.remotes:
             if self._why_not_remote(remote) is None:
-                bundles = (_Bundle(((Part.REMOTE, 1),)), members[remote.vtep], *ports.values())
+                own = _Bundle(((Part.REMOTE, 1), (Part.PAIR, len(ports))))
+                bundles = (own, members[remote.vtep], *ports.values())
                 yield self._candidate(remote.endpoint, local, bundles)
 
     def refused(self) -> Iterator[tuple[EntryKey, Reason]]:
@@ -249,6 +251,8 @@ class _Segment:
         return EntryKey(self._view.segment.vni, mac)
 
 
-def _port(port: Port) -> _Bundle:
+def _port(port: Port, others: int) -> _Bundle:
+    """Return what a port takes, with what ``others`` of its segment send to it."""
     addresses = len(port.attachment.ips) if port.guard is Guard.IP else 0
-    return _Bundle(((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1)))
+    parts = ((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1), (Part.PAIR, others))
+    return _Bundle(parts)

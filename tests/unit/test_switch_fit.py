@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dataplane.core.model import EntryKey, Mac, Vni
 from ovs_client.ofctl import Flow
-from vendors.marvell.fit import Fit, fit, without
+from vendors.fit import Fit, fit, without
 from vendors.marvell.pipeline import Row
 
 ENTRIES = [EntryKey(Vni(1), Mac(f"02:00:00:00:00:{number:02x}")) for number in range(6)]

@@ -102,6 +102,7 @@ def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, A
 
     numbers = range(_dpu(node).vfs)
     return {
+        "vendor": _dpu(node).vendor.value,
         "run_dir": str(directory(paths, node)),
         "netns": str(_space(paths, node)),
         "bridge": BRIDGE,

@@ -63,7 +63,7 @@ def fit(
     """
     wanted = tuple(rows)
     there = set(present)
-    left = Counter(room)
+    left = dict(room)
     by_entry: dict[EntryKey, list[RowT]] = defaultdict(list)
     for row in wanted:
         if row.key in there:
@@ -71,7 +71,7 @@ def fit(
         for entry in row.entries:
             by_entry[entry].append(row)
         if not row.entries:
-            left[row.table] -= 1
+            _take([row], left)
             there.add(row.key)
     if short := [table for table, rows_left in left.items() if rows_left < 0]:
         why = f"table {short[0]} has no room for what every entry relies on"
@@ -81,13 +81,20 @@ def fit(
         missing = [row for row in by_entry[entry] if row.key not in there]
         full = _full(missing, left)
         if full is None:
-            left.subtract(row.table for row in missing)
+            _take(missing, left)
             there.update(row.key for row in missing)
         else:
             late = {row.owner for row in missing}
             lacking = {entry} if late & {None, entry} else {owner for owner in late if owner}
             refused |= dict.fromkeys(lacking, f"table {full} has no room for it")
     return Fit(tuple(row for row in without(wanted, refused) if row.key in there), refused)
+
+
+def _take(rows: Iterable[RowT], left: dict[Hashable, int]) -> None:
+    """Take the room of ``rows``; a table of which nothing is known has enough."""
+    for row in rows:
+        if row.table in left:
+            left[row.table] -= 1
 
 
 def _full(rows: Iterable[RowT], left: Mapping[Hashable, int]) -> Hashable | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from dataplane.contracts import Switch
 from dataplane.core.errors import InvalidValueError
 from vendors import noop
+from vendors.intel import settings as intel
 from vendors.marvell import settings as marvell
 
 
@@ -44,7 +45,15 @@ def _marvell(settings: SwitchSettings) -> Driver:
     )
 
 
-DRIVERS: Mapping[str, Callable[[SwitchSettings], Driver]] = {"noop": _noop, "marvell": _marvell}
+def _intel(settings: SwitchSettings) -> Driver:
+    return intel.make(settings.values or {}, settings.representors, emulated=settings.emulated)
+
+
+DRIVERS: Mapping[str, Callable[[SwitchSettings], Driver]] = {
+    "noop": _noop,
+    "intel": _intel,
+    "marvell": _marvell,
+}
 
 
 def make(settings: SwitchSettings) -> Driver:

@@ -19,7 +19,7 @@ from finsy.proto import p4i, p4r, p4r_grpc, rpc_status
 
 from dataplane.core.errors import OverweaveError
 
-ROLE = "overweave"  # so that the plugin's p4rt-ctl, which has none, may write beside us
+ROLE = "overweave"  # beside it the plugin's p4rt-ctl, which has none, may write, too
 _BATCH = 128  # updates of one request: few enough that a slow device answers in time
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = (
@@ -53,10 +53,11 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a device is asked: ``HOST:PORT``, its number, and with which certificates."""
+    """Where a device is asked, ``HOST:PORT`` or ``unix:/PATH``, its number, and as whom."""
 
     address: str
     device_id: int = 1
+    role: str = ROLE
     tls: Certificates | None = None
 
 
@@ -146,7 +147,7 @@ class Client:
     def _write_batch(self, updates: list[p4r.Update]) -> list[Refusal | None]:
         request = p4r.WriteRequest(
             device_id=self._server.device_id,
-            role=ROLE,
+            role=self._server.role,
             election_id=self._primary(),
             updates=updates,
         )
@@ -178,7 +179,7 @@ class Client:
         if stream.status.code != grpc.StatusCode.OK.value[0]:
             other = _number(stream.primary)
             raise NotPrimaryError(
-                f"{self._server.address}: another client is primary of role {ROLE}, with election"
+                f"{self._server.address}: another client is primary of role {self._server.role!r}, with election"
                 f" id {other} above our {_number(stream.election_id)}: stop it, or this agent"
             )
         return stream.election_id
@@ -186,7 +187,7 @@ class Client:
     def _arbitration(self) -> p4r.MasterArbitrationUpdate:
         return p4r.MasterArbitrationUpdate(
             device_id=self._server.device_id,
-            role=p4r.Role(name=ROLE),
+            role=p4r.Role(name=self._server.role) if self._server.role else None,
             election_id=p4r.Uint128(high=self._started_at, low=self._streams),
         )
 

@@ -12,11 +12,12 @@ from pydantic import Field, PlainValidator
 from dataplane.core.errors import InvalidValueError
 from dataplane.documents import Strict, absolute_path, validate
 from dataplane.remotes import CERTIFICATE_KEYS
-from vendors.intel.client import Certificates, Server
+from vendors.intel.client import ROLE, Certificates, Server
 from vendors.intel.driver import IntelSwitch
 from vendors.intel.pipeline import Wiring
 
 AbsolutePath = Annotated[Path, PlainValidator(absolute_path)]
+_ADDRESS = r"^(unix:/\S+|(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5})$"
 _MOST_VSIS = 1 << 11  # p4info: vmeta.common.vsi has 11 bits
 Vsi = Annotated[int, Field(ge=1, lt=_MOST_VSIS)]
 
@@ -24,11 +25,13 @@ Vsi = Annotated[int, Field(ge=1, lt=_MOST_VSIS)]
 class IntelSettings(Strict):
     """Where the device's P4Runtime is, and the VSIs of its VFs in the order of their numbers.
 
-    ``address`` is ``HOST:PORT``; ``uplink`` the number of the wire port that tunnels leave by.
+    ``address`` is ``HOST:PORT`` or ``unix:/PATH``; ``uplink`` the number of the wire port that
+    tunnels leave by. An empty ``role`` is for a device that knows no other.
     """
 
-    address: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$")]
+    address: Annotated[str, Field(pattern=_ADDRESS)]
     device_id: Annotated[int, Field(ge=1)] = 1
+    role: str = ROLE
     private_key: AbsolutePath | None = None
     certificate: AbsolutePath | None = None
     ca_cert: AbsolutePath | None = None
@@ -45,7 +48,7 @@ class IntelSettings(Strict):
     def server(self) -> Server:
         """Return where the device is asked."""
         tls = Certificates(**self.files) if self.files else None
-        return Server(self.address, self.device_id, tls)
+        return Server(self.address, self.device_id, self.role, tls)
 
 
 def parse(values: Mapping[str, Any], representors: tuple[str, ...]) -> tuple[Server, Wiring]:

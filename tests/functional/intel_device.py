@@ -1,0 +1,107 @@
+"""An emulated Intel IPU E2100 with three VFs, and what a test does to it past the driver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from finsy.proto import p4i, p4r, p4r_grpc
+
+from tests.functional.emulated_switch import EmulatedE2100, emulated_switch
+from vendors.intel.client import Server
+from vendors.intel.pipeline import Wiring
+
+VFS = 3
+WIRING = Wiring({f"rep{number}": 27 + number for number in range(VFS)})
+
+
+class Device(EmulatedE2100):
+    """The device of the contract's tests."""
+
+    TAPS: Mapping[str, tuple[str, str]] = {
+        **{f"vf{number}": ("host", f"vf{number}") for number in range(VFS)},
+        **{f"rep{number}": ("dpu", f"rep{number}") for number in range(VFS)},
+        "cpu0": ("dpu", "eth0"),
+        "up": ("wire", "d1"),
+    }
+
+    def settings(self) -> dict[str, Any]:
+        def port(name: str) -> dict[str, str]:
+            place, netdev = self.TAPS[name]
+            return {"port": name, "netdev": netdev, "netns": str(self.space(place))}
+
+        return {
+            **super().settings(),
+            "vfs": [port(f"vf{number}") for number in range(VFS)],
+            "representors": [port(f"rep{number}") for number in range(VFS)],
+        }
+
+    @property
+    def server(self) -> Server:
+        return Server(self.target, role="")
+
+    @contextmanager
+    def stub(self) -> Iterator[p4r_grpc.P4RuntimeStub]:
+        with grpc.insecure_channel(self.target) as channel:
+            grpc.channel_ready_future(channel).result(5)
+            yield p4r_grpc.P4RuntimeStub(channel)
+
+    def rows(self) -> set[bytes]:
+        """Return all rows, without what counts."""
+        request = p4r.ReadRequest(device_id=1, entities=[p4r.Entity(table_entry=p4r.TableEntry())])
+        with self.stub() as stub:
+            entries = [e.table_entry for answer in stub.Read(request) for e in answer.entities]
+        for entry in entries:
+            entry.ClearField("counter_data")
+        return {entry.SerializeToString(deterministic=True) for entry in entries}
+
+    def write(self, kind: p4r.Update.Type.ValueType, row: p4r.TableEntry) -> None:
+        """Write a row as somebody without role."""
+        election = p4r.Uint128(high=1)
+        hello = p4r.StreamMessageRequest(
+            arbitration=p4r.MasterArbitrationUpdate(device_id=1, election_id=election)
+        )
+        update = p4r.Update(type=kind, entity=p4r.Entity(table_entry=row))
+        with self.stub() as stub:
+            stream = stub.StreamChannel(_held(hello))
+            next(stream)
+            stub.Write(p4r.WriteRequest(device_id=1, election_id=election, updates=[update]))
+            stream.cancel()
+
+    def p4info(self) -> p4i.P4Info:
+        request = p4r.GetForwardingPipelineConfigRequest(device_id=1)
+        with self.stub() as stub:
+            return stub.GetForwardingPipelineConfig(request).config.p4info
+
+    @contextmanager
+    def bridged(self, table: str) -> Iterator[None]:
+        """Have a row in ``table`` about a MAC in bridge 5, with the table's first action."""
+        info = self.p4info()
+        found = next(each for each in info.tables if each.preamble.alias == table)
+        row = p4r.TableEntry(table_id=found.preamble.id)
+        for field in found.match_fields:
+            value = b"\x02\x99\x00\x00\x00\x09" if field.bitwidth == 48 else b"\x05"
+            row.match.add(field_id=field.id).exact.value = value
+        row.action.action.action_id = found.action_refs[0].id
+        self.write(p4r.Update.INSERT, row)
+        try:
+            yield
+        finally:
+            self.write(p4r.Update.DELETE, row)
+
+
+def _held(first: p4r.StreamMessageRequest) -> Iterator[p4r.StreamMessageRequest]:
+    yield first
+    while True:
+        time.sleep(3600)
+
+
+@contextmanager
+def running_device(directory: Path) -> Iterator[Device]:
+    """Provide a Device in ``directory``."""
+    with emulated_switch(Device, directory) as device:
+        yield device

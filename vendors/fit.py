@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from dataplane.core.model import EntryKey
 
@@ -53,9 +53,7 @@ def without(rows: Iterable[RowT], refused: Mapping[EntryKey, str]) -> tuple[RowT
     return tuple(row for row in rows if not row.entries or row.entries - refused.keys())
 
 
-def fit(
-    rows: Iterable[RowT], present: Iterable[Hashable], room: Mapping[Hashable, int]
-) -> Fit[RowT]:
+def fit(rows: Iterable[RowT], present: Iterable[Hashable], room: Mapping[Any, int]) -> Fit[RowT]:
     """Return as many whole entries as there is room for; rows that are ``present`` take none.
 
     ``room`` is in rows by table. What all entries rely on comes first. An entry that is there but
@@ -63,7 +61,7 @@ def fit(
     """
     wanted = tuple(rows)
     there = set(present)
-    left = dict(room)
+    left: dict[Hashable, int] = dict(room)
     by_entry: dict[EntryKey, list[RowT]] = defaultdict(list)
     for row in wanted:
         if row.key in there:

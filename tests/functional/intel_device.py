@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import select
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,14 @@ import grpc
 from finsy.proto import p4i, p4r, p4r_grpc
 
 from tests.functional.emulated_switch import EmulatedE2100, emulated_switch
+from vendors.emulator.relay import receive
 from vendors.intel.client import Server
 from vendors.intel.pipeline import Wiring
 
 VFS = 3
+OTHER_END = {"up": "cpu0", "cpu0": "up"}
+OTHER_END |= {f"vf{number}": f"rep{number}" for number in range(VFS)}
+OTHER_END |= {f"rep{number}": f"vf{number}" for number in range(VFS)}
 WIRING = Wiring({f"rep{number}": 27 + number for number in range(VFS)})
 
 
@@ -39,6 +45,33 @@ class Device(EmulatedE2100):
             "vfs": [port(f"vf{number}") for number in range(VFS)],
             "representors": [port(f"rep{number}") for number in range(VFS)],
         }
+
+    def ask(self, port: str, frame: bytes) -> dict[str, list[bytes]]:
+        """Send ``frame`` into a TAP, and return what comes out of others, by port.
+
+        Each port's frames are forwarded in their order: once a second frame that always misses is
+        out, nothing more comes of the first.
+        """
+        self.heard()
+        fence = b"\xff" * 6 + b"\x02\x99\x00\x00\x00\x01\x88\xb6" + secrets.token_bytes(50)
+        self.sockets[port].send(frame)
+        self.sockets[port].send(fence)
+        found: dict[str, list[bytes]] = {}
+        give_up = time.monotonic() + 5
+        while fence not in found.get(OTHER_END[port], []):
+            left = give_up - time.monotonic()
+            assert left > 0, f"a frame that always misses was lost at {port}"
+            for ready in select.select(list(self.sockets.values()), [], [], left)[0]:
+                if (received := receive(ready)) is not None:
+                    name = next(n for n, each in self.sockets.items() if each is ready)
+                    found.setdefault(name, []).append(received)
+        for name, each in self.sockets.items():
+            with suppress(BlockingIOError):
+                while True:
+                    if (received := receive(each)) is not None:
+                        found.setdefault(name, []).append(received)
+        found[OTHER_END[port]].remove(fence)
+        return {name: frames for name, frames in found.items() if frames}
 
     @property
     def server(self) -> Server:

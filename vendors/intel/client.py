@@ -179,8 +179,9 @@ class Client:
         if stream.status.code != grpc.StatusCode.OK.value[0]:
             other = _number(stream.primary)
             raise NotPrimaryError(
-                f"{self._server.address}: another client is primary of role {self._server.role!r}, with election"
-                f" id {other} above our {_number(stream.election_id)}: stop it, or this agent"
+                f"{self._server.address}: another client is primary of role"
+                f" {self._server.role!r}, with election id {other} above our"
+                f" {_number(stream.election_id)}: stop it, or this agent"
             )
         return stream.election_id
 

@@ -328,8 +328,7 @@ class MarvellSwitch:
     ) -> Fit[Row]:
         """Return what is left to try after the device has refused a flow."""
         if refusal.code == _TABLE_FULL:
-            limits = self._openflow.table_limits()
-            left: dict[Hashable, int] = {}
+            limits, left = self._openflow.table_limits(), {}
             flows = self._openflow.dump_flows()
             for table, limit in limits.items():
                 left[table] = limit - sum(flow.table == table for flow in flows)

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import yaml
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
 
 from dataplane.core.errors import OverweaveError
 from dataplane.netlink.netns import Netns
@@ -22,6 +25,7 @@ from ovs_client import process
 from vendors.emulator.control import tell
 from vendors.emulator.relay import open_port, receive
 
+HOST, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 PLACES = ("switch", "host", "dpu", "wire")
 SETTLE_S = 0.4
 START_S = 20.0
@@ -31,6 +35,14 @@ def run(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
+
+
+def frame(size: int = 60, *, tagged: bool = False) -> bytes:
+    head: Packet = Ether(src=HOST, dst=OTHER)
+    if tagged:
+        head /= Dot1Q(vlan=7)
+    upper = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(os.urandom(size))
+    return bytes(head / upper)
 
 
 class EmulatedSwitch:

@@ -7,6 +7,7 @@ import select
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,23 @@ class Device(EmulatedE2100):
     def server(self) -> Server:
         return Server(self.target, role="")
 
-    @contextmanager
-    def stub(self) -> Iterator[p4r_grpc.P4RuntimeStub]:
-        with grpc.insecure_channel(self.target) as channel:
-            grpc.channel_ready_future(channel).result(5)
-            yield p4r_grpc.P4RuntimeStub(channel)
+    @cached_property
+    def stub(self) -> p4r_grpc.P4RuntimeStub:
+        """Return a client of our own, that finds the device again after a restart."""
+        options = (("grpc.max_reconnect_backoff_ms", 200), ("grpc.use_local_subchannel_pool", 1))
+        self.channel = grpc.insecure_channel(self.target, options=options)
+        return p4r_grpc.P4RuntimeStub(self.channel)
+
+    def clear(self) -> None:
+        if "stub" in self.__dict__:
+            self.channel.close()
+        super().clear()
 
     def rows(self) -> set[bytes]:
         """Return all rows, without what counts."""
         request = p4r.ReadRequest(device_id=1, entities=[p4r.Entity(table_entry=p4r.TableEntry())])
-        with self.stub() as stub:
-            entries = [e.table_entry for answer in stub.Read(request) for e in answer.entities]
+        answers = self.stub.Read(request, wait_for_ready=True, timeout=5)
+        entries = [each.table_entry for answer in answers for each in answer.entities]
         for entry in entries:
             entry.ClearField("counter_data")
         return {entry.SerializeToString(deterministic=True) for entry in entries}
@@ -99,16 +106,14 @@ class Device(EmulatedE2100):
             arbitration=p4r.MasterArbitrationUpdate(device_id=1, election_id=election)
         )
         update = p4r.Update(type=kind, entity=p4r.Entity(table_entry=row))
-        with self.stub() as stub:
-            stream = stub.StreamChannel(_held(hello))
-            next(stream)
-            stub.Write(p4r.WriteRequest(device_id=1, election_id=election, updates=[update]))
-            stream.cancel()
+        stream = self.stub.StreamChannel(_held(hello))
+        next(stream)
+        self.stub.Write(p4r.WriteRequest(device_id=1, election_id=election, updates=[update]))
+        stream.cancel()
 
     def p4info(self) -> p4i.P4Info:
         request = p4r.GetForwardingPipelineConfigRequest(device_id=1)
-        with self.stub() as stub:
-            return stub.GetForwardingPipelineConfig(request).config.p4info
+        return self.stub.GetForwardingPipelineConfig(request).config.p4info
 
     @contextmanager
     def bridged(self, table: str) -> Iterator[None]:

@@ -45,6 +45,8 @@ class World(Protocol):
     """What the device itself says when a table is full."""
     guard: Guard
     """The strictest that it enforces: segments of the suite have no stricter one."""
+    counts_arrivals: bool
+    """Whether it counts by endpoint what comes in from the wire."""
 
     def driver(self) -> Driver:
         """Return a driver of the device that is connected to it."""
@@ -100,6 +102,7 @@ class NoWorld:
 
     full_words = ""
     guard = Guard.IP
+    counts_arrivals = True
 
     def driver(self) -> Driver:
         return NoSwitch()
@@ -119,6 +122,7 @@ class MarvellWorld:
 
     full_words = "OFPFMFC_TABLE_FULL"
     guard = Guard.IP
+    counts_arrivals = True
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -216,6 +220,7 @@ class IntelWorld:
 
     full_words = "RESOURCE_EXHAUSTED"
     guard = Guard.MAC
+    counts_arrivals = False  # pipeline.md, 8
 
     def __init__(self, device: intel_device.Device) -> None:
         self.device = device

@@ -137,10 +137,7 @@ def allocate(ids: Ids, wanted: Iterable[Symbol], pools: Pools) -> tuple[Ids, fro
     """
     numbers = dict(ids.numbers)
     lacking: set[Symbol] = set()
-    free = {
-        kind: (each for each in pools.ours(kind) if (kind, each) not in ids.taken)
-        for kind in pools.bits
-    }
+    free = {kind: _free(kind, ids, pools) for kind in pools.bits}
     for symbol in sorted(set(wanted) - numbers.keys(), key=repr):
         number = next(free[type(symbol)], None)
         if number is None:
@@ -148,6 +145,10 @@ def allocate(ids: Ids, wanted: Iterable[Symbol], pools: Pools) -> tuple[Ids, fro
         else:
             numbers[symbol] = number
     return Ids(numbers, ids.taken), frozenset(lacking)
+
+
+def _free(kind: type, ids: Ids, pools: Pools) -> Iterator[int]:
+    return (number for number in pools.ours(kind) if (kind, number) not in ids.taken)
 
 
 def to_device(row: Row, ids: Ids) -> DeviceRow:

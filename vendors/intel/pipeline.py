@@ -184,7 +184,7 @@ def _family_tables(family: Family) -> dict[str, Table]:
             Stage.KNOWN,
             {f"ipv{version}_src": bits, "vni": 24},
             {"set_source_port": {"source_port": 0}},
-            {Part.MEMBER: 1},
+            {Part.PORT: 1, Part.MEMBER: 1} if version == "4" else {Part.MEMBER: 1},
         ),
         "vtep": Table(
             f"l2_to_tunnel_v{version}",

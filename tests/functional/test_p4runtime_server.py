@@ -152,9 +152,26 @@ class TestArbitration:
         who.claim(1, device_id=2)
         refused(StatusCode.FAILED_PRECONDITION, who.heard)
 
-    def test_a_role(self, join: Join) -> None:
+    def test_each_role_has_its_primary(self, join: Join) -> None:
+        first, second, third = join(), join(), join()
+        first.become_primary(5)
+        second.claim(1, role="ovs-p4rt")
+        told = second.heard().arbitration
+        assert (told.status.code, told.role.name, told.election_id.low) == (0, "ovs-p4rt", 1)
+        third.claim(2, role="ovs-p4rt")
+        assert status(third) == (rpc_code.OK, 0, 2)
+        assert status(second) == (rpc_code.ALREADY_EXISTS, 0, 2)
+        set_pipeline(first, COMMIT)
+        third.write(*updates(p4r.Update.INSERT, [fdb()]), role="ovs-p4rt")
+        refused(StatusCode.PERMISSION_DENIED, third.write)
+        refused(StatusCode.PERMISSION_DENIED, lambda: second.write(role="ovs-p4rt"))
+        refused(StatusCode.NOT_FOUND, lambda: third.write(role="nobody"))
+
+    def test_a_role_with_a_config(self, join: Join) -> None:
         who = join()
-        who.claim(1, role="ovs-p4rt")
+        update = p4r.MasterArbitrationUpdate(device_id=1, role=p4r.Role(name="ovs-p4rt"))
+        update.role.config.SetInParent()
+        who.say(p4r.StreamMessageRequest(arbitration=update))
         refused(StatusCode.INVALID_ARGUMENT, who.heard)
 
     def test_another_role_later(self, join: Join) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from finsy.proto import p4r
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.layers.inet import IP, UDP
@@ -47,6 +47,7 @@ from vendors.emulator.e2100.ports import Ports, own_entries
 from vendors.emulator.e2100.schema import read
 from vendors.emulator.e2100.tables import Tables
 
+SCHEMA = read(INFO)
 NAMES = {8: "cpu0", 9: "rep0", 10: "rep1", 27: "vf0", 28: "vf1"}
 PORTS = Ports("up", NAMES, {name: vsi for vsi, name in NAMES.items()}, (27, 28))
 
@@ -61,7 +62,7 @@ class Device:
 
 
 def device(entries: Iterable[p4r.TableEntry] = ()) -> Device:
-    tables = Tables(read(INFO), {})
+    tables = Tables(SCHEMA, {})
     for entry in (*own_entries(tables.schema, PORTS.vfs), *entries):
         tables.write(p4r.Update.INSERT, entry)
     return Device(tables)
@@ -334,11 +335,27 @@ def test_what_goes_to_the_cpu_in_the_end_is_not_counted() -> None:
 
 
 def test_without_the_plugins_entries_nothing_passes() -> None:
-    bare = Device(Tables(read(INFO), {}))
+    bare = Device(Tables(SCHEMA, {}))
     for port in MISSES:
         assert bare.ask(port, inner()) is None
 
 
+@pytest.mark.parametrize("port", ["cpu0", "rep0"])
+def test_a_bypass_that_is_gone_forwards_nothing(port: str) -> None:
+    """The default action is l2_fwd_and_bypass_bridge, too: its port 0 is no wire here."""
+    found = device()
+    key: Key = {"vsi": PORTS.vsis[port], "zero_padding": 0}
+    found.tables.write(p4r.Update.DELETE, MAKE("tx_acc_vsi", key))
+    assert found.ask(port, inner()) is None
+
+
+def test_without_its_source_port_a_wire_has_port_0() -> None:
+    found = device()
+    found.tables.write(p4r.Update.DELETE, MAKE("rx_source_port", {"port_id": 0, "zero_padding": 0}))
+    assert found.ask("up", inner()) == ("cpu0", inner())
+
+
+@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_come_out_as_they_are_or_not_at_all(data: bytes) -> None:
     found = device()
@@ -346,6 +363,7 @@ def test_any_bytes_come_out_as_they_are_or_not_at_all(data: bytes) -> None:
         assert found.ask(source, data) == ((target, data) if len(data) >= 14 else None)
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, 70), value=st.integers(0, 255), version=st.sampled_from([4, 6]))
 def test_a_byte_that_is_changed_makes_no_other_frame(at: int, value: int, version: int) -> None:
     """A tunnel packet with any byte changed is taken out of its tunnel, or comes as it is."""
@@ -357,6 +375,7 @@ def test_a_byte_that_is_changed_makes_no_other_frame(at: int, value: int, versio
     assert found.ask("up", bytes(came)) in expected
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=64))
 def test_the_checksum_is_the_internets(data: bytes) -> None:
     assert checksum(data) == scapy_checksum(data)

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from finsy.proto import p4i, p4r
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.core.errors import InvalidValueError
@@ -18,6 +18,7 @@ from vendors.emulator.e2100.schema import parse_text, read
 from vendors.emulator.e2100.tables import Tables
 
 INFO = e2100_info()
+SCHEMA = read(INFO)
 MAKE = Entries(INFO)
 MAC = "02:00:00:00:00:07"
 INSERT, MODIFY, DELETE = p4r.Update.INSERT, p4r.Update.MODIFY, p4r.Update.DELETE
@@ -97,7 +98,7 @@ def cut(entry: p4r.TableEntry) -> p4r.TableEntry:
 
 @pytest.fixture
 def tables() -> Tables:
-    return Tables(read(INFO), {})
+    return Tables(SCHEMA, {})
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_full_table_says_its_name_and_takes_what_is_modified(tables: Tables) -
 
 def test_a_limit_below_the_size(tables: Tables) -> None:
     limits: dict[int, int] = {}
-    limited = Tables(read(INFO), limits)
+    limited = Tables(SCHEMA, limits)
     limits[fdb().table_id] = 1
     limited.write(INSERT, fdb())
     assert refused(limited, INSERT, fdb("02:00:00:00:00:01")).code == FULL
@@ -404,7 +405,7 @@ def test_a_p4info_that_contradicts_itself(text: str, words: str) -> None:
 
 
 def test_a_name_that_a_table_has_twice_matters_to_nobody_who_does_not_use_it() -> None:
-    tables = Tables(read(INFO), {})
+    tables = Tables(SCHEMA, {})
     trap = tables.schema.table("always_trap_arp_table")
     assert trap is not None
     assert [field.name for field in trap.fields] == ["hdrs.inval.data"] * 2
@@ -413,6 +414,7 @@ def test_a_name_that_a_table_has_twice_matters_to_nobody_who_does_not_use_it() -
 NUMBERS = st.integers(0, 0xFFFF)
 
 
+@settings(deadline=None)
 @given(bridge=st.integers(0, 0xFF), mac=st.integers(0, 2**48 - 1), port=st.integers(0, 2**32 - 1))
 def test_full_width_and_canonical_are_the_same_entry(bridge: int, mac: int, port: int) -> None:
     padded, canonical = (
@@ -422,13 +424,14 @@ def test_full_width_and_canonical_are_the_same_entry(bridge: int, mac: int, port
         for each in (True, False)
     )
     for first, second in ((padded, canonical), (canonical, padded)):
-        tables = Tables(read(INFO), {})
+        tables = Tables(SCHEMA, {})
         tables.write(INSERT, first)
         assert tables.read(p4r.TableEntry()) == [canonical]
         assert refused(tables, INSERT, second).code == EXISTS
         tables.write(DELETE, second)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(
         st.tuples(NUMBERS, NUMBERS, st.integers(1, 3)).map(lambda r: (r[0] & r[1], r[1], r[2])),
@@ -438,7 +441,7 @@ def test_full_width_and_canonical_are_the_same_entry(bridge: int, mac: int, port
     asked=NUMBERS,
 )
 def test_the_highest_priority_wins(rows: list[tuple[int, int, int]], asked: int) -> None:
-    tables = Tables(read(INFO), {})
+    tables = Tables(SCHEMA, {})
     for number, (value, mask, priority) in enumerate(rows):
         key: Key = {"source_port": (value, mask)} if mask else {}
         args = {"bridge_id": number}
@@ -451,12 +454,13 @@ def test_the_highest_priority_wins(rows: list[tuple[int, int, int]], asked: int)
     assert not hits or found.args["bridge_id"] in best
 
 
+@settings(deadline=None)
 @given(
     rows=st.dictionaries(st.integers(1, 32), st.integers(0, 2**32 - 1), max_size=8),
     asked=st.integers(0, 2**32 - 1),
 )
 def test_the_longest_prefix_wins(rows: dict[int, int], asked: int) -> None:
-    tables = Tables(read(INFO), {})
+    tables = Tables(SCHEMA, {})
     prefixes = {n: value >> (32 - n) << (32 - n) for n, value in rows.items()}
     for length, value in prefixes.items():
         key: Key = {"ipv4_table_lpm_root": 0, "ipv4_dst_match": (value, length)}

@@ -1,8 +1,8 @@
-"""Who may write: the live controller with the highest election id (P4Runtime 1.4, 5)."""
+"""Who may write: of each role, who is live with the highest election id (P4Runtime 1.4, 5)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -11,6 +11,7 @@ from finsy.proto import p4r, rpc_code
 from vendors.emulator.e2100.entries import BAD, Refusal
 
 Tell = Callable[[p4r.StreamMessageResponse], None]
+DEFAULT_ROLE = ""
 
 
 def number_of(election_id: p4r.Uint128) -> int:
@@ -27,82 +28,87 @@ class Controller:
 
 
 @dataclass(slots=True)
-class Arbitration:
-    """The controllers of one device, all in the default role. Its user sees to threads."""
+class _Role:
+    """Who is live in a role, who of them is primary, and the highest election id ever seen."""
 
-    device_id: int
-    _live: list[Controller] = field(default_factory=list)
-    _highest: int = 0
-    _has_primary: bool = False
+    live: list[Controller] = field(default_factory=list)
+    primary: Controller | None = None
+    highest: int = 0
+
+
+class Arbitration:
+    """The controllers of one device. Its user sees to threads."""
+
+    def __init__(self, device_id: int) -> None:
+        """Begin with nobody."""
+        self._device_id = device_id
+        self._roles = {DEFAULT_ROLE: _Role()}
 
     def claim(self, who: Controller, update: p4r.MasterArbitrationUpdate) -> None:
         """Take in an arbitration update (5.3) and tell whoever is to know. Raises Refusal."""
+        name = update.role.name
         self._check(who, update)
-        was_primary = self._is_primary(who)
-        if who not in self._live:
-            self._live.append(who)
+        role = self._roles.setdefault(name, _Role())
+        if who not in role.live:
+            role.live.append(who)
         who.election_id = number_of(update.election_id)
-        if who.election_id and who.election_id >= self._highest:
-            self._highest = who.election_id
-            self._has_primary = True
-            self._tell(self._live)
-        elif was_primary:
-            self._has_primary = False
-            self._tell(self._live)
+        if who.election_id and who.election_id >= role.highest:
+            role.highest, role.primary = who.election_id, who
+            self._tell(name, role.live)
+        elif role.primary is who:
+            role.primary = None
+            self._tell(name, role.live)
         else:
-            self._tell([who])
+            self._tell(name, [who])
 
     def leave(self, who: Controller) -> None:
         """Forget a controller whose stream has ended; a primary leaves nobody in its place."""
-        if who not in self._live:
-            return
-        was_primary = self._is_primary(who)
-        self._live.remove(who)
-        if was_primary:
-            self._has_primary = False
-            self._tell(self._live)
+        for name, role in self._roles.items():
+            if who in role.live:
+                role.live.remove(who)
+            if role.primary is who:
+                role.primary = None
+                self._tell(name, role.live)
 
-    def check_primary(self, election_id: p4r.Uint128) -> None:
-        """Check that a request is from the primary. Raises Refusal."""
-        if not self._has_primary or number_of(election_id) != self._highest:
+    def check_primary(self, role: str, election_id: p4r.Uint128) -> None:
+        """Check that a request is from the primary of its role. Raises Refusal."""
+        if role not in self._roles:
+            raise Refusal(grpc.StatusCode.NOT_FOUND, f"there is no role {role!r}")
+        primary = self._roles[role].primary
+        if primary is None or number_of(election_id) != primary.election_id:
             raise Refusal(grpc.StatusCode.PERMISSION_DENIED, "you are not the primary")
 
-    def outbid(self) -> Controller:
-        """Let somebody become primary who bids one more than anybody before."""
-        somebody = Controller(lambda _: None)
-        bid = self._highest + 1
-        update = p4r.MasterArbitrationUpdate(device_id=self.device_id)
-        update.election_id.high, update.election_id.low = bid >> 64, bid & (1 << 64) - 1
-        self.claim(somebody, update)
-        return somebody
-
     def _check(self, who: Controller, update: p4r.MasterArbitrationUpdate) -> None:
-        is_known = who in self._live
-        if update.device_id != self.device_id:
-            code = grpc.StatusCode.FAILED_PRECONDITION if is_known else grpc.StatusCode.NOT_FOUND
+        name = update.role.name
+        ours = next((each for each, role in self._roles.items() if who in role.live), None)
+        if update.device_id != self._device_id:
+            is_new = ours is None
+            code = grpc.StatusCode.NOT_FOUND if is_new else grpc.StatusCode.FAILED_PRECONDITION
             raise Refusal(code, f"there is no device {update.device_id}")
-        if update.role.name or update.role.HasField("config"):
-            code = grpc.StatusCode.FAILED_PRECONDITION if is_known else BAD
-            raise Refusal(code, f"there is no role {update.role.name!r} but the default one")
+        if ours not in {None, name}:
+            told = f"this stream is of role {ours!r}, not {name!r}"
+            raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, told)
+        if update.role.HasField("config"):
+            raise Refusal(BAD, f"role {name!r}: no config of a role is known")
         wanted = number_of(update.election_id)
-        others = [each.election_id for each in self._live if each is not who]
-        if wanted and wanted in others:
+        others = (each for each in self._roles.get(name, _Role()).live if each is not who)
+        if wanted and wanted in {each.election_id for each in others}:
             raise Refusal(BAD, f"election id {wanted} is in use by another controller")
 
-    def _is_primary(self, who: Controller) -> bool:
-        return self._has_primary and who in self._live and who.election_id == self._highest
-
-    def _tell(self, whom: list[Controller]) -> None:
+    def _tell(self, name: str, whom: Iterable[Controller]) -> None:
+        role = self._roles[name]
         for each in whom:
             response = p4r.StreamMessageResponse()
             update = response.arbitration
-            update.device_id = self.device_id
-            if self._highest:
-                update.election_id.high = self._highest >> 64
-                update.election_id.low = self._highest & (1 << 64) - 1
-            if self._is_primary(each):
+            update.device_id = self._device_id
+            if name != DEFAULT_ROLE:
+                update.role.name = name
+            if role.highest:
+                update.election_id.high = role.highest >> 64
+                update.election_id.low = role.highest & (1 << 64) - 1
+            if role.primary is each:
                 update.status.code = rpc_code.OK
-            elif self._has_primary:
+            elif role.primary is not None:
                 update.status.code = rpc_code.ALREADY_EXISTS
             else:
                 update.status.code = rpc_code.NOT_FOUND

@@ -17,7 +17,6 @@ from pathlib import Path
 from finsy.proto import p4r
 
 from dataplane.core.errors import InvalidValueError
-from vendors.emulator.e2100.arbitration import Controller
 from vendors.emulator.e2100.engine import Engine
 from vendors.emulator.e2100.entries import Refusal
 from vendors.emulator.e2100.p4runtime import Pipeline, Server
@@ -48,7 +47,6 @@ class E2100:
         self._relay = relay
         self._ports = ports_of(config)
         self._gone: set[str] = set()
-        self._taker: Controller | None = None
         self._pipeline = Pipeline()
         self._server = Server(config.p4runtime, self._pipeline, self.trouble)
         self._load()
@@ -115,9 +113,7 @@ class E2100:
         return "" if lost is None else " ".join(str(lost).split())
 
     def take(self) -> None:
-        """Let somebody else program it: a primary with a higher election id, and its entries."""
-        if self._taker is None:
-            self._taker = self._server.outbid()
+        """Let somebody else program it: what ovs-p4rt, in its own role, writes for a tunnel."""
         for entry in self._taken():
             with suppress(Refusal):  # it is so already
                 self._tables.write(p4r.Update.INSERT, entry)
@@ -127,12 +123,9 @@ class E2100:
         self.trouble.end()
         self.revive()
         self._pipeline.limits.clear()
-        if self._taker is not None:
-            self._server.leave(self._taker)
-            self._taker = None
-            for entry in self._taken():
-                with suppress(Refusal):  # it is so already
-                    self._tables.write(p4r.Update.DELETE, entry)
+        for entry in self._taken():
+            with suppress(Refusal):  # it is so already
+                self._tables.write(p4r.Update.DELETE, entry)
         for port in sorted(self._gone):
             self.return_port(port)
 

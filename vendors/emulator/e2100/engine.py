@@ -194,7 +194,7 @@ class Engine:
 
     def _from_cpu(self, vsi: int, data: bytes) -> Sent | Fate:
         to = self.tables.match("tx_acc_vsi", vsi=vsi, zero_padding=0)
-        if to.action != "l2_fwd_and_bypass_bridge":
+        if to.row is None or to.action != "l2_fwd_and_bypass_bridge":
             return Fate.DROP
         return self._from_function(vsi, to.args["port"], data)
 

@@ -143,16 +143,6 @@ class Server:
         """Answer again."""
         self._awake.set()
 
-    def outbid(self) -> Controller:
-        """Let somebody else be the primary."""
-        with self._lock:
-            return self._arbitration.outbid()
-
-    def leave(self, somebody: Controller) -> None:
-        """Let the one that ``outbid`` gave be primary no more."""
-        with self._lock:
-            self._arbitration.leave(somebody)
-
     # --- the calls -----------------------------------------------------------------------------
 
     def _handlers(self) -> grpc.GenericRpcHandler:
@@ -216,7 +206,7 @@ class Server:
         response = p4r.ReadResponse()
         errors = [p4r.Error() for _ in request.entities]
         with _answered(context), self._lock:
-            _check_device(request.device_id, request.role)
+            _check_device(request.device_id)  # each role may read everything
             tables = self.pipeline.tables
             for entity, error in zip(request.entities, errors, strict=True):
                 with _noted(error):
@@ -305,8 +295,8 @@ class Server:
                 context.abort(grpc.StatusCode.CANCELLED, "you have gone")
 
     def _check_writer(self, request: p4r.WriteRequest | _Config) -> None:
-        _check_device(request.device_id, request.role)
-        self._arbitration.check_primary(request.election_id)
+        _check_device(request.device_id)
+        self._arbitration.check_primary(request.role, request.election_id)
 
 
 def _read_entity(tables: Tables, entity: p4r.Entity) -> Iterator[p4r.Entity]:
@@ -323,11 +313,9 @@ def _read_entity(tables: Tables, entity: p4r.Entity) -> Iterator[p4r.Entity]:
         raise Refusal(_UNIMPLEMENTED, f"{kind} is not served")
 
 
-def _check_device(device_id: int, role: str = "") -> None:
+def _check_device(device_id: int) -> None:
     if device_id != DEVICE_ID:
         raise Refusal(grpc.StatusCode.NOT_FOUND, f"there is no device {device_id}")
-    if role:
-        raise Refusal(grpc.StatusCode.NOT_FOUND, f"there is no role {role!r} but the default one")
 
 
 def _not_served(request: p4r.StreamMessageRequest) -> p4r.StreamMessageResponse:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from dataplane.contracts import Switch
 from dataplane.core.errors import InvalidValueError
 from vendors import noop
-from vendors.intel import settings as intel
 from vendors.marvell import settings as marvell
 
 
@@ -46,6 +45,9 @@ def _marvell(settings: SwitchSettings) -> Driver:
 
 
 def _intel(settings: SwitchSettings) -> Driver:
+    # P4Runtime's messages cost 0.1 s and 14 MB: only who has such a device pays.
+    from vendors.intel import settings as intel  # noqa: PLC0415
+
     return intel.make(settings.values or {}, settings.representors, emulated=settings.emulated)
 
 

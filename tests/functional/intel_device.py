@@ -76,7 +76,7 @@ class Device(EmulatedE2100):
 
     @property
     def server(self) -> Server:
-        return Server(self.target, role="")
+        return Server(self.target)
 
     @cached_property
     def stub(self) -> p4r_grpc.P4RuntimeStub:

@@ -27,7 +27,9 @@ WIRING = Wiring({f"rep{number}": 27 + number for number in range(VFS)})
 
 
 class Device(EmulatedE2100):
-    """The device of the contract's tests."""
+    """The device of the contract's tests; ``p4info`` is for another P4 program than its own."""
+
+    p4info: Path | None = None
 
     TAPS: Mapping[str, tuple[str, str]] = {
         **{f"vf{number}": ("host", f"vf{number}") for number in range(VFS)},
@@ -45,6 +47,7 @@ class Device(EmulatedE2100):
             **super().settings(),
             "vfs": [port(f"vf{number}") for number in range(VFS)],
             "representors": [port(f"rep{number}") for number in range(VFS)],
+            **({"p4info": str(self.p4info)} if self.p4info else {}),
         }
 
     def ask(self, port: str, frame: bytes) -> dict[str, list[bytes]]:
@@ -111,14 +114,15 @@ class Device(EmulatedE2100):
         self.stub.Write(p4r.WriteRequest(device_id=1, election_id=election, updates=[update]))
         stream.cancel()
 
-    def p4info(self) -> p4i.P4Info:
+    def program(self) -> p4i.P4Info:
+        """Return the P4 program that it says it runs."""
         request = p4r.GetForwardingPipelineConfigRequest(device_id=1)
         return self.stub.GetForwardingPipelineConfig(request).config.p4info
 
     @contextmanager
     def bridged(self, table: str) -> Iterator[None]:
         """Have a row in ``table`` about a MAC in bridge 5, with the table's first action."""
-        info = self.p4info()
+        info = self.program()
         found = next(each for each in info.tables if each.preamble.alias == table)
         row = p4r.TableEntry(table_id=found.preamble.id)
         for field in found.match_fields:
@@ -139,7 +143,8 @@ def _held(first: p4r.StreamMessageRequest) -> Iterator[p4r.StreamMessageRequest]
 
 
 @contextmanager
-def running_device(directory: Path) -> Iterator[Device]:
-    """Provide a Device in ``directory``."""
-    with emulated_switch(Device, directory) as device:
+def running_device(directory: Path, p4info: Path | None = None) -> Iterator[Device]:
+    """Provide a Device in ``directory``, with the P4 program that a file says."""
+    kind: type[Device] = type("Device", (Device,), {"p4info": p4info})
+    with emulated_switch(kind, directory) as device:
         yield device

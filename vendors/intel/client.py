@@ -1,7 +1,8 @@
 """P4Runtime (specification 1.4) over gRPC: who may write, rows written in batches, rows read.
 
 The election: whoever started last. A driver that is started again takes over from what is left of
-the one before, which is refused from then on and does not fight.
+the one before, which is refused from then on and does not fight: it stands again only once nobody
+is primary.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataplane.core.errors import OverweaveError
 
 ROLE = "overweave"  # beside it the plugin's p4rt-ctl, which has none, may write, too
 _BATCH = 128  # updates of one request: few enough that a slow device answers in time
+_FAREWELL_S = 0.5  # within this a live device has ended a stream that we have
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -169,14 +171,9 @@ class Client:
                 self._streams += 1
                 self._stream = _Stream(self._stub, self._arbitration())
             stream = self._stream
-        stream.wait(self._timeout_s)
-        if stream.error is not None:
-            raise self._failed("arbitration", stream.error) from stream.error
-        if stream.status is None:
-            raise P4RuntimeError(
-                f"{self._server.address} says nothing of who is primary in {self._timeout_s:g} s"
-            )
-        if stream.status.code != grpc.StatusCode.OK.value[0]:
+        if self._said(stream) == grpc.StatusCode.NOT_FOUND.value[0]:
+            stream.stand_again()
+        if self._said(stream) != grpc.StatusCode.OK.value[0]:
             other = _number(stream.primary)
             raise NotPrimaryError(
                 f"{self._server.address}: another client is primary of role"
@@ -184,6 +181,17 @@ class Client:
                 f" {_number(stream.election_id)}: stop it, or this agent"
             )
         return stream.election_id
+
+    def _said(self, stream: _Stream) -> int:
+        """Return what the device says of our candidacy, as a code. Raises P4RuntimeError."""
+        stream.wait(self._timeout_s)
+        if stream.error is not None:
+            raise self._failed("arbitration", stream.error) from stream.error
+        if stream.status is None:
+            raise P4RuntimeError(
+                f"{self._server.address} says nothing of who is primary in {self._timeout_s:g} s"
+            )
+        return int(stream.status.code)
 
     def _arbitration(self) -> p4r.MasterArbitrationUpdate:
         return p4r.MasterArbitrationUpdate(
@@ -219,7 +227,7 @@ class _Stream:
     def __init__(
         self, stub: p4r_grpc.P4RuntimeStub, arbitration: p4r.MasterArbitrationUpdate
     ) -> None:
-        self.election_id = arbitration.election_id
+        self._arbitration = arbitration
         self.status: rpc_status.Status | None = None
         self.primary = p4r.Uint128()
         self.error: grpc.RpcError | None = None
@@ -231,15 +239,31 @@ class _Stream:
         self._thread = threading.Thread(target=self._listen, name="p4runtime", daemon=True)
         self._thread.start()
 
+    @property
+    def election_id(self) -> p4r.Uint128:
+        """Return what we stand with."""
+        return self._arbitration.election_id
+
+    def stand_again(self) -> None:
+        """Stand with a higher id than any so far: the primary has left (P4Runtime 1.4, 5.3)."""
+        number = max(_number(self.primary), _number(self.election_id)) + 1
+        again = p4r.MasterArbitrationUpdate()
+        again.CopyFrom(self._arbitration)
+        again.election_id.high, again.election_id.low = number >> 64, number & (1 << 64) - 1
+        self._arbitration = again
+        self._told.clear()
+        self._out.put(p4r.StreamMessageRequest(arbitration=self._arbitration))
+
     def wait(self, timeout_s: float) -> None:
         """Return once the device has said who is primary, or after ``timeout_s``."""
         if not self._told.wait(timeout_s):
             self.end()
 
     def end(self) -> None:
-        """End the stream."""
+        """End the stream, and have the device know it where it listens."""
         self.is_over = True
         self._out.put(None)
+        self._thread.join(_FAREWELL_S)
         self._call.cancel()
         self._thread.join()
 

@@ -27,7 +27,7 @@ from tests.functional.overlay_switch import decapsulate, encapsulate
 from tests.functional.switch_world import NEXT_HOPS, IntelWorld, Stage, entries
 from tests.functional.test_rbac import Pki
 from tests.functional.test_switch_frames import talk
-from tests.unit.intel_builders import GIVEN_P4INFO, SHIPPED, read_p4info
+from tests.unit.intel_builders import SHIPPED, read_p4info
 from tests.unit.overlay_builders import (
     MAC_ONLY,
     NIC,
@@ -44,7 +44,6 @@ from tests.unit.overlay_builders import (
 from vendors.intel import client
 from vendors.intel.client import Certificates, Server
 from vendors.intel.driver import IntelSwitch
-from vendors.intel.p4info import Schema
 
 FREE6 = replace(VXLAN6, name="free6", guard=UNGUARDED.guard)
 
@@ -330,11 +329,10 @@ def forwards(device: Device, segment: Segment) -> None:
     assert device.ask("up", came) == {"vf0": [back]}
 
 
-@pytest.mark.skipif(GIVEN_P4INFO is None, reason="OVERWEAVE_P4INFO names no p4info of Intel's")
-def test_the_unmodified_p4info_of_the_shipped_program_works(tmp_path: Path) -> None:
-    assert GIVEN_P4INFO is not None
-    assert len(Schema.read(read_p4info(GIVEN_P4INFO)).tables.things) > 50
-    with running_device(tmp_path, GIVEN_P4INFO) as device:
+def test_the_unmodified_p4info_of_the_shipped_program_works(
+    tmp_path: Path, given_p4info: Path
+) -> None:
+    with running_device(tmp_path, given_p4info) as device:
         stage = Stage(IntelWorld(device))
         found = stage.switch.describe()
         assert len(found.tunnels) == 4

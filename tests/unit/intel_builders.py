@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,6 @@ from vendors.intel.pipeline import (
 )
 
 SHIPPED = Path(__file__).parents[2] / "vendors/emulator/e2100/p4info.txt"
-_GIVEN = os.environ.get("OVERWEAVE_P4INFO")
-GIVEN_P4INFO = Path(_GIVEN) if _GIVEN else None
-"""The unmodified p4info of fxp-net_linux-networking, which is not ours to hand on."""
-
 WIRING = Wiring({f"rep{number}": 26 + number for number in range(1, 9)})
 POOLS = Pools({Bridge: 8, TunnelSource: 16, Tunnel: 20, NextHop: 16, Router: 11})
 NEXT_HOPS = {

@@ -40,7 +40,6 @@ from vendors.intel.pipeline import (
     Row,
     Stage,
     Symbol,
-    Tunnel,
     Wiring,
 )
 from vendors.intel.report import Findings, capability
@@ -50,6 +49,8 @@ _CALL_S = 2.0  # within this a live device answers
 _MOST_ROUNDS = 32  # of one change; each learns that a table is full, or what is refused
 _FULL = "RESOURCE_EXHAUSTED"  # P4Runtime 1.4, 12.3
 _GONE = "NOT_FOUND"
+
+_NONE = Traffic(0, 0)
 
 Key = tuple[str, Numbers]
 
@@ -79,8 +80,8 @@ class IntelSwitch:
         with _asking():
             schema = self._schema()
             rows = ours_of(self._read(schema), schema.pools)
-        ids = learn(rows, schema.pools)
-        return {row.key: row for row in (from_device(each, ids) for each in rows)}
+        names = learn(rows, schema.pools).names
+        return {row.key: row for row in (from_device(each, names) for each in rows)}
 
     def apply(self, change: Change) -> None:
         with _asking():
@@ -119,15 +120,14 @@ class IntelSwitch:
             counted: dict[Key, Traffic] = {}
             rows = self._read(schema, counted)
         ours = ours_of(rows, schema.pools)
-        ids = learn(ours, schema.pools)
+        names = learn(ours, schema.pools).names
         found: dict[EntryKey, Traffic] = {}
         for each in ours:
-            if (key := _entry(from_device(each, ids))) is not None:
-                before = found.get(key, Traffic(0, 0))
-                more = counted.get(each.key, Traffic(0, 0)) if each.table == SEND.name else before
-                if each.table == SEND.name:
-                    more = Traffic(before.packets + more.packets, before.bytes + more.bytes)
-                found[key] = more
+            if each.table in (SEND.name, RECEIVE.name):
+                key = _entry(from_device(each, names))
+                if key is not None:
+                    before, more = found.get(key, _NONE), counted.get(each.key, _NONE)
+                    found[key] = Traffic(before.packets + more.packets, before.bytes + more.bytes)
         return found
 
     # --- asking ------------------------------------------------------------------------------
@@ -174,15 +174,11 @@ def _asking() -> Iterator[None]:
 
 
 def _entry(row: Row) -> EntryKey | None:
-    """Return whose frames a row of the forwarding tables is for; None: nobody's that has a name."""
-    match = dict(row.match)
+    """Return whose frames a row of the forwarding tables is for; None: it lacks others."""
+    match, params = dict(row.match), dict(row.params)
     bridge, mac = match.get(BRIDGE_FIELD), match.get("dst_mac")
-    if row.table not in (SEND.name, RECEIVE.name) or not isinstance(bridge, Bridge):
-        return None
-    tunnels = [value for _, value in row.params if isinstance(value, Tunnel)]
-    if row.table == SEND.name and row.action != "l2_fwd" and not tunnels:
-        return None
-    if not isinstance(mac, int):
+    leads_nowhere = isinstance(params.get("tunnel_id"), int)
+    if leads_nowhere or not isinstance(bridge, Bridge) or not isinstance(mac, int):
         return None
     return EntryKey(Vni(bridge.vni), Mac(mac.to_bytes(6).hex(":")))
 

@@ -75,6 +75,9 @@ class Pools:
         return range(1 << (self.bits[kind] - 1), 1 << self.bits[kind])
 
 
+Names = Mapping[tuple[type, int], Symbol]
+
+
 @dataclass(frozen=True, slots=True)
 class Ids:
     """The numbers of symbols, and which others are ``taken``, by whatever they once stood for."""
@@ -83,7 +86,7 @@ class Ids:
     taken: frozenset[tuple[type, int]] = frozenset()
 
     @property
-    def names(self) -> dict[tuple[type, int], Symbol]:
+    def names(self) -> Names:
         """Return the symbols by kind and number."""
         return {(type(symbol), number): symbol for symbol, number in self.numbers.items()}
 
@@ -163,9 +166,8 @@ def to_device(row: Row, ids: Ids) -> DeviceRow:
     return DeviceRow(row.table, numbered(row.match), row.action, numbered(row.params))
 
 
-def from_device(row: DeviceRow, ids: Ids) -> Row:
+def from_device(row: DeviceRow, names: Names) -> Row:
     """Return a row of ours with symbols for its numbers; what has no name stays a number."""
-    names = ids.names
 
     def named(fields: Numbers) -> Fields:
         return tuple(

@@ -119,16 +119,34 @@ class Device(EmulatedE2100):
         request = p4r.GetForwardingPipelineConfigRequest(device_id=1)
         return self.stub.GetForwardingPipelineConfig(request).config.p4info
 
-    @contextmanager
-    def bridged(self, table: str) -> Iterator[None]:
-        """Have a row in ``table`` about a MAC in bridge 5, with the table's first action."""
+    def row(
+        self, table: str, match: Mapping[str, int], action: str, params: Mapping[str, int]
+    ) -> p4r.TableEntry:
+        """Return a row by the names of the device's program; matches are whole, priority is 1."""
         info = self.program()
         found = next(each for each in info.tables if each.preamble.alias == table)
-        row = p4r.TableEntry(table_id=found.preamble.id)
+        made = p4r.TableEntry(table_id=found.preamble.id)
         for field in found.match_fields:
-            value = b"\x02\x99\x00\x00\x00\x09" if field.bitwidth == 48 else b"\x05"
-            row.match.add(field_id=field.id).exact.value = value
-        row.action.action.action_id = found.action_refs[0].id
+            value = match[field.name].to_bytes((field.bitwidth + 7) // 8)
+            key = made.match.add(field_id=field.id)
+            if field.match_type == p4i.MatchField.TERNARY:
+                made.priority = 1
+                key.ternary.value = value
+                key.ternary.mask = ((1 << field.bitwidth) - 1).to_bytes(len(value))
+            elif field.match_type == p4i.MatchField.LPM:
+                key.lpm.value, key.lpm.prefix_len = value, field.bitwidth
+            else:
+                key.exact.value = value
+        does = next(each for each in info.actions if each.preamble.alias == action)
+        made.action.action.action_id = does.preamble.id
+        for param in does.params:
+            value = params[param.name].to_bytes((param.bitwidth + 7) // 8)
+            made.action.action.params.add(param_id=param.id, value=value)
+        return made
+
+    @contextmanager
+    def standing(self, row: p4r.TableEntry) -> Iterator[None]:
+        """Have a row of somebody else stand there."""
         self.write(p4r.Update.INSERT, row)
         try:
             yield

@@ -280,7 +280,9 @@ class IntelWorld:
 
     @contextmanager
     def shared(self, table: str) -> Iterator[None]:
-        with self.device.bridged(table):
+        assert table == "l2_fwd_smac_table"
+        match = {"hdrs.mac[vmeta.common.depth].sa": 9, "user_meta.pmeta.bridge_id": 5}
+        with self.device.standing(self.device.row(table, match, "NoAction", {})):
             yield
 
     @contextmanager

@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 from finsy.proto import p4i
 from google.protobuf import text_format
+from scapy.layers.l2 import Ether
 
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, diff
@@ -208,7 +209,7 @@ def test_what_stands_keeps_its_numbers_when_another_driver_adds(
     assert before <= device.rows()
 
 
-@pytest.mark.parametrize("steps", range(1, 9))
+@pytest.mark.parametrize("steps", range(1, 13))
 def test_a_driver_that_dies_while_it_writes_leaves_nothing_that_is_not_repaired(
     device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
@@ -232,9 +233,45 @@ def test_a_driver_that_dies_while_it_writes_leaves_nothing_that_is_not_repaired(
     with driver(device) as first, suppress(DiedError):
         place(first, WANTED)
     monkeypatch.undo()
+    nothing_is_half_done(device)
     with driver(device) as second:
         place(second, WANTED)
         assert set(second.counters()) == entries(WANTED)
+
+
+def nothing_is_half_done(device: Device) -> None:
+    """See that each frame is the software's, or is forwarded as it is to be; none in between."""
+    for source, far in ((1, 10), (1, 11), (2, 12), (3, 20), (1, 2)):
+        sent = talk(source, far)["UDP over IPv4"]
+        answer = device.ask(f"vf{source - 1}", sent)
+        if answer not in ({f"rep{source - 1}": [sent]}, {f"vf{far - 1}": [sent]}):
+            ((port_, (packet,)),) = answer.items()
+            assert (port_, decapsulate(packet)[1]) == ("up", sent)
+            assert Ether(packet).src == NIC.mac
+            assert Ether(packet).dst in NEXT_HOPS.values()
+    for source, vtep, segment, target in (
+        (10, VTEP4[0], MAC_ONLY, 1),
+        (11, VTEP4[1], MAC_ONLY, 2),
+        (20, VTEP6[0], FREE6, 3),
+    ):
+        inner = talk(source, target)["UDP over IPv4"]
+        came = encapsulate(segment.encap, segment.vni, vtep, inner)
+        assert device.ask("up", came) in ({"cpu0": [came]}, {f"vf{target - 1}": [inner]})
+
+
+def test_a_route_of_somebody_else_stays_and_what_needs_it_goes_without(
+    device: Device, stage: Stage
+) -> None:
+    match = {"ipv4_table_lpm_root": 0, "ipv4_dst_match": int(VTEP4[0])}
+    theirs = device.row("ipv4_table", match, "ipv4_set_nexthop_id", {"nexthop_id": 5})
+    with device.standing(theirs):
+        before = device.rows()
+        refused = refusals(stage, WANTED)
+        assert set(refused) == {key(10), key(12)}
+        for text in refused.values():
+            assert text.startswith(f"{Reason.SWITCH_TAKEN}: ipv4_table has ")
+        assert before <= device.rows()
+    stage.repair(WANTED, bound(WANTED))
 
 
 def test_a_slow_device_is_no_error(device: Device, stage: Stage) -> None:

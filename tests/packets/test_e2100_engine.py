@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import pytest
 from finsy.proto import p4r
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.contrib.geneve import GENEVE, GeneveOptions
+from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
@@ -216,12 +217,9 @@ def cut(packet: Packet) -> bytes:
         pytest.param(Encap.GENEVE, 4, having(GENEVE, oam=1), id="a control packet of Geneve"),
         pytest.param(Encap.GENEVE, 4, having(GENEVE, critical=1), id="critical options"),
         pytest.param(Encap.GENEVE, 4, having(GENEVE, proto=0x800), id="no Ethernet in Geneve"),
-        pytest.param(
-            Encap.GENEVE,
-            4,
-            having(GENEVE, options=[GeneveOptions(data=b"1234")]),
-            id="an option of Geneve",
-        ),
+        pytest.param(Encap.GENEVE, 4, having(GENEVE, optionlen=3), id="options of Geneve"),
+        pytest.param(Encap.GENEVE, 4, having(Ether, type=0x88B5), id="no IPv4"),
+        pytest.param(Encap.GENEVE, 6, having(Ether, type=0x88B5), id="no IPv6"),
         pytest.param(Encap.GENEVE, 6, cut, id="half an inner header"),
         pytest.param(Encap.GENEVE, 4, tagged, id="a tag outside"),
     ],
@@ -353,6 +351,21 @@ def test_without_its_source_port_a_wire_has_port_0() -> None:
     found = device()
     found.tables.write(p4r.Update.DELETE, MAKE("rx_source_port", {"port_id": 0, "zero_padding": 0}))
     assert found.ask("up", inner()) == ("cpu0", inner())
+
+
+def test_an_update_waits_for_the_frame_that_is_under_way() -> None:
+    entries = outward(Encap.VXLAN, 4)
+    found = device(entries.values())
+    golden = ("up", bytes(packet(Encap.VXLAN, 4, OWN[4], REMOTE[4], inner())))
+    update = (p4r.Update.DELETE, entries["header"])
+    writer = threading.Thread(target=found.tables.write, args=update)
+    with found.tables.still():
+        writer.start()
+        writer.join(0.1)
+        assert writer.is_alive()
+        assert found.ask("vf0", inner()) == golden
+    writer.join(10)
+    assert found.ask("vf0", inner()) == ("up", inner(OWN_MAC, HOP))
 
 
 @settings(deadline=None)

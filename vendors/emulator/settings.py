@@ -83,6 +83,11 @@ class OcteonConfig(EmulatorConfig):
         return self.run_dir / "openflow.sock"
 
 
+# VSIs of an emulated E2100, ours, for labs: the DPU's CPU, its representors and the host's VFs from
+# these on.
+CPU_VSI, FIRST_REPRESENTOR_VSI, FIRST_VF_VSI = 8, 9, 27
+
+
 class E2100Config(EmulatorConfig):
     """An Intel IPU E2100; without ``p4info`` its pipeline is the one of p4info.txt here."""
 

@@ -156,7 +156,9 @@ class E2100:
 
     def _take_in(self, port: str, frame: bytes) -> None:
         with suppress(Refusal):  # somebody has set no pipeline: nothing is forwarded
-            sent = Engine(self._tables, self._ports).forward(port, frame)
+            tables = self._tables
+            with tables.still():
+                sent = Engine(tables, self._ports).forward(port, frame)
             if sent is not None and sent.port not in self._gone:
                 self._relay.emit(sent.port, sent.frame)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import grpc
 from finsy.proto import p4i, p4r
@@ -34,8 +35,7 @@ class Refusal(Exception):  # noqa: N818  # what a server answers with is no erro
         return number
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """What makes an entry the one it is (9.1); ``priority`` 0: its table has none."""
 
     table: int

@@ -13,12 +13,16 @@ from finsy.proto import p4r
 from dataplane.core.errors import InvalidValueError
 from vendors.emulator.e2100.entries import shortest
 from vendors.emulator.e2100.schema import Kind, Schema, last
-from vendors.emulator.settings import E2100Config
+from vendors.emulator.settings import (
+    CPU_VSI,
+    FIRST_REPRESENTOR_VSI,
+    FIRST_VF_VSI,
+    E2100Config,
+)
 
 OFFSET = 16  # of a vport: its VSI and so much; numbers below are wires
 WIRE = 0
 MAX_VFS = 16
-_CPU, _FIRST_REPRESENTOR, _FIRST_VF = 8, 9, 27  # VSIs
 
 Value = int | tuple[int, int]
 
@@ -35,9 +39,9 @@ class Ports:
 
 def ports_of(config: E2100Config) -> Ports:
     """Return the numbers of the ports that a configuration names."""
-    functions = {config.cpu.port: _CPU}
-    functions |= {p.port: _FIRST_REPRESENTOR + i for i, p in enumerate(config.representors)}
-    functions |= {p.port: _FIRST_VF + i for i, p in enumerate(config.vfs)}
+    functions = {config.cpu.port: CPU_VSI}
+    functions |= {p.port: FIRST_REPRESENTOR_VSI + i for i, p in enumerate(config.representors)}
+    functions |= {p.port: FIRST_VF_VSI + i for i, p in enumerate(config.vfs)}
     vfs = tuple(functions[port.port] for port in config.vfs)
     return Ports(config.uplink.port, {v: k for k, v in functions.items()}, functions, vfs)
 
@@ -54,12 +58,12 @@ Row = tuple[str, Mapping[str, Value], str, Mapping[str, int], int]
 
 
 def _for_wire() -> Iterator[Row]:
-    cpu = {"port": _CPU + OFFSET}
+    cpu = {"port": CPU_VSI + OFFSET}
     wire: Mapping[str, Value] = {"port_id": WIRE, "zero_padding": 0}
     yield "rx_source_port", wire, "set_source_port", {"source_port": WIRE}, 0
     yield "rx_phy_port_to_pr_map", wire, "fwd_to_vsi", cpu, 0
     yield "source_port_to_pr_map", {"source_port": WIRE, "zero_padding": 0}, "fwd_to_vsi", cpu, 0
-    yield _bypass(_CPU, WIRE)
+    yield _bypass(CPU_VSI, WIRE)
     bridged: Mapping[str, Value] = {"source_port": (WIRE, 0xFFFF), "vid": (0, 0xFFF)}
     yield "source_port_to_bridge_map", bridged, "set_bridge_id", {"bridge_id": 0}, 1
     for version, number in ((4, 4), (6, 0)):
@@ -72,7 +76,7 @@ def _for_wire() -> Iterator[Row]:
 
 def _for_vfs(vfs: tuple[int, ...]) -> Iterator[Row]:
     for number, vf in enumerate(vfs):
-        representor = _FIRST_REPRESENTOR + number
+        representor = FIRST_REPRESENTOR_VSI + number
         port = {"source_port": vf + OFFSET}
         yield "tx_source_port", {"vsi": (vf, 0x7FF)}, "set_source_port", port, 1
         key: Mapping[str, Value] = {**port, "zero_padding": 0}

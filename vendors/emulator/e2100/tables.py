@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -14,7 +16,6 @@ from vendors.emulator.e2100.entries import (
     BAD,
     DENIED,
     Key,
-    Match,
     Refusal,
     Row,
     check_rest,
@@ -42,6 +43,52 @@ class Outcome:
     row: Row | None = None
 
 
+Shape = tuple[int, tuple[int, ...]]
+"""Priority and masks: entries of one shape differ in their values alone."""
+
+
+class _Content:
+    """The entries of one table. A look-up asks once per shape, of which there are few."""
+
+    def __init__(self, table: Table) -> None:
+        self.rows: dict[Key, Row] = {}
+        self._number = table.number
+        self._counts = Counter[Shape]()
+        self._shapes: list[Shape] = []  # the one that wins first
+
+    def add(self, key: Key, row: Row) -> None:
+        self.rows[key] = row
+        self._counts[_shape(key)] += 1
+        self._order()
+
+    def remove(self, key: Key) -> None:
+        del self.rows[key]
+        self._counts[_shape(key)] -= 1
+        self._order()
+
+    def hit(self, values: tuple[int, ...]) -> Row | None:
+        """Return the entry of the highest priority, else of the longest prefix."""
+        for priority, masks in self._shapes:
+            match = tuple((v & mask, mask) for v, mask in zip(values, masks, strict=True))
+            if (row := self.rows.get(Key(self._number, match, priority))) is not None:
+                return row
+        return None
+
+    def _order(self) -> None:
+        self._counts += Counter()  # forgets what is 0
+        if len(self._shapes) != len(self._counts):
+            self._shapes = sorted(self._counts, key=_rank, reverse=True)
+
+
+def _shape(key: Key) -> Shape:
+    return key.priority, tuple(mask for _, mask in key.match)
+
+
+def _rank(shape: Shape) -> tuple[int, int]:
+    priority, masks = shape
+    return priority, sum(mask.bit_count() for mask in masks)
+
+
 class Tables:
     """All tables of a pipeline. Threads may write and match at once."""
 
@@ -49,10 +96,13 @@ class Tables:
         """Begin empty; ``limits`` says by id how many entries a table takes if not its size."""
         self.schema = schema
         self._limits = limits
-        self._lock = threading.Lock()
-        self._rows: dict[int, dict[Key, Row]] = {number: {} for number in schema.tables}
+        self._lock = threading.RLock()
+        self._contents = {number: _Content(table) for number, table in schema.tables.items()}
         self._defaults = {t.number: self._first_default(t) for t in schema.tables.values()}
-        self._by_name = {last(table.name): table for table in schema.tables.values()}
+        self._by_name = {
+            last(table.name): (table, tuple(last(field.name) for field in table.fields))
+            for table in schema.tables.values()
+        }
 
     # --- what P4Runtime asks -------------------------------------------------------------------
 
@@ -110,12 +160,18 @@ class Tables:
 
     # --- what frames ask -----------------------------------------------------------------------
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Hold updates back, so that a frame meets the tables as they are between two (12.2)."""
+        with self._lock:
+            yield
+
     def match(self, table: str, /, **key: int) -> Outcome:
         """Return what a key meets; fields by the last part of their names."""
-        where = self._by_name[table]
-        values = tuple(key[last(field.name)] for field in where.fields)
+        where, fields = self._by_name[table]
+        values = tuple(key[field] for field in fields)
         with self._lock:
-            row = self._hit(where, values)
+            row = self._contents[where.number].hit(values)
             if row is None:
                 action, args = self._defaults[where.number]
                 return Outcome(last(action.name), args)
@@ -124,7 +180,7 @@ class Tables:
     def count(self, table: str, outcome: Outcome, size: int) -> None:
         """Count a frame of ``size`` bytes at the entry it has hit, if its table counts."""
         with self._lock:
-            if outcome.row is not None and self._by_name[table].counter:
+            if outcome.row is not None and self._by_name[table][0].counter:
                 outcome.row.packets += 1
                 outcome.row.octets += size
 
@@ -147,51 +203,32 @@ class Tables:
             if not found:
                 return None
             key, row = random.choice(found)  # noqa: S311  # not a secret
-            del self._rows[key.table][key]
+            self._contents[key.table].remove(key)
             return write_entry(self.schema.tables[key.table], key, row)
 
     # --- how -----------------------------------------------------------------------------------
 
     def _all(self) -> Iterator[tuple[Key, Row]]:
-        return (item for rows in self._rows.values() for item in rows.items())
+        return (item for each in self._contents.values() for item in each.rows.items())
 
     def _first_default(self, table: Table) -> tuple[Action, Mapping[str, int]]:
         """Return the default action of the program: the constant one, else NoAction."""
         action = self.schema.actions.get(table.constant, NO_ACTION)
         return action, {parameter.name: 0 for parameter in action.parameters.values()}
 
-    def _hit(self, table: Table, values: tuple[int, ...]) -> Row | None:
-        rows = self._rows[table.number]
-        exact: Match = tuple(
-            (value, field.ones) for value, field in zip(values, table.fields, strict=True)
-        )
-        if (row := rows.get(Key(table.number, exact))) is not None:
-            return row
-        found = [
-            (key.priority, sum(mask.bit_count() for _, mask in key.match), row)
-            for key, row in rows.items()
-            if all(v & mask == value for v, (value, mask) in zip(values, key.match, strict=True))
-        ]
-        return max(found, key=lambda each: each[:2])[2] if found else None
-
     def _insert(self, table: Table, entry: p4r.TableEntry) -> None:
         self._check_writable(table)
         key = read_key(table, entry)
         check_rest(table, entry)
         action, args = read_action(self.schema, table, entry)
-        rows = self._rows[table.number]
-        if key in rows:
+        content = self._contents[table.number]
+        if key in content.rows:
             raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"{table.name} has this entry already")
-        if len(rows) >= self.size(table):
-            told = f"table {table.name} is full: {len(rows)} of {self.size(table)} entries"
+        if len(content.rows) >= self.size(table):
+            told = f"table {table.name} is full: {len(content.rows)} of {self.size(table)} entries"
             raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, told)
         counted = entry.counter_data
-        rows[key] = Row(
-            action,
-            args,
-            counted.packet_count,
-            counted.byte_count,
-        )
+        content.add(key, Row(action, args, counted.packet_count, counted.byte_count))
 
     def _modify(self, table: Table, entry: p4r.TableEntry) -> None:
         key = read_key(table, entry)
@@ -212,7 +249,7 @@ class Tables:
             raise Refusal(BAD, f"{table.name}: is_const is the server's to say")  # 9.1
         key = read_key(table, entry)
         self._found(table, key)
-        del self._rows[table.number][key]
+        self._contents[table.number].remove(key)
 
     def _write_default(
         self, kind: p4r.Update.Type.ValueType, table: Table, entry: p4r.TableEntry
@@ -235,7 +272,7 @@ class Tables:
             raise Refusal(DENIED, f"the entries of table {table.name} are constant")
 
     def _found(self, table: Table, key: Key) -> Row:
-        row = self._rows[table.number].get(key)
+        row = self._contents[table.number].rows.get(key)
         if row is None:
             raise Refusal(_MISSING, f"table {table.name} has no such entry")
         return row
@@ -250,7 +287,7 @@ class Tables:
         if asked.is_default_action:
             yield self._read_default(table)
             return
-        rows = self._rows[table.number]
+        rows = self._contents[table.number].rows
         key = read_key(table, asked) if asked.match else None
         for each, row in rows.items() if key is None else [(key, rows.get(key))]:
             if row is None or not _selects(asked, each, row):

@@ -1,0 +1,208 @@
+"""A lab with an Intel IPU: a host, its DPU and a plain host, pods on VFs and on the DPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.core.placement import Placement
+from dataplane.core.reasons import Reason
+from dataplane.lab import dpus, lab, matrix, probes
+from dataplane.lab.layout import LabPaths
+from dataplane.lab.probes import Pace, Station
+from dataplane.lab.runtime import Pod, Runtime
+from dataplane.lab.scene import COLOURS, Colour, silent
+from dataplane.lab.topology import read_topology
+from tests.functional.p4_client import client
+from tests.packets.e2100_frames import MAKE
+from tests.system.dpu.conftest import BUSY, DpuScene, until
+from tests.unit.p4_entries import number
+
+TOPOLOGY = """
+nodes:
+- {name: h1}
+- {name: d1, dpu: {vendor: intel, host: h1, vfs: 6}}
+- {name: n2}
+"""
+GUARDED = Colour("rose", 5, "geneve", "ipv4")
+# The device checks no sender, so that only what is not guarded can be in it.
+INTENT = "---\n".join(
+    [*(colour.document + 'guard: "off"\n' for colour in COLOURS), GUARDED.document]
+)
+PLACES = ("h1", "d1", "n2")
+BLUE = COLOURS[0]
+SMALL = 1  # rows
+DOWN_S = 5.0  # five times the second after which a silent device is said to be down
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DpuScene]:
+    paths = LabPaths(f"t{os.getpid()}i")
+    made = DpuScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+    try:
+        made.up()
+        lab.apply(paths, INTENT)
+        for nth, colour in enumerate((*COLOURS, GUARDED)):
+            name = colour.name
+            pods = [Pod(f"{name}v", "h1", name, device=vf(made, nth))]
+            pods += [Pod(f"{name}{node}", node, name) for node in PLACES]
+            made.segments[name] = [made.runtime.add(pod) for pod in pods]
+        second = Pod("bluew", "h1", BLUE.name, device=vf(made, 5))
+        made.segments[BLUE.name].append(made.runtime.add(second))
+        for stations in made.segments.values():
+            matrix.converge(stations)
+        yield made
+    finally:
+        lab.down(paths, silent)
+
+
+def vf(scene: DpuScene, nth: int) -> str:
+    return dpus.device_id(scene.topology, scene.dpu, nth)
+
+
+@pytest.fixture
+def scene(shared: DpuScene) -> Iterator[DpuScene]:
+    """Provide the lab with nothing wrong, and leave it so."""
+    yield shared
+    shared.tell("clear")
+
+
+def counted(scene: DpuScene, station: Station) -> int:
+    return scene.entry(station).counted[Placement.EMULATED]
+
+
+@pytest.mark.parametrize("colour", [*COLOURS, GUARDED], ids=lambda colour: colour.name)
+def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
+    verdict = matrix.verify(scene.segments[colour.name])
+    assert (verdict.faults, verdict.lost) == ((), 0)
+    assert verdict.reachable == verdict.pairs
+
+
+def test_segments_stay_apart(scene: DpuScene) -> None:
+    assert not matrix.leaks(scene.segments)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
+def test_busy_pairs_come_into_the_switch_and_lose_nothing(
+    scene: DpuScene, colour: Colour, version: int
+) -> None:
+    near, _, _, far = scene.segments[colour.name][:4]
+    with probes.flow(near, far.ip(version), BUSY) as echo:
+        until(lambda: scene.placed(far) and scene.placed(near), what="not placed")
+        before = counted(scene, far)
+        until(lambda: counted(scene, far) > before + 10, what="not counted")
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
+    one, other = (scene.segments[BLUE.name][n] for n in (0, 4))
+    with probes.flow(one, other.ip(4), BUSY) as echo:
+        until(lambda: scene.placed(one) and scene.placed(other), what="not placed")
+        before = counted(scene, one), counted(scene, other)
+        until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
+        until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None:
+    near, _, _, far = scene.segments[GUARDED.name]
+    with probes.flow(near, far.ip(4), BUSY) as echo:
+        until(lambda: scene.entry(far).reason == Reason.UNSUPPORTED_GUARD)
+        time.sleep(1)
+        assert not scene.placed(far)
+        assert not scene.placed(near)
+    assert echo.lost == 0
+
+
+class TestFaults:
+    @pytest.fixture
+    def talk(self, scene: DpuScene) -> Iterator[tuple[Station, Station, probes.Echo]]:
+        """Provide a VF pod and one beyond the wire whose talk is in the switch."""
+        near, _, _, far = scene.segments[BLUE.name][:4]
+        with probes.flow(near, far.ip(4), BUSY) as echo:
+            until(lambda: scene.placed(far) and scene.placed(near), what="not placed")
+            yield near, far, echo
+        print(f"lost {echo.lost} of {echo.sent}, longest gap {echo.longest_gap * 1000:.0f} ms")
+
+    @pytest.mark.parametrize("fault", ["kill", "reset"])
+    def test_a_device_that_has_lost_all_is_filled_again(
+        self, scene: DpuScene, talk: tuple[Station, Station, probes.Echo], fault: str
+    ) -> None:
+        near, far, _ = talk
+        before = counted(scene, far)
+        scene.tell(fault)
+        until(lambda: scene.placed(far) and counted(scene, far) > before + 10, 60)
+        assert probes.ping(near, far.ip(4), Pace(20)).lost == 0
+
+    def test_a_silent_device_forwards_and_is_said_to_be_down(
+        self, scene: DpuScene, talk: tuple[Station, Station, probes.Echo]
+    ) -> None:
+        _, far, echo = talk
+        scene.tell("hang")
+        until(lambda: scene.entry(far).reason == Reason.DEVICE_DOWN, DOWN_S * 4)
+        scene.tell("revive")
+        until(lambda: scene.placed(far), 60)
+        assert echo.lost == 0
+
+    @pytest.mark.parametrize("fault", [["slow", "0.2"], ["garbage"]], ids=lambda words: words[0])
+    def test_a_server_that_is_slow_or_babbles_loses_nothing(
+        self,
+        scene: DpuScene,
+        talk: tuple[Station, Station, probes.Echo],
+        fault: list[str],
+    ) -> None:
+        _, far, echo = talk
+        scene.tell(*fault)
+        time.sleep(2)
+        scene.tell("clear")
+        until(lambda: scene.placed(far), 60)
+        assert echo.lost == 0
+
+    def test_what_is_lost_behind_the_agents_back_is_put_back(
+        self, scene: DpuScene, talk: tuple[Station, Station, probes.Echo]
+    ) -> None:
+        _, far, _ = talk
+        with client(f"unix:{dpus.directory(scene.paths, scene.dpu)}/p4runtime.sock") as reader:
+
+            def is_there() -> bool:
+                rows = reader.entries(MAKE("l2_fwd_tx_table", {}))
+                keys = {row.match[1].exact.value for row in rows}
+                return number(far.mac).to_bytes(6).lstrip(b"\0") in keys
+
+            while is_there():
+                assert scene.tell("lose-one")
+            until(is_there, 60, "not put back")
+        before = counted(scene, far)
+        until(lambda: counted(scene, far) > before + 10, 60, "not in the switch again")
+
+    def test_a_full_table_leaves_the_rest_to_software(
+        self, scene: DpuScene, talk: tuple[Station, Station, probes.Echo]
+    ) -> None:
+        """Its rows are for one conversation; the next one finds it full, and says so."""
+        near, _, _ = talk
+        dpu = scene.segments[BLUE.name][4]
+        scene.tell("table-full", "l2_fwd_tx_table", str(SMALL))
+        scene.tell("reset")
+        with probes.flow(near, dpu.ip(4), BUSY) as echo:
+            until(lambda: full(scene) > 0, 60, "nothing is said to be full")
+            before = echo.lost
+            time.sleep(2)
+            assert echo.lost == before
+
+    def test_a_port_that_goes_and_comes(
+        self, scene: DpuScene, talk: tuple[Station, Station, probes.Echo]
+    ) -> None:
+        near, far, _ = talk
+        scene.tell("port-gone", "vf0")
+        until(lambda: probes.ping(near, far.ip(4), Pace(3)).received == 0, what="still there")
+        scene.tell("port-back", "vf0")
+        until(lambda: probes.ping(near, far.ip(4), Pace(10)).lost == 0, what="not back")
+
+
+def full(scene: DpuScene) -> int:
+    stations = [each for stations in scene.segments.values() for each in stations]
+    return sum(scene.entry(each).reason == Reason.TABLE_FULL for each in stations)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from finsy.proto import p4i
+from finsy.proto import p4i, p4r
 from google.protobuf import text_format
 from scapy.layers.l2 import Ether
 
@@ -272,6 +272,39 @@ def test_a_route_of_somebody_else_stays_and_what_needs_it_goes_without(
             assert text.startswith(f"{Reason.SWITCH_TAKEN}: ipv4_table has ")
         assert before <= device.rows()
     stage.repair(WANTED, bound(WANTED))
+
+
+def test_vfs_between_which_the_plugin_has_no_way_go_without(device: Device, stage: Stage) -> None:
+    match = {"vmeta.common.vsi": 28, "target_vsi": 27}
+    way = device.row("vsi_to_vsi_loopback", match, "fwd_to_vsi", {"port": 43})
+    device.write(p4r.Update.DELETE, way)
+    try:
+        refused = refusals(stage, WANTED)
+        assert set(refused) == {key(2)}
+        assert "vsi_to_vsi_loopback has no way from VSI 28 to 27" in refused[key(2)]
+        for source, target in ((1, 2), (2, 1), (2, 11)):
+            frame = talk(source, target)["UDP over IPv4"]
+            assert device.ask(f"vf{source - 1}", frame) == {f"rep{source - 1}": [frame]}
+        assert list(device.ask("vf0", talk(1, 11)["UDP over IPv4"])) == ["up"]
+    finally:
+        device.write(p4r.Update.INSERT, way)
+    stage.repair(WANTED, bound(WANTED))
+
+
+def test_an_endpoint_whose_move_does_not_fit_is_not_sent_to_where_it_was(
+    device: Device, stage: Stage
+) -> None:
+    def world(vtep: IpAddress) -> Desired:
+        far = [remote(10, MAC_ONLY, VTEP4[0]), remote(11, MAC_ONLY, vtep)]
+        return desired(view(MAC_ONLY, [behind(1, MAC_ONLY)], far))
+
+    stage.place(world(VTEP4[0]))
+    device.tell("table-full", "geneve_encap_mod_table", "1")
+    refused = refusals(stage, world(VTEP4[1]))
+    assert set(refused) == {key(11)}
+    frame = talk(1, 11)["UDP over IPv4"]
+    assert device.ask("vf0", frame) == {"rep0": [frame]}
+    assert list(device.ask("vf0", talk(1, 10)["UDP over IPv4"])) == ["up"]
 
 
 def test_a_slow_device_is_no_error(device: Device, stage: Stage) -> None:

@@ -15,10 +15,22 @@ from vendors.intel.report import Findings, capability
 
 KINDS = {(encap, family) for encap in Encap for family in Family}
 PORTS = tuple(
-    DeviceRow(
-        "tx_source_port", (("vmeta.common.vsi", v),), "set_source_port", (("source_port", v + 16),)
+    row
+    for vsi in (27, 28)
+    for row in (
+        DeviceRow(
+            "tx_source_port",
+            (("vmeta.common.vsi", vsi),),
+            "set_source_port",
+            (("source_port", vsi + 16),),
+        ),
+        DeviceRow(
+            "source_port_to_pr_map",
+            ((SOURCE_FIELD, vsi + 16), ("zero_padding", 0)),
+            "fwd_to_vsi",
+            (("port", vsi - 2),),
+        ),
     )
-    for v in (27, 28)
 )
 SIZES = {table.name: 1024 for table in PIPELINE}
 FOUND = Findings(PORTS, SIZES, {}, POOLS)
@@ -118,8 +130,14 @@ def test_what_keeps_us_from_writing_comes_first() -> None:
     assert found.obstacle == "another is primary"
 
 
-def test_a_vf_that_the_device_does_not_know_has_no_guards() -> None:
-    found = capability(replace(FOUND, rows=PORTS[:1]), WIRING, emulated=False)
-    assert set(found.guards) == {"rep1"}
-    odd = replace(PORTS[0], params=(("source_port", 99),))
-    assert not capability(replace(FOUND, rows=(odd,)), WIRING, emulated=False).guards
+def test_a_vf_that_is_not_wired_has_no_guards() -> None:
+    port, misses = PORTS[:2]
+    odd = replace(port, params=(("source_port", 99),))
+    for rows, known in (
+        ((port, misses), {"rep1"}),
+        ((port,), set()),
+        ((misses,), set()),
+        ((odd, misses), set()),
+    ):
+        found = capability(replace(FOUND, rows=rows), WIRING, emulated=False)
+        assert set(found.guards) == known

@@ -30,10 +30,12 @@ from vendors.intel.numbers import Ids, allocate, from_device, learn, ours_of, to
 from vendors.intel.p4info import P4InfoError, Schema
 from vendors.intel.pipeline import (
     BRIDGE_FIELD,
+    LOOPBACK,
     PIPELINE,
     RECEIVE,
     SEND,
     TABLES,
+    VPORT_OFFSET,
     Bridge,
     DeviceRow,
     Numbers,
@@ -208,6 +210,7 @@ class _Attempt:
             zip((row.key for row in rows), _numbered(rows, ids), strict=True)
         )
         self._spare_others({row.key for row in ours}, rows, devices)
+        self._refuse_dead_ends(rows, devices)
         self._set(rows, devices)
         kept = {devices[row.key].key for row in self._left(rows)}
         stale = [row for row in _numbered(change.update.values(), ids) if row.key not in kept]
@@ -257,6 +260,18 @@ class _Attempt:
                 continue
             match = ", ".join(f"{name}={value:#x}" for name, value in device.match)
             self._refuse(row, f"{Reason.SWITCH_TAKEN}: {row.table} has {match} of somebody else")
+
+    def _refuse_dead_ends(self, rows: Iterable[Row], devices: Mapping[Hashable, DeviceRow]) -> None:
+        """Refuse VFs between which the device drops: its plugin says who may reach whom."""
+        loops = {row for row in self.present.values() if row.table == LOOPBACK}
+        for row in rows:
+            bridge, device = dict(row.match).get(BRIDGE_FIELD), devices[row.key]
+            port = dict(device.params).get("port")
+            if row.table == SEND.name and isinstance(bridge, Bridge) and port is not None:
+                pair = (("target_vsi", port - VPORT_OFFSET), ("vmeta.common.vsi", bridge.vsi))
+                if DeviceRow(LOOPBACK, pair, "fwd_to_vsi", (("port", port),)) not in loops:
+                    way = f"from VSI {bridge.vsi} to {port - VPORT_OFFSET}"
+                    self._refuse(row, f"{Reason.NO_SWITCH_PORT}: {LOOPBACK} has no way {way}")
 
     def _refuse(self, row: Row, why: str) -> None:
         """Have those go without who cannot be placed without ``row``."""

@@ -266,6 +266,9 @@ Its address is the number of the source port: of 0.0.0.0/8, which no packet has 
 (RFC 1122 3.2.1.3), and looked at only after a hit in the termination table, which has no such row.
 """
 
+PORTS, MISSES, LOOPBACK = "tx_source_port", "source_port_to_pr_map", "vsi_to_vsi_loopback"
+"""Tables of the plugin's: which VFs there are, where their misses go, who may reach whom."""
+
 SHARED = (SMAC, BRIDGES, SEND, RECEIVE, HOPS, *RIFS, ANCHORS)
 PIPELINE = (
     *SHARED,

@@ -13,7 +13,9 @@ from vendors.intel.pipeline import (
     BRIDGES,
     DECAPS,
     ENCAPS,
+    MISSES,
     PIPELINE,
+    PORTS,
     SHARED,
     SOURCE_FIELD,
     UNDERLAY,
@@ -26,7 +28,6 @@ from vendors.intel.rows import GUARDS
 
 VENDOR, PRODUCT = "intel", "Intel IPU E2100"
 CANNOT_SET = frozenset({"df", "ttl", "ecn"})
-PORTS = "tx_source_port"  # the plugin's: which VFs there are
 _KINDS = tuple((encap, family) for encap in Encap for family in Family)
 _WITHOUT_COUNTERS = (
     "what comes in from the wire is not counted by endpoint: l2_fwd_rx_table has no counter"
@@ -59,8 +60,9 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     lacking = findings.faults
     tunnels = frozenset(kind for kind in _KINDS if not _missing(tables_for(*kind), findings.faults))
     shared = _missing(SHARED, findings.faults)
-    ours = frozenset(ours_of(findings.rows, findings.pools))
-    others = [row for row in findings.rows if row not in ours]
+    ours = ours_of(findings.rows, findings.pools)
+    own = frozenset(row.key for row in ours)
+    others = [row for row in findings.rows if row.key not in own]
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
@@ -82,7 +84,7 @@ def _missing(tables: Collection[object], faults: Mapping[str, str]) -> str:
     return next((t.name for t in PIPELINE if t in tables and t.name in faults), "")
 
 
-def _tables(findings: Findings, ours: frozenset[DeviceRow]) -> Iterator[Table]:
+def _tables(findings: Findings, ours: Collection[DeviceRow]) -> Iterator[Table]:
     used = Counter(row.table for row in findings.rows)
     own = Counter(row.table for row in ours)
     for table in PIPELINE:
@@ -98,12 +100,13 @@ def _tables(findings: Findings, ours: frozenset[DeviceRow]) -> Iterator[Table]:
 
 
 def _ports(rows: Collection[DeviceRow]) -> frozenset[int]:
-    """Return the VSIs whose frames the device knows the source port of, as we expect it."""
+    """Return the VSIs of VFs that are wired as the plugin does it: with a way for their misses."""
+    served = {dict(row.match).get(SOURCE_FIELD) for row in rows if row.table == MISSES}
     found = set()
     for row in rows:
         if row.table == PORTS and row.match:
-            vsi = row.match[0][1]
-            if dict(row.params).get("source_port") == vsi + VPORT_OFFSET:
+            vsi, vport = row.match[0][1], dict(row.params).get("source_port")
+            if vport == vsi + VPORT_OFFSET and vport in served:
                 found.add(vsi)
     return frozenset(found)
 

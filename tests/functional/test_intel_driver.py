@@ -44,7 +44,7 @@ from tests.unit.overlay_builders import (
 )
 from vendors.intel import client
 from vendors.intel.client import Certificates, Server
-from vendors.intel.driver import IntelSwitch
+from vendors.intel.driver import IntelSwitch, _Attempt
 
 FREE6 = replace(VXLAN6, name="free6", guard=UNGUARDED.guard)
 
@@ -190,6 +190,23 @@ def test_any_row_that_is_lost_is_set_again(device: Device, stage: Stage) -> None
     for source, target in ((1, 11), (2, 12), (1, 2)):
         frame = talk(source, target)["UDP over IPv4"]
         assert list(device.ask(f"vf{source - 1}", frame)) != [f"rep{source - 1}"]
+
+
+def test_what_vanishes_between_a_look_and_its_removal_is_gone(
+    device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.place(WANTED)
+    everything = Change(remove=stage.switch.observe())
+    make = _Attempt.make
+
+    def late(self: _Attempt, change: Change) -> object:
+        for _ in range(9):
+            device.tell("lose-one")
+        return make(self, change)
+
+    monkeypatch.setattr(_Attempt, "make", late)
+    stage.switch.apply(everything)
+    assert not stage.switch.observe()
 
 
 def test_what_stands_keeps_its_numbers_when_another_driver_adds(

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
-from finsy.proto import p4r, rpc_code
+from finsy.proto import p4i, p4r, rpc_code
 
 from tests.functional.emulated_switch import EmulatedE2100, emulated_switch, frame
 from tests.functional.p4_client import Client, client, codes, details
@@ -34,6 +34,7 @@ from vendors.emulator.e2100.packets import Encap
 OUT = outward(Encap.GENEVE, 4)
 GOLDEN = bytes(packet(Encap.GENEVE, 4, OWN[4], REMOTE[4], inner()))
 FDB = "l2_fwd_tx_table"
+OTHER = p4i.P4Info(actions=INFO.actions, tables=INFO.tables[:3])
 OWN_ROWS = 27  # of the page's section 2, with two VFs
 
 
@@ -207,6 +208,23 @@ class TestFaults:
         assert switch.ask("vf0", inner()) == {}
         switch.tell("port-back", "up")
         assert switch.ask("vf0", inner()) == {"up": [GOLDEN]}
+
+    def test_another_pipeline_forwards_nothing_until_a_reset(
+        self, switch: EmulatedE2100, writer: Client
+    ) -> None:
+        request = p4r.SetForwardingPipelineConfigRequest(
+            device_id=1,
+            election_id=writer.election_id,
+            action=p4r.SetForwardingPipelineConfigRequest.VERIFY_AND_COMMIT,
+            config=p4r.ForwardingPipelineConfig(p4info=OTHER),
+        )
+        writer.stub.SetForwardingPipelineConfig(request, timeout=10)
+        for port in switch.TAPS:
+            assert switch.ask(port, inner()) == {}
+        assert not switch.tell("lose-one")
+        switch.tell("clear")
+        switch.tell("reset")
+        assert switch.ask("vf0", inner()) == {"rep0": [inner()]}
 
     def test_a_table_it_does_not_have(self, switch: EmulatedE2100) -> None:
         with pytest.raises(FaultError, match="the pipeline has no table 'fdb'"):

@@ -24,7 +24,7 @@ from ovs_client.daemons import OvsInstance, Place, find_program, run
 from ovs_client.ofctl import Flow, OpenFlowBridge
 from vendors.emulator.channel import Channel
 from vendors.emulator.relay import Relay, open_port
-from vendors.emulator.settings import OcteonConfig, PortConfig, named_port
+from vendors.emulator.settings import OcteonConfig, named_port
 from vendors.emulator.trouble import Trouble
 
 SWITCH = "ovs-vswitchd"
@@ -39,7 +39,7 @@ class Octeon:
     """The bridge with its ports, their cables, and what can go wrong with them."""
 
     def __init__(self, config: OcteonConfig, relay: Relay) -> None:
-        """Make nothing yet."""
+        """Listen for OpenFlow, and make nothing else yet. Raises OverweaveError."""
         self._config = config
         self._relay = relay
         self._ovs = OvsInstance(Place(config.ovs, config.run_dir / "log", config.netns))
@@ -114,13 +114,13 @@ class Octeon:
 
     def remove_port(self, port: str) -> None:
         """Take a port away."""
-        self._relay.unplug(self._port(port).port)
+        self._relay.unplug(named_port(self._config, port).port)
         self._gone.add(port)
         self._configure("--if-exists", "del-port", self._config.bridge, port)
 
     def return_port(self, port: str) -> None:
         """Have a port back that was taken away."""
-        self._gone.discard(self._port(port).port)
+        self._gone.discard(named_port(self._config, port).port)
         self._furnish()
 
     def lose_one(self) -> str:
@@ -180,9 +180,6 @@ class Octeon:
     def _configure(self, *words: str) -> str:
         tool = [find_program("ovs-vsctl"), f"--db={self._ovs.remote}", f"--timeout={_TOOL_S}"]
         return run([*tool, *words])
-
-    def _port(self, name: str) -> PortConfig:
-        return named_port(self._config, name)
 
     def _output(self, port: str) -> str:
         return f"output:{self._number(port)}"

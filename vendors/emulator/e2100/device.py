@@ -47,6 +47,7 @@ class E2100:
         self._relay = relay
         self._ports = ports_of(config)
         self._gone: set[str] = set()
+        self._theirs: list[p4r.TableEntry] = []
         self._pipeline = Pipeline()
         self._server = Server(config.p4runtime, self._pipeline, self.trouble)
         self._load()
@@ -99,13 +100,13 @@ class E2100:
 
     def remove_port(self, port: str) -> None:
         """Take a port away."""
-        self._gone.add(self._port(port).port)
+        self._gone.add(named_port(self._config, port).port)
         self._relay.unplug(port)
 
     def return_port(self, port: str) -> None:
         """Have a port back that was taken away."""
-        self._gone.discard(self._port(port).port)
-        self._plug(self._port(port))
+        self._plug(named_port(self._config, port))
+        self._gone.discard(port)
 
     def lose_one(self) -> str:
         """Drop one entry that is not the device's own, and return it; empty: there was none."""
@@ -114,8 +115,9 @@ class E2100:
 
     def take(self) -> None:
         """Let somebody else program it: what ovs-p4rt, in its own role, writes for a tunnel."""
-        for entry in self._taken():
-            with suppress(Refusal):  # it is so already
+        self._theirs = self._taken()
+        for entry in self._theirs:
+            with suppress(Refusal):  # it stands there
                 self._tables.write(p4r.Update.INSERT, entry)
 
     def clear(self) -> None:
@@ -123,9 +125,10 @@ class E2100:
         self.trouble.end()
         self.revive()
         self._pipeline.limits.clear()
-        for entry in self._taken():
-            with suppress(Refusal):  # it is so already
+        for entry in self._theirs:
+            with suppress(Refusal):  # it is lost
                 self._tables.write(p4r.Update.DELETE, entry)
+        self._theirs = []
         for port in sorted(self._gone):
             self.return_port(port)
 
@@ -155,7 +158,7 @@ class E2100:
         self._relay.plug(port, _Entrance(partial(self._take_in, port.port)))
 
     def _take_in(self, port: str, frame: bytes) -> None:
-        with suppress(Refusal):  # somebody has set no pipeline: nothing is forwarded
+        with suppress(Refusal, KeyError):  # by a pipeline that is not this one, nothing goes
             tables = self._tables
             with tables.still():
                 sent = Engine(tables, self._ports).forward(port, frame)
@@ -179,9 +182,6 @@ class E2100:
             make("rx_ipv4_tunnel_source_port", remote, "set_source_port", from_port, 0),
             make("source_port_to_bridge_map", bridged, "set_bridge_id", {"bridge_id": 1}, 1),
         ]
-
-    def _port(self, name: str) -> PortConfig:
-        return named_port(self._config, name)
 
 
 @dataclass(slots=True)

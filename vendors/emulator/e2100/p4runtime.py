@@ -26,6 +26,7 @@ DEVICE_ID = 1
 VERSION = "1.4.1"
 _SERVICE = "p4.v1.P4Runtime"
 _THREADS = 64  # each stream has one; what hangs holds one
+_STOP_S = 5.0  # a call that is slow on purpose is not waited for
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _Config = p4r.SetForwardingPipelineConfigRequest
 _Asked = p4r.GetForwardingPipelineConfigRequest
@@ -117,10 +118,7 @@ class Server:
         """Listen. Raises OverweaveError if the socket is taken."""
         remove_stale(self.path, "the P4Runtime socket")
         self._arbitration = Arbitration(DEVICE_ID)
-        server = grpc.server(
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="p4runtime"),
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)],
-        )
+        server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="p4runtime"))
         server.add_generic_rpc_handlers((self._handlers(),))
         if not server.add_insecure_port(f"unix:{self.path}"):
             raise OverweaveError(f"nothing can listen at {self.path}")
@@ -132,7 +130,7 @@ class Server:
         self._awake.set()
         server, self._server = self._server, None
         if server is not None:
-            server.stop(grace=None).wait()
+            server.stop(grace=None).wait(_STOP_S)
         self.path.unlink(missing_ok=True)
 
     def hang(self) -> None:

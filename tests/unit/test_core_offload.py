@@ -82,6 +82,21 @@ def test_both_directions_of_a_conversation_are_placed_together() -> None:
 
 
 @pytest.mark.parametrize(
+    ("capacity", "left_out"),
+    [pytest.param(8, set(), id="just enough"), pytest.param(7, {103}, id="a row too few")],
+)
+def test_a_table_with_a_row_for_each_port_and_whom_it_reaches(
+    capacity: int, left_out: set[int]
+) -> None:
+    """Two ports reach three endpoints, and each other."""
+    far = tuple(remote(number, GENEVE4, VTEP4[0]) for number in (101, 102, 103))
+    world = desired(view(GENEVE4, [behind(1), behind(2)], far))
+    pairs = capability(tables=(Table("pairs", capacity, rows={Part.PAIR: 1}),))
+    choice = chosen(world, {key(number): BUSY for number in (101, 102, 103)}, pairs)
+    assert {number for number in (101, 102, 103) if key(number) not in choice.placed} == left_out
+
+
+@pytest.mark.parametrize(
     ("known", "ways", "why"),
     [
         pytest.param(capability(tunnels=frozenset()), VTEP4, Reason.UNSUPPORTED_ENCAP, id="encap"),

@@ -26,6 +26,7 @@ DEVICE_ID = 1
 VERSION = "1.4.1"
 _SERVICE = "p4.v1.P4Runtime"
 _THREADS = 64  # each stream has one; what hangs holds one
+_AT_ONCE = 256  # entities of one answer; gRPC takes 4 MiB
 _STOP_S = 5.0  # a call that is slow on purpose is not waited for
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _Config = p4r.SetForwardingPipelineConfigRequest
@@ -209,8 +210,8 @@ class Server:
             for entity, error in zip(request.entities, errors, strict=True):
                 with _noted(error):
                     response.entities.extend(_read_entity(tables, entity))
-        for entity in response.entities:
-            yield p4r.ReadResponse(entities=[entity])
+        for start in range(0, len(response.entities), _AT_ONCE):
+            yield p4r.ReadResponse(entities=response.entities[start : start + _AT_ONCE])
         with _answered(context):
             _raise_if_any("Read failure.", errors, context)
 

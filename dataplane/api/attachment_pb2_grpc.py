@@ -5,7 +5,7 @@ import warnings
 
 from dataplane.api import attachment_pb2 as dataplane_dot_api_dot_attachment__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 

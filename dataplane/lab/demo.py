@@ -34,15 +34,18 @@ DEFAULT_NAME = "demo"
 _SHOWN_FAULTS = 8
 _MOVE_TO = "n3"
 TOPOLOGY = """\
-# Three plain hosts, and one with a DPU.
+# Three plain hosts, and two with a DPU.
 nodes:
 - {name: n1}
 - {name: n2}
 - {name: n3}
 - {name: h1}
 - {name: d1, dpu: {vendor: marvell, host: h1, vfs: 4}}
+- {name: h2}
+- {name: d2, dpu: {vendor: intel, host: h2, vfs: 4}}
 """
 _DPU = "d1"
+_IPU = "d2"  # its switch checks MACs alone: entries with guard ip stay out of it
 _FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
 _SMALL_TABLE = 10  # rows
 _BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch
@@ -63,7 +66,7 @@ class Demo:
     def run(self) -> bool:
         """Show everything; return whether all of it was as it should be."""
         began = time.monotonic()
-        self.console.print("[bold]Overweave[/bold]: one L2 network over four hosts and a DPU\n")
+        self.console.print("[bold]Overweave[/bold]: one L2 network over five hosts and two DPUs\n")
         self._step("lab", self._up)
         self._step("segments", self._apply)
         self._step("pods", self._attach)
@@ -74,6 +77,7 @@ class Demo:
         self._step("switch", self._switch)
         self._step("killed", self._kill)
         self._step("full", self._fill)
+        self._step("guard", self._guard)
         self._step("placement", self._placement)
         took = time.monotonic() - began
         self.console.print(f"[dim]done in {took:.0f} s[/dim]")
@@ -148,11 +152,11 @@ class Demo:
         if slow:
             self.faults.append(f"{slow} of {len(entries)} entries are on no fast path")
         placed = f"{len(entries) - slow}/{len(entries)} entries above OVS"
-        return f"{placed}: {fast:,} packets, {handed:,} left to OVS"
+        return f"{placed}: {fast:,} packets, {handed:,} to OVS"
 
     def _switch(self) -> str:
         """Have pods on VFs talk until the DPU's switch does it for them, and count there."""
-        with self._talks(1) as echoes:
+        with self._talks(_DPU, 1) as echoes:
             rows = self._await(self._rows, 2 * len(COLOURS), "rows in the switch")
             before = self._switched()
             time.sleep(1)
@@ -165,7 +169,7 @@ class Demo:
         self._tell("table-full", _FORWARD_TABLE, str(_SMALL_TABLE))
         self._tell("reset")  # what it held is refused now, too
         time.sleep(1)
-        with self._talks(4) as echoes:
+        with self._talks(_DPU, 4) as echoes:
             full = self._await(self._full, 1, "entries that found the table full")
             time.sleep(1)
             full, rows = self._full(), self._rows()
@@ -178,7 +182,7 @@ class Demo:
 
     def _kill(self) -> str:
         """Kill the switch under traffic: what it was asked for meanwhile is lost, no more."""
-        with self._talks(1) as echoes:
+        with self._talks(_DPU, 1) as echoes:
             self._await(self._rows, 2 * len(COLOURS), "rows in the switch")
             self._tell("kill")
             time.sleep(2)
@@ -188,31 +192,49 @@ class Demo:
         lost = sum(echo.lost for echo in echoes)
         return f"switch under traffic: {lost} packets lost, {gap * 1000:.0f} ms to software"
 
+    def _guard(self) -> str:
+        """Have the other DPU's switch take a segment whose guard it can enforce."""
+        last = COLOURS[-1]
+        with self._talks(_IPU, 1) as echoes:
+            wait = 2 * len(COLOURS)
+            self._await(lambda: self._for(Reason.UNSUPPORTED_GUARD, _IPU), wait, "guarded entries")
+            lab.apply(self.scene.paths, last.document + "guard: mac\n")
+            rows = self._await(lambda: self._rows(_IPU), 2, "rows in the switch")
+            guarded = self._for(Reason.UNSUPPORTED_GUARD, _IPU)
+        self._none_lost(echoes, f"of {last.name} went into the switch")
+        return f"{rows} rows of guard mac on {_IPU} (emulated), {guarded} of ip in software"
+
     @contextmanager
-    def _talks(self, partners: int) -> Iterator[list[Echo]]:
-        """Have the pod on a VF of each segment ping so many of the others meanwhile."""
+    def _talks(self, dpu: str, partners: int) -> Iterator[list[Echo]]:
+        """Have the pods on VFs of ``dpu`` ping so many of the others meanwhile."""
+        on_vfs = self._on_vfs(dpu)
         with ExitStack() as stack:
             yield [
                 stack.enter_context(probes.flow(vf, other.ip(version), _BUSY))
                 for stations in self.scene.segments.values()
                 for vf in stations
-                if vf.name in self._on_vfs
+                if vf.name in on_vfs
                 for other in [each for each in stations if each != vf][:partners]
                 for version in (4, 6)
             ]
 
-    @property
-    def _on_vfs(self) -> set[str]:
-        return {pod.name for pod in self.scene.runtime.pods() if pod.device}
+    def _on_vfs(self, dpu: str) -> set[str]:
+        found = self.scene.topology.node(dpu).dpu
+        host = found.host if found else ""
+        return {pod.name for pod in self.scene.runtime.pods() if pod.device and pod.node == host}
 
-    def _entries(self) -> list[Entry]:
-        return nodes.entries(self.scene.paths.node(_DPU))
+    def _entries(self, dpu: str = _DPU) -> list[Entry]:
+        return nodes.entries(self.scene.paths.node(dpu))
 
-    def _rows(self) -> int:
-        return sum(entry.placement == Placement.EMULATED for entry in self._entries())
+    def _rows(self, dpu: str = _DPU) -> int:
+        return sum(entry.placement == Placement.EMULATED for entry in self._entries(dpu))
+
+    def _for(self, reason: Reason, dpu: str = _DPU) -> int:
+        """Return how many entries are not in the switch for this reason."""
+        return sum(entry.reason == reason for entry in self._entries(dpu))
 
     def _full(self) -> int:
-        return sum(entry.reason == Reason.TABLE_FULL for entry in self._entries())
+        return self._for(Reason.TABLE_FULL)
 
     def _switched(self) -> int:
         return sum(entry.counted[Placement.EMULATED] for entry in self._entries())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import yaml
 
 from dataplane.core.errors import OverweaveError
 from dataplane.lab.layout import UNDERLAY, LabPaths
-from dataplane.lab.topology import Dpu, LabNode, Topology
+from dataplane.lab.topology import Dpu, LabNode, Topology, Vendor
 from dataplane.lab.underlay import NIC, ensure_namespace
 from ovs_client import process
 from vendors.emulator.control import FaultError, tell
+from vendors.emulator.settings import FIRST_VF_VSI
 
 BRIDGE, UPLINK, CPU = "br-mrv0", "up", "cpu0"
 _START_S = 20.0
@@ -83,16 +85,8 @@ def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> d
         ]
         socket = paths.node(dpu.name).attachment_socket
         return {**half, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}
-    run_dir = directory(paths, dpu)
-    switch = {
-        "rundir": str(run_dir / "ovs"),
-        "openflow": f"unix:{run_dir}/openflow.sock",
-        "bridge": BRIDGE,
-        "uplink": UPLINK,
-        "cpu": CPU,
-        "vfs": [f"vf{n}" for n in range(_dpu(dpu).vfs)],
-    }
     representors = [f"rep{n}" for n in range(_dpu(dpu).vfs)]
+    switch = _SWITCHES[_dpu(dpu).vendor](directory(paths, dpu), _dpu(dpu).vfs)
     return {
         **half,
         "side": "dpu",
@@ -102,21 +96,57 @@ def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> d
     }
 
 
+def _octeon(run_dir: Path, vfs: int) -> dict[str, Any]:
+    return {
+        "rundir": str(run_dir / "ovs"),
+        "openflow": f"unix:{run_dir}/openflow.sock",
+        "bridge": BRIDGE,
+        "uplink": UPLINK,
+        "cpu": CPU,
+        "vfs": [f"vf{n}" for n in range(vfs)],
+    }
+
+
+def _e2100(run_dir: Path, vfs: int) -> dict[str, Any]:
+    return {
+        "address": f"unix:{run_dir}/p4runtime.sock",
+        "vfs": [FIRST_VF_VSI + n for n in range(vfs)],
+    }
+
+
+_SWITCHES: Mapping[Vendor, Callable[[Path, int], dict[str, Any]]] = {
+    Vendor.INTEL: _e2100,
+    Vendor.MARVELL: _octeon,
+}
+"""What the vendor's driver needs to know of the switch whose files are here, with so many VFs."""
+
+
 def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, Any]:
     def port(name: str, netdev: str, member: str) -> dict[str, str]:
         return {"port": name, "netdev": netdev, "netns": str(paths.netns(member))}
 
     numbers = range(_dpu(node).vfs)
     return {
+        "vendor": _dpu(node).vendor.value,
         "run_dir": str(directory(paths, node)),
-        "netns": str(_space(paths, node)),
-        "bridge": BRIDGE,
-        "addresses": [str(address.ip) for address in node.addresses],
-        "mtu": topology.mtu,
+        **(_octeon_settings(paths, topology, node) if _is_octeon(node) else {}),
         "uplink": port(UPLINK, node.name, UNDERLAY),
         "cpu": port(CPU, NIC, node.name),
         "vfs": [port(f"vf{n}", vf_netdev(node.name, n), _dpu(node).host) for n in numbers],
         "representors": [port(f"rep{n}", f"rep{n}", node.name) for n in numbers],
+    }
+
+
+def _is_octeon(node: LabNode) -> bool:
+    return _dpu(node).vendor is Vendor.MARVELL
+
+
+def _octeon_settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, Any]:
+    return {
+        "netns": str(_space(paths, node)),
+        "bridge": BRIDGE,
+        "addresses": [str(address.ip) for address in node.addresses],
+        "mtu": topology.mtu,
     }
 
 

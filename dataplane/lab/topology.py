@@ -55,6 +55,7 @@ class _Underlay(Strict):
 class Vendor(StrEnum):
     """Whose switch is emulated."""
 
+    INTEL = "intel"
     MARVELL = "marvell"
 
 

@@ -11,10 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import yaml
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
 
 from dataplane.core.errors import OverweaveError
 from dataplane.netlink.netns import Netns
@@ -22,6 +25,7 @@ from ovs_client import process
 from vendors.emulator.control import tell
 from vendors.emulator.relay import open_port, receive
 
+HOST, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 PLACES = ("switch", "host", "dpu", "wire")
 SETTLE_S = 0.4
 START_S = 20.0
@@ -31,6 +35,14 @@ def run(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
+
+
+def frame(size: int = 60, *, tagged: bool = False) -> bytes:
+    head: Packet = Ether(src=HOST, dst=OTHER)
+    if tagged:
+        head /= Dot1Q(vlan=7)
+    upper = IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(os.urandom(size))
+    return bytes(head / upper)
 
 
 class EmulatedSwitch:
@@ -68,10 +80,6 @@ class EmulatedSwitch:
 
         return {
             "run_dir": str(self.directory),
-            "netns": str(self.space("switch")),
-            "bridge": "br-mrv0",
-            "addresses": ["192.0.2.1", "2001:db8::1"],
-            "mtu": 1500,
             "uplink": port("up"),
             "cpu": port("cpu0"),
             "vfs": [port("vf0"), port("vf1")],
@@ -141,16 +149,6 @@ class EmulatedSwitch:
                     until = time.monotonic() + SETTLE_S / 4
         return found
 
-    def ofctl(self, *words: str) -> str:
-        """Run ovs-ofctl through the switch's OpenFlow channel."""
-        target = f"unix:{self.directory}/openflow.sock"
-        options = [word for word in words if word.startswith("--")]
-        command, *rest = [word for word in words if not word.startswith("--")]
-        return run("ovs-ofctl", "-O", "OpenFlow14", "--timeout=5", *options, command, target, *rest)
-
-    def vsctl(self, *words: str) -> str:
-        return run("ovs-vsctl", f"--db=unix:{self.directory}/ovs/db.sock", "--timeout=5", *words)
-
     def crash(self) -> None:
         assert self.process is not None
         self.process.kill()
@@ -165,20 +163,63 @@ class EmulatedSwitch:
         self.stop()
         for each in self.sockets.values():
             each.close()
+        for name in self.names.values():
+            run("ip", "netns", "delete", name)
+
+
+class EmulatedOcteon(EmulatedSwitch):
+    """A Marvell Octeon 10."""
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            **super().settings(),
+            "vendor": "marvell",
+            "netns": str(self.space("switch")),
+            "bridge": "br-mrv0",
+            "addresses": ["192.0.2.1", "2001:db8::1"],
+            "mtu": 1500,
+        }
+
+    def ofctl(self, *words: str) -> str:
+        """Run ovs-ofctl through the switch's OpenFlow channel."""
+        target = f"unix:{self.directory}/openflow.sock"
+        options = [word for word in words if word.startswith("--")]
+        command, *rest = [word for word in words if not word.startswith("--")]
+        return run("ovs-ofctl", "-O", "OpenFlow14", "--timeout=5", *options, command, target, *rest)
+
+    def vsctl(self, *words: str) -> str:
+        return run("ovs-vsctl", f"--db=unix:{self.directory}/ovs/db.sock", "--timeout=5", *words)
+
+    def clear(self) -> None:
+        self.stop()
         for program in ("ovs-vswitchd", "ovsdb-server"):
             pidfile = self.directory / "ovs" / f"{program}.pid"
             if pidfile.exists():
                 number = int(pidfile.read_text())
                 if process.is_running(number, f"--pidfile={pidfile}", program):
                     os.kill(number, 9)
-        for name in self.names.values():
-            run("ip", "netns", "delete", name)
+        super().clear()
+
+
+class EmulatedE2100(EmulatedSwitch):
+    """An Intel IPU E2100."""
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "vendor": "intel"}
+
+    @property
+    def target(self) -> str:
+        """Return where it speaks P4Runtime, as gRPC names it."""
+        return f"unix:{self.directory}/p4runtime.sock"
+
+
+Kind = TypeVar("Kind", bound=EmulatedSwitch)
 
 
 @contextmanager
-def emulated_switch(directory: Path) -> Iterator[EmulatedSwitch]:
+def emulated_switch(kind: type[Kind], directory: Path) -> Iterator[Kind]:
     """Provide a running emulated switch whose files are in ``directory``."""
-    switch = EmulatedSwitch(directory)
+    switch = kind(directory)
     try:
         switch.make()
         yield switch

@@ -14,7 +14,7 @@ from dataplane.core.frames import UDP, Ip, encapsulate, ip_frame, udp
 from dataplane.core.model import Encap, Vni
 from dataplane.core.path import Action, FromPod, Tunnel
 from ovs_client.unixctl import Unixctl
-from tests.functional.emulated_switch import EmulatedSwitch, emulated_switch
+from tests.functional.emulated_switch import EmulatedOcteon, emulated_switch
 from vendors.emulator.control import new_mark
 from vendors.injected import InjectedPath
 
@@ -24,13 +24,13 @@ FROM_VF = FromPod("rep0", "ot0")
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedSwitch]:
-    with emulated_switch(tmp_path_factory.mktemp("emu")) as switch:
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedOcteon]:
+    with emulated_switch(EmulatedOcteon, tmp_path_factory.mktemp("emu")) as switch:
         yield switch
 
 
 @pytest.fixture
-def switch(device: EmulatedSwitch) -> EmulatedSwitch:
+def switch(device: EmulatedOcteon) -> EmulatedOcteon:
     device.ofctl("del-flows", "cookie=0x77/-1")
     forget_cached(device)
     return device
@@ -44,11 +44,11 @@ def question(entry: FromPod | None = FROM_VF, tos: int = 0) -> Question:
     return Question("a frame", frame, mark, entry, "eth0")
 
 
-def asked(switch: EmulatedSwitch, *questions: Question) -> list[Observed]:
+def asked(switch: EmulatedOcteon, *questions: Question) -> list[Observed]:
     return InjectedPath(switch.control).observed(questions)
 
 
-def write(switch: EmulatedSwitch, source: str, actions: str) -> None:
+def write(switch: EmulatedOcteon, source: str, actions: str) -> None:
     """Write a row by hand; ``actions`` call ports by name in braces."""
     ports = ("up", "cpu0", "vf0", "vf1", "rep0", "rep1")
     numbers = {p: switch.vsctl("get", "interface", p, "ofport").strip() for p in ports}
@@ -57,25 +57,25 @@ def write(switch: EmulatedSwitch, source: str, actions: str) -> None:
     forget_cached(switch)
 
 
-def forget_cached(switch: EmulatedSwitch) -> None:
+def forget_cached(switch: EmulatedOcteon) -> None:
     """Have what was cached of rows before they changed go."""
     Unixctl(switch.directory / "ovs").call("revalidator/purge")
 
 
-def test_what_has_no_entry_is_handed_over_as_it_came(switch: EmulatedSwitch) -> None:
+def test_what_has_no_entry_is_handed_over_as_it_came(switch: EmulatedOcteon) -> None:
     questions = [question(), question(None), question(FromPod("rep1", "ot1"))]
     for each, seen in zip(questions, asked(switch, *questions), strict=True):
         assert (seen.action, seen.values[Field.INNER]) == (Action.HAND_OVER, each.frame)
     assert switch.heard() == []
 
 
-def test_more_frames_than_go_in_at_a_time(switch: EmulatedSwitch) -> None:
+def test_more_frames_than_go_in_at_a_time(switch: EmulatedOcteon) -> None:
     questions = [question(tos=number % 4) for number in range(70)]
     seen = asked(switch, *questions)
     assert [each.values[Field.INNER] for each in seen] == [each.frame for each in questions]
 
 
-def test_a_port_that_is_not_behind_the_switch_is_not_asked(switch: EmulatedSwitch) -> None:
+def test_a_port_that_is_not_behind_the_switch_is_not_asked(switch: EmulatedOcteon) -> None:
     found = asked(switch, question(FromPod("vp7", "ot7")), question())
     assert [each.action for each in found] == [Action.NONE, Action.HAND_OVER]
     assert asked(switch) == []
@@ -101,7 +101,7 @@ def test_a_port_that_is_not_behind_the_switch_is_not_asked(switch: EmulatedSwitc
     ],
 )
 def test_what_a_row_does(
-    switch: EmulatedSwitch,
+    switch: EmulatedOcteon,
     actions: str,
     action: Action,
     output: str | None,
@@ -115,7 +115,7 @@ def test_what_a_row_does(
         assert (seen.values[Field.INNER] != probe.frame) is is_altered
 
 
-def test_a_tunnel_packet_that_leaves_is_read(switch: EmulatedSwitch) -> None:
+def test_a_tunnel_packet_that_leaves_is_read(switch: EmulatedOcteon) -> None:
     write(switch, "vf0", "output:{up}")
     probe = question(None)
     from_vf = Question("a frame", probe.frame, probe.mark, FROM_VF, "eth0")

@@ -51,12 +51,12 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
 def test_a_dpu_in_a_host() -> None:
     topology = read_topology(
         "nodes: [{name: h1}, {name: d1, dpu: {vendor: marvell, host: h1}},"
-        " {name: d2, dpu: {vendor: marvell, host: h1, vfs: 16}}]",
+        " {name: d2, dpu: {vendor: intel, host: h1, vfs: 16}}]",
         "here",
     )
     assert [(node.name, node.dpu) for node in topology.dpus] == [
         ("d1", Dpu(Vendor.MARVELL, "h1", 4)),
-        ("d2", Dpu(Vendor.MARVELL, "h1", 16)),
+        ("d2", Dpu(Vendor.INTEL, "h1", 16)),
     ]
     assert topology.agents == topology.nodes
     ids = [device_id(topology, node, number) for node in topology.dpus for number in (0, 5, 6)]

@@ -12,11 +12,9 @@ import click
 import structlog
 
 from dataplane.core.errors import OverweaveError
-from vendors.emulator.channel import Channel
-from vendors.emulator.control import Control, Faults
-from vendors.emulator.octeon import Octeon
+from vendors.emulator.control import Control, Device, Faults
 from vendors.emulator.relay import Relay
-from vendors.emulator.settings import EmulatorConfig, load_config
+from vendors.emulator.settings import E2100Config, OcteonConfig, load_config
 
 _SUPERVISE_S = 0.2
 
@@ -34,7 +32,7 @@ def main(path: Path) -> None:
         sys.exit(1)
 
 
-def _run(config: EmulatorConfig) -> None:
+def _run(config: OcteonConfig | E2100Config) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,21 +40,29 @@ def _run(config: EmulatorConfig) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as stack:
         relay = Relay()
-        switch = Octeon(config, relay)
+        switch = _device(config, relay)
         stack.callback(switch.stop)
         switch.start()
         relay.start()
         stack.callback(relay.stop)
-        channel = Channel(config.openflow, switch.management)
-        channel.start()
-        stack.callback(channel.stop)
-        faults = Faults(switch, channel, relay)
+        faults = Faults(switch, relay, config.wiring)
         control = Control(config.control, faults)
         control.start()
         stack.callback(control.stop)
-        log.info("switch.started", bridge=config.bridge)
+        log.info("switch.started", vendor=config.vendor)
         while not ended.wait(_SUPERVISE_S):
             _supervise(faults)
+
+
+def _device(config: OcteonConfig | E2100Config, relay: Relay) -> Device:
+    """Return the device; what only another vendor's needs is not imported."""
+    if isinstance(config, OcteonConfig):
+        from vendors.emulator.octeon import Octeon  # noqa: PLC0415
+
+        return Octeon(config, relay)
+    from vendors.emulator.e2100.device import E2100  # noqa: PLC0415
+
+    return E2100(config, relay)
 
 
 def _supervise(faults: Faults) -> None:

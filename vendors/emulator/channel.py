@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from dataplane.unix_socket import remove_stale
+from vendors.emulator.trouble import GARBAGE, Trouble
 
 _HEADER = 8
 _XID = slice(4, 8)  # what an answer repeats of its question
@@ -25,18 +26,8 @@ _QUOTED = 12  # where an error quotes it (7.5.4)
 _TABLE, _COMMAND = 24, 25  # in a flow mod (7.3.4.1)
 _ADD = 0
 _REFUSED_TABLE = 254  # Open vSwitch: TBL_INTERNAL, refused with OFPBRC_EPERM
-_GARBAGE = bytes(range(256))
 _CHUNK = 1 << 16
 _ACCEPT_S = 0.2
-
-
-@dataclass(slots=True)
-class Faults:
-    """What is wrong now: seconds that answers are late, additions refused, whether it babbles."""
-
-    delay_s: float = 0.0
-    refusals: int = 0
-    garbage: bool = False
 
 
 @dataclass(slots=True)
@@ -49,11 +40,10 @@ class _Talk:
 class Channel:
     """Listens at ``front`` and passes on to ``back``, a connection for each."""
 
-    def __init__(self, front: Path, back: Path) -> None:
+    def __init__(self, front: Path, back: Path, trouble: Trouble) -> None:
         """Listen at once. Raises OverweaveError if ``front`` is taken."""
-        self.faults = Faults()
+        self._trouble = trouble
         self._back = back
-        self._lock = threading.Lock()
         self._stopping = threading.Event()
         remove_stale(front, "the OpenFlow socket")
         self._front = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -69,7 +59,8 @@ class Channel:
     def stop(self) -> None:
         """Accept no more."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._front.close()
 
     def _run(self) -> None:
@@ -81,14 +72,14 @@ class Channel:
 
     def _serve(self, near: socket.socket) -> None:
         with near, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as far:
-            if self.faults.garbage:
+            if self._trouble.garbage:
                 with suppress(OSError):
-                    near.sendall(_GARBAGE)
+                    near.sendall(GARBAGE)
                 return
             with suppress(OSError):
                 far.connect(str(self._back))
                 talk = _Talk()
-                late = partial(self._pump, far, near, talk, lambda: self.faults.delay_s)
+                late = partial(self._pump, far, near, talk, lambda: self._trouble.delay_s)
                 back = threading.Thread(target=late, daemon=True)
                 back.start()
                 self._pump(near, far, talk)
@@ -125,16 +116,10 @@ class Channel:
         start = {_FLOW_MOD: 0, _BUNDLE_ADD: _BUNDLED}.get(kind)
         if start is None or message[start + 1] != _FLOW_MOD:
             return message
-        if message[start + _COMMAND] != _ADD or not self._is_refused():
+        if message[start + _COMMAND] != _ADD or not self._trouble.refuses():
             return message
         talk.tables[message[start + 4 : start + 8]] = message[start + _TABLE]
         return _with_table(message, start, _REFUSED_TABLE)
-
-    def _is_refused(self) -> bool:
-        with self._lock:
-            is_due = self.faults.refusals > 0
-            self.faults.refusals -= is_due
-            return is_due
 
 
 def _restored(error: bytes, talk: _Talk) -> bytes:

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.unix_socket import remove_stale
-from vendors.emulator.channel import Channel
-from vendors.emulator.octeon import Octeon
 from vendors.emulator.relay import Relay
+from vendors.emulator.trouble import Trouble
 
 MARK_BYTES = 16
 _INJECT = "PORT FRAME MARK ..."
@@ -34,17 +33,79 @@ class FaultError(OverweaveError):
     """An emulated switch did not do what it was told; the text is its own."""
 
 
+class Device(Protocol):
+    """An emulated switch, and what can go wrong with it."""
+
+    trouble: Trouble
+    """What is wrong with the way to it."""
+
+    def start(self) -> None:
+        """Bring up what is not there, and plug every cable in. Raises OverweaveError."""
+        ...
+
+    def stop(self) -> None:
+        """End all of it; the TAPs outside stay."""
+        ...
+
+    def supervise(self) -> None:
+        """Start again what has died by itself, as the device's own supervisor does."""
+        ...
+
+    def limit(self, table: str, rows: int) -> None:
+        """Let a table have no more than ``rows`` entries."""
+        ...
+
+    def hang(self) -> None:
+        """Answer nothing, until ``revive`` or ``clear``."""
+        ...
+
+    def reset(self) -> None:
+        """Lose all that was programmed, as a device does that was reset."""
+        ...
+
+    def kill(self) -> None:
+        """Crash, and be back at once without what was programmed."""
+        ...
+
+    def die(self) -> None:
+        """Crash for good, until ``revive`` or ``clear``."""
+        ...
+
+    def revive(self) -> None:
+        """Start what has died, and go on with what hangs."""
+        ...
+
+    def remove_port(self, port: str) -> None:
+        """Take a port away."""
+        ...
+
+    def return_port(self, port: str) -> None:
+        """Have a port back that was taken away."""
+        ...
+
+    def lose_one(self) -> str:
+        """Drop one entry that is not the device's own, and return it; empty: there was none."""
+        ...
+
+    def take(self) -> None:
+        """Let somebody else program it."""
+        ...
+
+    def clear(self) -> None:
+        """End all faults; what was lost stays lost."""
+        ...
+
+
 class Faults:
     """What may be said to an emulated switch."""
 
-    def __init__(self, switch: Octeon, channel: Channel, relay: Relay) -> None:
-        """Command these."""
+    def __init__(self, switch: Device, relay: Relay, wiring: object) -> None:
+        """Command these; ``wiring`` says, in JSON, which port is what."""
         self._switch = switch
-        self._channel = channel
         self._relay = relay
         self._turn = threading.Lock()
         self._commands: Mapping[str, tuple[str, Command]] = {
-            "table-full": ("TABLE ROWS", lambda w: switch.limit(int(w[0]), int(w[1]))),
+            "table-full": ("TABLE ROWS", lambda w: switch.limit(w[0], int(w[1]))),
             "slow": ("SECONDS", lambda w: self._set(delay_s=float(w[0]))),
             "refuse": ("ADDITIONS", lambda w: self._set(refusals=int(w[0]))),
             "garbage": ("", lambda _: self._set(garbage=True)),
@@ -57,9 +118,9 @@ class Faults:
             "port-back": ("PORT", lambda w: switch.return_port(w[0])),
             "lose-one": ("", lambda _: switch.lose_one()),
             "take": ("", lambda _: switch.take()),
-            "clear": ("", lambda _: self._clear()),
+            "clear": ("", lambda _: switch.clear()),
             "inject": (_INJECT, self._inject),
-            "ports": ("", lambda _: switch.wiring),
+            "ports": ("", lambda _: wiring),
             "ping": ("", lambda _: "pong"),
         }
 
@@ -88,11 +149,7 @@ class Faults:
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
-            setattr(self._channel.faults, name, value)
-
-    def _clear(self) -> None:
-        self._set(delay_s=0.0, refusals=0, garbage=False)
-        self._switch.clear()
+            setattr(self._switch.trouble, name, value)
 
     def _inject(self, words: Words) -> list[dict[str, list[str]]]:
         """Let frames in, and return what of each mark came to each port instead of leaving it."""

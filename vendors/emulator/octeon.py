@@ -12,9 +12,8 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any
 
-from dataplane.core.errors import InvalidValueError, OverweaveError
+from dataplane.core.errors import OverweaveError
 from dataplane.netlink import addresses, links
 from dataplane.netlink.links import LinkChange
 from dataplane.netlink.netns import Netns
@@ -23,8 +22,10 @@ from dataplane.netlink.sysctl import set_ipv6
 from ovs_client import process
 from ovs_client.daemons import OvsInstance, Place, find_program, run
 from ovs_client.ofctl import Flow, OpenFlowBridge
+from vendors.emulator.channel import Channel
 from vendors.emulator.relay import Relay, open_port
-from vendors.emulator.settings import EmulatorConfig, PortConfig
+from vendors.emulator.settings import OcteonConfig, named_port
+from vendors.emulator.trouble import Trouble
 
 SWITCH = "ovs-vswitchd"
 MISS_COOKIE = 0x454D0000_00000000  # "EM" in ASCII: what the device does by itself
@@ -37,19 +38,16 @@ _TOOL_S = 5
 class Octeon:
     """The bridge with its ports, their cables, and what can go wrong with them."""
 
-    def __init__(self, config: EmulatorConfig, relay: Relay) -> None:
-        """Make nothing yet."""
+    def __init__(self, config: OcteonConfig, relay: Relay) -> None:
+        """Listen for OpenFlow, and make nothing else yet. Raises OverweaveError."""
         self._config = config
         self._relay = relay
         self._ovs = OvsInstance(Place(config.ovs, config.run_dir / "log", config.netns))
         self._openflow = OpenFlowBridge(self.management)
+        self.trouble = Trouble()
+        self._channel = Channel(config.openflow, self.management, self.trouble)
         self._is_dead = False
         self._gone: set[str] = set()
-
-    @property
-    def wiring(self) -> dict[str, Any]:
-        """Return which port is what."""
-        return self._config.wiring
 
     @property
     def management(self) -> Path:
@@ -62,9 +60,11 @@ class Octeon:
             space.run(_silence)
         self._ovs.start()
         self._furnish()
+        self._channel.start()
 
     def stop(self) -> None:
         """End the Open vSwitch; the TAPs outside stay."""
+        self._channel.stop()
         self._ovs.stop(cleanup=True)
 
     def supervise(self) -> None:
@@ -75,12 +75,12 @@ class Octeon:
 
     # --- faults --------------------------------------------------------------------------------
 
-    def limit(self, table: int, rows: int) -> None:
-        """Limit a table: what is more is refused with OFPFMFC_TABLE_FULL."""
+    def limit(self, table: str, rows: int) -> None:
+        """Limit a table, by number: what is more is refused with OFPFMFC_TABLE_FULL."""
         bridge = self._config.bridge
         self._configure(
             *("--", "--id=@t", "create", "Flow_Table", f"flow_limit={rows}"),
-            *("--", "set", "bridge", bridge, f"flow_tables:{table}=@t"),
+            *("--", "set", "bridge", bridge, f"flow_tables:{int(table)}=@t"),
         )
 
     def reset(self) -> None:
@@ -114,13 +114,13 @@ class Octeon:
 
     def remove_port(self, port: str) -> None:
         """Take a port away."""
-        self._relay.unplug(self._port(port).port)
+        self._relay.unplug(named_port(self._config, port).port)
         self._gone.add(port)
         self._configure("--if-exists", "del-port", self._config.bridge, port)
 
     def return_port(self, port: str) -> None:
         """Have a port back that was taken away."""
-        self._gone.discard(self._port(port).port)
+        self._gone.discard(named_port(self._config, port).port)
         self._furnish()
 
     def lose_one(self) -> str:
@@ -137,7 +137,8 @@ class Octeon:
         self._openflow.apply_bundle([_NORMAL], ())
 
     def clear(self) -> None:
-        """End all faults but those of the OpenFlow channel; what was lost stays lost."""
+        """End all faults; what was lost stays lost."""
+        self.trouble.end()
         bridge = self._config.bridge
         self.revive()
         self._configure("clear", "bridge", bridge, "flow_tables")
@@ -179,13 +180,6 @@ class Octeon:
     def _configure(self, *words: str) -> str:
         tool = [find_program("ovs-vsctl"), f"--db={self._ovs.remote}", f"--timeout={_TOOL_S}"]
         return run([*tool, *words])
-
-    def _port(self, name: str) -> PortConfig:
-        found = next((port for port in self._config.ports if port.port == name), None)
-        if found is None:
-            known = ", ".join(port.port for port in self._config.ports)
-            raise InvalidValueError(f"there is no port {name!r}; there are {known}")
-        return found
 
     def _output(self, port: str) -> str:
         return f"output:{self._number(port)}"

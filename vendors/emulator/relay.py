@@ -1,4 +1,7 @@
-"""Cables: frames go between the TAPs outside and the ports of the bridge, which are TAPs, too."""
+"""Cables: frames go between the TAPs outside and the ports of the switch.
+
+A port is a socket where the switch has netdevs of its own, else whatever takes frames in.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol, TypeGuard
 
 import structlog
 
@@ -55,10 +59,22 @@ def receive(port: socket.socket) -> bytes | None:
     return None if address[2] == _PACKET_OUTGOING else _tagged(data, ancillary)
 
 
+class Inside(Protocol):
+    """The switch's end of a cable; only of a socket, frames come out by themselves."""
+
+    def send(self, frame: bytes, /) -> object:
+        """Take a frame in. Raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Take nothing in any more."""
+        ...
+
+
 @dataclass(slots=True)
 class _Cable:
     ends: PortConfig
-    inside: socket.socket
+    inside: Inside
     outside: int | None = None  # a descriptor of the TAP, None: it died
 
 
@@ -70,11 +86,11 @@ class Relay:
         self._cables: dict[str, _Cable] = {}
         self._caught: dict[bytes, defaultdict[str, list[bytes]]] = {}
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what a frame brings about comes out in the same turn
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
-    def plug(self, ends: PortConfig, inside: socket.socket) -> None:
-        """Join a TAP and a port of the bridge; of a port that is plugged, the TAP stays."""
+    def plug(self, ends: PortConfig, inside: Inside) -> None:
+        """Join a TAP and a port of the switch; of a port that is plugged, the TAP stays."""
         with self._lock:
             cable = self._cables.get(ends.port)
             if cable is None:
@@ -84,7 +100,7 @@ class Relay:
                 cable.inside = inside
 
     def unplug(self, port: str) -> None:
-        """Take the bridge's end of a cable away; its TAP stays, and nobody listens there."""
+        """Take the switch's end of a cable away; its TAP stays, and nobody listens there."""
         with self._lock:
             cable = self._cables.get(port)
             if cable is not None:
@@ -114,6 +130,13 @@ class Relay:
                 cable.inside.send(frame)
             except OSError as error:
                 raise OverweaveError(f"port {port}: {error.strerror}") from error
+
+    def emit(self, port: str, frame: bytes) -> None:
+        """Let ``frame`` come out at ``port``, for a switch whose ports are no sockets."""
+        with self._lock:
+            cable = self._cables.get(port)
+            if cable is not None:
+                self._outward(cable, frame)
 
     @contextmanager
     def catch(self, mark: bytes) -> Iterator[defaultdict[str, list[bytes]]]:
@@ -145,7 +168,7 @@ class Relay:
                     frame = os.read(descriptor, _LARGEST)
                     with suppress(OSError):  # what cannot be taken in is dropped, as by a NIC
                         cable.inside.send(frame)
-                elif descriptor == cable.inside.fileno():
+                elif _comes_from(cable.inside, descriptor):
                     self._outward(cable, receive(cable.inside))
                 else:
                     return
@@ -188,10 +211,14 @@ def _lose(cable: _Cable) -> None:
         cable.outside = None
 
 
+def _comes_from(inside: Inside, descriptor: int) -> TypeGuard[socket.socket]:
+    return isinstance(inside, socket.socket) and inside.fileno() == descriptor
+
+
 def _ends(cable: _Cable) -> Iterator[int]:
     if cable.outside is not None:
         yield cable.outside
-    if cable.inside.fileno() >= 0:
+    if isinstance(cable.inside, socket.socket) and cable.inside.fileno() >= 0:
         yield cable.inside.fileno()
 
 

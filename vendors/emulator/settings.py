@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
@@ -32,16 +33,9 @@ class PortConfig(Strict):
 
 
 class EmulatorConfig(Strict):
-    """One switch; ``vfs`` and ``representors`` are in the order of the VFs' numbers.
-
-    ``netns`` is a namespace of its own, ``addresses`` the DPU's VTEPs, ``mtu`` in bytes.
-    """
+    """One switch; ``vfs`` and ``representors`` are in the order of the VFs' numbers."""
 
     run_dir: AbsolutePath
-    netns: AbsolutePath
-    bridge: InterfaceName
-    addresses: Annotated[list[Ip], Field(min_length=1, max_length=2)]
-    mtu: Annotated[int, Field(ge=MIN_IPV6_MTU)]
     uplink: PortConfig
     cpu: PortConfig
     vfs: Annotated[list[PortConfig], Field(min_length=1)]
@@ -51,14 +45,6 @@ class EmulatorConfig(Strict):
     def ports(self) -> tuple[PortConfig, ...]:
         """Return every port."""
         return (self.uplink, self.cpu, *self.vfs, *self.representors)
-
-    @property
-    def misses(self) -> dict[str, str]:
-        """Return by port where frames without entry go."""
-        ways = {self.uplink.port: self.cpu.port, self.cpu.port: self.uplink.port}
-        for vf, representor in zip(self.vfs, self.representors, strict=True):
-            ways |= {vf.port: representor.port, representor.port: vf.port}
-        return ways
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -72,6 +58,32 @@ class EmulatorConfig(Strict):
         }
 
     @property
+    def control(self) -> Path:
+        """Return the socket that takes faults."""
+        return self.run_dir / "control.sock"
+
+
+class OcteonConfig(EmulatorConfig):
+    """A Marvell Octeon 10.
+
+    ``netns`` is a namespace of its own, ``addresses`` the DPU's VTEPs, ``mtu`` in bytes.
+    """
+
+    vendor: Literal["marvell"]
+    netns: AbsolutePath
+    bridge: InterfaceName
+    addresses: Annotated[list[Ip], Field(min_length=1, max_length=2)]
+    mtu: Annotated[int, Field(ge=MIN_IPV6_MTU)]
+
+    @property
+    def misses(self) -> dict[str, str]:
+        """Return by port where frames without entry go."""
+        ways = {self.uplink.port: self.cpu.port, self.cpu.port: self.uplink.port}
+        for vf, representor in zip(self.vfs, self.representors, strict=True):
+            ways |= {vf.port: representor.port, representor.port: vf.port}
+        return ways
+
+    @property
     def ovs(self) -> Path:
         """Return the run directory of its Open vSwitch."""
         return self.run_dir / "ovs"
@@ -81,13 +93,40 @@ class EmulatorConfig(Strict):
         """Return the socket on which its bridge speaks OpenFlow."""
         return self.run_dir / "openflow.sock"
 
+
+# VSIs of an emulated E2100, ours, for labs: the DPU's CPU, its representors and the host's VFs from
+# these on.
+CPU_VSI, FIRST_REPRESENTOR_VSI, FIRST_VF_VSI = 8, 9, 27
+
+
+class E2100Config(EmulatorConfig):
+    """An Intel IPU E2100; without ``p4info`` its pipeline is the one of p4info.txt here."""
+
+    vendor: Literal["intel"]
+    p4info: AbsolutePath | None = None
+
     @property
-    def control(self) -> Path:
-        """Return the socket that takes faults."""
-        return self.run_dir / "control.sock"
+    def p4runtime(self) -> Path:
+        """Return the socket on which it speaks P4Runtime."""
+        return self.run_dir / "p4runtime.sock"
 
 
-def load_config(path: Path) -> EmulatorConfig:
+VENDORS: Mapping[str, type[OcteonConfig | E2100Config]] = {
+    "marvell": OcteonConfig,
+    "intel": E2100Config,
+}
+
+
+def named_port(config: EmulatorConfig, name: str) -> PortConfig:
+    """Return the port called ``name``. Raises InvalidValueError."""
+    found = next((port for port in config.ports if port.port == name), None)
+    if found is None:
+        known = ", ".join(port.port for port in config.ports)
+        raise InvalidValueError(f"there is no port {name!r}; there are {known}")
+    return found
+
+
+def load_config(path: Path) -> OcteonConfig | E2100Config:
     """Return the configuration in the file at ``path``.
 
     Raises InvalidValueError, or FaultyFileError with every fault.
@@ -100,13 +139,19 @@ def load_config(path: Path) -> EmulatorConfig:
     if len(documents) != 1:
         what = f"a configuration is one document, this has {len(documents)}"
         raise FaultyFileError(str(path), (*faults, Fault(1, "", what)))
-    parsed, sentences = validate(EmulatorConfig, documents[0].value)
+    parsed, sentences = validate(_model(documents[0].value), documents[0].value)
     told = [Fault(documents[0].line(place), "", words) for place, words in sentences]
     if parsed is not None:
         told += [Fault(1, "", words) for words in _contradictions(parsed)]
     if parsed is None or told or faults:
         raise FaultyFileError(str(path), (*faults, *told))
     return parsed
+
+
+def _model(value: object) -> type[OcteonConfig | E2100Config]:
+    """Return what ``value`` is to be; its faults are told by the first vendor's if it is none's."""
+    vendor = value.get("vendor") if isinstance(value, Mapping) else None
+    return VENDORS.get(str(vendor), OcteonConfig)
 
 
 def _contradictions(parsed: EmulatorConfig) -> list[str]:

@@ -1,0 +1,198 @@
+"""A lab with an Intel IPU: a host, its DPU and a plain host, pods on VFs and on the DPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.core.placement import Placement
+from dataplane.core.reasons import Reason
+from dataplane.lab import dpus, lab, matrix, probes
+from dataplane.lab.layout import LabPaths
+from dataplane.lab.probes import Pace, Station
+from dataplane.lab.runtime import Pod, Runtime
+from dataplane.lab.scene import COLOURS, Colour, silent
+from dataplane.lab.topology import read_topology
+from tests.functional.p4_client import client
+from tests.packets.e2100_frames import MAKE
+from tests.system.dpu.conftest import BUSY, DpuScene, Talk, talking, until
+from tests.unit.p4_entries import number
+
+TOPOLOGY = """
+nodes:
+- {name: h1}
+- {name: d1, dpu: {vendor: intel, host: h1, vfs: 6}}
+- {name: n2}
+"""
+GUARDED = Colour("rose", 5, "geneve", "ipv4")
+# The device checks MACs and no addresses, so that nothing with guard ip can be in it.
+INTENT = "---\n".join(
+    [
+        *(colour.document + "guard: mac\n" for colour in COLOURS[:2]),
+        *(colour.document + 'guard: "off"\n' for colour in COLOURS[2:]),
+        GUARDED.document,
+    ]
+)
+PLACES = ("h1", "d1", "n2")
+BLUE = COLOURS[0]
+SMALL = 1  # rows
+GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
+DOWN_S = 5.0  # five times the second after which a silent device is said to be down
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DpuScene]:
+    paths = LabPaths(f"t{os.getpid()}i")
+    made = DpuScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+    try:
+        made.up()
+        lab.apply(paths, INTENT)
+        for nth, colour in enumerate((*COLOURS, GUARDED)):
+            name = colour.name
+            pods = [Pod(f"{name}v", "h1", name, device=vf(made, nth))]
+            pods += [Pod(f"{name}{node}", node, name) for node in PLACES]
+            made.segments[name] = [made.runtime.add(pod) for pod in pods]
+        second = Pod("bluew", "h1", BLUE.name, device=vf(made, 5))
+        made.segments[BLUE.name].append(made.runtime.add(second))
+        for stations in made.segments.values():
+            matrix.converge(stations)
+        yield made
+    finally:
+        lab.down(paths, silent)
+
+
+def vf(scene: DpuScene, nth: int) -> str:
+    return dpus.device_id(scene.topology, scene.dpu, nth)
+
+
+@pytest.fixture
+def scene(shared: DpuScene) -> Iterator[DpuScene]:
+    """Provide the lab with nothing wrong, and leave it so."""
+    yield shared
+    shared.tell("clear")
+
+
+def counted(scene: DpuScene, station: Station) -> int:
+    return scene.entry(station).counted[Placement.EMULATED]
+
+
+@pytest.mark.parametrize("colour", [*COLOURS, GUARDED], ids=lambda colour: colour.name)
+def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
+    verdict = matrix.verify(scene.segments[colour.name])
+    assert (verdict.faults, verdict.lost) == ((), 0)
+    assert verdict.reachable == verdict.pairs
+
+
+def test_segments_stay_apart(scene: DpuScene) -> None:
+    assert not matrix.leaks(scene.segments)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
+def test_busy_pairs_come_into_the_switch_and_lose_nothing(
+    scene: DpuScene, colour: Colour, version: int
+) -> None:
+    near, _, _, far = scene.segments[colour.name][:4]
+    with probes.flow(near, far.ip(version), BUSY) as echo:
+        until(lambda: scene.placed(far) and scene.placed(near), what="not placed")
+        before = counted(scene, far)
+        until(lambda: counted(scene, far) > before + 10, what="not counted")
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
+    one, other = (scene.segments[BLUE.name][n] for n in (0, 4))
+    with probes.flow(one, other.ip(4), BUSY) as echo:
+        until(lambda: scene.placed(one) and scene.placed(other), what="not placed")
+        before = counted(scene, one), counted(scene, other)
+        until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
+        until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None:
+    near, _, _, far = scene.segments[GUARDED.name]
+    with probes.flow(near, far.ip(4), BUSY) as echo:
+        until(lambda: scene.entry(far).reason == Reason.UNSUPPORTED_GUARD)
+        time.sleep(1)
+        assert not scene.placed(far)
+        assert not scene.placed(near)
+    assert echo.lost == 0
+
+
+@pytest.fixture
+def talk(scene: DpuScene) -> Iterator[Talk]:
+    """Provide a VF pod and one beyond the wire whose talk is in the switch."""
+    near, _, _, far = scene.segments[BLUE.name][:4]
+    with talking(Talk(scene, BLUE, near, far)) as talk:
+        yield talk
+
+
+@pytest.mark.parametrize("fault", ["kill", "reset"])
+def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
+    talk.gap_s = GAP_S
+    before = counted(talk.scene, talk.far)
+    talk.scene.tell(fault)
+    until(lambda: talk.scene.placed(talk.far) and counted(talk.scene, talk.far) > before + 10, 60)
+    assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
+
+
+def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
+    talk.scene.tell("hang")
+    until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S * 4)
+    talk.scene.tell("revive")
+    until(lambda: talk.scene.placed(talk.far), 60)
+
+
+@pytest.mark.parametrize("fault", [["slow", "0.2"], ["garbage"]], ids=lambda words: words[0])
+def test_a_server_that_is_slow_or_babbles_loses_nothing(talk: Talk, fault: list[str]) -> None:
+    talk.scene.tell(*fault)
+    time.sleep(2)
+    talk.scene.tell("clear")
+    until(lambda: talk.scene.placed(talk.far), 60)
+
+
+def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
+    talk.gap_s = GAP_S  # a row of the way may go before the one that leads there
+    scene, far = talk.scene, talk.far
+    with client(f"unix:{dpus.directory(scene.paths, scene.dpu)}/p4runtime.sock") as reader:
+
+        def is_there() -> bool:
+            rows = reader.entries(MAKE("l2_fwd_tx_table", {}))
+            keys = {row.match[1].exact.value for row in rows}
+            return number(far.mac).to_bytes(6).lstrip(b"\0") in keys
+
+        while is_there():
+            assert scene.tell("lose-one")
+        until(is_there, 60, "not put back")
+    before = counted(scene, far)
+    until(lambda: counted(scene, far) > before + 10, 60, "not in the switch again")
+
+
+def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
+    """Its rows are for less than one conversation; the next one finds it full, and says so."""
+    talk.gap_s = GAP_S
+    scene, on_dpu = talk.scene, talk.scene.segments[BLUE.name][2]
+    scene.tell("table-full", "l2_fwd_tx_table", str(SMALL))
+    scene.tell("reset")
+    with probes.flow(talk.vf, on_dpu.ip(4), BUSY) as echo:
+        until(lambda: full(scene) > 0, 60, "nothing is said to be full")
+        time.sleep(2)
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_a_port_that_goes_and_comes(talk: Talk) -> None:
+    talk.gap_s = GAP_S
+    near, address = talk.vf, talk.far.ip(4)
+    talk.scene.tell("port-gone", "vf0")
+    until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")
+    talk.scene.tell("port-back", "vf0")
+    until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
+
+
+def full(scene: DpuScene) -> int:
+    stations = [each for stations in scene.segments.values() for each in stations]
+    return sum(scene.entry(each).reason == Reason.TABLE_FULL for each in stations)

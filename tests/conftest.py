@@ -63,6 +63,23 @@ class Survival:
             terminalreporter.write_line(line.removeprefix(SURVIVED))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--p4info",
+        type=Path,
+        help="the unmodified p4info of Intel's fxp-net_linux-networking, which is not ours to ship",
+    )
+
+
+@pytest.fixture
+def given_p4info(request: pytest.FixtureRequest) -> Path:
+    """Return the file of option --p4info; without it there is nothing to test."""
+    path: Path | None = request.config.getoption("--p4info")
+    if path is None:
+        pytest.skip("--p4info names no p4info of Intel's")
+    return path
+
+
 def pytest_configure(config: pytest.Config) -> None:
     lines = EXPECTED_SKIPS.read_text(encoding="utf-8").splitlines()
     expected = frozenset(line for line in lines if line and not line.startswith("#"))

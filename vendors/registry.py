@@ -45,7 +45,18 @@ def _marvell(settings: SwitchSettings) -> Driver:
     )
 
 
-DRIVERS: Mapping[str, Callable[[SwitchSettings], Driver]] = {"noop": _noop, "marvell": _marvell}
+def _intel(settings: SwitchSettings) -> Driver:
+    # P4Runtime's messages cost 0.1 s and 14 MB: only who has such a device pays.
+    from vendors.intel import settings as intel  # noqa: PLC0415
+
+    return intel.make(settings.values or {}, settings.representors, emulated=settings.emulated)
+
+
+DRIVERS: Mapping[str, Callable[[SwitchSettings], Driver]] = {
+    "noop": _noop,
+    "intel": _intel,
+    "marvell": _marvell,
+}
 
 
 def make(settings: SwitchSettings) -> Driver:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,11 +19,13 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Desired, SegmentView
 from dataplane.core.diff import Change, diff
-from dataplane.core.model import EntryKey, IpAddress, Mac
+from dataplane.core.model import EntryKey, Guard, IpAddress, Mac
+from tests.functional import intel_device
 from tests.functional.marvell_device import BRIDGE, Device, running_device
 from tests.unit.overlay_builders import NIC, VTEP4, VTEP6
+from vendors.intel.driver import IntelSwitch
 from vendors.marvell.driver import MarvellSwitch
 from vendors.marvell.pipeline import PIPELINE
 from vendors.noop import NoSwitch
@@ -40,6 +43,14 @@ class World(Protocol):
 
     full_words: str
     """What the device itself says when a table is full."""
+    guard: Guard
+    """The strictest that it enforces: segments of the suite have no stricter one."""
+    counts_arrivals: bool
+    """Whether it counts by endpoint what comes in from the wire."""
+    takes_any_source: bool
+    """Whether it forwards frames from MACs that nobody has, where the guard is off."""
+    unseen: frozenset[str]
+    """What it forwards by its tables though the suite would leave it to the software, by name."""
 
     def driver(self) -> Driver:
         """Return a driver of the device that is connected to it."""
@@ -94,6 +105,10 @@ class NoWorld:
     """A plain host."""
 
     full_words = ""
+    guard = Guard.IP
+    counts_arrivals = True
+    takes_any_source = True
+    unseen = frozenset[str]()
 
     def driver(self) -> Driver:
         return NoSwitch()
@@ -112,6 +127,10 @@ class MarvellWorld:
     """A real Open vSwitch furnished as that of an Octeon 10."""
 
     full_words = "OFPFMFC_TABLE_FULL"
+    guard = Guard.IP
+    counts_arrivals = True
+    takes_any_source = True
+    unseen = frozenset[str]()
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -204,7 +223,78 @@ class MarvellWorld:
         self.device.restart()
 
 
-def _quietly(call: Callable[..., str], *words: str) -> None:
+_ND = {"ND to one", "NA", "NA behind a header", "NA in a fragment", "a fragment of its own"}
+
+
+class IntelWorld:
+    """An emulated Intel IPU E2100."""
+
+    full_words = "RESOURCE_EXHAUSTED"
+    guard = Guard.MAC
+    counts_arrivals = False  # pipeline.md, 8
+    takes_any_source = False  # 4: l2_fwd_smac_table
+    # 6: no look at the size; 3: at ARP alone, and VLAN 0 is none
+    unseen = frozenset({"too large", "IPv4 behind a tag", *_ND})
+
+    def __init__(self, device: intel_device.Device) -> None:
+        self.device = device
+        self._others = device.rows()  # what its plugin has written
+
+    def driver(self) -> Driver:
+        server, wiring = self.device.server, intel_device.WIRING
+        return IntelSwitch(server, wiring, time.time_ns(), emulated=True)
+
+    def others(self) -> object:
+        return self.device.rows() & self._others
+
+    def leftovers(self) -> object:
+        return self.device.rows() - self._others
+
+    def refresh(self) -> None:
+        """Do nothing: it tells its counts as they are."""
+
+    def ask(self, port: str, frame: bytes) -> Answer:
+        return self.device.ask(port, frame)
+
+    def limit(self, table: str, rows: int) -> None:
+        self.device.tell("table-full", table, str(rows))
+
+    def unlimit(self) -> None:
+        self.device.tell("clear")
+
+    def losses(self) -> Mapping[str, Callable[[], None]]:
+        device = self.device
+        return {
+            "all rows": lambda: _quietly(device.tell, "reset"),
+            "one row": lambda: _quietly(device.tell, "lose-one"),
+            "a restart": lambda: _quietly(device.tell, "kill"),
+        }
+
+    @contextmanager
+    def taken(self) -> Iterator[str]:
+        self.device.tell("take")
+        try:
+            yield "vxlan_encap_mod_table"
+        finally:
+            self.device.tell("clear")
+
+    @contextmanager
+    def shared(self, table: str) -> Iterator[None]:
+        assert table == "l2_fwd_smac_table"
+        match = {"hdrs.mac[vmeta.common.depth].sa": 9, "user_meta.pmeta.bridge_id": 5}
+        with self.device.standing(self.device.row(table, match, "NoAction", {})):
+            yield
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        self.device.tell("hang")
+        try:
+            yield
+        finally:
+            self.device.tell("clear")
+
+
+def _quietly(call: Callable[..., object], *words: str) -> None:
     call(*words)
 
 
@@ -219,8 +309,15 @@ def _marvell(directory: Path) -> Iterator[ForwardingWorld]:
         yield MarvellWorld(device)
 
 
+@contextmanager
+def _intel(directory: Path) -> Iterator[ForwardingWorld]:
+    with intel_device.running_device(directory) as device:
+        yield IntelWorld(device)
+
+
 FORWARDING: Mapping[str, Callable[[Path], AbstractContextManager[ForwardingWorld]]] = {
-    "marvell": _marvell
+    "intel": _intel,
+    "marvell": _marvell,
 }
 WORLDS: Mapping[str, Callable[[Path], AbstractContextManager[World]]] = {
     "noop": _no_world,
@@ -231,14 +328,22 @@ WORLDS: Mapping[str, Callable[[Path], AbstractContextManager[World]]] = {
 class Stage:
     """A driver, and what has been asked of it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, eased: bool = True) -> None:
+        """Have segments with no stricter guard than the device enforces, unless not ``eased``."""
         self.switch = world.driver()
         self._world = world
+        self._is_eased = eased and world.guard is not Guard.IP
         self._others = world.others()
 
     def change(self, wanted: Desired, bound: Bindings) -> Change:
         """Return what is to be done."""
-        return diff(self.switch.render(wanted, bound), self.switch.observe())
+        return diff(self.switch.render(self.suited(wanted), bound), self.switch.observe())
+
+    def suited(self, wanted: Desired) -> Desired:
+        """Return ``wanted`` with guards no stricter than what the device enforces."""
+        if not self._is_eased:
+            return wanted
+        return replace(wanted, segments={n: _eased(v) for n, v in wanted.segments.items()})
 
     def place(self, wanted: Desired, placed: frozenset[EntryKey] | None = None) -> Bindings:
         """Have all entries placed, or only ``placed``, as the agent would."""
@@ -264,6 +369,15 @@ class Stage:
         assert not self._world.leftovers()
         assert self._world.others() == self._others
         self._world.refresh()
+
+
+def _eased(view: SegmentView) -> SegmentView:
+    """Return a segment whose guard looks at no addresses."""
+    if view.segment.guard is not Guard.IP:
+        return view
+    segment = replace(view.segment, guard=Guard.MAC)
+    ports = tuple(replace(port, segment=segment) for port in view.ports)
+    return replace(view, segment=segment, ports=ports)
 
 
 def entries(wanted: Desired) -> frozenset[EntryKey]:

@@ -57,8 +57,7 @@ def test_a_probe_that_is_injected_leaves_nothing(switch: EmulatedSwitch) -> None
     probe = bytes(head / Raw(mark))
     switch.heard()
     for source, target in MISSES.items():
-        found = inject(switch.control, [Injection(source, probe, mark)])
-        assert found == [{target: [probe]}]
+        assert inject(switch.control, [Injection(source, probe, mark)]) == [{target: [probe]}]
     assert switch.heard() == []
 
 

@@ -13,7 +13,13 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from ovs_client import process
-from tests.functional.emulated_switch import HOST, OTHER, EmulatedOcteon, emulated_switch, frame
+from tests.functional.emulated_switch import (
+    HOST,
+    OTHER,
+    EmulatedOcteon,
+    emulated_switch,
+    frame,
+)
 from vendors.emulator.control import Injection, inject, new_mark
 
 BY_HAND, RULE = "cookie=0x77/-1", "cookie=0x77,table=30,in_port=1,actions=drop"

@@ -168,7 +168,8 @@ def test_rows_that_are_used_grow_with_what_is_placed_and_go_with_it(stage: Stage
     stage.place(wanted)
     after = tables(stage)
     for name, table in after.items():
-        parts = {Part.PORT: 1, Part.ADDRESS: 2, Part.LOCAL: 1, Part.MEMBER: 1, Part.REMOTE: 3}
+        parts = {Part.PORT: 1, Part.ADDRESS: 2, Part.LOCAL: 1, Part.MEMBER: 1}
+        parts |= {Part.REMOTE: 3, Part.PAIR: 3}
         most = sum(table.rows.get(part, 0) * number for part, number in parts.items())
         assert before[name].used <= table.used <= before[name].used + most
         assert table.foreign == before[name].foreign
@@ -360,7 +361,8 @@ FAR = remote(10, GENEVE4, VTEP4[0])
 def test_what_cannot_be_expressed_is_pending_with_its_reason(
     stage: Stage, wanted: Desired, bound: Bindings, about: set[EntryKey], reason: Reason
 ) -> None:
-    rendering = stage.switch.render(wanted, replace(bound, placed=entries(wanted)))
+    bound = replace(bound, placed=entries(wanted))
+    rendering = stage.switch.render(stage.suited(wanted), bound)
     found = {p.about: p.reason for p in rendering.pending if p.about in about}
     assert set(found) == about
     for text in found.values():
@@ -407,7 +409,7 @@ def test_no_entry_is_ever_held_in_part(device: ForwardingWorld, stage: Stage, sp
         view(VXLAN4, [vf(2, VXLAN4)], [remote(20 + n, VXLAN4, VTEP4[n % 2]) for n in range(4)]),
     ]
     wanted = desired(*segments)
-    for name, table in tables(stage).items():
+    for name, table in _tables_in_use(stage, wanted).items():
         fixed = _rows_in_use_beside_entries(device, stage, name)
         device.limit(name, fixed + table.foreign + spare)
         held = entries(wanted) - _refused(stage, wanted)
@@ -433,7 +435,7 @@ def test_what_is_there_goes_on_where_more_does_not_fit(
             [remote(10, GENEVE4, VTEP4[0]), remote(11, GENEVE4, VTEP4[1])],
         )
     )
-    for name, table in tables(stage).items():
+    for name, table in _tables_in_use(stage, more).items():
         stage.place(small)
         used = tables(stage)[name].used - table.used
         device.limit(name, _rows_in_use_beside_entries(device, stage, name) + table.used + used)
@@ -445,6 +447,15 @@ def test_what_is_there_goes_on_where_more_does_not_fit(
         assert not refused & stage.switch.counters().keys(), name
         device.unlimit()
         stage.strike()
+
+
+def _tables_in_use(stage: Stage, wanted: Desired) -> dict[str, Table]:
+    """Return the tables, as they are without it, that something of ``wanted`` stands in."""
+    before = tables(stage)
+    stage.place(wanted)
+    after = tables(stage)
+    stage.strike()
+    return {name: table for name, table in before.items() if after[name].used > table.used}
 
 
 def _refused(stage: Stage, wanted: Desired) -> set[EntryKey]:
@@ -484,7 +495,7 @@ def test_a_counter_moves_with_the_frames_that_its_entry_forwards_and_no_others(
 
     device.ask(UP, encapsulate(GENEVE4.encap, GENEVE4.vni, VTEP4[0], frame(10, 1)))
     device.refresh()
-    assert stage.switch.counters()[key(1)].packets == 1
+    assert stage.switch.counters()[key(1)].packets == device.counts_arrivals
 
     before = stage.switch.counters()
     for text in (frame(1, 11), frame(2, 10), frame(1, 99)):  # not placed, spoofed, unknown
@@ -536,5 +547,6 @@ def test_guards_can_be_mixed_on_one_device(device: ForwardingWorld, stage: Stage
     other_address = Ether(frame(2, 10))
     other_address[IP].src = "10.99.0.1"
     assert list(device.ask("vf1", bytes(other_address))) == [UP]
-    other_address.src = mac_of(1)
+    if device.guard is Guard.IP:
+        other_address.src = mac_of(1)
     assert device.ask("vf0", bytes(other_address)) == {"rep0": [bytes(other_address)]}

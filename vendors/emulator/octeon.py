@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any
 
 from dataplane.core.errors import OverweaveError
 from dataplane.netlink import addresses, links
@@ -49,11 +48,6 @@ class Octeon:
         self._channel = Channel(config.openflow, self.management, self.trouble)
         self._is_dead = False
         self._gone: set[str] = set()
-
-    @property
-    def wiring(self) -> dict[str, Any]:
-        """Return which port is what."""
-        return self._config.wiring
 
     @property
     def management(self) -> Path:

@@ -24,7 +24,7 @@ from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
 from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
 from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Port, VSwitch
-from vendors.marvell.fit import Fit, fit, without
+from vendors.fit import Fit, fit, without
 from vendors.marvell.pipeline import (
     FORWARD,
     MARK_BACK,
@@ -359,7 +359,7 @@ class MarvellSwitch:
 
     def _without_refused(
         self, rows: tuple[Row, ...], update: Iterable[Row], delete: list[Flow], refusal: Refusal
-    ) -> Fit:
+    ) -> Fit[Row]:
         """Return what is left to try after the device has refused a flow."""
         self._check_time()
         if refusal.code == _TABLE_FULL:

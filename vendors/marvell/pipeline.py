@@ -124,6 +124,11 @@ class Row:
         return self.flow.key
 
     @property
+    def table(self) -> int:
+        """Return the number of the table that it takes room in."""
+        return self.flow.table
+
+    @property
     def scope(self) -> int | None:
         """Return the VNI whose fabric view it was derived from; None for what a VF needs."""
         why = category(self.flow)

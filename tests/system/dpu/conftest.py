@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -142,9 +143,15 @@ class Talk:
 def talk(scene: DpuScene) -> Iterator[Talk]:
     blue = COLOURS[0]
     vf, _, _, far = scene.segments[blue.name]
-    with probes.flow(vf, far.ip(4), BUSY) as echo:
-        until(lambda: scene.placed(far) and scene.placed(vf), what="not placed")
-        talk = Talk(scene, blue, vf, far)
+    with talking(Talk(scene, blue, vf, far)) as talk:
+        yield talk
+
+
+@contextmanager
+def talking(talk: Talk) -> Iterator[Talk]:
+    """Let the two talk until the switch does it, and see in the end what was lost."""
+    with probes.flow(talk.vf, talk.far.ip(4), BUSY) as echo:
+        until(lambda: all(map(talk.scene.placed, (talk.far, talk.vf))), what="not placed")
         yield talk
         answered = echo.received
         until(lambda: echo.received > answered, what="the last frames are lost")

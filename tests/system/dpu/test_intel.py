@@ -18,7 +18,7 @@ from dataplane.lab.scene import COLOURS, Colour, silent
 from dataplane.lab.topology import read_topology
 from tests.functional.p4_client import client
 from tests.packets.e2100_frames import MAKE
-from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
+from tests.system.dpu.conftest import BUSY, DpuScene, Talk, talking, until
 from tests.unit.p4_entries import number
 
 TOPOLOGY = """
@@ -37,10 +37,9 @@ INTENT = "---\n".join(
     ]
 )
 PLACES = ("h1", "d1", "n2")
-BLUE, GREEN = COLOURS[:2]
+BLUE = COLOURS[0]
 SMALL = 1  # rows
-FILLED_S = 5.0  # five times the second within which what a device lost is in software
-SEEN_S = 30.0  # a row that is gone is seen at the next look
+GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
 
@@ -56,8 +55,8 @@ def shared() -> Iterator[DpuScene]:
             pods = [Pod(f"{name}v", "h1", name, device=vf(made, nth))]
             pods += [Pod(f"{name}{node}", node, name) for node in PLACES]
             made.segments[name] = [made.runtime.add(pod) for pod in pods]
-        second = Pod("greenw", "h1", GREEN.name, device=vf(made, 5))
-        made.segments[GREEN.name].append(made.runtime.add(second))
+        second = Pod("bluew", "h1", BLUE.name, device=vf(made, 5))
+        made.segments[BLUE.name].append(made.runtime.add(second))
         for stations in made.segments.values():
             matrix.converge(stations)
         yield made
@@ -67,6 +66,13 @@ def shared() -> Iterator[DpuScene]:
 
 def vf(scene: DpuScene, nth: int) -> str:
     return dpus.device_id(scene.topology, scene.dpu, nth)
+
+
+@pytest.fixture
+def scene(shared: DpuScene) -> Iterator[DpuScene]:
+    """Provide the lab with nothing wrong, and leave it so."""
+    yield shared
+    shared.tell("clear")
 
 
 def counted(scene: DpuScene, station: Station) -> int:
@@ -98,7 +104,7 @@ def test_busy_pairs_come_into_the_switch_and_lose_nothing(
 
 
 def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
-    one, other = (scene.segments[GREEN.name][n] for n in (0, 4))
+    one, other = (scene.segments[BLUE.name][n] for n in (0, 4))
     with probes.flow(one, other.ip(4), BUSY) as echo:
         until(lambda: scene.placed(one) and scene.placed(other), what="not placed")
         before = counted(scene, one), counted(scene, other)
@@ -117,9 +123,17 @@ def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None
     assert echo.lost == 0
 
 
+@pytest.fixture
+def talk(scene: DpuScene) -> Iterator[Talk]:
+    """Provide a VF pod and one beyond the wire whose talk is in the switch."""
+    near, _, _, far = scene.segments[BLUE.name][:4]
+    with talking(Talk(scene, BLUE, near, far)) as talk:
+        yield talk
+
+
 @pytest.mark.parametrize("fault", ["kill", "reset"])
 def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
-    talk.gap_s = FILLED_S
+    talk.gap_s = GAP_S
     before = counted(talk.scene, talk.far)
     talk.scene.tell(fault)
     until(lambda: talk.scene.placed(talk.far) and counted(talk.scene, talk.far) > before + 10, 60)
@@ -142,7 +156,7 @@ def test_a_server_that_is_slow_or_babbles_loses_nothing(talk: Talk, fault: list[
 
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
-    talk.gap_s = SEEN_S  # a row of the way may go before the one that leads there
+    talk.gap_s = GAP_S  # a row of the way may go before the one that leads there
     scene, far = talk.scene, talk.far
     with client(f"unix:{dpus.directory(scene.paths, scene.dpu)}/p4runtime.sock") as reader:
 
@@ -159,20 +173,19 @@ def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
 
 
 def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
-    """It has a row for one conversation; the next one finds it full, and says so."""
-    talk.gap_s = FILLED_S
-    scene = talk.scene
-    near, _, _, far = scene.segments[COLOURS[2].name]
+    """Its rows are for less than one conversation; the next one finds it full, and says so."""
+    talk.gap_s = GAP_S
+    scene, on_dpu = talk.scene, talk.scene.segments[BLUE.name][2]
     scene.tell("table-full", "l2_fwd_tx_table", str(SMALL))
     scene.tell("reset")
-    with probes.flow(near, far.ip(4), BUSY) as echo:
+    with probes.flow(talk.vf, on_dpu.ip(4), BUSY) as echo:
         until(lambda: full(scene) > 0, 60, "nothing is said to be full")
         time.sleep(2)
     assert (echo.lost, echo.duplicates) == (0, 0)
 
 
 def test_a_port_that_goes_and_comes(talk: Talk) -> None:
-    talk.gap_s = SEEN_S
+    talk.gap_s = GAP_S
     near, address = talk.vf, talk.far.ip(4)
     talk.scene.tell("port-gone", "vf0")
     until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 from finsy.proto import p4r
 
@@ -52,11 +51,6 @@ class E2100:
         self._pipeline = Pipeline()
         self._server = Server(config.p4runtime, self._pipeline, self.trouble)
         self._load()
-
-    @property
-    def wiring(self) -> dict[str, Any]:
-        """Return which port is what."""
-        return self._config.wiring
 
     def start(self) -> None:
         """Bring up what is not there, and plug every cable in. Raises OverweaveError."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dataplane.core.model import EntryKey, Mac, Vni
 from ovs_client.ofctl import Flow
-from vendors.marvell.fit import Fit, fit, without
+from vendors.fit import Fit, fit, without
 from vendors.marvell.pipeline import Row
 
 ENTRIES = [EntryKey(Vni(1), Mac(f"02:00:00:00:00:{number:02x}")) for number in range(6)]
@@ -30,7 +30,13 @@ def row(number: int, table: int, *entries: int) -> Row:
         pytest.param([row(1, 0, 0), row(2, 1, 0), row(3, 0, 1)], {0: 1, 1: 0}, {0}, id="whole"),
         pytest.param([row(1, 0, 0, 1)], {0: 1}, set(), id="a shared row is one"),
         pytest.param([row(1, 0), row(2, 1, 0)], {0: 0, 1: 9}, {0}, id="what all rely on"),
-        pytest.param([row(1, 7, 0)], {0: 0}, set(), id="a table of which nothing is known"),
+        pytest.param(
+            [row(number, 7, number % 2) for number in range(4)],
+            {0: 0},
+            set(),
+            id="a table of which nothing is known",
+        ),
+        pytest.param([row(1, 7), row(2, 7, 0)], {}, set(), id="nor of what all rely on"),
     ],
 )
 def test_what_goes_without(rows: list[Row], room: dict[int, int], refused: set[int]) -> None:

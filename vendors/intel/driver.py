@@ -1,0 +1,350 @@
+"""Switch "intel": the P4 program of an IPU E2100, over P4Runtime."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from finsy.proto import p4r
+
+from dataplane.core.capability import Capability
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, Item, Rendering
+from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.model import EntryKey, Mac, Vni
+from dataplane.core.placement import Traffic
+from dataplane.core.reasons import Reason
+from dataplane.core.snapshot import SWITCH_TARGET
+from vendors.fit import fit, without
+from vendors.intel.client import (
+    Client,
+    NotPrimaryError,
+    P4RuntimeError,
+    Refusal,
+    Server,
+)
+from vendors.intel.numbers import Ids, allocate, from_device, learn, ours_of, to_device
+from vendors.intel.p4info import P4InfoError, Schema
+from vendors.intel.pipeline import (
+    BRIDGE_FIELD,
+    LOOPBACK,
+    PIPELINE,
+    RECEIVE,
+    SEND,
+    TABLES,
+    VPORT_OFFSET,
+    Bridge,
+    DeviceRow,
+    Numbers,
+    Row,
+    Stage,
+    Symbol,
+    Wiring,
+)
+from vendors.intel.report import Findings, capability
+from vendors.intel.rows import render_rows
+
+_CALL_S = 2.0  # within this a live device answers
+_MOST_ROUNDS = 32  # of one change; each learns that a table is full, or what is refused
+_FULL = "RESOURCE_EXHAUSTED"  # P4Runtime 1.4, 12.3
+_GONE = "NOT_FOUND"
+
+_NONE = Traffic(0, 0)
+
+Key = tuple[str, Numbers]
+
+
+class IntelSwitch:
+    """The device at ``server``; rows of others stay. Call close() in the end."""
+
+    name = SWITCH_TARGET
+    deadline_s = 15.0
+    bound_by = frozenset({"nic", "next_hops", "placed"})
+
+    def __init__(
+        self, server: Server, wiring: Wiring, started_at: int, *, emulated: bool = False
+    ) -> None:
+        self._wiring = wiring
+        self._emulated = emulated
+        self._client = Client(server, started_at, _CALL_S)
+
+    def close(self) -> None:
+        """Let go of the device; what is placed stays."""
+        self._client.close()
+
+    def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        return render_rows(desired, bindings, self._wiring)
+
+    def observe(self) -> Mapping[Hashable, Item]:
+        with _asking():
+            schema = self._schema()
+            rows = ours_of(self._read(schema), schema.pools)
+        names = learn(rows, schema.pools).names
+        return {row.key: row for row in (from_device(each, names) for each in rows)}
+
+    def apply(self, change: Change) -> None:
+        with _asking():
+            self._client.check_primary()
+            schema = self._schema()
+            present = {row.key: row for row in self._read(schema)}
+            attempt = _Attempt(self._client, schema, present)
+            refused = attempt.make(change)
+        if refused:
+            standing = all(why.startswith(Reason.TABLE_FULL) for why in refused.values())
+            first = next(iter(refused.values()))
+            raise PartlyRefusedError(
+                f"{self.name}: {len(refused)} entries stay in software: {first}",
+                dict(refused),
+                standing=standing,
+            )
+
+    def describe(self) -> Capability:
+        with _asking():
+            obstacle = self._obstacle()
+            schema = self._schema()
+            rows = self._read(schema)
+        found = {table.name: next(schema.faults(table), "") for table in PIPELINE}
+        findings = Findings(
+            rows=rows,
+            sizes={name: info.size for name, info in schema.tables.things.items()},
+            faults={name: words for name, words in found.items() if words},
+            pools=schema.pools,
+            obstacle=obstacle,
+        )
+        return capability(findings, self._wiring, emulated=self._emulated)
+
+    def counters(self) -> Mapping[EntryKey, Traffic]:
+        with _asking():
+            schema = self._schema()
+            counted: dict[Key, Traffic] = {}
+            rows = self._read(schema, counted)
+        ours = ours_of(rows, schema.pools)
+        names = learn(ours, schema.pools).names
+        found: dict[EntryKey, Traffic] = {}
+        for each in ours:
+            if each.table in (SEND.name, RECEIVE.name):
+                key = _entry(from_device(each, names))
+                if key is not None:
+                    before, more = found.get(key, _NONE), counted.get(each.key, _NONE)
+                    found[key] = Traffic(before.packets + more.packets, before.bytes + more.bytes)
+        return found
+
+    # --- asking ------------------------------------------------------------------------------
+
+    def _schema(self) -> Schema:
+        return Schema.read(self._client.p4info())
+
+    def _obstacle(self) -> str:
+        """Return why we may not write."""
+        try:
+            self._client.check_primary()
+        except NotPrimaryError as error:
+            return str(error)
+        return ""
+
+    def _read(
+        self, schema: Schema, counted: dict[Key, Traffic] | None = None
+    ) -> tuple[DeviceRow, ...]:
+        """Return the rows of all tables; ``counted`` is given what those that count have."""
+        wanted = [p4r.TableEntry()]
+        if counted is not None:
+            sends = p4r.TableEntry(table_id=schema.tables[SEND.name].id)
+            sends.counter_data.SetInParent()
+            wanted.append(sends)
+        found: dict[Key, DeviceRow] = {}
+        for entry in self._client.read(*wanted):
+            row = schema.decode(entry)
+            if row is None or entry.is_default_action:
+                continue
+            found[row.key] = row
+            if counted is not None and entry.HasField("counter_data"):
+                data = entry.counter_data
+                counted[row.key] = Traffic(data.packet_count, data.byte_count)
+        return tuple(found.values())
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Make what goes wrong a TargetError."""
+    try:
+        yield
+    except (P4RuntimeError, P4InfoError) as error:
+        raise TargetError(f"the DPU's switch: {error}") from error
+
+
+def _entry(row: Row) -> EntryKey | None:
+    """Return whose frames a row of the forwarding tables is for; None: it lacks others."""
+    match, params = dict(row.match), dict(row.params)
+    bridge, mac = match.get(BRIDGE_FIELD), match.get("dst_mac")
+    leads_nowhere = isinstance(params.get("tunnel_id"), int)
+    if leads_nowhere or not isinstance(bridge, Bridge) or not isinstance(mac, int):
+        return None
+    return EntryKey(Vni(bridge.vni), Mac(mac.to_bytes(6).hex(":")))
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A change in the making; what stands in the device is known at every step."""
+
+    client: Client
+    schema: Schema
+    present: dict[Key, DeviceRow]
+    room: dict[Hashable, int] = field(default_factory=dict)
+    words: dict[Hashable, str] = field(default_factory=dict)
+    refused: dict[EntryKey, str] = field(default_factory=dict)
+    made: dict[Key, Row] = field(default_factory=dict)
+
+    def make(self, change: Change) -> Mapping[EntryKey, str]:
+        """Make ``change`` as far as the device takes it; return which entries go without."""
+        ours = ours_of(self.present.values(), self.schema.pools)
+        ids = learn(ours, self.schema.pools)
+        wanted = (*change.add.values(), *change.update.values())
+        rows = tuple(row for row in wanted if isinstance(row, Row))
+        ids, lacking = allocate(ids, {s for row in rows for s in row.symbols}, self.schema.pools)
+        self._remove(_numbered(change.remove.values(), ids))
+        rows = self._without_numbers(rows, lacking)
+        devices = dict[Hashable, DeviceRow](
+            zip((row.key for row in rows), _numbered(rows, ids), strict=True)
+        )
+        self._spare_others({row.key for row in ours}, rows, devices)
+        self._refuse_dead_ends(rows, devices)
+        self._set(rows, devices)
+        kept = {devices[row.key].key for row in self._left(rows)}
+        stale = [row for row in _numbered(change.update.values(), ids) if row.key not in kept]
+        self._remove(stale)
+        return self.refused
+
+    def _set(self, rows: tuple[Row, ...], devices: Mapping[Hashable, DeviceRow]) -> None:
+        """Set as many whole entries as the device takes, and take back what is of no other."""
+        before = {row.key for row in rows if devices[row.key].key in self.present}
+        for _ in range(_MOST_ROUNDS):
+            found = fit(self._left(rows), before, self.room)
+            for entry, why in found.refused.items():
+                self.refused.setdefault(entry, self._full(why))
+            keys = {devices[row.key].key for row in found.rows}
+            self._remove([self.present[key] for key in self.made if key not in keys])
+            if self._write([(row, devices[row.key]) for row in found.rows]):
+                return
+        raise TargetError(f"the device refused more than {_MOST_ROUNDS} times in turn")
+
+    def _left(self, rows: Iterable[Row]) -> tuple[Row, ...]:
+        """Return the rows that somebody needs; who goes without needs none for its VF either."""
+        return tuple(row for row in without(rows, self.refused) if row.owner not in self.refused)
+
+    def _without_numbers(
+        self, rows: tuple[Row, ...], lacking: frozenset[Symbol]
+    ) -> tuple[Row, ...]:
+        """Return the rows that have their numbers, and refuse who needs the others."""
+        for row in rows:
+            if missing := row.symbols & lacking:
+                kind = type(min(missing, key=repr))
+                size = len(self.schema.pools.ours(kind))
+                why = f"{Reason.TABLE_FULL}: all {size} numbers for a {kind.__name__} are taken"
+                self._refuse(row, why)
+        return tuple(row for row in self._left(rows) if not row.symbols & lacking)
+
+    def _spare_others(
+        self, ours: AbstractSet[Key], rows: Iterable[Row], devices: Mapping[Hashable, DeviceRow]
+    ) -> None:
+        """Refuse who needs a row that others have there, with another action.
+
+        The VTEP of a MAC is nobody else's: nobody else has tunnels there (report.capability).
+        """
+        for row in rows:
+            device = devices[row.key]
+            there = self.present.get(device.key)
+            if there in (None, device) or there.key in ours or row.stage is Stage.TUNNEL:
+                continue
+            match = ", ".join(f"{name}={value:#x}" for name, value in device.match)
+            self._refuse(row, f"{Reason.SWITCH_TAKEN}: {row.table} has {match} of somebody else")
+
+    def _refuse_dead_ends(self, rows: Iterable[Row], devices: Mapping[Hashable, DeviceRow]) -> None:
+        """Refuse VFs between which the device drops: its plugin says who may reach whom."""
+        loops = {row for row in self.present.values() if row.table == LOOPBACK}
+        for row in rows:
+            bridge, device = dict(row.match).get(BRIDGE_FIELD), devices[row.key]
+            port = dict(device.params).get("port")
+            if row.table == SEND.name and isinstance(bridge, Bridge) and port is not None:
+                pair = (("target_vsi", port - VPORT_OFFSET), ("vmeta.common.vsi", bridge.vsi))
+                if DeviceRow(LOOPBACK, pair, "fwd_to_vsi", (("port", port),)) not in loops:
+                    way = f"from VSI {bridge.vsi} to {port - VPORT_OFFSET}"
+                    self._refuse(row, f"{Reason.NO_SWITCH_PORT}: {LOOPBACK} has no way {way}")
+
+    def _refuse(self, row: Row, why: str) -> None:
+        """Have those go without who cannot be placed without ``row``."""
+        for entry in (row.owner,) if row.owner else row.entries:
+            self.refused.setdefault(entry, why)
+
+    def _write(self, rows: Sequence[tuple[Row, DeviceRow]]) -> bool:
+        """Set rows in order of their stages; False, and the rest left, once some are refused."""
+        stages: dict[int, list[tuple[Row, DeviceRow]]] = defaultdict(list)
+        for row, device in rows:
+            if self.present.get(device.key) != device:
+                stages[row.stage].append((row, device))
+        for stage in sorted(stages):
+            new = [pair for pair in stages[stage] if pair[1].key not in self.present]
+            old = [pair for pair in stages[stage] if pair[1].key in self.present]
+            refusals = [*self._sent(new, is_new=True), *self._sent(old, is_new=False)]
+            if refusals:
+                self._learn(refusals)
+                return False
+        return True
+
+    def _sent(
+        self, pairs: Sequence[tuple[Row, DeviceRow]], *, is_new: bool
+    ) -> Iterator[tuple[Row, Refusal]]:
+        """Write rows and yield what the device refused."""
+        encoded, sent = [], []
+        for row, device in pairs:
+            try:
+                encoded.append(self.schema.encode(device))
+                sent.append((row, device))
+            except P4InfoError as error:
+                yield row, Refusal("OUT_OF_RANGE", str(error))
+        answers = self.client.insert(encoded) if is_new else self.client.modify(encoded)
+        for (row, device), refusal in zip(sent, answers, strict=True):
+            if refusal is not None:
+                yield row, refusal
+                continue
+            self.present[device.key] = device
+            if is_new:
+                self.made[device.key] = row
+
+    def _learn(self, refusals: Iterable[tuple[Row, Refusal]]) -> None:
+        """Take in what the device said: a table is full, or a row is never taken."""
+        for row, refusal in refusals:
+            if refusal.code == _FULL:
+                self.room[row.table] = sum(key[0] == row.table for key in self.made)
+                self.words[row.table] = f"{Reason.TABLE_FULL}: {row.table}: {refusal}"
+            else:
+                self._refuse(row, f"{Reason.UNSUPPORTED_MATCH}: {row.table}: {refusal}")
+
+    def _full(self, why: str) -> str:
+        """Return the device's own words of the table that ``why`` names."""
+        return next((words for table, words in self.words.items() if f" {table} " in why), why)
+
+    def _remove(self, rows: Iterable[DeviceRow]) -> None:
+        """Take rows out, what takes frames first. Raises TargetError if the device keeps one."""
+        stages: dict[int, list[DeviceRow]] = defaultdict(list)
+        for row in rows:
+            if row.key in self.present:
+                stages[TABLES[row.table].stage].append(row)
+        for stage in sorted(stages, reverse=True):
+            answers = self.client.delete([self.schema.encode_match(row) for row in stages[stage]])
+            for row, refusal in zip(stages[stage], answers, strict=True):
+                if refusal is not None and refusal.code != _GONE:
+                    raise TargetError(f"{row.table} keeps a row: {refusal}")
+                self.present.pop(row.key)
+                self.made.pop(row.key, None)
+
+
+def _numbered(rows: Iterable[Item], ids: Ids) -> list[DeviceRow]:
+    """Return rows with their numbers; what has none is not there."""
+    return [
+        to_device(row, ids)
+        for row in rows
+        if isinstance(row, Row) and all(symbol in ids.numbers for symbol in row.symbols)
+    ]

@@ -1,0 +1,241 @@
+"""Which numbers of the device stand for what: found in its rows, and given to what is new. Pure.
+
+Nothing is remembered elsewhere, so a restart finds what stood before it. Ours is the upper half of
+what a field can hold: Intel's own plugin uses bridge 0, ovs-p4rt counts up from below.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
+
+from dataplane.core.model import Family, Mac
+from vendors.intel.pipeline import (
+    ANCHORS,
+    BRIDGE_FIELD,
+    BRIDGES,
+    ENCAPS,
+    HOP_FIELD,
+    HOPS,
+    POINTER_FIELD,
+    RECEIVE,
+    RIFS,
+    SMAC,
+    SOURCE_FIELD,
+    TABLES,
+    TARGET_MAC_FIELD,
+    UNDERLAY,
+    VPORT_OFFSET,
+    Bridge,
+    DeviceRow,
+    Fields,
+    NextHop,
+    Numbers,
+    Router,
+    Row,
+    Symbol,
+    Tunnel,
+    TunnelSource,
+)
+
+KINDS: Mapping[str, type[Bridge | TunnelSource | Tunnel | NextHop | Router]] = {
+    BRIDGE_FIELD: Bridge,
+    "bridge_id": Bridge,
+    SOURCE_FIELD: TunnelSource,
+    "source_port": TunnelSource,
+    POINTER_FIELD: Tunnel,
+    "tunnel_id": Tunnel,
+    HOP_FIELD: NextHop,
+    "nexthop_id": NextHop,
+    "router_interface_id": Router,
+    **{next(iter(table.fields)): Router for table in RIFS},
+}
+"""What is a number of the device's, by the name of the field or parameter."""
+
+_VTEPS = frozenset(each["vtep"].name for each in UNDERLAY.values())
+_ADDRESS: Mapping[Family, type[IPv4Address | IPv6Address]] = {
+    Family.IPV4: IPv4Address,
+    Family.IPV6: IPv6Address,
+}
+Named = TypeVar("Named")
+_WIDEST = 1 << 24  # of 0.0.0.0/8
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How many bits the device has for each kind of number."""
+
+    bits: Mapping[type, int]
+
+    def ours(self, kind: type) -> range:
+        """Return the numbers of a kind that are ours."""
+        return range(1 << (self.bits[kind] - 1), 1 << self.bits[kind])
+
+
+Names = Mapping[tuple[type, int], Symbol]
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The numbers of symbols, and which others are ``taken``, by whatever they once stood for."""
+
+    numbers: Mapping[Symbol, int] = field(default_factory=dict)
+    taken: frozenset[tuple[type, int]] = frozenset()
+
+    @property
+    def names(self) -> Names:
+        """Return the symbols by kind and number."""
+        return {(type(symbol), number): symbol for symbol, number in self.numbers.items()}
+
+
+def is_ours(row: DeviceRow, pools: Pools) -> bool:
+    """Say whether a row is ours by a number in it; of a MAC's VTEP it cannot be said by the row."""
+    return row.plain and any(
+        number in pools.ours(KINDS[name])
+        for name, number in (*row.match, *row.params)
+        if name in KINDS and not (row.table == BRIDGES.name and name == SOURCE_FIELD)
+    )
+
+
+def ours_of(rows: Iterable[DeviceRow], pools: Pools) -> tuple[DeviceRow, ...]:
+    """Return the rows that are ours; a MAC's VTEP is where the MAC is known in a bridge of ours."""
+    found, vteps = [], []
+    known: set[int] = set()
+    for row in rows:
+        if row.table in _VTEPS:
+            vteps.append(row)
+        elif is_ours(row, pools):
+            found.append(row)
+            if row.table == SMAC.name:
+                known |= {number for name, number in row.match if name not in KINDS}
+    return (*found, *(row for row in vteps if dict(row.match).get(TARGET_MAC_FIELD) in known))
+
+
+def learn(rows: Iterable[DeviceRow], pools: Pools) -> Ids:
+    """Return what the numbers in rows of ours stand for; what contradicts itself has no name."""
+    by_table: dict[str, list[DeviceRow]] = defaultdict(list)
+    taken: set[tuple[type, int]] = set()
+    for row in rows:
+        if row.action in TABLES[row.table].actions:
+            by_table[row.table].append(row)
+        for name, number in (*row.match, *row.params):
+            if name in KINDS and number in pools.ours(KINDS[name]):
+                taken.add((KINDS[name], number))
+    segments = _unique(_anchors(by_table))
+    numbers: dict[Symbol, int] = {Router(): pools.ours(Router)[0]}
+    numbers |= {TunnelSource(vni): source for vni, source in segments.items()}
+    numbers |= _unique(_bridges(by_table, {source: vni for vni, source in segments.items()}))
+    numbers |= _unique(_tunnels(by_table))
+    numbers |= _unique(_hops(by_table))
+    return Ids(numbers, frozenset(taken))
+
+
+def allocate(ids: Ids, wanted: Iterable[Symbol], pools: Pools) -> tuple[Ids, frozenset[Symbol]]:
+    """Return ``ids`` with a number for each symbol that has none, and for which there is none left.
+
+    A number that anything stands for, known or not, is given to nobody.
+    """
+    numbers = dict(ids.numbers)
+    lacking: set[Symbol] = set()
+    free = {kind: _free(kind, ids, pools) for kind in pools.bits}
+    for symbol in sorted(set(wanted) - numbers.keys(), key=repr):
+        number = next(free[type(symbol)], None)
+        if number is None:
+            lacking.add(symbol)
+        else:
+            numbers[symbol] = number
+    return Ids(numbers, ids.taken), frozenset(lacking)
+
+
+def _free(kind: type, ids: Ids, pools: Pools) -> Iterator[int]:
+    return (number for number in pools.ours(kind) if (kind, number) not in ids.taken)
+
+
+def to_device(row: Row, ids: Ids) -> DeviceRow:
+    """Return a row with numbers for its symbols. Raises KeyError for one without number."""
+
+    def numbered(fields: Fields) -> Numbers:
+        return tuple(
+            (name, value if isinstance(value, int) else ids.numbers[value])
+            for name, value in fields
+        )
+
+    return DeviceRow(row.table, numbered(row.match), row.action, numbered(row.params))
+
+
+def from_device(row: DeviceRow, names: Names) -> Row:
+    """Return a row of ours with symbols for its numbers; what has no name stays a number."""
+
+    def named(fields: Numbers) -> Fields:
+        return tuple(
+            (name, names.get((KINDS[name], number), number) if name in KINDS else number)
+            for name, number in fields
+        )
+
+    match = named(row.match)
+    source = dict(row.params).get("source_port")
+    if row.table == ANCHORS.name and source is not None:
+        match = tuple(
+            (name, names.get((TunnelSource, source), value) if value == source else value)
+            for name, value in match
+        )
+    return Row(row.table, match, row.action, named(row.params))
+
+
+# --- what says what a number stands for ------------------------------------------------------
+
+
+def _anchors(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[int, int]]:
+    """Yield VNI and source port of each segment's tunnels."""
+    for row in tables[ANCHORS.name]:
+        address, vni = (number for _, number in row.match)
+        source = dict(row.params)["source_port"]
+        if address < _WIDEST and address == source:
+            yield vni, source
+
+
+def _bridges(
+    tables: Mapping[str, list[DeviceRow]], vnis: Mapping[int, int]
+) -> Iterator[tuple[Bridge, int]]:
+    """Yield the bridges: of tunnels by their source port, of VFs by who is behind them."""
+    by_source: dict[int, int] = {}
+    for row in tables[BRIDGES.name]:
+        by_source[dict(row.match)[SOURCE_FIELD]] = dict(row.params)["bridge_id"]
+    segments = {by_source[s]: vni for s, vni in vnis.items() if s in by_source}
+    for number, vni in segments.items():
+        yield Bridge(vni), number
+    for row in tables[RECEIVE.name]:
+        vport = dict(row.params).get("port", 0)
+        own = segments.get(dict(row.match)[BRIDGE_FIELD])
+        if own is not None and vport in by_source:
+            yield Bridge(own, vport - VPORT_OFFSET), by_source[vport]
+
+
+def _tunnels(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[Tunnel, int]]:
+    for (_, family), table in ENCAPS.items():
+        for row in tables[table.name]:
+            params = dict(row.params)
+            yield Tunnel(_ADDRESS[family](params["dst_addr"]), params["vni"]), row.match[0][1]
+    for family, each in UNDERLAY.items():
+        for row in tables[each["term"].name]:
+            address, vni = (number for _, number in row.match)
+            yield Tunnel(_ADDRESS[family](address), vni), dict(row.params)["tunnel_id"]
+
+
+def _hops(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[NextHop, int]]:
+    for row in tables[HOPS.name]:
+        params = dict(row.params)
+        mac = (params.get("dmac_high", 0) << 32 | params.get("dmac_low", 0)).to_bytes(6, "big")
+        if mac != bytes(6) and not mac[0] & 1:
+            yield NextHop(Mac(mac.hex(":"))), dict(row.match)[HOP_FIELD]
+
+
+def _unique(pairs: Iterable[tuple[Named, int]]) -> dict[Named, int]:
+    """Return the pairs whose first and whose number are in no other pair."""
+    found = set(pairs)
+    firsts = Counter(first for first, _ in found)
+    numbers = Counter(number for _, number in found)
+    return {first: each for first, each in found if firsts[first] == numbers[each] == 1}

@@ -329,6 +329,26 @@ def test_a_slow_device_is_no_error(device: Device, stage: Stage) -> None:
     stage.place(WANTED)
 
 
+def test_what_a_slow_device_does_not_take_in_time_follows(
+    device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IntelSwitch, "deadline_s", 5.0)
+    monkeypatch.setattr(client, "_BATCH", 4)
+    device.tell("slow", "0.2")
+    wanted, late = bound(WANTED), 0
+    began = time.monotonic()
+    while change := stage.change(WANTED, wanted):
+        try:
+            stage.switch.apply(change)
+        except TargetError as error:
+            assert "is slow: " in str(error)
+            late += 1
+        assert time.monotonic() - began < 5 * 5.0 * (late + 1)
+        nothing_is_half_done(device)
+    assert late
+    assert set(stage.switch.counters()) == entries(WANTED)
+
+
 @pytest.mark.parametrize(
     ("vtep", "conflict"),
     [pytest.param(VTEP4[0], False, id="the same VTEP"), pytest.param(VTEP4[1], True, id="another")],

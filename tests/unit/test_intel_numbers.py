@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from dataplane.core.desired import Desired
 from dataplane.core.model import Guard, Vni
-from tests.unit.intel_builders import POOLS, WIRING, bound, entries, vf
+from tests.unit.intel_builders import POOLS, WIRING
+from tests.unit.marvell_builders import bound, entries, vf
 from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,

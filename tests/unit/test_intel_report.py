@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from dataplane.core.model import Encap, Family, Guard
-from tests.unit.intel_builders import POOLS, WIRING, bound, entries, vf
+from tests.unit.intel_builders import POOLS, WIRING
+from tests.unit.marvell_builders import bound, entries, vf
 from tests.unit.overlay_builders import MAC_ONLY, VTEP4, desired, remote, view
 from tests.unit.test_intel_numbers import placed, rendered
 from vendors.intel.pipeline import BRIDGES, PIPELINE, SEND, SOURCE_FIELD, VLAN_FIELD, DeviceRow

@@ -13,7 +13,8 @@ from dataplane.core.desired import Bindings, Desired, PortState
 from dataplane.core.diff import diff
 from dataplane.core.model import EntryKey, Fabric, Guard, IpAddress, Segment
 from dataplane.core.reasons import Reason
-from tests.unit.intel_builders import NEXT_HOPS, WIRING, bound, entries, vf
+from tests.unit.intel_builders import WIRING
+from tests.unit.marvell_builders import NEXT_HOPS, bound, entries, vf
 from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,
@@ -228,8 +229,8 @@ def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
         pending = whys(desired(*order))
         assert list(pending) == [EntryKey(UNGUARDED.vni, mac_of(10))]
         assert pending[EntryKey(UNGUARDED.vni, mac_of(10))].startswith(f"{Reason.KEY_CONFLICT}: ")
-    placed = bound([EntryKey(UNGUARDED.vni, mac_of(10))])
-    assert not whys(desired(*views), placed)
+    alone = bound(frozenset(EntryKey(UNGUARDED.vni, mac_of(n)) for n in (2, 10)))
+    assert not whys(desired(*views), alone)
 
 
 @pytest.mark.parametrize(
@@ -251,10 +252,10 @@ def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
             id="another UDP port",
         ),
         pytest.param(
-            replace(desired(view(VXLAN6, [], [])), vteps=(OWN4,)),
-            None,
-            None,
-            id="nothing",
+            desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])),
+            bound(frozenset({EntryKey(MAC_ONLY.vni, mac_of(10))})),
+            Reason.NO_SWITCH_PORT,
+            id="no VF that is placed",
         ),
         pytest.param(
             desired(
@@ -269,7 +270,7 @@ def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
         ),
         pytest.param(
             desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])),
-            Bindings(NIC, placed=frozenset({EntryKey(MAC_ONLY.vni, mac_of(10))})),
+            Bindings(NIC, placed=frozenset(EntryKey(MAC_ONLY.vni, mac_of(n)) for n in (1, 10))),
             Reason.NO_NEXTHOP,
             id="no next hop",
         ),

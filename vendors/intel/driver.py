@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,12 +14,12 @@ from finsy.proto import p4r
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Rendering
-from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.errors import TargetError
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
-from vendors.fit import fit, without
+from vendors.fit import check_refused, fit, without
 from vendors.intel.client import (
     Client,
     NotPrimaryError,
@@ -90,16 +91,10 @@ class IntelSwitch:
             self._client.check_primary()
             schema = self._schema()
             present = {row.key: row for row in self._read(schema)}
-            attempt = _Attempt(self._client, schema, present)
+            until = time.monotonic() + self.deadline_s - 2 * _CALL_S
+            attempt = _Attempt(self._client, schema, present, until)
             refused = attempt.make(change)
-        if refused:
-            standing = all(why.startswith(Reason.TABLE_FULL) for why in refused.values())
-            first = next(iter(refused.values()))
-            raise PartlyRefusedError(
-                f"{self.name}: {len(refused)} entries stay in software: {first}",
-                dict(refused),
-                standing=standing,
-            )
+        check_refused(self.name, refused)
 
     def describe(self) -> Capability:
         with _asking():
@@ -192,6 +187,7 @@ class _Attempt:
     client: Client
     schema: Schema
     present: dict[Key, DeviceRow]
+    until: float
     room: dict[Hashable, int] = field(default_factory=dict)
     words: dict[Hashable, str] = field(default_factory=dict)
     refused: dict[EntryKey, str] = field(default_factory=dict)
@@ -304,7 +300,8 @@ class _Attempt:
                 sent.append((row, device))
             except P4InfoError as error:
                 yield row, Refusal("OUT_OF_RANGE", str(error))
-        answers = self.client.insert(encoded) if is_new else self.client.modify(encoded)
+        write = self.client.insert if is_new else self.client.modify
+        answers = write(encoded, self.until)
         for (row, device), refusal in zip(sent, answers, strict=True):
             if refusal is not None:
                 yield row, refusal
@@ -333,7 +330,8 @@ class _Attempt:
             if row.key in self.present:
                 stages[TABLES[row.table].stage].append(row)
         for stage in sorted(stages, reverse=True):
-            answers = self.client.delete([self.schema.encode_match(row) for row in stages[stage]])
+            keys = [self.schema.encode_match(row) for row in stages[stage]]
+            answers = self.client.delete(keys, self.until)
             for row, refusal in zip(stages[stage], answers, strict=True):
                 if refusal is not None and refusal.code != _GONE:
                     raise TargetError(f"{row.table} keeps a row: {refusal}")

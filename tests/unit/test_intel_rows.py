@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from dataplane.core.capability import Part
 from dataplane.core.desired import Bindings, Desired, PortState
 from dataplane.core.diff import diff
 from dataplane.core.model import EntryKey, Fabric, Guard, IpAddress, Segment
 from dataplane.core.reasons import Reason
-from tests.unit.intel_builders import WIRING
+from tests.unit.intel_builders import POOLS, WIRING
 from tests.unit.marvell_builders import NEXT_HOPS, bound, entries, vf
 from tests.unit.overlay_builders import (
     GENEVE4,
@@ -32,7 +33,8 @@ from tests.unit.overlay_builders import (
     remote,
     view,
 )
-from tests.unit.test_intel_numbers import worlds
+from tests.unit.test_intel_numbers import placed, rendered, worlds
+from vendors.intel.numbers import from_device, learn, ours_of
 from vendors.intel.pipeline import (
     BRIDGE_FIELD,
     BRIDGES,
@@ -213,10 +215,27 @@ def test_nothing_takes_a_frame_before_what_rewrites_it_stands() -> None:
     """A frame without its rewriting leaves as it is: pipeline.md, 4 and 5."""
     takes = {SEND.name, RECEIVE.name, "ipv4_tunnel_term_table", "ipv6_tunnel_term_table"}
     assert {table.name for table in PIPELINE if table.stage is Stage.ENABLE} == takes
-    rewrites = {table.name for table in PIPELINE if table.stage is Stage.REWRITE}
-    assert {"geneve_encap_mod_table", "vxlan_decap_mod_table", "nexthop_table"} <= rewrites
     assert max(Stage) is Stage.ENABLE
-    assert min(Stage) is Stage.REWRITE
+
+
+@given(worlds(), st.data())
+def test_a_change_that_ends_in_the_middle_is_gone_on_with(
+    world: Desired, data: st.DataObject
+) -> None:
+    """Nothing that stands is taken for something else, and so taken out again."""
+    rows = sorted(rendered(world), key=lambda row: row.stage)
+    ended = data.draw(st.integers(0, len(rows)))
+    stage = rows[ended].stage if ended < len(rows) else None
+    late = data.draw(st.permutations([row for row in rows if row.stage is stage]))
+    done = [row for row in rows[:ended] if row.stage is not stage]
+    done += late[: ended - len(done)]
+    numbered = dict(zip((row.key for row in rows), placed(rows), strict=True))
+    ours = ours_of([numbered[row.key] for row in done], POOLS)
+    names = learn(ours, POOLS).names
+    seen = {row.key: row for row in (from_device(each, names) for each in ours)}
+    assert seen.keys() <= {row.key for row in rows}
+    known = [row for row in done if row.stage is not Stage.TUNNEL]
+    assert {row.key for row in known} <= seen.keys()
 
 
 def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:

@@ -21,7 +21,6 @@ from vendors.intel.pipeline import (
     HOP_FIELD,
     HOPS,
     POINTER_FIELD,
-    RECEIVE,
     RIFS,
     SMAC,
     SOURCE_FIELD,
@@ -93,11 +92,25 @@ class Ids:
 
 def is_ours(row: DeviceRow, pools: Pools) -> bool:
     """Say whether a row is ours by a number in it; of a MAC's VTEP it cannot be said by the row."""
-    return row.plain and any(
+    if not row.plain:
+        return False
+    if _anchored(row) is not None:
+        return True
+    return any(
         number in pools.ours(KINDS[name])
         for name, number in (*row.match, *row.params)
         if name in KINDS and not (row.table == BRIDGES.name and name == SOURCE_FIELD)
     )
+
+
+def _anchored(row: DeviceRow) -> tuple[int, int] | None:
+    """Return the VNI and the source port that a row says belong together."""
+    if row.table != ANCHORS.name:
+        return None
+    match = dict(row.match)
+    address = match.get("ipv4_src", _WIDEST)
+    is_anchor = address < _WIDEST and dict(row.params).get("source_port") == address
+    return (match["vni"], address) if is_anchor and "vni" in match else None
 
 
 def ours_of(rows: Iterable[DeviceRow], pools: Pools) -> tuple[DeviceRow, ...]:
@@ -124,10 +137,14 @@ def learn(rows: Iterable[DeviceRow], pools: Pools) -> Ids:
         for name, number in (*row.match, *row.params):
             if name in KINDS and number in pools.ours(KINDS[name]):
                 taken.add((KINDS[name], number))
-    segments = _unique(_anchors(by_table))
+    anchors = {each for row in by_table[ANCHORS.name] if (each := _anchored(row))}
+    tunnels = pools.ours(TunnelSource)
+    segments = _unique(each for each in anchors if each[1] in tunnels)
     numbers: dict[Symbol, int] = {Router(): pools.ours(Router)[0]}
     numbers |= {TunnelSource(vni): source for vni, source in segments.items()}
-    numbers |= _unique(_bridges(by_table, {source: vni for vni, source in segments.items()}))
+    owners = Counter(source for _, source in anchors)
+    vfs = {s: vni for vni, s in anchors if s not in tunnels and owners[s] == 1}
+    numbers |= _unique(_bridges(by_table[BRIDGES.name], segments, vfs))
     numbers |= _unique(_tunnels(by_table))
     numbers |= _unique(_hops(by_table))
     return Ids(numbers, frozenset(taken))
@@ -188,30 +205,17 @@ def from_device(row: DeviceRow, names: Names) -> Row:
 # --- what says what a number stands for ------------------------------------------------------
 
 
-def _anchors(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[int, int]]:
-    """Yield VNI and source port of each segment's tunnels."""
-    for row in tables[ANCHORS.name]:
-        address, vni = (number for _, number in row.match)
-        source = dict(row.params)["source_port"]
-        if address < _WIDEST and address == source:
-            yield vni, source
-
-
 def _bridges(
-    tables: Mapping[str, list[DeviceRow]], vnis: Mapping[int, int]
+    rows: Iterable[DeviceRow], segments: Mapping[int, int], vfs: Mapping[int, int]
 ) -> Iterator[tuple[Bridge, int]]:
-    """Yield the bridges: of tunnels by their source port, of VFs by who is behind them."""
-    by_source: dict[int, int] = {}
-    for row in tables[BRIDGES.name]:
-        by_source[dict(row.match)[SOURCE_FIELD]] = dict(row.params)["bridge_id"]
-    segments = {by_source[s]: vni for s, vni in vnis.items() if s in by_source}
-    for number, vni in segments.items():
-        yield Bridge(vni), number
-    for row in tables[RECEIVE.name]:
-        vport = dict(row.params).get("port", 0)
-        own = segments.get(dict(row.match)[BRIDGE_FIELD])
-        if own is not None and vport in by_source:
-            yield Bridge(own, vport - VPORT_OFFSET), by_source[vport]
+    """Yield the bridges: of tunnels by their segment, of VFs by their vport."""
+    by_source = {dict(row.match)[SOURCE_FIELD]: dict(row.params)["bridge_id"] for row in rows}
+    for vni, source in segments.items():
+        if source in by_source:
+            yield Bridge(vni), by_source[source]
+    for vport, vni in vfs.items():
+        if vport in by_source:
+            yield Bridge(vni, vport - VPORT_OFFSET), by_source[vport]
 
 
 def _tunnels(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[Tunnel, int]]:

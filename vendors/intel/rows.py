@@ -203,6 +203,7 @@ def _plan_port(plan: _Plan, scene: Scene, port: Port, entries: AbstractSet[Entry
     vsi, owner = plan.wiring.vfs[port.attachment.netdev], scene.key(mac)
     own, shared = Bridge(vni, vsi), Bridge(vni)
     rows: list[_Planned] = [
+        _anchor(vni, vsi + VPORT_OFFSET),
         _bridge_row(vsi + VPORT_OFFSET, own),
         _smac_row(mac, own),
         (RECEIVE, {BRIDGE_FIELD: shared, "dst_mac": _number(mac)}, *_to_vf(vsi)),
@@ -210,8 +211,7 @@ def _plan_port(plan: _Plan, scene: Scene, port: Port, entries: AbstractSet[Entry
     for row in rows:
         plan.add(row, entries, owner)
     source = TunnelSource(vni)
-    anchor: dict[str, Value] = {"ipv4_src": source, "vni": vni}
-    plan.add((ANCHORS, anchor, "set_source_port", {"source_port": source}), entries, firm=True)
+    plan.add(_anchor(vni, source), entries, firm=True)
     plan.add(_bridge_row(source, shared), entries, firm=True)
 
 
@@ -294,6 +294,11 @@ def _outer(segment: Segment, own: IpAddress, vtep: IpAddress) -> dict[str, Value
     if vtep.version == 6:
         outer |= {"ds": 0, "ecn": 0, "flow_label": 0, "hop_limit": _HOP_LIMIT}
     return outer
+
+
+def _anchor(vni: int, source: Value) -> _Planned:
+    match: dict[str, Value] = {"ipv4_src": source, "vni": vni}
+    return ANCHORS, match, "set_source_port", {"source_port": source}
 
 
 def _bridge_row(source: Value, bridge: Bridge) -> _Planned:

@@ -30,7 +30,13 @@ from bench.others import busy_percent
 from bench.report import page, tell
 from bpf import loader, xdp
 from bpf.bpffs import Pins, ensure_mounted, unmount
-from bpf.layout import XDP_PROGRAM, decode_count, encode_counter_key
+from bpf.layout import (
+    XDP_PROGRAM,
+    decode_count,
+    encode_counter_key,
+    encode_ifindex,
+    encode_nic,
+)
 from bpf.syscalls import open_map, open_program
 from dataplane.core.errors import OverweaveError
 from dataplane.core.reasons import Reason
@@ -106,6 +112,8 @@ class Target:
         if state == WITHOUT:
             xdp.detach(rtnl, self.nic.ifindex)
             return
+        with open_map(self.pins.map("nics")) as nics:
+            nics.update(encode_ifindex(self.nic.ifindex), encode_nic(self.nic.mac))
         with open_program(self.pins.program(XDP_PROGRAM)) as program:
             xdp.attach(rtnl, self.nic.ifindex, program)
 

@@ -27,6 +27,7 @@ from bpf.layout import (
     encode_entry_key,
     encode_ifindex,
     encode_member,
+    encode_nic,
     encode_own,
     encode_port,
     encode_socket,
@@ -144,6 +145,7 @@ def destinations(count: int) -> int:
 def surroundings() -> Iterator[EntryItem]:
     """Yield what all tunnels need in the other maps."""
     yield EntryItem("glue", encode_ifindex(LOOPBACK), encode_ifindex(LOOPBACK))
+    yield EntryItem("nics", encode_ifindex(LOOPBACK), encode_nic(_HOST))
     for tunnel in TUNNELS:
         peer = ip_address(_PEER[tunnel.family])
         key = encode_socket(TunnelSocket(peer, _PORTS[tunnel.encap]))

@@ -20,14 +20,14 @@ struct outer_ipv4 {
 	struct udphdr udp;
 	struct tunnel_header tunnel;
 	struct ethhdr inner;
-} __attribute__((packed));
+} PACKED_HEADER;
 
 struct outer_ipv6 {
 	struct ipv6hdr ip;
 	struct udphdr udp;
 	struct tunnel_header tunnel;
 	struct ethhdr inner;
-} __attribute__((packed));
+} PACKED_HEADER;
 
 /* What goes into a tunnel. */
 struct payload {
@@ -85,8 +85,8 @@ fill_ipv4(struct outer_ipv4 *outer, const struct entry_value *entry, const struc
 	ip->frag_off = __constant_htons(0x4000);
 	ip->ttl = OUTER_HOPS;
 	ip->protocol = IPPROTO_UDP;
-	__builtin_memcpy(&ip->saddr, entry->local + 12, 4);
-	__builtin_memcpy(&ip->daddr, entry->remote + 12, 4);
+	__builtin_memcpy(HALVES(&ip->saddr), WORDS(entry->local + 12), 4);
+	__builtin_memcpy(HALVES(&ip->daddr), WORDS(entry->remote + 12), 4);
 	ip->check = ~fold(sum16(ip, sizeof(*ip)));
 	fill_udp(&outer->udp, entry, bytes - sizeof(*ip), payload->hash);
 	fill_tunnel(&outer->tunnel, entry, payload->vni);
@@ -105,8 +105,8 @@ fill_ipv6(struct outer_ipv6 *outer, const struct entry_value *entry, const struc
 	ip->payload_len = __cpu_to_be16(bytes);
 	ip->nexthdr = IPPROTO_UDP;
 	ip->hop_limit = OUTER_HOPS;
-	__builtin_memcpy(&ip->saddr, entry->local, 16);
-	__builtin_memcpy(&ip->daddr, entry->remote, 16);
+	__builtin_memcpy(HALVES(&ip->saddr), WORDS(entry->local), 16);
+	__builtin_memcpy(HALVES(&ip->daddr), WORDS(entry->remote), 16);
 	fill_udp(&outer->udp, entry, bytes, payload->hash);
 	fill_tunnel(&outer->tunnel, entry, payload->vni);
 	copy_eth(&outer->inner, &payload->eth);

@@ -22,6 +22,7 @@ from bpf.layout import (
     encode_member,
     encode_neighbour,
     encode_neighbour_key,
+    encode_nic,
     encode_own,
     encode_port,
     encode_socket,
@@ -30,6 +31,7 @@ from bpf.layout import (
 )
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.events import Link
 from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni, family_of
 
 _BY_VNI = frozenset({"neighbours", "entries", "members"})  # their keys begin with the VNI
@@ -104,6 +106,11 @@ def own_sockets(desired: Desired) -> Iterator[EntryItem]:
         for encap in Encap:
             key = encode_socket(TunnelSocket(vtep, desired.fabric.port(encap)))
             yield EntryItem("own", key, encode_own(encap, flags))
+
+
+def own_nic(nic: Link) -> EntryItem:
+    """Return what the program in the driver of an underlay NIC must know of it."""
+    return EntryItem("nics", encode_ifindex(nic.ifindex), encode_nic(nic.mac))
 
 
 def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:

@@ -24,6 +24,7 @@ BPF_F_NO_PREALLOC = 1  # linux/bpf.h: memory grows with the entries, not with ma
 _IFINDEX = Struct("=I")
 _SOCKET = Struct("!16sH2x")
 _OWN = Struct("=II")
+_NIC = Struct("=6s2x")
 PORT_ADDRESSES = 16  # verdict.h
 _PORT = Struct(f"=II6sBB{16 * PORT_ADDRESSES}s")
 _NEIGHBOUR_KEY = Struct("=I16s")
@@ -67,6 +68,7 @@ class MapSpec:
 MAPS = (
     MapSpec("glue", _IFINDEX.format, _IFINDEX.format, max_entries=2 * MAX_SLOTS + 64),
     MapSpec("own", _SOCKET.format, _OWN.format, max_entries=256),
+    MapSpec("nics", _IFINDEX.format, _NIC.format, max_entries=16),
     MapSpec("ports", _IFINDEX.format, _PORT.format, max_entries=MAX_SLOTS),
     MapSpec("neighbours", _NEIGHBOUR_KEY.format, _NEIGHBOUR.format, max_entries=_MAX_ENTRIES),
     MapSpec("entries", _ENTRY_KEY.format, _ENTRY.format, max_entries=_MAX_ENTRIES),
@@ -163,6 +165,11 @@ def decode_socket(data: bytes) -> TunnelSocket:
 def encode_own(encap: Encap, flags: OwnFlag) -> bytes:
     """Return a value of ``own``: u32s, host order."""
     return _OWN.pack(_ENCAP_NUMBERS[encap], flags)
+
+
+def encode_nic(address: str) -> bytes:
+    """Return a value of ``nics``; of what is no Ethernet address, one that no frame is sent to."""
+    return _NIC.pack(bytes.fromhex(address.replace(":", "")))
 
 
 def encode_port(

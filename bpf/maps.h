@@ -22,6 +22,9 @@ MAP("hash", u32, struct glue_value, glue, GLUE);
 /* The UDP sockets that tunnel packets for this node are sent to. */
 MAP("hash", struct socket_key, struct own_value, own, OWN);
 
+/* ifindex of an underlay NIC -> its MAC; none: its driver drops nothing. */
+MAP("hash", u32, struct nic_value, nics, NICS);
+
 /* ifindex of an AccessPort -> what it may send where; none: all of it goes to Open vSwitch. */
 MAP("hash", u32, struct port_value, ports, PORTS);
 

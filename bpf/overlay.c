@@ -158,7 +158,7 @@ int access_port(struct __sk_buff *skb)
 		return hand_over(ifindex);
 	if (skb->vlan_present)
 		return to_ovs(ifindex, REASON_NOT_IP);
-	pull(skb, INNER_BYTES);
+	pull(skb, bytes_read(skb->protocol));
 	verdict = judge_sent(port, ifindex, (void *)(long)skb->data, (void *)(long)skb->data_end,
 			     skb->len, skb->gso_size, &inner, &decision);
 	switch (verdict) {
@@ -299,18 +299,21 @@ int underlay(struct __sk_buff *skb)
 int overweave_xdp(struct xdp_md *ctx)
 {
 	void *eth = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	u32 ifindex = ctx->ingress_ifindex;
 	struct decision decision = {};
 	struct outer outer = {};
 	struct own_value *socket;
+	struct nic_value *nic;
 
 	if (eth + ETH_HLEN > end ||
 	    parse_udp(eth, end, ((struct ethhdr *)eth)->h_proto, &outer) != PARSED_UDP)
 		return XDP_PASS;
 	socket = own.lookup(&outer.to);
-	if (!socket || outer.l4 > PARSE_BYTES ||
-	    judge_early(eth, end, end - eth, &outer, socket, &decision) != VERDICT_DROP)
+	nic = socket ? nics.lookup(&ifindex) : NULL;
+	if (!nic || outer.l4 > PARSE_BYTES ||
+	    judge_early(eth, end, end - eth, &outer, socket, nic, &decision) != VERDICT_DROP)
 		return XDP_PASS;
-	count(ctx->ingress_ifindex, decision.reason);
+	count(ifindex, decision.reason);
 	return XDP_DROP;
 }
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
 
 from bpf.bpffs import Pins
 from bpf.layout import (
@@ -24,35 +21,17 @@ from bpf.layout import (
     encode_member,
     encode_socket,
 )
-from bpf.syscalls import Map, Program, open_map, open_program
-from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni
+from bpf.syscalls import Map, open_map, open_program
+from bpf.trial import REDIRECT, SHOT, UNSPEC, Ran, Trial, is_attached, leaves_by, program_of, run
+from dataplane.core.agreement import Observed, Question
+from dataplane.core.frames import parse_tunnel, probe_frame, probe_inner
+from dataplane.core.model import Guard, Vni
 from dataplane.core.path import Action, FromPod, Outcome, Probe, Tunnel
 from dataplane.core.reasons import Reason
 from dataplane.netlink import links
 from dataplane.netlink.rtnl import Rtnl
-from dataplane.netlink.tc import Slot, list_bpf
 
-_UNSPEC, _SHOT, _REDIRECT = -1, 2, 7  # linux/pkt_cls.h
-_CONTEXT_BYTES = 192  # struct __sk_buff (linux/bpf.h), and where its ifindex is
-_IFINDEX_AT = 40
-_ETHERNET = 14
-_ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
-_UDP = 17
-_ECHO = 7  # RFC 862: the port of the packet that is asked about
-_SOURCE_PORT = 49152
-_HOPS = 64
-_GENEVE_FIRST, _VXLAN_FIRST = 0x6558, 0x08000000  # as in verdict.h
-_PEER_MAC = "02:00:00:00:00:01"  # the MAC of the next hop, which nobody looks at
 _LOOKED_UP = ("ports", "entries", "own", "members", "glue")
-
-
-@dataclass(frozen=True, slots=True)
-class _Ran:
-    """What the program made of a frame."""
-
-    retval: int
-    before: bytes
-    after: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +55,33 @@ class FastPacketPath:
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
 
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Return what the programs do with each frame. Raises OverweaveError.
+
+        Where a frame goes is told by what the program counts: other packets that come in
+        meanwhile may hide it.
+        """
+        with ExitStack() as stack, Rtnl() as rtnl:
+            trial = Trial(self._pins, stack, rtnl)
+            return [trial.observed(question) for question in questions]
+
     def outcome(self, probe: Probe) -> Outcome:
         """Return what the program on the probe's netdev does. Raises OverweaveError."""
-        name, netdev = _program(probe)
+        name, netdev = program_of(probe)
         with ExitStack() as stack, Rtnl() as rtnl:
             program = stack.enter_context(open_program(self._pins.program(name)))
             found = links.find(rtnl, netdev)
             if found is None:
                 missing = f"there is no netdev {netdev}"
                 return Outcome(Action.UNKNOWN, owner="links", detail=missing)
-            if not _is_attached(rtnl, found.ifindex, program):
+            if not is_attached(rtnl, found.ifindex, program):
                 lost = f"{netdev} has not our filter"
                 return Outcome(Action.HOST, owner=f"fastpath: filter of {netdev}", detail=lost)
             maps = {
                 each: stack.enter_context(open_map(self._pins.map(each))) for each in _LOOKED_UP
             }
             why = _Reader(maps, probe, found.ifindex).why()
-            ran = _run(program, _frame(probe, found.mac), found.ifindex)
+            ran = run(program, probe_frame(probe, found.mac), found.ifindex)
         return _outcome(probe, ran, why)
 
 
@@ -158,45 +147,33 @@ class _Reader:
         return _Why(entry, tuple(self._passed), f"fastpath: map {name}")
 
 
-def _program(probe: Probe) -> tuple[str, str]:
-    """Return which program sees the packet first, and on which netdev."""
-    if isinstance(probe.entry, FromPod):
-        return "access_port", probe.entry.access_port
-    return "underlay", probe.nic
-
-
-def _is_attached(rtnl: Rtnl, ifindex: int, program: Program) -> bool:
-    slot, number = Slot(ifindex), program.info.id
-    return any((each.slot, each.program_id) == (slot, number) for each in list_bpf(rtnl, ifindex))
-
-
-def _run(program: Program, frame: bytes, ifindex: int) -> _Ran:
-    context = bytearray(_CONTEXT_BYTES)
-    struct.pack_into("=I", context, _IFINDEX_AT, ifindex)
-    result = program.test_run(frame, context=bytes(context))
-    return _Ran(result.retval, frame, result.data)
-
-
-def _outcome(probe: Probe, ran: _Ran, why: _Why) -> Outcome:
+def _outcome(probe: Probe, ran: Ran, why: _Why) -> Outcome:
     """Say what the program did; what the maps say only explains it."""
     done = _done(probe, ran, why.entry)
     if _explains(why, done):
         return replace(done, reason=why.reason, passed=why.passed, owner=why.owner)
-    program, _ = _program(probe)
+    program, _ = program_of(probe)
     return replace(done, passed=why.passed, owner=f"fastpath: program {program}")
 
 
-def _done(probe: Probe, ran: _Ran, entry: Entry | None) -> Outcome:
-    if ran.retval == _SHOT:
+def _done(probe: Probe, ran: Ran, entry: Entry | None) -> Outcome:
+    if ran.retval == SHOT:
         return Outcome(Action.DROP)
-    if ran.retval == _UNSPEC:
+    if ran.retval == UNSPEC:
         return Outcome(Action.HOST)
-    if ran.retval != _REDIRECT:
+    if ran.retval != REDIRECT:
         return Outcome(Action.UNKNOWN, detail=f"the program returned {ran.retval}")
+    return _redirected(probe, ran, entry)
+
+
+def _redirected(probe: Probe, ran: Ran, entry: Entry | None) -> Outcome:
     if len(ran.after) > len(ran.before):
-        return Outcome(Action.TUNNEL, _tunnel_of(ran.after), _leaves_by(entry))
-    if isinstance(entry, LocalEntry) and ran.after == _inner(probe):
-        return Outcome(Action.DELIVER, port=_leaves_by(entry))
+        packet = parse_tunnel(ran.after)
+        if packet is None:
+            return Outcome(Action.UNKNOWN, detail="the program wrote no sound tunnel packet")
+        return Outcome(Action.TUNNEL, packet.tunnel, leaves_by(entry))
+    if isinstance(entry, LocalEntry) and ran.after == probe_inner(probe):
+        return Outcome(Action.DELIVER, port=leaves_by(entry))
     return Outcome(Action.HAND_OVER)
 
 
@@ -208,70 +185,3 @@ def _explains(why: _Why, done: Outcome) -> bool:
         case LocalEntry():
             return done.action is Action.DELIVER
     return done.action in {Action.HAND_OVER, Action.DROP, Action.HOST}
-
-
-def _leaves_by(entry: Entry | None) -> str:
-    if entry is None:
-        return ""
-    try:
-        return socket.if_indextoname(entry.ifindex)
-    except OSError:
-        return f"netdev {entry.ifindex}, which is gone"
-
-
-# --- frames ------------------------------------------------------------------------------------
-
-
-def _frame(probe: Probe, mac: str) -> bytes:
-    """Return what the netdev with ``mac`` receives."""
-    inner = _inner(probe)
-    tunnel = probe.entry
-    if isinstance(tunnel, FromPod):
-        return inner
-    header = struct.pack("!II", _first(tunnel.encap), tunnel.vni << 8)
-    datagram = _udp(tunnel.udp_port, header + inner)
-    return _ethernet(Mac(mac), _PEER_MAC, _ip(tunnel.source, tunnel.target, datagram))
-
-
-def _inner(probe: Probe) -> bytes:
-    source, target = probe.source, probe.target
-    return _ethernet(target.mac, source.mac, _ip(source.ip, target.ip, _udp(_ECHO, b"")))
-
-
-def _ethernet(target: str, source: str, packet: bytes) -> bytes:
-    kind = _ETH_P_IP if packet[0] >> 4 == 4 else _ETH_P_IPV6
-    return bytes.fromhex((target + source).replace(":", "")) + struct.pack("!H", kind) + packet
-
-
-def _ip(source: IpAddress, target: IpAddress, payload: bytes) -> bytes:
-    ends = source.packed + target.packed
-    if isinstance(source, IPv6Address):
-        return struct.pack("!IHBB", 6 << 28, len(payload), _UDP, _HOPS) + ends + payload
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, _HOPS, _UDP, 0) + ends
-    return head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + payload
-
-
-def _udp(port: int, payload: bytes) -> bytes:
-    return struct.pack("!HHHH", _SOURCE_PORT, port, 8 + len(payload), 0) + payload
-
-
-def _first(encap: Encap) -> int:
-    return _GENEVE_FIRST if encap is Encap.GENEVE else _VXLAN_FIRST
-
-
-def _checksum(header: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
-def _tunnel_of(frame: bytes) -> Tunnel:
-    """Return the outer headers that the program wrote."""
-    is_ipv4 = frame[_ETHERNET] >> 4 == 4
-    width, at, l4 = (4, 26, 34) if is_ipv4 else (16, 22, 54)
-    kind = IPv4Address if is_ipv4 else IPv6Address
-    source, target = kind(frame[at : at + width]), kind(frame[at + width : at + 2 * width])
-    (port,) = struct.unpack_from("!H", frame, l4 + 2)
-    first, vni = struct.unpack_from("!II", frame, l4 + 8)
-    encap = Encap.GENEVE if first == _GENEVE_FIRST else Encap.VXLAN
-    return Tunnel(encap, Vni(vni >> 8), source, target, port)

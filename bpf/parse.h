@@ -16,6 +16,14 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(4))) /* of packed headers: what is in them needs it */
 
+/*
+ * A compiler that does not know where a pointer points goes by bytes. What is in a frame is aligned to
+ * halves of words at least, what is in a map or on the stack to words.
+ */
+#define PACKED_HEADER __attribute__((packed, aligned(2)))
+#define HALVES(pointer) __builtin_assume_aligned(pointer, 2)
+#define WORDS(pointer) __builtin_assume_aligned(pointer, 4)
+
 /* A UDP socket: IPv6 address or v4-mapped IPv4 address (RFC 4291 2.5.5.2), port; network order. */
 struct socket_key {
 	__u8 address[16];
@@ -50,7 +58,7 @@ map_ipv4(__u8 mapped[16], const void *address)
 {
 	mapped[10] = 0xff;
 	mapped[11] = 0xff;
-	__builtin_memcpy(mapped + 12, address, 4);
+	__builtin_memcpy(WORDS(mapped + 12), HALVES(address), 4);
 }
 
 /* Not on the wire (RFC 4291 2.5.5.2), and here it would pass for the IPv4 address. */
@@ -59,7 +67,7 @@ is_mapped_ipv4(const void *address)
 {
 	__u32 words[4];
 
-	__builtin_memcpy(words, address, sizeof(words));
+	__builtin_memcpy(words, HALVES(address), sizeof(words));
 	return !words[0] && !words[1] && words[2] == __constant_htonl(0xffff);
 }
 
@@ -143,8 +151,8 @@ parse_ipv6(const void *eth, const void *end, struct outer *outer)
 	if (ip->version != 6 || ip->nexthdr != IPPROTO_UDP || is_mapped_ipv4(&ip->daddr) ||
 	    is_mapped_ipv4(&ip->saddr))
 		return PARSED_NOT_UDP;
-	__builtin_memcpy(outer->to.address, &ip->daddr, 16);
-	__builtin_memcpy(outer->from, &ip->saddr, 16);
+	__builtin_memcpy(WORDS(outer->to.address), HALVES(&ip->daddr), 16);
+	__builtin_memcpy(WORDS(outer->from), HALVES(&ip->saddr), 16);
 	outer->bytes = ETH_HLEN + sizeof(*ip) + __be16_to_cpu(ip->payload_len);
 	outer->ecn = ecn_of_ipv6(ip);
 	return parse_port(eth, (const void *)(ip + 1), end, outer);

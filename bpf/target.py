@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 from bpf import xdp
 from bpf.bpffs import Pins
-from bpf.entries import EntryItem, fast_entries, held_scopes, own_sockets
+from bpf.entries import EntryItem, fast_entries, held_scopes, own_nic, own_sockets
 from bpf.layout import (
     MAPS,
     PROGRAMS,
@@ -20,6 +20,7 @@ from bpf.layout import (
     decode_ifindex,
     encode_counter_key,
     encode_ifindex,
+    is_remote_entry,
     unused,
 )
 from bpf.syscalls import BpfFullError, BpfMissingError, open_map, open_program
@@ -46,6 +47,7 @@ COUNTERS = "counters"  # filled by the programs
 RENDERED_MAPS = tuple(spec for spec in MAPS if spec.name != COUNTERS)
 # What does not fit into these, Open vSwitch does. Without the others it would get nothing.
 _OPTIONAL = frozenset({"ports", "neighbours", "entries"})
+_SENDER = "access_port"  # the program that takes what a pod sends
 _REDIRECTS = "redirects of an agent without eBPF"
 _DRIVERS_NO = frozenset({errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL})  # to XDP, or to the MTU
 
@@ -94,6 +96,7 @@ class XdpItem:
 
 _Hook = FilterItem | XdpItem
 _Item = _Hook | EntryItem
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class FastpathTarget:
         pending = []
         nic = bindings.nic
         if nic is not None and not why_no_xdp(desired.node, nic):
+            items.append(own_nic(nic))
             refusal = self._without_xdp.get((nic.ifindex, nic.mtu))
             if refusal is not None:
                 pending.append(Pending(XdpPlace(nic.name), refusal))
@@ -209,19 +213,27 @@ class FastpathTarget:
     def _steps(self, rtnl: Rtnl, change: Change) -> Iterator[tuple[_Item, Callable[[], None]]]:
         """Yield single changes in an order that no packet falls through.
 
-        A program finds its entries when it is attached, and until it is detached. What goes makes
-        room for what comes.
+        A program finds its entries when it is attached, and until it is detached. Who may send
+        before anything is sent to it: a pod whose first question is lost asks again after a second.
+        What goes makes room for what comes.
         """
         wanted = [*change.add.values(), *change.update.values()]
         old_hooks, old_entries = _apart(change.remove.values())
         hooks, entries = _apart(wanted)
+        others, senders = _parted(hooks, lambda item: item.program == _SENDER)
+        netdevs = {encode_ifindex(item.ifindex) for item in senders}
+        first, late = _parted(entries, lambda entry: _leads_to(entry, netdevs))
         for item in old_hooks:
             yield item, partial(self._detach, rtnl, item)
         for entry in old_entries:
             yield entry, partial(self._unset, entry)
-        for entry in entries:
+        for entry in first:
             yield entry, partial(self._set, entry)
-        for item in hooks:
+        for item in senders:
+            yield item, partial(self._attach, rtnl, item)
+        for entry in late:
+            yield entry, partial(self._set, entry)
+        for item in others:
             yield item, partial(self._attach, rtnl, item)
 
     def _detach(self, rtnl: Rtnl, item: _Hook) -> None:
@@ -275,7 +287,7 @@ def _joints(desired: Desired) -> Iterator[_Joint]:
     for port in desired.ports:
         attachment = port.attachment
         access, inner = attachment.access_port, attachment.ovs_port
-        yield _Joint(attachment.key, ((access, "access_port"), (inner, "ovs_port")))
+        yield _Joint(attachment.key, ((access, _SENDER), (inner, "ovs_port")))
 
 
 def _joined(joint: _Joint, ifindexes: list[int | None]) -> Iterator[FilterItem | EntryItem]:
@@ -326,6 +338,20 @@ def _apart(
         else:
             hooks.append(item)
     return hooks, entries
+
+
+def _parted(items: Iterable[_T], is_second: Callable[[_T], bool]) -> tuple[list[_T], list[_T]]:
+    parts: tuple[list[_T], list[_T]] = ([], [])
+    for item in items:
+        parts[is_second(item)].append(item)
+    return parts
+
+
+def _leads_to(entry: EntryItem, netdevs: Collection[bytes]) -> bool:
+    """Say whether packets come to pods by ``entry``: any, or out of Open vSwitch to ``netdevs``."""
+    if entry.map_name == "entries":
+        return not is_remote_entry(entry.value)
+    return entry.map_name == "glue" and entry.value in netdevs
 
 
 def _our_filter(rtnl: Rtnl, ifindex: int) -> BpfFilter | None:

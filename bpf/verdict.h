@@ -69,6 +69,12 @@ struct member_key {
 	__u8 vtep[16];
 };
 
+/* Of an underlay NIC. */
+struct nic_value {
+	__u8 mac[ETH_ALEN];
+	__u16 zero;
+};
+
 /* Of one of our UDP sockets: which packets come there, and what is done with them. */
 struct own_value {
 	__u32 encap; /* enum encap */
@@ -80,8 +86,8 @@ struct own_value {
 
 /* What a pod sends, as far as it was read. */
 struct inner {
-	__u8 source[16];
-	__u8 target[16]; /* of a question */
+	__u8 source[16] ALIGNED;
+	__u8 target[16] ALIGNED; /* of a question */
 	__u8 protocol;
 	__u8 ecn;
 	__u16 headers; /* bytes of IP and transport header, what every segment has */
@@ -91,7 +97,7 @@ struct inner {
 struct tunnel_header {
 	__be32 first;
 	__be32 vni; /* upper 24 bits */
-} __attribute__((packed));
+} PACKED_HEADER;
 
 #define GENEVE_FIRST __constant_htonl(0x6558) /* version 0, no options; an Ethernet frame inside */
 #define VXLAN_FIRST __constant_htonl(0x08000000) /* only flag: the VNI is valid */
@@ -101,7 +107,7 @@ struct tunnelled {
 	struct udphdr udp;
 	struct tunnel_header header;
 	struct ethhdr inner;
-} __attribute__((packed));
+} PACKED_HEADER;
 
 enum verdict {
 	VERDICT_OVS,        /* Open vSwitch decides */
@@ -149,7 +155,7 @@ struct arp_packet {
 	__u8 sender_ip[4];
 	__u8 target_mac[ETH_ALEN];
 	__u8 target_ip[4];
-} __attribute__((packed));
+} PACKED_HEADER;
 
 /* RFC 4861 sections 4.3 and 4.4 with the one option that tells a MAC; both have the same length. */
 struct nd_packet {
@@ -162,18 +168,28 @@ struct nd_packet {
 	__u8 option;
 	__u8 option_words;
 	__u8 mac[ETH_ALEN];
-} __attribute__((packed));
+} PACKED_HEADER;
 
 #define ND_SUMMED_WORDS (16 + 1 + 14) /* of 16 bits, see sum_nd */
-#define INNER_BYTES (ETH_HLEN + sizeof(struct nd_packet)) /* more than IP and TCP without options */
+
+/*
+ * Bytes that are read of a frame of `protocol`, network order. No more: of a TCP super-packet only the
+ * headers are where they can be read, and to pull a byte of what is behind them copies them all.
+ */
+INLINE __u32
+bytes_read(__be16 protocol)
+{
+	return ETH_HLEN + (protocol == __constant_htons(ETH_P_IP) ? sizeof(struct iphdr) + sizeof(struct tcphdr)
+								  : sizeof(struct nd_packet));
+}
 
 INLINE int
 same_mac(const __u8 *one, const __u8 *other)
 {
 	__u16 a[3], b[3];
 
-	__builtin_memcpy(a, one, sizeof(a));
-	__builtin_memcpy(b, other, sizeof(b));
+	__builtin_memcpy(a, HALVES(one), sizeof(a));
+	__builtin_memcpy(b, HALVES(other), sizeof(b));
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2];
 }
 
@@ -182,8 +198,8 @@ same_address(const __u8 *one, const __u8 *other)
 {
 	__u32 a[4], b[4];
 
-	__builtin_memcpy(a, one, sizeof(a));
-	__builtin_memcpy(b, other, sizeof(b));
+	__builtin_memcpy(a, WORDS(one), sizeof(a));
+	__builtin_memcpy(b, WORDS(other), sizeof(b));
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
@@ -266,7 +282,7 @@ parse_inner_ipv6(const void *l3, const void *end, __u32 length, struct inner *in
 		return other(why, REASON_MALFORMED);
 	if (is_mapped_ipv4(&ip->saddr))
 		return other(why, REASON_GUARD);
-	__builtin_memcpy(inner->source, &ip->saddr, 16);
+	__builtin_memcpy(WORDS(inner->source), HALVES(&ip->saddr), 16);
 	inner->protocol = ip->nexthdr;
 	inner->ecn = ecn_of_ipv6(ip);
 	inner->headers = sizeof(*ip);
@@ -463,7 +479,7 @@ judge_packet(const struct port_value *port, __u32 ifindex, const struct ethhdr *
 	struct entry_key key = {.vni = port->vni};
 	struct entry_value *entry;
 
-	__builtin_memcpy(key.mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(key.mac, HALVES(eth->h_dest), ETH_ALEN);
 	if (is_group(key.mac))
 		return because(decision, VERDICT_OVS, REASON_GROUP);
 	if (!source_passes(port, inner))
@@ -543,7 +559,7 @@ is_from_member(const struct outer *outer, const struct tunnelled *found, const s
 {
 	struct member_key member = {.vni = __be32_to_cpu(found->header.vni) >> 8, .encap = socket->encap};
 
-	__builtin_memcpy(member.vtep, outer->from, 16);
+	__builtin_memcpy(WORDS(member.vtep), WORDS(outer->from), 16);
 	return has_member(&member);
 }
 
@@ -574,7 +590,7 @@ judge_received(const struct outer *outer, const struct tunnelled *found, const s
 		return because(decision, VERDICT_OVS, REASON_MALFORMED);
 	if (outer->ecn == ECN_CE) /* to be told to the inner packet, or a reason to drop it */
 		return because(decision, VERDICT_OVS, REASON_ECN);
-	__builtin_memcpy(key.mac, found->inner.h_dest, ETH_ALEN);
+	__builtin_memcpy(key.mac, HALVES(found->inner.h_dest), ETH_ALEN);
 	if (is_group(key.mac))
 		return because(decision, VERDICT_OVS, REASON_GROUP);
 	if (found->inner.h_proto != __constant_htons(ETH_P_IP) &&
@@ -615,26 +631,27 @@ least_bytes(const struct tunnel_header *header, __u32 encap)
  * Say whether the packet in `eth`..`end`, of `length` bytes in all, that was sent to our `socket` is
  * dropped at once: only what judge_received would leave to Open vSwitch or to the host, and they would
  * surely drop. VERDICT_HOST: it is not. Open vSwitch takes a wrong UDP length, and padding for a frame.
+ * What a promiscuous `nic` receives for another MAC is for who listens there.
  */
 INLINE enum verdict
 judge_early(const void *eth, const void *end, __u32 length, const struct outer *outer,
-	    const struct own_value *socket, struct decision *decision)
+	    const struct own_value *socket, const struct nic_value *nic, struct decision *decision)
 {
 	/* The sum of a header with options was not made. */
 	int is_damaged = outer->has_fault && outer->l4 == ETH_HLEN + sizeof(struct iphdr);
 	const struct tunnelled *found = eth + outer->l4;
 
-	if (!(socket->flags & OWN_FAST) || is_group(((const struct ethhdr *)eth)->h_dest))
+	if (!(socket->flags & OWN_FAST) || !same_mac(((const struct ethhdr *)eth)->h_dest, nic->mac))
 		return VERDICT_HOST;
 	if (is_damaged || outer->bytes > length || outer->l4 + sizeof(*found) > length)
-		return because(decision, VERDICT_DROP, REASON_MALFORMED);
+		return because(decision, VERDICT_DROP, REASON_DAMAGED);
 	if ((const void *)(found + 1) > end)
 		return VERDICT_HOST;
 	if (!is_from_member(outer, found, socket))
 		return refuse_stranger(socket, decision);
 	if (is_nobodys(&found->header, socket->encap) ||
 	    outer->l4 + least_bytes(&found->header, socket->encap) > length)
-		return because(decision, VERDICT_DROP, REASON_MALFORMED);
+		return because(decision, VERDICT_DROP, REASON_DAMAGED);
 	return VERDICT_HOST;
 }
 

@@ -30,11 +30,14 @@ from dataplane.core.offload import choose
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, claim, confirm, fold
+from dataplane.core.withdrawal import first_standing, leaving, next_standing
 from dataplane.worker import Job, Worker
 
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
 _BUSY_FABRIC_S = 10.0  # how long an ADD waits for rows from a database that is connected
 _LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the database
+_SWITCH_FIRST_S = 0.5  # how long a change waits for a DPU's switch to let go of what it was before
+_WITHDRAW_S = 3.0  # how long a DEL waits for that, less than a host waits for its DPU
 
 log = structlog.get_logger()
 
@@ -63,6 +66,8 @@ class Agent:
         self._workers = [Worker(target, self.post) for target in parts.targets]
         self._snapshot = Snapshot(State(node), tuple(target.name for target in parts.targets))
         self._behind_since: float | None = time.monotonic()
+        self._given = 0  # the generation that all Targets were given
+        self._held_until: float | None = None  # the newest one is for the DPU's switch alone so far
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def start(self, loaded: AttachmentsLoaded) -> None:
@@ -76,11 +81,17 @@ class Agent:
             self._feeds.append(feed)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """End all threads, also where ``start`` has failed; the dataplane stays as it is."""
+        """End all threads, also where ``start`` has failed; the dataplane stays as it is.
+
+        A round that is under way after ``timeout_s`` seconds is left to itself.
+        """
         for feed in self._feeds:
             feed.stop()
         for worker in self._workers:
-            worker.stop(timeout_s)
+            worker.stop(0.0)  # so that all come to their end at the same time
+        give_up = time.monotonic() + timeout_s
+        for worker in self._workers:
+            worker.stop(max(0.0, give_up - time.monotonic()))
         self._inbox.put(None)
         self._thread.join(timeout_s)
 
@@ -164,14 +175,26 @@ class Agent:
         return self._wait(lambda snapshot: snapshot.is_published(key), timeout_s)
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
-        """Forget the attachment and wait until every local Target has."""
-        if key not in self._snapshot.state.attachments:
+        """Forget the attachment and wait until every local Target has, and a DPU's switch."""
+        attachment = self._snapshot.state.attachments.get(key)
+        if attachment is None:
             return
         self.post(Detached(key))
         self._wait(lambda snapshot: key not in snapshot.since, _LAST_WORD_S)
         generation = self._snapshot.generation
         if not self._wait(lambda snapshot: snapshot.is_programmed(generation), timeout_s):
             log.warning("detach.late", key=key, timeout_s=timeout_s)
+        self._wait_released(attachment.netdev, min(timeout_s, _WITHDRAW_S))
+
+    def _wait_released(self, netdev: str, timeout_s: float) -> None:
+        """Wait for a switch that answers; the port is not used again before it has let go."""
+
+        def is_over(snapshot: Snapshot) -> bool:
+            return not snapshot.unreleased(netdev) or bool(snapshot.state.switch.error)
+
+        self._wait(is_over, timeout_s)
+        if why := self._snapshot.unreleased(netdev):
+            log.warning("detach.unreleased", netdev=netdev, why=why)
 
     def find(self, key: AttachmentKey) -> Port | None:
         """Return the port of an attachment as it is desired now."""
@@ -218,6 +241,11 @@ class Agent:
         except InvalidValueError as error:
             raise AttachRefusedError(INVALID_CONFIG, str(error)) from error
 
+    def knows_segment(self, segment: str) -> bool:
+        """Return whether the segment is known, once the first rows had time to come."""
+        self._wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
+        return self._snapshot.state.fabric.segment(segment) is not None
+
     def obstacle(self) -> Obstacle | None:
         """Return why an ADD would fail now, None if it would not."""
         return obstacle(self._snapshot)
@@ -239,15 +267,27 @@ class Agent:
                     self._take_safely([event])
 
     def _next_events(self) -> list[Event] | None:
-        """Block for one event, then take all that are waiting: a burst is decided once."""
+        """Block for one event, then take all that are waiting: a burst is decided once.
+
+        Empty: what was held back is due. None: it is over.
+        """
         events: list[Event] = []
-        event = self._inbox.get()
+        try:
+            event = self._inbox.get(timeout=self._patience_s())
+        except queue.Empty:
+            return []
         while event is not None:
             events.append(event)
             if self._inbox.empty():
                 return events
             event = self._inbox.get()
         return None
+
+    def _patience_s(self) -> float | None:
+        """Return for how many seconds others wait for the switch; None: they do not."""
+        if self._held_until is None or self._given == self._snapshot.generation:
+            return None
+        return max(0.0, self._held_until - time.monotonic())
 
     def _take(self, events: list[Event]) -> None:
         before = self._snapshot
@@ -259,8 +299,7 @@ class Agent:
             reports[event.target] = event
             if event.target == FABRIC_TARGET and _confirms_claims(event):
                 state = confirm(state, event.generation)
-        after = _decided(before, state)
-        after = replace(after, reports=reports)
+        after = _decided(replace(before, reports=reports), state)
         state = after.state
         if after.is_in_step:
             self._behind_since = None
@@ -272,9 +311,32 @@ class Agent:
         if state.watched != before.state.watched:
             self._parts.watch(state.watched)
         self._look_after(events)
-        if after.generation != before.generation and after.desired is not None:
-            for worker in self._workers:
-                worker.submit(Job(after.generation, after.desired, state.bindings))
+        if after.desired is not None:
+            self._hand_out(before, Job(after.generation, after.desired, state.bindings))
+
+    def _hand_out(self, before: Snapshot, job: Job) -> None:
+        """Give the workers what is news: what the DPU's switch has to let go of, it hears first.
+
+        The others wait for its word, but not for long, and not where an ADD waits for them.
+        """
+        after, now = self._snapshot, time.monotonic()
+        if not after.is_withdrawing:
+            self._held_until = None
+        elif after.state.requests or after.since.keys() - before.since.keys():
+            self._held_until = now
+        elif self._held_until is None:
+            self._held_until = now + _SWITCH_FIRST_S
+        # What a switch holds is not taken from it before it is known what that is.
+        if job.generation != before.generation and after.state.switch.held is not None:
+            self._submit(job, lambda name: name == SWITCH_TARGET)
+        if job.generation != self._given and (self._held_until is None or self._held_until <= now):
+            self._submit(job, lambda name: name != SWITCH_TARGET)
+            self._given = job.generation
+
+    def _submit(self, job: Job, is_for: Callable[[str], bool]) -> None:
+        for worker in self._workers:
+            if is_for(worker.target.name):
+                worker.submit(job)
 
     def _look_after(self, events: Sequence[Event]) -> None:
         """Have those Targets look again that ``events`` give cause to."""
@@ -290,30 +352,41 @@ class Agent:
 
 
 def _decided(before: Snapshot, state: State) -> Snapshot:
-    if state is before.state:
+    standing = before.without_withdrawn()
+    if state is before.state and standing is before.standing:
         return before
-    return _placed(before, _desired(before, state))
+    after = before if state is before.state else _desired(before, state)
+    return _placed(before, replace(after, standing=standing))
 
 
 def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
     """Return ``after`` with what the switch is to hold, decided anew where there is cause to."""
-    state, desired = after.state, after.desired
-    if not state.switch.exists or desired is None:
+    desired, switch, standing = after.desired, after.state.switch, after.standing
+    if desired is None or SWITCH_TARGET not in after.targets:
         return after
-    placed, ways = before.state.bindings.placed, state.bindings.next_hops
-    same = (state.switch, desired, ways) == (
-        before.state.switch,
+    if before.desired is None:
+        standing = first_standing(desired, after.generation)
+    if desired is not before.desired or standing is not before.standing:
+        switch = replace(switch, leaving=leaving(standing, desired))
+    placed, ways = before.state.bindings.placed, after.state.bindings.next_hops
+    same = (switch.basis, desired, ways) == (
+        before.state.switch.basis,
         before.desired,
         before.state.bindings.next_hops,
     )
-    choice = before.choice if same else choose(desired, state.switch, ways, placed)
-    bindings = replace(state.bindings, placed=choice.placed)
-    is_news = choice.placed != placed and after.generation == before.generation
+    if same:
+        return after
+    choice = choose(desired, switch, ways, placed)
+    bindings = replace(after.state.bindings, placed=choice.placed)
+    is_first = before.state.switch.held is None and switch.held is not None
+    is_news = (choice.placed != placed or is_first) and after.generation == before.generation
+    generation = after.generation + is_news
     return replace(
         after,
-        state=replace(state, bindings=bindings),
+        state=replace(after.state, bindings=bindings, switch=switch),
         choice=choice,
-        generation=after.generation + is_news,
+        generation=generation,
+        standing=next_standing(standing, desired, choice.placed, generation),
     )
 
 

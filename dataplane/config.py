@@ -274,7 +274,7 @@ fabric:
 #   - {device_id: "0000:06:00.2", netdev: vf0}
 # - serial: "9876543210"
 #   vendor: intel
-#   side: dpu                  # then this agent serves attachment.sock in run_dir
+#   side: dpu                  # one at most; then this agent serves attachment.sock in run_dir
 #   representors: [rep0, rep1] # of the host's VFs, in the same order
 #   switch: {}                 # what the vendor's driver needs to know: vendors/*/README.md
 """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dataplane.core.agreement import Observed, Question
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, Item, Rendering
@@ -150,10 +151,14 @@ class Vf:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What the DPU's agent made of an attachment: addresses with the prefix length on the link."""
+    """What the DPU's agent made of an attachment: addresses with the prefix length on the link.
+
+    ``routes`` are what else is on the link.
+    """
 
     mac: Mac
     interfaces: tuple[IpInterface, ...]
+    routes: tuple[IpNetwork, ...]
     mtu: int
     vni: Vni
     published: bool
@@ -176,6 +181,13 @@ class Dpu(Protocol):
 
     def faults(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> tuple[str, ...]:
         """Return what differs on the DPU for this attachment."""
+        ...
+
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
+        """Return why the agent at ``address`` would attach nothing to ``segment``; empty: it would.
+
+        ``address`` is as of Vf.dpu.
+        """
         ...
 
 
@@ -211,13 +223,18 @@ class PacketPath(Protocol):
         """Return what would become of the packet. Raises OverweaveError if it cannot be asked."""
         ...
 
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Return what becomes of each frame. Raises OverweaveError if it cannot be asked."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PacketPaths:
-    """The ways of a node."""
+    """The ways of a node; ``switch`` is that of the DPU it is, where it can be asked."""
 
     fast: PacketPath
     ovs: PacketPath
+    switch: PacketPath | None = None
 
 
 class AttachRefusedError(Exception):
@@ -245,7 +262,10 @@ class Attachments(Protocol):
         ...
 
     def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
-        """Return once every local Target holds the attachment; else AttachRefusedError."""
+        """Return once every local Target holds the attachment; else AttachRefusedError.
+
+        And once a DPU's switch holds no rows of what was behind the same port before.
+        """
         ...
 
     def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
@@ -253,7 +273,10 @@ class Attachments(Protocol):
         ...
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
-        """Forget the attachment and wait until targets and local file have; unknown: success."""
+        """Forget the attachment and wait until targets and local file have; unknown: success.
+
+        A DPU's switch that holds rows of the port is waited for, too, but not for long.
+        """
         ...
 
     def find(self, key: AttachmentKey) -> Port | None:
@@ -274,6 +297,10 @@ class Attachments(Protocol):
 
     def segment_mtu(self, segment: str) -> int:
         """Return a segment's pod MTU in bytes; AttachRefusedError names an unknown segment."""
+        ...
+
+    def knows_segment(self, segment: str) -> bool:
+        """Say whether this node has been told of a segment; waits a moment just after the start."""
         ...
 
     def obstacle(self) -> Obstacle | None:

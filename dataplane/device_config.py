@@ -57,7 +57,7 @@ def _product(text: str) -> str:
 def _unix_socket(value: object) -> Path:
     method, _, path = value.partition(":") if isinstance(value, str) else ("", "", "")
     if method != "unix":
-        raise InvalidValueError(f"{shown(value)} is not unix:/PATH, the socket of the DPU's agent")
+        raise InvalidValueError(f"{shown(value)} is not unix:/PATH, a socket")
     if len(path.encode()) > SUN_PATH:
         raise InvalidValueError(f"{shown(value)} is too long: the kernel takes {SUN_PATH} bytes")
     return absolute_path(path)
@@ -71,7 +71,10 @@ class VfConfig(Strict):
 
 
 class DeviceConfig(Strict):
-    """One half of a DPU; VFs and representors are in the order of the VFs' numbers, from 0."""
+    """One half of a DPU; VFs and representors are in the order of the VFs' numbers, from 0.
+
+    ``control`` is where an emulated switch takes frames that are let in on purpose.
+    """
 
     serial: Annotated[str, AfterValidator(_serial)]
     vendor: Annotated[Vendor, Field(strict=False)]
@@ -82,6 +85,7 @@ class DeviceConfig(Strict):
     vfs: list[VfConfig] = []
     representors: list[InterfaceName] = []
     switch: dict[str, Any] | None = None
+    control: Annotated[Path, PlainValidator(_unix_socket)] | None = None
 
     @model_validator(mode="after")
     def _keys_of_its_side(self) -> DeviceConfig:
@@ -90,6 +94,8 @@ class DeviceConfig(Strict):
         given = {key for key in self.model_fields_set if getattr(self, key) not in (None, [])}
         faults = [f"{key} is missing" for key in sides[self.side] if key not in given]
         faults += [f"{key} belongs to side {other}" for key in sides[other] if key in given]
+        if self.control and (self.side is Side.HOST or not self.emulated):
+            faults.append("control belongs to side dpu of an emulated switch")
         if faults:
             raise InvalidValueError(f"side {self.side}: {', '.join(faults)}")
         return self
@@ -118,9 +124,12 @@ class DeviceConfig(Strict):
         )
 
 
-def _no_doubles(devices: list[DeviceConfig]) -> list[DeviceConfig]:
+def _fit_together(devices: list[DeviceConfig]) -> list[DeviceConfig]:
     counts = Counter(_claims(devices))
     faults = [f"{claim} stands there {count} times" for claim, count in counts.items() if count > 1]
+    own = sorted({device.serial for device in devices if device.side is Side.DPU})
+    if len(own) > 1:
+        faults.append(f"side dpu is said of {' and of '.join(own)}, but a node is one DPU at most")
     if faults:
         raise InvalidValueError(f"devices: {', '.join(faults)}")
     return devices
@@ -133,7 +142,7 @@ def _claims(devices: list[DeviceConfig]) -> Iterator[str]:
         yield from (f"netdev {name}" for name in device.netdevs)
 
 
-Devices = Annotated[list[DeviceConfig], AfterValidator(_no_doubles)]
+Devices = Annotated[list[DeviceConfig], AfterValidator(_fit_together)]
 
 
 def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from bpf.packet_path import FastPacketPath
 from bpf.readings import Readings
 from bpf.target import FastpathTarget
 from dataplane.config import AgentConfig, FastPath
+from dataplane.core.agreement import Observed, Question, done
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import EntryKey
 from dataplane.core.path import Action, Outcome, Probe
@@ -57,6 +58,10 @@ class NoEbpf:
         """Return that nothing is done here, and why."""
         del probe
         return Outcome(Action.NONE, detail=self.reason)
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Return that nothing is done here, and why."""
+        return [Observed(done(Action.NONE), why=self.reason) for _ in questions]
 
 
 def load_ebpf(config: AgentConfig) -> Ebpf | NoEbpf:

@@ -112,6 +112,7 @@ class PacketTotals:
         ways = {
             Reason.ANSWERED: _FASTPATH,
             Reason.TOO_LARGE: _DROPPED,
+            Reason.DAMAGED: _DROPPED,
             Reason.UNKNOWN_VTEP: self._strangers,
         }
         return ways.get(reason, _OVS), str(reason)
@@ -212,10 +213,9 @@ def _switch(snapshot: Snapshot) -> Iterator[Metric]:
     switch, device = snapshot.state.switch, snapshot.own_device
     if not switch.exists or device is None:
         return
-    known = switch.capability
-    ready = known is not None and not known.obstacle
+    known = None if switch.error else switch.capability
     text = "1 if the DPU's switch answers and takes entries, else 0"
-    yield _gauge("switch_ready", text, {(device,): ready}, "device")
+    yield _gauge("switch_ready", text, {(device,): not switch.why_not}, "device")
     rows: dict[tuple[str, str, str], float] = {}
     for table in known.tables if known else ():
         ours = table.used - table.foreign

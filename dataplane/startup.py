@@ -28,11 +28,12 @@ from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
-from dataplane.contracts import Feed, PacketPaths, PathCounters, Post, Switch, Target
+from dataplane.contracts import Feed, PacketPath, PacketPaths, PathCounters, Post, Switch, Target
 from dataplane.core.errors import OverweaveError
+from dataplane.core.events import SwitchSeen
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
-from dataplane.device_config import host_vfs, served_devices, watched_devices
+from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
@@ -56,8 +57,8 @@ from ovs_client.database import Tls
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import VSwitch
 from vendors import registry
+from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
-from vendors.registry import SwitchSettings
 
 _SUPERVISE_S = 1.0
 _CNI_GRACE_S = 2.0
@@ -127,7 +128,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
-    ways = _ways(fast, _switch(config, stack))
+    ways, device = _ways(fast, _switch(config, stack)), _own_device(config)
     if isinstance(fast, Ebpf):
         stack.callback(fast.target.close)
     targets: tuple[Target, ...] = (
@@ -153,6 +154,9 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
+    if device is not None and device.vendor not in registry.DRIVERS:
+        log.warning("switch.no_driver", vendor=device.vendor.value, device=device.name)
+        agent.post(SwitchSeen(None, f"vendor {device.vendor} has no driver"))
     _serve(config, agent, ways, stack)
 
 
@@ -191,31 +195,31 @@ def _feeds(ways: _Ways, look: Callable[[str], None]) -> Iterator[Feed]:
         yield SwitchFeed(ways.switch, ways.counters, poke, time.monotonic)
 
 
+def _own_device(config: AgentConfig) -> DeviceConfig | None:
+    """Return the DPU that this node is, if it is one."""
+    return next((each for each in config.devices if each.side is Side.DPU), None)
+
+
 def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
-    """Return the driver of the DPU that this node is, None for another node."""
-    device = next((each for each in config.devices if each.side is Side.DPU), None)
-    if device is None:
-        return None
-    if device.vendor not in registry.DRIVERS:
-        log.warning("switch.no_driver", vendor=device.vendor.value, device=device.name)
-        return None
-    settings = SwitchSettings(
-        vendor=device.vendor,
-        node=config.node,
-        representors=tuple(device.representors),
-        values=device.switch or {},
-        emulated=device.emulated,
-    )
-    switch = registry.make(settings)
-    stack.callback(switch.close)
+    """Return the driver of the DPU that this node is, None for another node, and without one."""
+    device = _own_device(config)
+    switch = registry.of_device(device, config.node) if device else None
+    if switch is not None:
+        stack.callback(switch.close)
     return switch
+
+
+def _switch_path(config: AgentConfig) -> PacketPath | None:
+    """Return what asks the emulated switch of the DPU that this node is; None: nobody can."""
+    controls = (each.control for each in config.devices if each.control is not None)
+    return next(map(InjectedPath, controls), None)
 
 
 def _service(config: AgentConfig, agent: Agent, ways: _Ways) -> AgentService:
     fast = ways.fast
     modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
     path = fast.path if isinstance(fast, Ebpf) else fast
-    paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)))
+    paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)), _switch_path(config))
     return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from dataplane.contracts import Clock, FastPath, Post, Switch
+from dataplane.core.capability import Capability
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey
@@ -15,12 +17,14 @@ from dataplane.core.placement import Traffic
 
 WATCH_S = 0.5  # a device that has died is noticed within a second
 MEASURE_S = 1.0
+_NOTHING = Traffic(0, 0)
+_Counts = Mapping[EntryKey, Traffic]
 
 log = structlog.get_logger()
 
 
 class SwitchFeed:
-    """Feed of one Switch; ``look`` asks its Target to look, and repair, when the device is back."""
+    """Feed of one Switch; ``look`` asks its Target to look, and repair, what has been lost."""
 
     def __init__(
         self, switch: Switch, fast: FastPath, look: Callable[[], None], clock: Clock
@@ -32,7 +36,7 @@ class SwitchFeed:
         self._clock = clock
         self._post: Post = _ignore
         self._seen: SwitchSeen | None = None
-        self._packets: Mapping[EntryKey, int] = {}
+        self._counted: tuple[_Counts | None, ...] = ()
         self._measured_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="switch-watch", daemon=True)
@@ -43,9 +47,9 @@ class SwitchFeed:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; what the switch holds stays."""
+        """Watch no more; what the switch holds stays. A look at a silent one ends by itself."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(WATCH_S)
 
     def _run(self) -> None:
         while True:
@@ -55,17 +59,24 @@ class SwitchFeed:
 
     def watch(self) -> None:
         """Ask once, and post what is news."""
-        seen = self._ask()
-        was_down = self._seen is not None and self._seen.capability is None
-        if seen != self._seen:
+        before, measured = self._seen, None
+        try:
+            seen = self._ask()
+            if seen.capability is not None and self._is_due():
+                measured = self._measure()
+        except OverweaveError as error:  # it has died since it was asked
+            seen = SwitchSeen(None, str(error))
+        except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
+            seen = SwitchSeen(None, f"internal error, please report it: {caught!r}")
+            if seen != before:
+                log.exception("switch.crashed")
+        if seen != before:
             self._seen = seen
             self._post(seen)
-        if seen.capability is None:
-            return
-        if was_down:
+        if before is not None and _may_lack(before.capability, seen.capability):
             self._look()
-        if self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S:
-            self._measure()
+        if measured is not None:
+            self._post(measured)
 
     def _ask(self) -> SwitchSeen:
         try:
@@ -73,20 +84,30 @@ class SwitchFeed:
         except OverweaveError as error:
             return SwitchSeen(None, str(error))
 
-    def _measure(self) -> None:
+    def _is_due(self) -> bool:
+        return self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S
+
+    def _measure(self) -> TrafficMeasured | None:
+        """Return what was forwarded since the last time; None: this is the first.
+
+        Without the counts of the software what the switch holds is known all the same.
+        Raises OverweaveError if it does not answer.
+        """
+        in_switch, in_software = self._switch.counters(), self._software()
+        now, counted = self._clock(), (in_switch, in_software)
+        before, since = self._counted, self._measured_at
+        self._measured_at, self._counted = now, counted
+        if since is None:
+            return None
+        return TrafficMeasured(_rates(before, counted, now - since), frozenset(in_switch))
+
+    def _software(self) -> _Counts | None:
+        """Return what was forwarded in software; None: it cannot be read."""
         try:
-            in_switch, in_software = self._switch.counters(), self._fast.traffic()
+            return self._fast.traffic()
         except OverweaveError as error:
             log.warning("switch.unmeasured", error=str(error))
-            return
-        now = self._clock()
-        packets = {key: each.packets for key, each in in_software.items()}
-        for key, each in in_switch.items():
-            packets[key] = packets.get(key, 0) + each.packets
-        if self._measured_at is not None:
-            rates = _rates(self._packets, packets, now - self._measured_at)
-            self._post(TrafficMeasured(rates, frozenset(in_switch)))
-        self._measured_at, self._packets = now, packets
+            return None
 
 
 class Counters:
@@ -101,19 +122,40 @@ class Counters:
         """Return what each entry the switch holds has forwarded; None: it does not answer."""
         try:
             return self._switch.counters()
-        except OverweaveError:
-            return None  # the feed notices, too, and says why
+        except Exception:  # noqa: BLE001  # the feed is told the same, and says it
+            return None
 
 
 def _rates(
-    before: Mapping[EntryKey, int], now: Mapping[EntryKey, int], seconds: float
+    before: Sequence[_Counts | None], now: Sequence[_Counts | None], seconds: float
 ) -> dict[EntryKey, float]:
-    """Return packets per second; a counter that has begun anew counts from nothing."""
-    return {
-        key: (count - before.get(key, 0) if count >= before.get(key, 0) else count) / seconds
-        for key, count in now.items()
-        if key in before
-    }
+    """Return packets per second on all paths, of what each path had counted and has counted now.
+
+    Each path for itself: one that has let go of an entry has forwarded nothing of it, however much
+    another has counted in its life. One that could not be read says nothing.
+    """
+    forwarded: Counter[EntryKey] = Counter()
+    for earlier, later in zip(before, now, strict=True):
+        if earlier is None or later is None:
+            continue
+        for key, each in later.items():
+            forwarded[key] += _since(earlier.get(key, _NOTHING).packets, each.packets)
+    return {key: packets / seconds for key, packets in forwarded.items()}
+
+
+def _since(before: int, now: int) -> int:
+    """Return by how much a counter grew; one that has begun anew counts from nothing."""
+    return now - before if now >= before else now
+
+
+def _may_lack(before: Capability | None, now: Capability | None) -> bool:
+    """Say whether a look is due: the device is back, or has another number of our rows.
+
+    Mostly it was we who changed it, and the look is in vain; but what we add hides what is lost
+    meanwhile. Entries are missed by name, too (Snapshot.lacks_entries); what all of them rely on,
+    and ARP and ND with them, only here.
+    """
+    return now is not None and (before is None or now.rows != before.rows)
 
 
 def _ignore(_event: object) -> None:

@@ -7,7 +7,8 @@ import signal
 import socket
 import struct
 import sysconfig
-from collections.abc import Callable, Collection, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,34 +16,40 @@ from pathlib import Path
 
 from bpf import xdp
 from bpf.bpffs import unmount
-from bpf.syscalls import BpfError
+from dataplane.api.dpu import DpuClient
 from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
+from dataplane.cni.vf_records import VfRecord, VfRecords
 from dataplane.config import AgentConfig
-from dataplane.core.errors import FabricUnavailableError, OverweaveError
-from dataplane.core.model import Node
+from dataplane.contracts import AttachRefusedError, Switch, Vf
+from dataplane.core.diff import Change, Item
+from dataplane.core.errors import OverweaveError, TargetError
+from dataplane.core.model import Node, Side
+from dataplane.device_config import DeviceConfig, host_vfs
 from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
 from dataplane.host.pod import OUR_GROUP
+from dataplane.host.vf import VfWiring
 from dataplane.netlink import links, u32
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import OWNER, Slot, delete_bpf, list_bpf
 from overlay_ovs.tunnels import delete_route, routes
 from ovs_client.daemons import DatabaseServer, OvsInstance, Place
 from ovs_client.database import Tls
-from ovs_client.errors import DatabaseError
 from ovs_client.process import Process
-from ovs_client.unixctl import Unixctl, UnixctlError
+from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
+from vendors import registry
 
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
 _STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock", "ebpf.log")
-_RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "tombstones")
+_RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "attachment.sock", "tombstones")
 _OVS_FILES = (
     "conf.db",
-    ".conf.db.~lock~",
+    "conf.db.*.new",
+    ".conf.db.*",
     "db.sock",
     "*.pid",
     "*.ctl",
@@ -53,6 +60,9 @@ _OVS_FILES = (
 _SYSTEM_BPFFS = Path("/sys/fs/bpf")
 _COMMAND = Path("/usr/local/bin/overweave")
 _OVS_TIMEOUT_S = 3.0
+_DPU_TIMEOUT_S = 5.0
+_SWITCH_TIMEOUT_S = 5.0
+_LOOK_S = 0.1
 _AGENT_GRACE_S = 10.0  # it answers the CNI requests it has, for 2 s, and ends
 
 
@@ -114,10 +124,15 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
 
     ``vswitch`` is started, connected or not.
     """
-    things = [*_links(), *_filters(), *_redirects()]
+    things: list[Thing] = []
     unseen: list[str] = []
     kept: list[str] = []
     looks = (
+        partial(_switch_entries, config),  # before the software that it makes faster
+        partial(_vfs, config),
+        _links,
+        _filters,
+        _redirects,
         _xdp_programs,
         partial(_routes, config),
         partial(_bridges, config, vswitch),
@@ -129,7 +144,7 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
             things += look()
         except _InUseError as error:
             kept.append(str(error))
-        except (BpfError, DatabaseError, FabricUnavailableError, UnixctlError) as error:
+        except OverweaveError as error:
             unseen.append(str(error))
     things += [*_own_switch(config), *_pins(config.bpffs), *_metrics_socket(config)]
     things += _below(config.run_dir, _RUN_FILES, things)
@@ -176,12 +191,82 @@ def _end(config: AgentConfig) -> None:
             agent.wait(_AGENT_GRACE_S)
 
 
+def _switch_entries(config: AgentConfig) -> Iterator[Thing]:
+    """Yield what is ours in the switch of the DPU that this node is: it forwards without us."""
+    for device in config.devices:
+        if device.side is not Side.DPU:
+            continue
+        with _driver(device, config.node) as switch:
+            found = _observed(switch) if switch else {}
+        if found:
+            name = f"{len(found)} rows, ports and routes in the switch of DPU {device.serial}"
+            yield Thing(name, partial(_empty, device, config.node))
+
+
+@contextmanager
+def _driver(device: DeviceConfig, node: str) -> Iterator[Switch | None]:
+    switch = registry.of_device(device, node)
+    try:
+        yield switch
+    finally:
+        if switch is not None:
+            switch.close()
+
+
+def _observed(switch: Switch) -> Mapping[Hashable, Item]:
+    """Return what is ours, once the driver has connected. Raises TargetError with the reason."""
+    give_up = time.monotonic() + _SWITCH_TIMEOUT_S
+    while True:
+        try:
+            return switch.observe()
+        except TargetError:
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(_LOOK_S)
+
+
+def _empty(device: DeviceConfig, node: str) -> None:
+    with _driver(device, node) as switch:
+        if switch is not None:
+            switch.apply(Change(remove=_observed(switch)))
+
+
 def _links() -> Iterator[Thing]:
     """Yield the node's ends of pods' interfaces; the pods' ends go with them."""
     with Rtnl() as rtnl:
         for netdev in links.every(rtnl):
             if netdev.group == OUR_GROUP and netdev.kind == "veth":
                 yield Thing(f"link {netdev.name} ({netdev.alias})", partial(_delete, netdev.name))
+
+
+def _vfs(config: AgentConfig) -> list[Thing]:
+    """Return the VFs of DPUs that pods have; what a DPU's agent has not let go of stays known."""
+    directory = config.state_dir / "vfs"
+    if not directory.is_dir():
+        return []
+    records, known = VfRecords(directory), {vf.device_id: vf for vf in host_vfs(config.devices)}
+    return [
+        *(
+            Thing(
+                f"VF {record.netdev} of pod {record.key}",
+                partial(_bring_home, records, record, known.get(record.device_id)),
+            )
+            for record in records.load()
+        ),
+        Thing(f"directory {directory}", partial(_remove_empty, directory), directory),
+    ]
+
+
+def _bring_home(records: VfRecords, record: VfRecord, vf: Vf | None) -> None:
+    """Do as DEL does; without ``vf`` the configuration does not say any more whom to tell."""
+    if record.port is not None:
+        VfWiring().unplumb(record.port.attachment)
+    if vf is not None:
+        try:
+            DpuClient().detach(vf, record.key, _DPU_TIMEOUT_S)
+        except AttachRefusedError as error:
+            raise OverweaveError(f"it is here, but {error}") from error
+    records.remove(record.key)
 
 
 def _delete(name: str) -> None:

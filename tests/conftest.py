@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["tests.coverage_grid"]
+settings.register_profile("untimed", deadline=None)  # how long one example takes proves nothing
+settings.load_profile("untimed")
+
 EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
 
 

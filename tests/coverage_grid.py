@@ -15,10 +15,7 @@ import pytest
 ENCAPS, FAMILIES = ("geneve", "vxlan"), ("ipv4", "ipv6")
 PORTS, DATAPATHS = ("veth", "netdev", "representor"), ("userspace", "kernel")
 # What cannot be yet, and why: the first that applies.
-NOT_YET = {
-    "kernel": "kernel datapath: not built yet",
-    "representor": "DPU switches: not built yet",
-}
+NOT_YET = {"kernel": "kernel datapath: not built yet"}
 _PROPERTY = "proven"
 
 Port = Literal["veth", "netdev", "representor"]

@@ -63,6 +63,8 @@ def check_refused(name: str, refused: Mapping[EntryKey, str]) -> None:
 
 def without(rows: Iterable[RowT], refused: Mapping[EntryKey, str]) -> tuple[RowT, ...]:
     """Return the rows that some entry still needs, and those that all do."""
+    if not refused:
+        return tuple(rows)
     return tuple(row for row in rows if not row.entries or row.entries - refused.keys())
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from dataplane.contracts import Switch
 from dataplane.core.errors import InvalidValueError
+from dataplane.device_config import DeviceConfig
 from vendors import noop
 from vendors.marvell import settings as marvell
 
@@ -68,3 +69,21 @@ def make(settings: SwitchSettings) -> Driver:
         known = ", ".join(sorted(DRIVERS))
         raise InvalidValueError(f"vendor {settings.vendor!r} has no driver; there are {known}")
     return driver(settings)
+
+
+def of_device(device: DeviceConfig, node: str) -> Driver | None:
+    """Return the driver of a device that ``node`` is itself; None: its vendor has none.
+
+    Raises as ``make`` does.
+    """
+    if device.vendor not in DRIVERS:
+        return None
+    return make(
+        SwitchSettings(
+            vendor=device.vendor,
+            node=node,
+            representors=tuple(device.representors),
+            values=device.switch or {},
+            emulated=device.emulated,
+        )
+    )

@@ -228,7 +228,7 @@ class TraceResponse(_message.Message):
     def __init__(self, node: _Optional[str] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ...) -> None: ...
 
 class Hop(_message.Message):
-    __slots__ = ("node", "source", "target", "enters", "predicted", "fastpath", "ovs", "arrives", "via", "reason", "tunnel", "owner", "difference")
+    __slots__ = ("node", "source", "target", "enters", "predicted", "fastpath", "ovs", "arrives", "via", "reason", "tunnel", "owner", "difference", "switch")
     NODE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +242,7 @@ class Hop(_message.Message):
     TUNNEL_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SWITCH_FIELD_NUMBER: _ClassVar[int]
     node: str
     source: str
     target: str
@@ -255,7 +256,8 @@ class Hop(_message.Message):
     tunnel: str
     owner: str
     difference: str
-    def __init__(self, node: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., enters: _Optional[str] = ..., predicted: _Optional[_Union[Outcome, _Mapping]] = ..., fastpath: _Optional[_Union[Outcome, _Mapping]] = ..., ovs: _Optional[_Union[Outcome, _Mapping]] = ..., arrives: _Optional[bool] = ..., via: _Optional[str] = ..., reason: _Optional[str] = ..., tunnel: _Optional[str] = ..., owner: _Optional[str] = ..., difference: _Optional[str] = ...) -> None: ...
+    switch: Outcome
+    def __init__(self, node: _Optional[str] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., enters: _Optional[str] = ..., predicted: _Optional[_Union[Outcome, _Mapping]] = ..., fastpath: _Optional[_Union[Outcome, _Mapping]] = ..., ovs: _Optional[_Union[Outcome, _Mapping]] = ..., arrives: _Optional[bool] = ..., via: _Optional[str] = ..., reason: _Optional[str] = ..., tunnel: _Optional[str] = ..., owner: _Optional[str] = ..., difference: _Optional[str] = ..., switch: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("action", "says", "reason", "detail", "passed")
@@ -270,3 +272,83 @@ class Outcome(_message.Message):
     detail: str
     passed: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, action: _Optional[str] = ..., says: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., passed: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VerifyRequest(_message.Message):
+    __slots__ = ("packets", "seed", "segment")
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    packets: int
+    seed: str
+    segment: str
+    def __init__(self, packets: _Optional[int] = ..., seed: _Optional[str] = ..., segment: _Optional[str] = ...) -> None: ...
+
+class Verified(_message.Message):
+    __slots__ = ("node", "total", "asked", "left_out", "paths", "differences")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    total: int
+    asked: int
+    left_out: int
+    paths: _containers.RepeatedCompositeFieldContainer[PathTally]
+    differences: _containers.RepeatedCompositeFieldContainer[Difference]
+    def __init__(self, node: _Optional[str] = ..., total: _Optional[int] = ..., asked: _Optional[int] = ..., left_out: _Optional[int] = ..., paths: _Optional[_Iterable[_Union[PathTally, _Mapping]]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
+
+class PathTally(_message.Message):
+    __slots__ = ("path", "why_not", "asked", "verdicts", "differed", "unknown", "why_unknown", "not_observed")
+    class VerdictsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class NotObservedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    WHY_NOT_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    DIFFERED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    WHY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    NOT_OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    why_not: str
+    asked: int
+    verdicts: _containers.ScalarMap[str, int]
+    differed: int
+    unknown: int
+    why_unknown: str
+    not_observed: _containers.ScalarMap[str, int]
+    def __init__(self, path: _Optional[str] = ..., why_not: _Optional[str] = ..., asked: _Optional[int] = ..., verdicts: _Optional[_Mapping[str, int]] = ..., differed: _Optional[int] = ..., unknown: _Optional[int] = ..., why_unknown: _Optional[str] = ..., not_observed: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class Difference(_message.Message):
+    __slots__ = ("path", "question", "field", "said", "truth", "rule", "truths_rule", "frame")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    SAID_FIELD_NUMBER: _ClassVar[int]
+    TRUTH_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    TRUTHS_RULE_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    question: str
+    field: str
+    said: str
+    truth: str
+    rule: str
+    truths_rule: str
+    frame: str
+    def __init__(self, path: _Optional[str] = ..., question: _Optional[str] = ..., field: _Optional[str] = ..., said: _Optional[str] = ..., truth: _Optional[str] = ..., rule: _Optional[str] = ..., truths_rule: _Optional[str] = ..., frame: _Optional[str] = ...) -> None: ...

@@ -59,6 +59,11 @@ class AgentStub:
                 request_serializer=dataplane_dot_api_dot_agent__pb2.TraceRequest.SerializeToString,
                 response_deserializer=dataplane_dot_api_dot_agent__pb2.TraceResponse.FromString,
                 _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/overweave.v1.Agent/Verify',
+                request_serializer=dataplane_dot_api_dot_agent__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=dataplane_dot_api_dot_agent__pb2.Verified.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -99,6 +104,14 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Verify(self, request, context):
+        """Asks every path of this node about the same frames, none of which is sent, and compares them
+        with Open vSwitch; each message is about some of the frames.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +139,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Trace,
                     request_deserializer=dataplane_dot_api_dot_agent__pb2.TraceRequest.FromString,
                     response_serializer=dataplane_dot_api_dot_agent__pb2.TraceResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=dataplane_dot_api_dot_agent__pb2.VerifyRequest.FromString,
+                    response_serializer=dataplane_dot_api_dot_agent__pb2.Verified.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +281,33 @@ class Agent:
             '/overweave.v1.Agent/Trace',
             dataplane_dot_api_dot_agent__pb2.TraceRequest.SerializeToString,
             dataplane_dot_api_dot_agent__pb2.TraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/overweave.v1.Agent/Verify',
+            dataplane_dot_api_dot_agent__pb2.VerifyRequest.SerializeToString,
+            dataplane_dot_api_dot_agent__pb2.Verified.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -35,6 +34,7 @@ from dataplane.core.model import (
     interface_of,
 )
 from dataplane.core.names import CONTAINER_ID, IFNAME, NETWORK, SERIAL, Naming
+from dataplane.turns import Turns
 
 CODE_KEY = "overweave-cni-code"
 MAX_IPS = 16
@@ -44,6 +44,7 @@ _ADMIT_S = 1.0
 _PROGRAMMED_S = 10.0
 _PUBLISHED_S = 1.0
 _DETACH_S = 10.0
+_TURN_S = 60.0  # at most, also for a caller without a deadline
 
 _STATUSES = {
     INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT,
@@ -74,32 +75,33 @@ class AttachmentService(rpc.AttachmentServicer):
         self._node = node
         self._attachments = attachments
         self._devices = dict(devices)
-        # One request at a time per VF: two that ask for the same must not both find it free.
-        self._turns = {name: threading.Lock() for names in self._devices.values() for name in names}
+        # One request at a time per attachment: a Detach must find what an Attach is making. And one
+        # per VF: two that ask for the same must not both find it free. Always in this order.
+        self._keys = Turns()
+        self._vfs = Turns()
 
     def GetDevices(self, request: pb.GetDevicesRequest, context: object) -> pb.GetDevicesResponse:
         """Return what is served."""
-        del request, context
+        del context
         served = [pb.ServedDevice(serial=s, vfs=len(names)) for s, names in self._devices.items()]
-        return pb.GetDevicesResponse(node=self._node, devices=served)
+        obstacle = self._obstacle(request.segment)
+        return pb.GetDevicesResponse(node=self._node, devices=served, obstacle=obstacle)
 
     def Attach(self, request: pb.AttachRequest, context: grpc.ServicerContext) -> pb.AttachResponse:
         """Return what was attached, once every local Target has it."""
         with _refusals(context):
             netdev = self._representor(request.serial, request.vf)
             wanted = attach_request(request, netdev)
-            with self._turns[netdev]:
-                return self._attach(wanted)
+            with _turn(self._keys, wanted.key, context), _turn(self._vfs, netdev, context):
+                return self._attach(wanted, context)
         raise AssertionError("a refusal ends the call")
 
     def Detach(self, request: pb.DetachRequest, context: grpc.ServicerContext) -> pb.DetachResponse:
-        """Forget an attachment of that device."""
+        """Forget an attachment of that device, also one that is being made."""
         with _refusals(context):
             key = _key(request.container_id, request.ifname)
-            held = self._held(request.serial, key)
-            if held is not None:
-                with self._turns[held.netdev]:
-                    self._attachments.detach(key, _DETACH_S)
+            with _turn(self._keys, key, context):
+                self._detach(request.serial, key, context)
         return pb.DetachResponse()
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
@@ -111,17 +113,35 @@ class AttachmentService(rpc.AttachmentServicer):
             return pb.CheckResponse(faults=self._attachments.faults(key))
         raise AssertionError("a refusal ends the call")
 
-    def _attach(self, wanted: AttachRequest) -> pb.AttachResponse:
+    def _obstacle(self, segment: str) -> str:
+        found = self._attachments.obstacle()
+        if found is not None:
+            return found.message
+        if segment:
+            try:
+                self._attachments.segment_mtu(segment)
+            except AttachRefusedError as error:
+                return str(error)
+        return ""
+
+    def _attach(self, wanted: AttachRequest, context: grpc.ServicerContext) -> pb.AttachResponse:
         self._refuse_taken(wanted)
         known = self._attachments.attachment(wanted.key)
         try:
             port = self._attachments.admit(wanted, _ADMIT_S)
+            _refuse_gone(context)
             self._attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
         except AttachRefusedError:
             if known is None:
                 self._attachments.cancel(wanted.key)
             raise
         return _response(port, published=self._attachments.wait_published(wanted.key, _PUBLISHED_S))
+
+    def _detach(self, serial: str, key: AttachmentKey, context: grpc.ServicerContext) -> None:
+        held = self._held(serial, key)
+        if held is not None:
+            with _turn(self._vfs, held.netdev, context):
+                self._attachments.detach(key, _DETACH_S)
 
     def _refuse_taken(self, wanted: AttachRequest) -> None:
         for attachment in map(self._attachments.attachment, self._attachments.keys()):
@@ -202,6 +222,23 @@ def _refusals(context: grpc.ServicerContext) -> Iterator[None]:
     context.abort(status, text)
 
 
+@contextmanager
+def _turn(turns: Turns, name: Hashable, context: grpc.ServicerContext) -> Iterator[None]:
+    """Wait for the turn of ``name`` as long as the caller does; who is gone wants nothing more."""
+    left = context.time_remaining()
+    with turns.hold(name, _TURN_S if left is None else min(left, _TURN_S)) as came:
+        if not came:
+            raise AttachRefusedError(TRY_AGAIN, f"another request for {name} is still under way")
+        _refuse_gone(context)
+        yield
+
+
+def _refuse_gone(context: grpc.ServicerContext) -> None:
+    """Raise AttachRefusedError if nobody waits for the answer: what comes of it had no owner."""
+    if not context.is_active():
+        raise AttachRefusedError(TRY_AGAIN, "the caller is gone")
+
+
 def _check(naming: Naming, key: str, text: str) -> str:
     if not naming.allows(text):
         raise InvalidValueError(f"{key} {_shown(text)} {naming.rule}")
@@ -276,4 +313,5 @@ def _response(port: Port, *, published: bool) -> pb.AttachResponse:
         mtu=port.mtu,
         vni=segment.vni,
         published=published,
+        routes=map(str, port.on_link),
     )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64\x61taplane/api/attachment.proto\x12\x0coverweave.v1\"\x13\n\x11GetDevicesRequest\"O\n\x12GetDevicesResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12+\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x1a.overweave.v1.ServedDevice\"+\n\x0cServedDevice\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x0b\n\x03vfs\x18\x02 \x01(\r\"\xd0\x01\n\rAttachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\n\n\x02vf\x18\x02 \x01(\r\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x0e\n\x06ifname\x18\x04 \x01(\t\x12\x0f\n\x07segment\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0b\n\x03mac\x18\x07 \x01(\t\x12\x0b\n\x03ips\x18\x08 \x03(\t\x12\x0c\n\x04ipam\x18\t \x01(\x08\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x0f\n\x07network\x18\x0b \x01(\t\x12\x14\n\x0crequested_at\x18\x0c \x01(\x04\"]\n\x0e\x41ttachResponse\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x0b\n\x03vni\x18\x04 \x01(\r\x12\x11\n\tpublished\x18\x05 \x01(\x08\"E\n\rDetachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x10\n\x0e\x44\x65tachResponse\"D\n\x0c\x43heckRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x1f\n\rCheckResponse\x12\x0e\n\x06\x66\x61ults\x18\x01 \x03(\t2\xa9\x02\n\nAttachment\x12O\n\nGetDevices\x12\x1f.overweave.v1.GetDevicesRequest\x1a .overweave.v1.GetDevicesResponse\x12\x43\n\x06\x41ttach\x12\x1b.overweave.v1.AttachRequest\x1a\x1c.overweave.v1.AttachResponse\x12\x43\n\x06\x44\x65tach\x12\x1b.overweave.v1.DetachRequest\x1a\x1c.overweave.v1.DetachResponse\x12@\n\x05\x43heck\x12\x1a.overweave.v1.CheckRequest\x1a\x1b.overweave.v1.CheckResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64\x61taplane/api/attachment.proto\x12\x0coverweave.v1\"$\n\x11GetDevicesRequest\x12\x0f\n\x07segment\x18\x01 \x01(\t\"a\n\x12GetDevicesResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12+\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x1a.overweave.v1.ServedDevice\x12\x10\n\x08obstacle\x18\x03 \x01(\t\"+\n\x0cServedDevice\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x0b\n\x03vfs\x18\x02 \x01(\r\"\xd0\x01\n\rAttachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\n\n\x02vf\x18\x02 \x01(\r\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x0e\n\x06ifname\x18\x04 \x01(\t\x12\x0f\n\x07segment\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0b\n\x03mac\x18\x07 \x01(\t\x12\x0b\n\x03ips\x18\x08 \x03(\t\x12\x0c\n\x04ipam\x18\t \x01(\x08\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x0f\n\x07network\x18\x0b \x01(\t\x12\x14\n\x0crequested_at\x18\x0c \x01(\x04\"m\n\x0e\x41ttachResponse\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x0b\n\x03vni\x18\x04 \x01(\r\x12\x11\n\tpublished\x18\x05 \x01(\x08\x12\x0e\n\x06routes\x18\x06 \x03(\t\"E\n\rDetachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x10\n\x0e\x44\x65tachResponse\"D\n\x0c\x43heckRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x1f\n\rCheckResponse\x12\x0e\n\x06\x66\x61ults\x18\x01 \x03(\t2\xa9\x02\n\nAttachment\x12O\n\nGetDevices\x12\x1f.overweave.v1.GetDevicesRequest\x1a .overweave.v1.GetDevicesResponse\x12\x43\n\x06\x41ttach\x12\x1b.overweave.v1.AttachRequest\x1a\x1c.overweave.v1.AttachResponse\x12\x43\n\x06\x44\x65tach\x12\x1b.overweave.v1.DetachRequest\x1a\x1c.overweave.v1.DetachResponse\x12@\n\x05\x43heck\x12\x1a.overweave.v1.CheckRequest\x1a\x1b.overweave.v1.CheckResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dataplane.api.attachment_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETDEVICESREQUEST']._serialized_start=48
-  _globals['_GETDEVICESREQUEST']._serialized_end=67
-  _globals['_GETDEVICESRESPONSE']._serialized_start=69
-  _globals['_GETDEVICESRESPONSE']._serialized_end=148
-  _globals['_SERVEDDEVICE']._serialized_start=150
-  _globals['_SERVEDDEVICE']._serialized_end=193
-  _globals['_ATTACHREQUEST']._serialized_start=196
-  _globals['_ATTACHREQUEST']._serialized_end=404
-  _globals['_ATTACHRESPONSE']._serialized_start=406
-  _globals['_ATTACHRESPONSE']._serialized_end=499
-  _globals['_DETACHREQUEST']._serialized_start=501
-  _globals['_DETACHREQUEST']._serialized_end=570
-  _globals['_DETACHRESPONSE']._serialized_start=572
-  _globals['_DETACHRESPONSE']._serialized_end=588
-  _globals['_CHECKREQUEST']._serialized_start=590
-  _globals['_CHECKREQUEST']._serialized_end=658
-  _globals['_CHECKRESPONSE']._serialized_start=660
-  _globals['_CHECKRESPONSE']._serialized_end=691
-  _globals['_ATTACHMENT']._serialized_start=694
-  _globals['_ATTACHMENT']._serialized_end=991
+  _globals['_GETDEVICESREQUEST']._serialized_end=84
+  _globals['_GETDEVICESRESPONSE']._serialized_start=86
+  _globals['_GETDEVICESRESPONSE']._serialized_end=183
+  _globals['_SERVEDDEVICE']._serialized_start=185
+  _globals['_SERVEDDEVICE']._serialized_end=228
+  _globals['_ATTACHREQUEST']._serialized_start=231
+  _globals['_ATTACHREQUEST']._serialized_end=439
+  _globals['_ATTACHRESPONSE']._serialized_start=441
+  _globals['_ATTACHRESPONSE']._serialized_end=550
+  _globals['_DETACHREQUEST']._serialized_start=552
+  _globals['_DETACHREQUEST']._serialized_end=621
+  _globals['_DETACHRESPONSE']._serialized_start=623
+  _globals['_DETACHRESPONSE']._serialized_end=639
+  _globals['_CHECKREQUEST']._serialized_start=641
+  _globals['_CHECKREQUEST']._serialized_end=709
+  _globals['_CHECKRESPONSE']._serialized_start=711
+  _globals['_CHECKRESPONSE']._serialized_end=742
+  _globals['_ATTACHMENT']._serialized_start=745
+  _globals['_ATTACHMENT']._serialized_end=1042
 # @@protoc_insertion_point(module_scope)

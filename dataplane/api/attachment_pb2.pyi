@@ -7,16 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetDevicesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("segment",)
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    segment: str
+    def __init__(self, segment: _Optional[str] = ...) -> None: ...
 
 class GetDevicesResponse(_message.Message):
-    __slots__ = ("node", "devices")
+    __slots__ = ("node", "devices", "obstacle")
     NODE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLE_FIELD_NUMBER: _ClassVar[int]
     node: str
     devices: _containers.RepeatedCompositeFieldContainer[ServedDevice]
-    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ...) -> None: ...
+    obstacle: str
+    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ..., obstacle: _Optional[str] = ...) -> None: ...
 
 class ServedDevice(_message.Message):
     __slots__ = ("serial", "vfs")
@@ -55,18 +59,20 @@ class AttachRequest(_message.Message):
     def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ...) -> None: ...
 
 class AttachResponse(_message.Message):
-    __slots__ = ("mac", "addresses", "mtu", "vni", "published")
+    __slots__ = ("mac", "addresses", "mtu", "vni", "published", "routes")
     MAC_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
     mac: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     mtu: int
     vni: int
     published: bool
-    def __init__(self, mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vni: _Optional[int] = ..., published: _Optional[bool] = ...) -> None: ...
+    routes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vni: _Optional[int] = ..., published: _Optional[bool] = ..., routes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DetachRequest(_message.Message):
     __slots__ = ("serial", "container_id", "ifname")

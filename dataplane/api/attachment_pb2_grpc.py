@@ -64,7 +64,7 @@ class AttachmentServicer:
     """
 
     def GetDevices(self, request, context):
-        """Returns the devices this agent serves: it is alive, and these are its own.
+        """Returns the devices this agent serves, and whether it would attach: it is alive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

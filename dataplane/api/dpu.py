@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 
 import grpc
 
@@ -57,6 +57,12 @@ class DpuClient:
             )
             return tuple(dpu.Check(question, timeout=timeout_s).faults)
 
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
+        """Return why it would attach nothing."""
+        with _asking(address) as dpu:
+            question = pb.GetDevicesRequest(segment=segment)
+            return str(dpu.GetDevices(question, timeout=timeout_s).obstacle)
+
     def serials(self, address: str, timeout_s: float) -> frozenset[str]:
         """Return which devices the agent at ``address`` serves. Raises AttachRefusedError."""
         with _asking(address) as dpu:
@@ -76,7 +82,8 @@ def _asking(address: str) -> Iterator[rpc.AttachmentStub]:
 def _refusal(address: str, error: grpc.RpcError) -> AttachRefusedError:
     """Return the agent's own word if it gave one, else why there is none."""
     told = error.trailing_metadata() or ()
-    codes = [int(each.value) for each in told if each.key == CODE_KEY]
+    values = (str(each.value) for each in told if each.key == CODE_KEY)
+    codes = [int(value) for value in values if value.isdecimal()]
     if codes:
         return AttachRefusedError(codes[0], f"DPU at {address}: {error.details()}")
     away = "does not answer" if error.code() in _AWAY else "failed"
@@ -92,6 +99,7 @@ def _attached(vf: Vf, answer: pb.AttachResponse) -> Attached:
         return Attached(
             mac=Mac(answer.mac),
             interfaces=tuple(map(ip_interface, answer.addresses)),
+            routes=tuple(map(ip_network, answer.routes)),
             mtu=answer.mtu,
             vni=Vni(answer.vni),
             published=answer.published,

@@ -6,13 +6,17 @@ import threading
 import time
 from collections.abc import Mapping
 
+import structlog
+
 from dataplane.api.dpu import DpuClient
 from dataplane.contracts import AttachRefusedError, Post
 from dataplane.core.events import DeviceSeen
 from dataplane.core.model import READY, Condition
 
-ASK_S = 5.0
-TIMEOUT_S = 2.0
+ASK_S = 2.0
+TIMEOUT_S = 2.0  # with the above: who is ready has answered within the last 5 s
+
+log = structlog.get_logger()
 
 
 class DpuFeed:
@@ -24,25 +28,27 @@ class DpuFeed:
         self._dpu = dpu
         self._seen: dict[str, Condition] = {}
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def start(self, post: Post) -> None:
-        """Begin to ask."""
-        self._thread = threading.Thread(
-            target=self._run, args=(post,), name="dpu-health", daemon=True
-        )
-        self._thread.start()
+        """Begin to ask; one that is slow to answer keeps nobody else waiting."""
+        self._threads = [
+            threading.Thread(target=self._run, args=(name, post), name="dpu-health", daemon=True)
+            for name in self._devices
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Ask no more."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self, post: Post) -> None:
+    def _run(self, name: str, post: Post) -> None:
+        serial, address = self._devices[name]
         while not self._stopping.is_set():
-            for name, (serial, address) in self._devices.items():
-                self._look(name, self._why_not(serial, address), post)
+            self._look(name, self._why_not(serial, address), post)
             self._stopping.wait(ASK_S)
 
     def _look(self, name: str, why_not: str, post: Post) -> None:
@@ -59,6 +65,9 @@ class DpuFeed:
             served = self._dpu.serials(address, TIMEOUT_S)
         except AttachRefusedError as error:
             return str(error)
+        except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
+            log.exception("dpu.crashed", address=address)
+            return f"internal error, please report it: {caught!r}"
         if serial in served:
             return ""
         return f"the DPU's agent at {address} does not serve {serial}, but {sorted(served)}"

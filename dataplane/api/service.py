@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from dataplane.api import agent_pb2_grpc as rpc
 from dataplane.api import attachment_pb2_grpc as attachment_rpc
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.trace import trace
+from dataplane.api.verify import verify
 from dataplane.contracts import PacketPaths, PathCounters
 from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.model import IpAddress, Node
@@ -124,6 +125,18 @@ class AgentService(rpc.AgentServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return pb.TraceResponse(node=snapshot.state.node.name, hops=found)
 
+    def Verify(
+        self, request: pb.VerifyRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.Verified]:
+        """Yield what the paths of this node do with the same frames, until nobody listens."""
+        try:
+            for found in verify(self._source.snapshot, self._paths, request):
+                if not context.is_active():
+                    return
+                yield found
+        except ValueError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
 
 def serve(service: AgentService, socket: Path) -> grpc.Server:
     """Start the service on a unix ``socket`` in a directory only root may enter."""
@@ -172,8 +185,10 @@ def _xdp(snapshot: Snapshot) -> str:
 def _switch(snapshot: Snapshot) -> dict[str, str]:
     """Return in words what is below this node, if there is anything."""
     known, error = snapshot.state.switch.capability, snapshot.state.switch.error
+    if error:
+        return {"switch": f"{Reason.DEVICE_DOWN}: {error}"}
     if known is None:
-        return {"switch": f"{Reason.DEVICE_DOWN}: {error}"} if error else {}
+        return {}
     name = f"{known.product} (emulated)" if known.emulated else known.product
     taken = f": {Reason.SWITCH_TAKEN}: {known.obstacle}" if known.obstacle else ""
     return {"switch": name + taken}

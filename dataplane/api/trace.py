@@ -22,7 +22,7 @@ from dataplane.core.path import (
     hops,
     why_ovs,
 )
-from dataplane.core.snapshot import Snapshot
+from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
 
 _FASTPATH = "fastpath"
 
@@ -45,7 +45,10 @@ def _end(end: pb.TraceEnd) -> End:
 def _live(paths: PacketPaths, hop: Hop) -> Live | None:
     if hop.probe is None:
         return None
-    return Live(_ask(paths.fast, hop.probe), _ask(paths.ovs, hop.probe))
+    fast, ovs = _ask(paths.fast, hop.probe), _ask(paths.ovs, hop.probe)
+    if paths.switch is None:
+        return Live(fast, ovs)
+    return Live(fast, ovs, _ask(paths.switch, hop.probe))
 
 
 def _ask(path: PacketPath, probe: Probe) -> Outcome:
@@ -65,6 +68,8 @@ def _message(node: str, hop: Hop, live: Live | None, full: Collection[str]) -> p
     )
     if live is not None:
         message.MergeFrom(_judged(hop, live, full))
+        if live.switch.action is not Action.NONE:
+            message.switch.CopyFrom(_outcome(live.switch))
         found = compare(hop.predicted, live, full)
         if found is not None:
             message.owner, message.difference = found.owner, found.what
@@ -76,10 +81,15 @@ def _judged(hop: Hop, live: Live, full: Collection[str]) -> pb.Hop:
         fastpath=_outcome(live.fast),
         ovs=_outcome(live.ovs),
         arrives=arrives(hop.predicted, live),
-        via="ovs" if live.decides is live.ovs else _FASTPATH,
+        via=_via(live),
         reason=why_ovs(hop.predicted, live, full) or "",
         tunnel=str(_tunnel(hop, live) or ""),
     )
+
+
+def _via(live: Live) -> str:
+    names = ((live.switch, SWITCH_TARGET), (live.fast, _FASTPATH))
+    return next((name for outcome, name in names if outcome is live.decides), "ovs")
 
 
 def _tunnel(hop: Hop, live: Live) -> Tunnel | None:

@@ -82,7 +82,23 @@ def traces(
     return {each.node: [as_record(hop) for hop in each.hops] for each in answers}, silent
 
 
+def verified(
+    sockets: tuple[Path, ...], request: pb.VerifyRequest, progress: Callable[[pb.Verified], None]
+) -> tuple[list[list[pb.Verified]], list[str]]:
+    """Return what each agent meant found, as told to ``progress``, and the words on silent ones."""
+
+    def ask(agent: AgentStub) -> list[pb.Verified]:
+        heard = []
+        for each in agent.Verify(request, timeout=_VERIFY_S):
+            progress(each)
+            heard.append(each)
+        return heard
+
+    return _heard(sockets, ask)
+
+
 _TRACE_S = 10.0  # Open vSwitch is asked, up to four times
+_VERIFY_S = 1800.0  # it is told how far it is
 _WAIT = {"timeout": CALL_TIMEOUT_S}
 
 

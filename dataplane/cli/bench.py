@@ -34,6 +34,14 @@ def cni(pods: int, target: Path | None) -> None:
     _figures("cni").run(pods, target)
 
 
+@bench.command()
+@rounds_option
+@json_option
+def offload(rounds: int, target: Path | None) -> None:
+    """Time how entries come into a DPU's (emulated) switch, and what its death costs."""
+    _figures("offload").run(rounds, target)
+
+
 @bench.command("packet-cost")
 @rounds_option
 @json_option

@@ -14,7 +14,7 @@ from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.cli.store import open_store
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import Device
+from dataplane.core.model import Device, Side
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 
@@ -61,11 +61,12 @@ REMEDIES: Mapping[Reason, str] = {
 def explain(name: str, form: str, remote: str | None, sockets: tuple[Path, ...]) -> None:
     """Say by which path the agents forward, why by no faster one, and what would change it.
 
-    ENDPOINT is an identity or a MAC, DEVICE a name as in 'overweave get dpu', or a node's. A reason
-    is one of a closed list; behind it stand the words of the kernel or the device.
+    ENDPOINT is an identity or a MAC. DEVICE is a name as in 'overweave get dpu', of either half, or
+    a serial, and means the DPU; a node's name means the node. A reason is one of a closed list;
+    behind it stand the words of the kernel or the device.
     """
     found = _named(entries(sockets), name)
-    if not found and (node := _node_of(remote, name)):
+    if not found and (node := _dpu_of(remote, name)):
         found = _named(entries(sockets), node)
     if not found:
         raise InvalidValueError(
@@ -96,10 +97,13 @@ def _named(records: Sequence[Record], name: str) -> list[Record]:
     return [record for record in records if name in (record[key] for key in keys)]
 
 
-def _node_of(remote: str | None, name: str) -> str | None:
+def _dpu_of(remote: str | None, name: str) -> str | None:
+    """Return the node that is the DPU of a name or a serial: there its entries are."""
     with open_store(remote) as store:
         devices = [row for row in store.read() if isinstance(row, Device)]
-    return next((each.node for each in devices if name in (each.name, each.serial)), None)
+    serials = {each.serial for each in devices if name in (each.name, each.serial)}
+    dpus = (each.node for each in devices if each.side is Side.DPU and each.serial in serials)
+    return next(dpus, None)
 
 
 def _verdict(name: str, records: Sequence[Record]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -215,20 +216,33 @@ def endpoint_records(rows: Rows) -> list[Record]:
 
 def dpu_records(rows: Rows) -> list[Record]:
     """Return the halves of DPUs by name; what is emulated says so wherever it shows."""
-    return [
-        {
-            "name": device.name,
-            "dpu_product": device.product + (" (emulated)" if device.emulated else ""),
-            "dpu_side": device.side is Side.DPU,
-            "node": device.node,
-            "status": device.ready,
-            "serial": device.serial,
-            "vendor": device.vendor,
-            "emulated": device.emulated,
-            "conditions": [_condition(each) for each in device.conditions],
-        }
-        for device in sorted(_all(rows, Device), key=lambda each: (each.name, each.node))
-    ]
+    halves = sorted(_all(rows, Device), key=lambda each: (each.name, each.node))
+    return [_dpu_record(half, tuple(_unheard(half, halves))) for half in halves]
+
+
+def _dpu_record(half: Device, unheard: tuple[Condition, ...]) -> Record:
+    return {
+        "name": half.name,
+        "dpu_product": half.product + (" (emulated)" if half.emulated else ""),
+        "dpu_side": half.side is Side.DPU,
+        "node": half.node,
+        "status": half.ready and not unheard,
+        "serial": half.serial,
+        "vendor": half.vendor,
+        "emulated": half.emulated,
+        "conditions": [_condition(each) for each in (*half.conditions, *unheard)],
+    }
+
+
+def _unheard(half: Device, halves: Sequence[Device]) -> Iterator[Condition]:
+    """Yield why a host does not hear the agent that wrote a DPU's ``half``.
+
+    A dead agent cannot take its own word back.
+    """
+    for other in halves:
+        is_host = half.side is Side.DPU and other.side is Side.HOST and other.serial == half.serial
+        for told in other.conditions if is_host and not other.ready else ():
+            yield replace(told, kind="Answers", reason=f"{told.reason} (says {other.node})")
 
 
 def _condition(condition: Condition) -> str:

@@ -23,6 +23,9 @@ COMMANDS = {
     "status": Lazy("dataplane.cli.status:status", "say whether the agents are ready, and why not"),
     "ping": Lazy("dataplane.cli.ping:ping", "ping between all pods of each segment"),
     "trace": Lazy("dataplane.cli.trace:trace", "say what becomes of packets between two endpoints"),
+    "verify": Lazy(
+        "dataplane.cli.verify:verify", "compare switch, eBPF and Open vSwitch on frames"
+    ),
     "explain": Lazy("dataplane.cli.explain:explain", "say by which path entries go, and why"),
     "lab": Lazy("dataplane.cli.lab:lab", "nodes as namespaces on this machine, with pods on them"),
     "bench": Lazy("dataplane.cli.bench:bench", "take figures, in a lab of their own"),

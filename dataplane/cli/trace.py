@@ -20,8 +20,10 @@ from dataplane.core.model import FabricEntity, IpAddress, Node, Segment
 
 TRACES = Listing("trace", ())
 HOPS = Listing("hop", ("source", "target", "node", "enters", "predicted", "ebpf", "ovs"))
+HOPS_OF_DPUS = Listing("hop", (*HOPS.table[:5], "switch", *HOPS.table[5:]))
 _VIEW = "fabric view"  # what a node knows of the others
-_UNSAID = dict.fromkeys(("predicted", "fastpath", "ovs"))  # of who did not come so far
+_PATHS = ("switch", "fastpath", "ovs")
+_UNSAID = dict.fromkeys(("predicted", *_PATHS))  # of who did not come so far
 _STATIC = "static: no agent runs there"
 
 
@@ -68,7 +70,8 @@ def trace(
 
     SRC and DST are identities as in 'overweave get endpoint', IDENTITY@NODE, MACs or addresses.
     Each node says what should happen, what its live eBPF program and maps do, and what the live
-    flows of Open vSwitch do. Nothing is sent; the eBPF program counts the packet like any other.
+    flows of Open vSwitch do; a DPU with an emulated switch, what that does with a packet injected
+    there. Nothing is sent; switch and eBPF program count the packet like any other.
     Shown is all up to the first difference, and whose it is; everything with -o wide, json, yaml.
 
     Exits 0 if both directions work and all agree, 1 if not, 3 if a node was not heard.
@@ -195,7 +198,9 @@ def _way(found: Sequence[Record]) -> str:
     if slow:
         reasons = {f"{hop['reason'] or 'no fast path'} on {hop['node']}": None for hop in slow}
         return f"over ovs, because {', '.join(reasons)}"
-    return "fastpath" if any(hop["missing"] for hop in found) else "fastpath both ways"
+    ways = "fastpath" if any(hop["missing"] for hop in found) else "fastpath both ways"
+    switches = dict.fromkeys(hop["node"] for hop in found if hop["via"] == "switch")
+    return f"{ways}, in the switch of {', '.join(switches)}" if switches else ways
 
 
 # --- what is shown -----------------------------------------------------------------------------
@@ -209,7 +214,8 @@ def _told(asked: Asked, found: Sequence[Record], form: Format) -> int:
     click.echo(judgement.verdict)
     shown = found if form is Format.WIDE else _first(found)
     if shown:
-        show([_row(hop) for hop in shown], HOPS, Format.TABLE)
+        listing = HOPS_OF_DPUS if any(hop["switch"] for hop in shown) else HOPS
+        show([_row(hop) for hop in shown], listing, Format.TABLE)
     for hop in shown:
         if hop["owner"]:
             click.echo(f"difference: {_blame(hop)}: {hop['difference']}")
@@ -243,9 +249,10 @@ def _is_last(hop: Record) -> bool:
 def _row(hop: Record) -> Record:
     row = {key: hop[key] for key in ("source", "target", "node", "enters")}
     if hop["missing"]:
-        return {**row, "predicted": hop["missing"], "ebpf": "", "ovs": ""}
-    ebpf, ovs = (_live(hop[path], hop["predicted"]) for path in ("fastpath", "ovs"))
-    return {**row, "predicted": _said(hop["predicted"]), "ebpf": ebpf, "ovs": ovs}
+        return {**row, "predicted": hop["missing"], "switch": "", "ebpf": "", "ovs": ""}
+    switch, ebpf, ovs = (_live(hop[path], hop["predicted"]) for path in _PATHS)
+    predicted = _said(hop["predicted"])
+    return {**row, "predicted": predicted, "switch": switch, "ebpf": ebpf, "ovs": ovs}
 
 
 def _live(outcome: Record | None, predicted: Record) -> str:

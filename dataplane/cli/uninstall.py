@@ -27,8 +27,9 @@ from ovs_client.vswitch import VSwitch
 def uninstall(file: Path, dry_run: bool) -> int:  # noqa: FBT001
     """Remove pods' links, tc filters, bridges, pins, files and fabric rows that are this agent's.
 
-    The agent is asked to end first. A fabric database of this machine goes with the last node in
-    it. The configuration stays, and so does everything that is not marked as our own.
+    The agent is asked to end first. What a DPU's switch holds of it goes, and VFs of pods come
+    home. A fabric database of this machine goes with the last node in it. The configuration stays,
+    and so does everything that is not marked as our own.
     """
     config = load_config(file)
     vswitch = VSwitch(config.ovs_remote)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dataplane.cni.errors import CniError, Code
+from dataplane.turns import Turns
 
 
 class Call:
@@ -49,34 +49,15 @@ class ContainerLocks:
     """One request at a time per container; requests of different containers never wait."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[str, tuple[threading.Lock, int]] = {}
+        self._turns = Turns()
 
     @contextmanager
     def hold(self, container_id: str, call: Call) -> Iterator[None]:
         """Wait for the container's turn. Raises CniError 11 if the call's time is over before."""
-        lock = self._enter(container_id)
-        try:
-            if not lock.acquire(timeout=call.remaining()):
+        with self._turns.hold(container_id, call.remaining()) as came:
+            if not came:
                 raise CniError(
                     Code.TRY_AGAIN,
                     f"another request for container {container_id} is still under way",
                 )
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            self._leave(container_id)
-
-    def _enter(self, container_id: str) -> threading.Lock:
-        with self._guard:
-            lock, users = self._locks.get(container_id, (threading.Lock(), 0))
-            self._locks[container_id] = (lock, users + 1)
-            return lock
-
-    def _leave(self, container_id: str) -> None:
-        with self._guard:
-            lock, users = self._locks.pop(container_id)
-            if users > 1:
-                self._locks[container_id] = (lock, users - 1)
+            yield

@@ -15,9 +15,11 @@ from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment, AttachmentKey
+from dataplane.turns import Turns
 
 DETACH_S = 5.0
 CHECK_S = 10.0
+STATUS_S = 2.0
 RETRY_S = 10.0
 
 log = structlog.get_logger()
@@ -36,6 +38,7 @@ class Front:
         self._dpu = dpu
         self._files = records
         self._guard = threading.Lock()
+        self._releases = Turns()  # by attachment: an ADD of the same must not be what is released
         # An ADD that the DPU had not answered did not outlive the agent that asked.
         kept = (replace(each, leaving=each.leaving or not each.mac) for each in records.load())
         self._records = {record.key: record for record in kept}
@@ -70,6 +73,22 @@ class Front:
             holder = self._holder(vf)
         if holder is not None and not holder.leaving and holder.key != key:
             raise _taken(vf, holder)
+
+    def expect_ready(self, segment: str) -> None:
+        """Raise AttachRefusedError if no DPU's agent would attach a VF to ``segment`` now."""
+        whys = []
+        for address in dict.fromkeys(vf.dpu for vf in self._vfs.values()):
+            try:
+                why = self._dpu.obstacle(address, segment, STATUS_S)
+            except AttachRefusedError as error:
+                whys.append(str(error))
+                continue
+            if not why:
+                return
+            whys.append(f"DPU at {address}: {why}")
+        raise AttachRefusedError(
+            Code.TRY_AGAIN, f"this node does not know segment {segment!r}; {'; '.join(whys)}"
+        )
 
     # --- as contracts.Attachments says ---
 
@@ -153,14 +172,16 @@ class Front:
                 self._release(record.key, DETACH_S)
 
     def _release(self, key: AttachmentKey, timeout_s: float) -> None:
-        """Have the DPU forget one that leaves, then forget it here."""
-        with self._guard:
-            record = self._records.get(key)
-        if record is None or not record.leaving:
-            return
-        self._dpu.detach(self._vf_of(record), key, timeout_s)
-        with self._guard:
-            if self._records.get(key) is record:
+        """Have the DPU forget one that leaves, then forget it here. Raises AttachRefusedError."""
+        with self._releases.hold(key, timeout_s) as came:
+            if not came:
+                raise AttachRefusedError(Code.TRY_AGAIN, f"the DPU is being told that {key} left")
+            with self._guard:
+                record = self._records.get(key)
+            if record is None or not record.leaving:
+                return
+            self._dpu.detach(self._vf_of(record), key, timeout_s)
+            with self._guard:
                 self._files.remove(key)
                 del self._records[key]
                 self._published.discard(key)
@@ -170,12 +191,17 @@ class Front:
             with self._guard:
                 owed = [key for key, record in self._records.items() if record.leaving]
             for key in owed:
-                try:
-                    self._release(key, DETACH_S)
-                    log.info("front.detached", key=key)
-                except (AttachRefusedError, OverweaveError) as error:
-                    log.warning("front.detach.owed", key=key, error=str(error))
+                self._try_release(key)
             self._stopping.wait(RETRY_S)
+
+    def _try_release(self, key: AttachmentKey) -> None:
+        try:
+            self._release(key, DETACH_S)
+            log.info("front.detached", key=key)
+        except (AttachRefusedError, OverweaveError) as error:
+            log.warning("front.detach.owed", key=key, error=str(error))
+        except Exception:  # a fault of ours: what else is owed must be paid all the same
+            log.exception("front.detach.crashed", key=key)
 
     # --- records; the caller holds the guard ---
 
@@ -227,6 +253,7 @@ def _completed(record: VfRecord, attached: Attached) -> VfRecord:
         record,
         mac=str(attached.mac),
         interfaces=tuple(map(str, attached.interfaces)),
+        routes=tuple(map(str, attached.routes)),
         mtu=attached.mtu,
         vni=int(attached.vni),
     )

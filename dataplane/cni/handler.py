@@ -171,7 +171,7 @@ class Handler:
                 given = self._given(request, call, undo)
                 port = self._admit(lane, _wanted(request, given, netdev), call, undo)
                 _check_given(request, given, port)
-                self._connect(lane, port, given.routes_in(port.segment), call, undo)
+                self._connect(lane, port, given.routes_of(port), call, undo)
                 result = add_result(
                     request.network.version, port, request.previous, given, request.device_id
                 )
@@ -277,11 +277,14 @@ class Handler:
 
     def _detach(self, lane: Lane, key: AttachmentKey, call: Call, failures: _Failures) -> None:
         attachment = lane.held.attachment(key)
+        unplumbed = attachment is None
         if attachment is not None:
             with failures.kept(), call.phase("unplumb"):
                 lane.wiring.unplumb(attachment)
-        with failures.kept(), call.phase("detach"):
-            lane.held.detach(key, call.remaining(self.limits.detach))
+                unplumbed = True
+        if lane is self._veths or unplumbed:  # a VF that is not home yet must not be forgotten
+            with failures.kept(), call.phase("detach"):
+                lane.held.detach(key, call.remaining(self.limits.detach))
 
     def _forward_delete(self, delegate: Delegate, call: Call, *, known: bool) -> None:
         try:
@@ -349,20 +352,30 @@ class Handler:
         return [*faults, *lane.wiring.check(port), *lane.held.faults(request.key)]
 
     def _status(self, request: StatusRequest, call: Call) -> None:
-        obstacle = self._attachments.obstacle()
-        if obstacle is not None:
-            limited = obstacle.limits_existing
-            raise CniError(
-                Code.LIMITED_CONNECTIVITY if limited else Code.NOT_AVAILABLE, obstacle.message
-            )
         try:
-            self._attachments.segment_mtu(request.segment)
+            self._expect_ready(request.segment)
             if request.network.ipam is not None:
                 self._forward(request.network.ipam, Verb.STATUS, call)
         except (AttachRefusedError, CniError) as error:
             unavailable = (Code.NOT_AVAILABLE, Code.LIMITED_CONNECTIVITY)
             code = error.code if error.code in unavailable else Code.NOT_AVAILABLE
             raise CniError(code, str(error), error.details) from None
+
+    def _expect_ready(self, segment: str) -> None:
+        """Raise CniError or AttachRefusedError if an ADD to ``segment`` would fail now.
+
+        A segment that this node does not know can be one for pods on VFs: their DPU knows it.
+        """
+        if self._front is not None and not self._attachments.knows_segment(segment):
+            self._front.held.expect_ready(segment)
+            return
+        obstacle = self._attachments.obstacle()
+        if obstacle is not None:
+            limited = obstacle.limits_existing
+            raise CniError(
+                Code.LIMITED_CONNECTIVITY if limited else Code.NOT_AVAILABLE, obstacle.message
+            )
+        self._attachments.segment_mtu(segment)
 
     def _forward(self, delegate: Delegate, verb: Verb, call: Call) -> None:
         with call.phase("ipam"):

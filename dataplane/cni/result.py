@@ -56,14 +56,16 @@ class Given:
     routes: tuple[PodRoute, ...] = ()
     dns: JsonObject | None = None
 
-    def routes_in(self, segment: Segment) -> tuple[PodRoute, ...]:
-        """Return the pod's routes: those given, and what is on the link where no subnet says so."""
-        on_link = (
-            PodRoute(address.network)
+    def routes_of(self, port: Port) -> tuple[PodRoute, ...]:
+        """Return the pod's routes: those given, and what no address says to be on the link."""
+        outside = (
+            address.network
             for address in self.addresses
-            if address.network.num_addresses > 1 and subnet_of(address.ip, segment) is None
+            if address.network.num_addresses > 1 and subnet_of(address.ip, port.segment) is None
         )
-        return (*on_link, *self.routes)
+        given = {route.destination for route in self.routes}
+        on_link = (net for net in (*outside, *port.on_link) if net not in given)
+        return (*map(PodRoute, on_link), *self.routes)
 
 
 def parse_previous(document: JsonObject, version: Version) -> PreviousResult:

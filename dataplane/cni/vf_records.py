@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from urllib.parse import quote
 
 from dataplane import durable
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
-from dataplane.core.model import Attachment, AttachmentKey, IpInterface, Mac, Segment, Vni
+from dataplane.core.model import (
+    Attachment,
+    AttachmentKey,
+    IpInterface,
+    IpNetwork,
+    Mac,
+    Segment,
+    Vni,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class VfRecord:
     network: str
     mac: str = ""
     interfaces: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
     mtu: int = 0
     vni: int = 0
     leaving: bool = False
@@ -51,7 +61,8 @@ class VfRecord:
         if not self.mac:
             return None
         held: tuple[IpInterface, ...] = tuple(map(ip_interface, self.interfaces))
-        subnets = (each.network for each in held if each.network.num_addresses > 1)
+        own = (each.network for each in held if each.network.num_addresses > 1)
+        subnets: Iterable[IpNetwork] = (*own, *map(ip_network, self.routes))
         segment = Segment(self.segment, Vni(self.vni), subnets=tuple(dict.fromkeys(subnets)))
         attachment = Attachment(
             container_id=self.container_id,
@@ -106,7 +117,8 @@ class VfRecords:
 def _read(path: Path) -> VfRecord:
     try:
         fields = json.loads(path.read_text())
-        record = VfRecord(**{**fields, "interfaces": tuple(fields["interfaces"])})
+        lists = {key: tuple(fields.get(key, ())) for key in ("interfaces", "routes")}
+        record = VfRecord(**{**fields, **lists})
         _ = record.port
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OverweaveError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dataplane.core.model import Encap, Family, Guard
@@ -45,9 +45,10 @@ class Capability:
 
     ``tunnels`` are the encapsulations with the outer families it writes and strips. ``guards`` are
     those it enforces, by the AccessPort (representor) of each of its ports. ``cannot_set`` names
-    outer header fields that it writes otherwise than the other paths do, ``limits`` what else to
+    (core.agreement.Field) what it writes otherwise than the other paths do, ``limits`` what else to
     know, in the vendor's words. ``obstacle`` says why nothing can be placed at all, empty: it can.
     ``offloads``: it says itself that what it forwards by its tables is forwarded in hardware.
+    ``rows`` of ours it holds now in all, those among them that no entry counts as its own.
     ``emulated`` devices prove nothing about speed.
     """
 
@@ -61,3 +62,10 @@ class Capability:
     obstacle: str = ""
     offloads: bool = False
     emulated: bool = False
+    rows: int = 0
+
+    @property
+    def lasting(self) -> Capability:
+        """Return it without what changes with the traffic: rows in use, and words on that."""
+        tables = tuple(replace(table, used=0) for table in self.tables)
+        return replace(self, tables=tables, limits=(), rows=0)

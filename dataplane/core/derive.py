@@ -138,9 +138,10 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
 
 
 def _device(state: State, device: Device) -> Device:
-    """Return a half of a DPU as it is: its switch answers, or on the host the DPU's agent."""
+    """Return a half of a DPU as it is: its switch takes entries; on the host its agent answers."""
     if device.side is Side.DPU:
-        ready = Condition(READY, holds=not state.switch.error, reason=state.switch.error)
+        why_not = state.switch.why_not
+        ready = Condition(READY, holds=not why_not, reason=why_not)
     else:
         unknown = Condition(READY, holds=False, reason="the DPU's agent has not been asked yet")
         ready = state.devices.get(device.name, unknown)

@@ -18,6 +18,7 @@ from dataplane.core.model import (
     FabricEntity,
     Guard,
     IpAddress,
+    IpNetwork,
     Mac,
     Node,
     Pin,
@@ -93,6 +94,14 @@ class Port:
         """Return what is checked; without known addresses nothing but the MAC can be."""
         guard = self.segment.guard
         return Guard.MAC if guard is Guard.IP and not self.attachment.ips else guard
+
+    @property
+    def on_link(self) -> tuple[IpNetwork, ...]:
+        """Return the subnets that are on its link, too: others of the segment, of its families."""
+        ips = self.attachment.ips
+        families = {ip.version for ip in ips}
+        others = (net for net in self.segment.subnets if not any(ip in net for ip in ips))
+        return tuple(net for net in others if net.version in families)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint, SegmentView
@@ -41,18 +44,34 @@ class SwitchView:
     """What is known of the DPU's switch below this node, and of what the entries forward.
 
     ``rates`` are packets per second, smoothed; ``held`` are the entries that the switch says it
-    holds. Without ``capability`` it does not answer, ``error`` says why; both empty: there is none.
+    holds, None before it was first measured; ``leaving`` are the ports and entries of which it may
+    hold what they are not any more (core/withdrawal). ``error`` says why it does not answer now,
+    ``capability`` is what it said last; both empty: there is none.
     """
 
     capability: Capability | None = None
     error: str = ""
     rates: Mapping[EntryKey, float] = field(default_factory=dict)
-    held: frozenset[EntryKey] = frozenset()
+    held: frozenset[EntryKey] | None = None
+    leaving: frozenset[Hashable] = frozenset()
 
     @property
     def exists(self) -> bool:
         """Say whether there is a switch, answering or not."""
         return self.capability is not None or bool(self.error)
+
+    @property
+    def basis(self) -> SwitchView:
+        """Return what a choice rests on; only what is told to others is left out."""
+        known = self.capability
+        return replace(self, capability=known.lasting if known else None)
+
+    @property
+    def why_not(self) -> str:
+        """Return why nothing can be placed now, in words; empty: it can."""
+        if self.capability is None:
+            return self.error or "the switch has not answered yet"
+        return self.error or self.capability.obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +82,28 @@ class Choice:
     reasons: Mapping[EntryKey, Reason] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """An entry and those that come with it; it gives the rank, its traffic or that it is pinned."""
+class _Candidate(NamedTuple):
+    """An entry and those that come with it; it gives the rank, its traffic or that it is pinned.
+
+    ``own`` are the parts that no other candidate needs.
+    """
 
     key: EntryKey
     others: frozenset[EntryKey]
-    bundles: tuple[_Bundle, ...]
+    own: _Parts
+    shared: tuple[_Bundle, ...]
     pinned: bool
+    is_waiting: bool  # for the rows of its segment: nothing of it is taken out before
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # two of the same parts are two
+_Parts = tuple[tuple[Part, int], ...]
+
+
+@dataclass(slots=True, eq=False)  # two of the same parts are two
 class _Bundle:
     """Parts, and how many of each, that take rows once however many candidates need them."""
 
-    parts: tuple[tuple[Part, int], ...]
+    parts: _Parts
 
 
 def choose(
@@ -86,19 +112,38 @@ def choose(
     next_hops: Collection[IpAddress],
     before: frozenset[EntryKey],
 ) -> Choice:
-    """Return what to place, given what is placed ``before`` and to which VTEPs a way is known."""
+    """Return what to place, given what was chosen ``before`` and to which VTEPs a way is known.
+
+    What the switch holds counts as chosen, too: an agent that was just started remembers nothing.
+    """
     if not view.exists:
         return Choice()
+    before |= view.held or frozenset()
     capability = view.capability
-    segments = [_Segment(each, capability, next_hops) for each in desired.segments.values()]
-    reasons = {key: why for segment in segments for key, why in segment.refused()}
-    candidates = [candidate for segment in segments for candidate in segment.candidates()]
-    if capability is None or capability.obstacle:
+    segments = [_Segment(each, view, next_hops) for each in desired.segments.values()]
+    reasons: dict[EntryKey, Reason] = {}
+    candidates: list[_Candidate] = []
+    for key, verdict in chain.from_iterable(segment.verdicts() for segment in segments):
+        if isinstance(verdict, _Candidate):
+            candidates.append(verdict)
+        else:
+            reasons[key] = verdict
+    why = _why_as_before(view)
+    if why is not None:
         # What was there comes back as it was, as soon as the device does.
-        why = Reason.SWITCH_TAKEN if capability else Reason.DEVICE_DOWN
         known = frozenset(each.key for each in candidates)
         return Choice(before & known, {**reasons, **dict.fromkeys(known, why)})
-    return _ranked(candidates, _Room(capability.tables), view.rates, before, reasons)
+    room = _Room(capability.tables if capability else ())
+    return _ranked(candidates, room, view.rates, before, reasons)
+
+
+def _why_as_before(view: SwitchView) -> Reason | None:
+    """Return why nothing is chosen anew, whatever the traffic."""
+    if view.error:
+        return Reason.DEVICE_DOWN
+    if view.capability is None or view.held is None:
+        return Reason.PENDING
+    return Reason.SWITCH_TAKEN if view.capability.obstacle else None
 
 
 def _ranked(
@@ -109,7 +154,8 @@ def _ranked(
     reasons: Mapping[EntryKey, Reason],
 ) -> Choice:
     def rate_of(candidate: _Candidate) -> float:
-        return math.inf if candidate.pinned else rates.get(candidate.key, 0.0)
+        stays = candidate.is_waiting and candidate.key in before
+        return math.inf if candidate.pinned or stays else rates.get(candidate.key, 0.0)
 
     def rank(candidate: _Candidate) -> float:
         rate = rate_of(candidate)
@@ -117,17 +163,19 @@ def _ranked(
 
     placed: set[EntryKey] = set()
     whys = dict(reasons)
-    for candidate in sorted(candidates, key=lambda each: (-rank(each), each.key)):
-        needed = KEEP_ABOVE if candidate.key in before else PROMOTE_AT
-        if rate_of(candidate) < needed:
-            whys[candidate.key] = Reason.BELOW_THRESHOLD
-        elif room.take(candidate.bundles):
-            placed.add(candidate.key)
+    in_order = sorted(candidates, key=attrgetter("key"))  # and so among those of one rank
+    in_order.sort(key=rank, reverse=True)
+    for candidate in in_order:
+        key, rate = candidate.key, rate_of(candidate)
+        if rate < (KEEP_ABOVE if key in before else PROMOTE_AT):
+            whys[key] = Reason.BELOW_THRESHOLD
+        elif room.take(candidate):
+            placed.add(key)
             placed |= candidate.others
         else:
             # Once out, it would not even come back into an empty table: that is why it is out.
-            is_small = rate_of(candidate) < PROMOTE_AT
-            whys[candidate.key] = Reason.BELOW_THRESHOLD if is_small else Reason.TABLE_FULL
+            is_small = rate < PROMOTE_AT
+            whys[key] = Reason.BELOW_THRESHOLD if is_small else Reason.TABLE_FULL
     return Choice(frozenset(placed), {key: why for key, why in whys.items() if key not in placed})
 
 
@@ -141,15 +189,15 @@ class _Room:
             for part, rows in table.rows.items():
                 self._rows[part][table.name] = rows
         self._taken: set[_Bundle] = set()
+        self._costs: dict[_Parts, Mapping[str, int]] = {}
 
-    def take(self, bundles: Iterable[_Bundle]) -> bool:
+    def take(self, candidate: _Candidate) -> bool:
         """Take what is not taken yet; False, and nothing taken, if a table lacks the rows."""
-        fresh = [bundle for bundle in bundles if bundle not in self._taken]
-        needed: Counter[str] = Counter()
+        fresh = [bundle for bundle in candidate.shared if bundle not in self._taken]
+        needed = dict(self._cost(candidate.own))
         for bundle in fresh:
-            for part, count in bundle.parts:
-                for table, rows in self._rows[part].items():
-                    needed[table] += rows * count
+            for table, rows in self._cost(bundle.parts).items():
+                needed[table] = needed.get(table, 0) + rows
         if any(rows > self._left[table] for table, rows in needed.items()):
             return False
         for table, rows in needed.items():
@@ -157,45 +205,57 @@ class _Room:
         self._taken.update(fresh)
         return True
 
+    def _cost(self, parts: _Parts) -> Mapping[str, int]:
+        if parts not in self._costs:
+            cost: Counter[str] = Counter()
+            for part, count in parts:
+                for table, rows in self._rows[part].items():
+                    cost[table] += rows * count
+            self._costs[parts] = cost
+        return self._costs[parts]
+
 
 class _Segment:
     """What of one segment may be placed, and why the rest may not, whatever the traffic."""
 
     def __init__(
-        self, view: SegmentView, capability: Capability | None, next_hops: Collection[IpAddress]
+        self, view: SegmentView, switch: SwitchView, next_hops: Collection[IpAddress]
     ) -> None:
         self._view = view
-        self._capability = capability
-        self._next_hops = next_hops
+        self._capability = switch.capability
+        self._leaving = switch.leaving
         self._pins = {
             word: frozenset(pin.endpoint for pin in view.pins if pin.hardware is word)
             for word in Hardware
         }
         self._behind = [port for port in view.ports if self._why_not(port) is None]
+        self._whole = self._why_no_remote()
+        self._reached = frozenset(vtep for vtep in view.flood if vtep in next_hops)
 
-    def candidates(self) -> Iterator[_Candidate]:
+    def verdicts(self) -> Iterator[tuple[EntryKey, _Candidate | Reason]]:
+        """Yield of each entry that it may be placed, or why not."""
         others = len(self._behind) - 1
-        ports = {self._key(port.attachment.mac): _port(port, others) for port in self._behind}
-        local = frozenset(ports)
-        for port in self._behind:
-            own = ports[self._key(port.attachment.mac)]
-            yield self._candidate(port.attachment, frozenset(), (own,))
-        members = {vtep: _Bundle(((Part.MEMBER, 1),)) for vtep in self._view.flood}
-        for remote in self._view.remotes:
-            if self._why_not_remote(remote) is None:
-                own = _Bundle(((Part.REMOTE, 1), (Part.PAIR, len(ports))))
-                bundles = (own, members[remote.vtep], *ports.values())
-                yield self._candidate(remote.endpoint, local, bundles)
-
-    def refused(self) -> Iterator[tuple[EntryKey, Reason]]:
+        ports: dict[EntryKey, _Bundle] = {}
+        waits = not self._view.synced
         for port in self._view.ports:
-            why = self._why_not(port)
-            if why:
-                yield self._key(port.attachment.mac), why
+            key, why = self._key(port.attachment.mac), self._why_not(port)
+            if why is None:
+                ports[key] = _port(port, others)
+                pinned = self._is(Hardware.ALWAYS, port.attachment)
+                yield key, _Candidate(key, frozenset(), (), (ports[key],), pinned, waits)
+            else:
+                yield key, why
+        local, bundles = frozenset(ports), tuple(ports.values())
+        remote_parts: _Parts = ((Part.REMOTE, 1), (Part.PAIR, len(ports)))
+        shared = {vtep: (_Bundle(((Part.MEMBER, 1),)), *bundles) for vtep in self._view.flood}
         for remote in self._view.remotes:
-            why = self._why_not_remote(remote)
-            if why:
-                yield self._key(remote.endpoint.mac), why
+            endpoint = remote.endpoint
+            key, why = self._key(endpoint.mac), self._why_not_remote(remote)
+            if why is None:
+                pinned = self._is(Hardware.ALWAYS, endpoint)
+                yield key, _Candidate(key, local, remote_parts, shared[remote.vtep], pinned, waits)
+            else:
+                yield key, why
 
     def _why_not(self, port: Port) -> Reason | None:
         if port.state is PortState.BLOCKED:
@@ -211,18 +271,26 @@ class _Segment:
             return Reason.NO_SWITCH_PORT
         if known and port.guard not in known.guards[netdev]:
             return Reason.UNSUPPORTED_GUARD
-        return None
+        is_leaving = {netdev, self._key(port.attachment.mac)} & self._leaving
+        return Reason.PENDING if is_leaving else None
 
     def _why_not_remote(self, remote: RemoteEndpoint) -> Reason | None:
-        segment = self._view.segment
         if self._is(Hardware.NEVER, remote.endpoint):
             return Reason.POLICY_OFF
+        if self._whole:
+            return self._whole
+        if self._key(remote.endpoint.mac) in self._leaving:
+            return Reason.PENDING
+        return None if remote.vtep in self._reached else Reason.NO_NEXTHOP
+
+    def _why_no_remote(self) -> Reason | None:
+        """Return why no endpoint of another node may be placed, whichever it is."""
         if not self._behind:
             return self._why_nobody()
-        known = self._capability
+        segment, known = self._view.segment, self._capability
         if known and (segment.encap, segment.underlay) not in known.tunnels:
             return Reason.UNSUPPORTED_ENCAP
-        return None if remote.vtep in self._next_hops else Reason.NO_NEXTHOP
+        return None
 
     def _why_nobody(self) -> Reason:
         """Return why no port is behind the switch: what comes nearest to being there."""
@@ -230,17 +298,8 @@ class _Segment:
         obstacles = {self._obstacle(port) for port in allowed}
         if None in obstacles:
             return Reason.POLICY_OFF
-        unguarded = Reason.UNSUPPORTED_GUARD in obstacles
-        return Reason.UNSUPPORTED_GUARD if unguarded else Reason.NO_SWITCH_PORT
-
-    def _candidate(
-        self,
-        owner: Attachment | Endpoint,
-        others: frozenset[EntryKey],
-        bundles: tuple[_Bundle, ...],
-    ) -> _Candidate:
-        pinned = self._is(Hardware.ALWAYS, owner)
-        return _Candidate(self._key(owner.mac), others, bundles, pinned)
+        nearest = (Reason.PENDING, Reason.UNSUPPORTED_GUARD)
+        return next((why for why in nearest if why in obstacles), Reason.NO_SWITCH_PORT)
 
     def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:
         """Say whether a pin says ``word`` of ``owner``; who is never there is no candidate."""

@@ -29,14 +29,14 @@ class Action(StrEnum):
     FLOOD = "flood"
     DROP = "drop"
     HOST = "host"  # left to the host's own stack
-    HAND_OVER = "hand over"  # of the fast path: Open vSwitch decides
+    HAND_OVER = "hand over"  # of a switch or the fast path: the next path above decides
     NONE = "none"  # there is no such path here, and none is wanted
     UNKNOWN = "unknown"  # it cannot be asked
 
 
 _PASSES = frozenset({Action.TUNNEL, Action.DELIVER, Action.FLOOD})
-_TO_OVS = frozenset({Action.HAND_OVER, Action.NONE})
-_ENDS = frozenset({Action.DROP, Action.HOST})
+UPWARDS = frozenset({Action.HAND_OVER, Action.NONE})
+ENDS = frozenset({Action.DROP, Action.HOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ class Outcome:
 
     def does_as(self, other: Outcome) -> bool:
         """Say whether a packet fares the same."""
-        if self.action in _ENDS:
-            return other.action in _ENDS
+        if self.action in ENDS:
+            return other.action in ENDS
         if self.action is Action.FLOOD:
             return other.action is Action.FLOOD
         return (self.action, self.tunnel, self.port) == (other.action, other.tunnel, other.port)
@@ -152,15 +152,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What the paths of a node say they would do."""
+    """What the paths of a node say they would do; ``switch``: of the DPU that it is."""
 
     fast: Outcome
     ovs: Outcome
+    switch: Outcome = Outcome(Action.NONE)
 
     @property
     def decides(self) -> Outcome:
-        """Return the outcome of the path that decides."""
-        return self.ovs if self.fast.action in _TO_OVS else self.fast
+        """Return the outcome of the path that decides: the first that hands nothing over."""
+        below = (each for each in (self.switch, self.fast) if each.action not in UPWARDS)
+        return next(below, self.ovs)
 
 
 def hops(desired: Desired, segment: str, ends: tuple[End, End]) -> Iterator[Hop]:
@@ -172,10 +174,13 @@ def hops(desired: Desired, segment: str, ends: tuple[End, End]) -> Iterator[Hop]
 
 
 def compare(predicted: Outcome, live: Live, full: Collection[str] = ()) -> Difference | None:
-    """Return the first difference on a packet's way: the fast path comes before Open vSwitch.
+    """Return the first difference on a packet's way: switch, fast path, Open vSwitch.
 
-    ``full`` are the owners that had no room for all: what they lack is no fault.
+    ``full`` are the owners that had no room for all: what they lack is no fault. A switch may
+    always hand over.
     """
+    if live.switch.action not in UPWARDS and not predicted.does_as(live.switch):
+        return Difference(live.switch.owner, _otherwise(live.switch, predicted))
     if not _fast_agrees(predicted, live.fast, full):
         return Difference(live.fast.owner, _otherwise(live.fast, predicted))
     if not predicted.does_as(live.ovs):
@@ -190,7 +195,7 @@ def arrives(predicted: Outcome, live: Live) -> bool:
 
 def why_ovs(predicted: Outcome, live: Live, full: Collection[str] = ()) -> Reason | None:
     """Return why the packet goes by Open vSwitch; None: it does not, or no reason is known."""
-    if live.fast.action not in _TO_OVS:
+    if live.decides is not live.ovs:
         return None
     return predicted.reason or (Reason.TABLE_FULL if live.fast.owner in full else live.fast.reason)
 

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     ANSWERED = "answered"
     POLICY_OFF = "policy-off"
     MALFORMED = "malformed"
+    DAMAGED = "damaged"
     GUARD = "guard"
     NO_ENTRY = "no-entry"
     GROUP = "group"

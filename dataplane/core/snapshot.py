@@ -12,6 +12,7 @@ from dataplane.core.offload import Choice
 from dataplane.core.placement import Cause, FullMap, Holdings, Traffic, placement_in
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State
+from dataplane.core.withdrawal import Standing
 
 FABRIC_TARGET = "fabric"
 STATE_TARGET = "state"
@@ -24,7 +25,7 @@ class Snapshot:
     """The state, what is desired since ``generation``, and what each Target last reported.
 
     ``since`` is the generation in which an attachment, as it is now, became part of what is
-    desired. ``choice`` says what of it the DPU's switch is to hold.
+    desired. ``choice`` says what of it the DPU's switch is to hold, ``standing`` what it may hold.
     """
 
     state: State
@@ -34,6 +35,7 @@ class Snapshot:
     reports: Mapping[str, TargetReport] = field(default_factory=dict)
     since: Mapping[AttachmentKey, int] = field(default_factory=dict)
     choice: Choice = field(default_factory=Choice)
+    standing: Standing = field(default_factory=dict)
 
     def port(self, key: AttachmentKey) -> Port | None:
         """Return the local port of an attachment."""
@@ -70,17 +72,16 @@ class Snapshot:
     @property
     def lacks_entries(self) -> bool:
         """Say whether the DPU's switch neither holds nor has refused something that it should."""
-        report = self.reports.get(SWITCH_TARGET)
+        report, held = self.reports.get(SWITCH_TARGET), self.state.switch.held
         refused = {pending.about for pending in report.pending} if report else set()
-        return bool(self.choice.placed - self.state.switch.held - refused)
+        return held is not None and bool(self.choice.placed - held - refused)
 
     def _unswitched(self) -> dict[EntryKey, Cause]:
         """Return why an entry is not, or not yet, in the DPU's switch; empty: there is none."""
         switch = self.state.switch
-        words = switch.capability.obstacle if switch.capability else switch.error
         whole = (Reason.DEVICE_DOWN, Reason.SWITCH_TAKEN)
         causes = {
-            key: Cause(reason, words if reason in whole else "")
+            key: Cause(reason, switch.why_not if reason in whole else "")
             for key, reason in self.choice.reasons.items()
         }
         causes |= {key: Cause(Reason.PENDING) for key in self.choice.placed if key not in causes}
@@ -93,7 +94,10 @@ class Snapshot:
 
     @property
     def local_targets(self) -> tuple[str, ...]:
-        """Return the Targets an ADD waits for: all but the fabric database and a DPU's switch."""
+        """Return the Targets an ADD waits for: all but the fabric database and a DPU's switch.
+
+        For the switch it waits only where it may hold rows of the very same port.
+        """
         return tuple(name for name in self.targets if name not in _NOT_AWAITED)
 
     def unprogrammed(self, key: AttachmentKey) -> tuple[str, ...]:
@@ -101,8 +105,40 @@ class Snapshot:
         since = self.since.get(key)
         if since is None:
             return ("it is not part of the desired state",)
-        lag = (self._lag(name, since, key) for name in self.local_targets)
+        lag = [self._lag(name, since, key) for name in self.local_targets]
+        attachment = self.state.attachments.get(key)
+        if attachment is not None:
+            lag.append(self.unreleased(attachment.netdev))
         return tuple(reason for reason in lag if reason)
+
+    def unreleased(self, netdev: str) -> str:
+        """Return why the DPU's switch may still hold rows of what was behind ``netdev`` before."""
+        rows = self.standing.get(netdev)
+        if rows is None or netdev not in self.state.switch.leaving:
+            return ""
+        lag = self._lag(SWITCH_TARGET, rows.unwanted or 0)
+        held = f"and may still forward what was behind {netdev} before: overweave get dpu"
+        return f"{lag}, {held}" if lag else ""
+
+    def without_withdrawn(self) -> Standing:
+        """Return ``standing`` without what the switch has let go of, and software has followed."""
+        gone = [
+            key
+            for key, rows in self.standing.items()
+            if rows.unwanted is not None
+            and not self._lag(SWITCH_TARGET, rows.unwanted)
+            and self.is_programmed(rows.unwanted)
+        ]
+        kept = {key: rows for key, rows in self.standing.items() if key not in gone}
+        return kept if gone else self.standing
+
+    @property
+    def is_withdrawing(self) -> bool:
+        """Say whether the switch answers and has yet to be heard on what has to go there first."""
+        report = self.reports.get(SWITCH_TARGET)
+        heard = report.generation if report else -1
+        asked = (self.standing[key].unwanted or 0 for key in self.state.switch.leaving)
+        return not self.state.switch.error and any(each > heard for each in asked)
 
     def is_published(self, key: AttachmentKey) -> bool:
         """Say whether the fabric row of the attachment is committed."""

@@ -41,7 +41,7 @@ from dataplane.core.model import (
     Pin,
     Segment,
 )
-from dataplane.core.offload import SwitchView
+from dataplane.core.offload import PROMOTE_AT, SwitchView
 
 _NEWEST_WEIGHS = 0.3  # of a measurement a second: half of a rate is forgotten in two
 
@@ -192,10 +192,10 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it; whether it answers is told to others.
+        What the switch says decides what is placed in it; whether it is ready is told to others.
         """
         told = replace(self, bindings=before.bindings, switch=before.switch)
-        same = (self.underlay, self.switch.error) == (before.underlay, before.switch.error)
+        same = (self.underlay, self.switch.why_not) == (before.underlay, before.switch.why_not)
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
     def knows(self, key: AttachmentKey) -> bool:
@@ -269,9 +269,10 @@ def _fold_bindings(bindings: Bindings, event: NextHopsChanged | OfportChanged) -
 
 def _fold_switch(view: SwitchView, event: SwitchSeen | TrafficMeasured) -> SwitchView:
     if isinstance(event, SwitchSeen):
-        held = view.held if event.capability else frozenset[EntryKey]()
-        return replace(view, capability=event.capability, error=event.error, held=held)
-    return replace(view, rates=smoothed(view.rates, event.rates), held=event.held)
+        return replace(view, capability=event.capability or view.capability, error=event.error)
+    # What the switch holds at the start has earned its place: it counts as it did when it came in.
+    earned = dict.fromkeys(event.held, PROMOTE_AT) if view.held is None else view.rates
+    return replace(view, rates=smoothed(earned, event.rates), held=event.held)
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:

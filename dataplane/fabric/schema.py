@@ -6,6 +6,7 @@ Both are done before a server opens the file, so that no server ever runs withou
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,8 @@ def create_database(path: Path, fabric: Fabric | None = None) -> None:
         _check_version(path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    half_made = path.with_name(f"{path.name}.new")
+    # Each process its own: the tool of a run that was killed may be at work still, and has a lock.
+    half_made = path.with_name(f"{path.name}.{os.getpid()}.new")
     half_made.unlink(missing_ok=True)
     _tool("create", str(half_made), str(SCHEMA))
     _transact(half_made, _first_rows(fabric or Fabric()))

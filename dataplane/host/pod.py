@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from contextlib import suppress
 
 from dataplane.contracts import PodRoute
@@ -15,6 +16,8 @@ from dataplane.netlink.links import LinkChange, LinkSpec, Netdev
 from dataplane.netlink.netns import Netns, NetnsError
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
+_RUNNING_S = 1.0  # it takes a millisecond, on a busy machine tens of them
+_LOOK_S = 0.001
 OUR_GROUP = 0x4F57  # "OW": marks a vpN as ours from its first moment on, before it has an alias
 
 
@@ -29,7 +32,9 @@ class VethWiring:
             try:
                 vp = _make_pair(node, netns, port)
                 _finish_node_end(node, vp, port)
-                netns.run(lambda: pod_end.finish(port, routes))
+                netns.run(lambda: pod_end.bring_up(port))
+                _await_running(node, vp)
+                netns.run(lambda: pod_end.give_addresses(port, routes))
             except BaseException:
                 with suppress(OverweaveError):
                     self.unplumb(attachment)
@@ -62,6 +67,19 @@ class VethWiring:
     def announce(self, port: Port) -> None:
         """Send from inside the pod; see PodWiring."""
         pod_end.announce(port.attachment)
+
+
+def _await_running(node: Rtnl, vp: Netdev) -> None:
+    """Return once the pod hears what is sent to it by ``vp``; the kernel does not wait for that.
+
+    A pod with addresses asks for neighbours at once, and after a lost answer only in a second.
+    """
+    give_up = time.monotonic() + _RUNNING_S
+    while time.monotonic() < give_up:
+        found = links.at(node, vp.ifindex)
+        if found is None or found.running:
+            return
+        time.sleep(_LOOK_S)
 
 
 def _is_ours(vp: Netdev) -> bool:

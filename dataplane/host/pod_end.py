@@ -53,25 +53,34 @@ def find(attachment: Attachment) -> Netdev | None:
         return links.find(pod, attachment.ifname)
 
 
-def finish(port: Port, routes: tuple[PodRoute, ...]) -> None:
-    """Bring the pod's interface up, with addresses and routes; called inside the pod."""
+def bring_up(port: Port) -> None:
+    """Bring the pod's interface up, without addresses; called inside the pod."""
     attachment = port.attachment
     with Rtnl() as pod:
-        found = links.find(pod, attachment.ifname)
-        if found is None:
-            raise TargetError(
-                f"interface {attachment.ifname} vanished from {attachment.netns}; retry"
-            )
         if sysctl.has_ipv6():
             _prepare_ipv6(attachment)
         wanted = LinkChange(up=True, mtu=port.mtu, mac=attachment.mac)
-        links.change(pod, found.ifindex, wanted)
+        links.change(pod, _known(pod, attachment).ifindex, wanted)
+
+
+def give_addresses(port: Port, routes: tuple[PodRoute, ...]) -> None:
+    """Give the pod's interface its addresses and routes; called inside the pod."""
+    attachment = port.attachment
+    with Rtnl() as pod:
+        ifindex = _known(pod, attachment).ifindex
         for ip in attachment.ips:
-            addresses.replace(pod, found.ifindex, interface_of(ip, port.segment.subnets))
+            addresses.replace(pod, ifindex, interface_of(ip, port.segment.subnets))
         for route in routes:
             kernel_routes.ensure(
-                pod, kernel_routes.Route(found.ifindex, route.destination, route.gateway)
+                pod, kernel_routes.Route(ifindex, route.destination, route.gateway)
             )
+
+
+def _known(pod: Rtnl, attachment: Attachment) -> Netdev:
+    found = links.find(pod, attachment.ifname)
+    if found is None:
+        raise TargetError(f"interface {attachment.ifname} vanished from {attachment.netns}; retry")
+    return found
 
 
 def _prepare_ipv6(attachment: Attachment) -> None:

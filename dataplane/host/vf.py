@@ -24,8 +24,9 @@ _LOOK_S = 0.1
 class VfWiring:
     """A PodWiring whose ``access_port`` is a VF's netdev here, in the calling thread's namespace.
 
-    In the pod the VF is known by its alias: a path of a namespace can be another one by now. One
-    whose namespace died returns by itself, maybe with the pod's name for it, and is set back here.
+    The VF is known by its alias, which names it and its pod: a path of a namespace can be another
+    one by now. One whose namespace died returns by itself, sooner or later and maybe with the pod's
+    name for it: DEL or the next pod's ADD finds it by the alias.
     """
 
     def plumb(self, port: Port, routes: tuple[PodRoute, ...] = ()) -> None:
@@ -36,7 +37,8 @@ class VfWiring:
             try:
                 if netns.run(lambda: _in_pod(attachment)) is None:
                     _move_in(netns, attachment)
-                netns.run(lambda: pod_end.finish(port, routes))
+                netns.run(lambda: pod_end.bring_up(port))
+                netns.run(lambda: pod_end.give_addresses(port, routes))
             except BaseException:
                 with suppress(OverweaveError):
                     self.unplumb(attachment)
@@ -69,7 +71,7 @@ class VfWiring:
                 found = netns.run(lambda: pod_end.faults(port, pod, routes))
         except NetnsError as error:
             return (str(error),)
-        if pod.alias != pod_end.alias(attachment):
+        if pod.alias != _alias(attachment):
             found += (f"{attachment.ifname} is not the VF {attachment.access_port}",)
         return found
 
@@ -84,7 +86,7 @@ def _in_pod(attachment: Attachment) -> Netdev | None:
     Raises TargetError if something else has that name.
     """
     found = pod_end.find(attachment)
-    if found is not None and found.alias != pod_end.alias(attachment):
+    if found is not None and found.alias != _alias(attachment):
         raise TargetError(
             f"interface {attachment.ifname} exists already in {attachment.netns} and is not ours;"
             " remove it, or ask for another name"
@@ -96,13 +98,13 @@ def _move_in(netns: Netns, attachment: Attachment) -> None:
     with Rtnl() as node:
         vf = _wait_for(node, attachment.access_port)
         # With an alias first: whatever happens to the pod then, it is known whose the VF was.
-        links.change(node, vf.ifindex, LinkChange(up=False, alias=pod_end.alias(attachment)))
+        links.change(node, vf.ifindex, LinkChange(up=False, alias=_alias(attachment)))
         links.change(node, vf.ifindex, LinkChange(name=attachment.ifname, netns=netns.fd))
 
 
 def _wait_for(node: Rtnl, name: str) -> Netdev:
     give_up = time.monotonic() + _APPEAR_S
-    while (vf := links.find(node, name)) is None:
+    while (vf := links.find(node, name) or _strayed(node, name)) is None:
         if time.monotonic() >= give_up:
             raise TargetError(
                 f"VF netdev {name} does not exist on this node: is the DPU up, and is it the name"
@@ -110,6 +112,11 @@ def _wait_for(node: Rtnl, name: str) -> Netdev:
             )
         time.sleep(_LOOK_S)
     return vf
+
+
+def _strayed(node: Rtnl, name: str) -> Netdev | None:
+    """Return the VF if it has come back from a pod by itself, whatever it is called."""
+    return next((each for each in links.every(node) if each.alias.startswith(_mark(name))), None)
 
 
 def _move_out(home: Netns, attachment: Attachment) -> None:
@@ -123,5 +130,14 @@ def _move_out(home: Netns, attachment: Attachment) -> None:
 
 
 def _ours(rtnl: Rtnl, attachment: Attachment) -> Netdev | None:
-    alias = pod_end.alias(attachment)
+    alias = _alias(attachment)
     return next((netdev for netdev in links.every(rtnl) if netdev.alias == alias), None)
+
+
+def _alias(attachment: Attachment) -> str:
+    return f"{_mark(attachment.access_port)}{attachment.container_id}/{attachment.ifname}"
+
+
+def _mark(name: str) -> str:
+    """Return how the alias of a VF begins while a pod has it; no netdev's name has a colon."""
+    return f"overweave:{name}:"

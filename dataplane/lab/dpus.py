@@ -87,7 +87,13 @@ def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> d
         return {**half, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}
     representors = [f"rep{n}" for n in range(_dpu(dpu).vfs)]
     switch = _SWITCHES[_dpu(dpu).vendor](directory(paths, dpu), _dpu(dpu).vfs)
-    return {**half, "side": "dpu", "representors": representors, "switch": switch}
+    return {
+        **half,
+        "side": "dpu",
+        "representors": representors,
+        "switch": switch,
+        "control": f"unix:{control(paths, dpu)}",
+    }
 
 
 def _octeon(run_dir: Path, vfs: int) -> dict[str, Any]:

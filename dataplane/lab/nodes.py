@@ -119,6 +119,12 @@ def obstacle(paths: NodePaths) -> str:
     return status.obstacle or unsynced
 
 
+def modes(paths: NodePaths) -> dict[str, str]:
+    """Return how the agent works, as its status says. Raises AgentUnreachableError."""
+    with connect(paths.api_socket) as agent:
+        return dict(agent.GetStatus(GetStatusRequest(), timeout=CALL_TIMEOUT_S).modes)
+
+
 def entries(paths: NodePaths) -> list[Entry]:
     """Return the node's forwarding entries with their placement. Raises AgentUnreachableError."""
     with connect(paths.api_socket) as agent:

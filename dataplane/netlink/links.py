@@ -16,6 +16,7 @@ from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
 _NSID_NOT_ASSIGNED = 0xFFFFFFFF  # -1 (linux/net_namespace.h), which pyroute2 reads without its sign
+_OPER_UP = 6  # linux/if.h, IF_OPER_UP
 _STATES = {True: "up", False: "down", None: None}
 
 
@@ -23,6 +24,7 @@ _STATES = {True: "up", False: "down", None: None}
 class Netdev:
     """A netdev as the kernel describes it; ``mtu`` in bytes, ``up`` is its administrative state.
 
+    ``running``: it sends, too, which the kernel lets it some time after it has a carrier.
     ``peer`` is the ifindex of a veth's other end, in the namespace that this namespace knows by
     the number ``peer_nsid`` (None: this very namespace). ``ipv6`` is False with disable_ipv6=1.
     ``xdp`` is the id of the XDP program in its driver.
@@ -34,6 +36,7 @@ class Netdev:
     mac: str
     mtu: int
     up: bool
+    running: bool
     alias: str
     group: int
     ipv6: bool
@@ -169,6 +172,7 @@ def _netdev(message: nlmsg) -> Netdev:
         mac=found.get("IFLA_ADDRESS", ""),
         mtu=found["IFLA_MTU"],
         up=bool(message["flags"] & IFF_UP),
+        running=found.get("IFLA_OPERSTATE") == _OPER_UP,
         alias=text(found.get("IFLA_IFALIAS", b"")),
         group=found.get("IFLA_GROUP", 0),
         ipv6=has_ipv6(found.get("IFLA_AF_SPEC", b"")),

@@ -41,6 +41,7 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
         (3, "IFLA_IFNAME", "cdata"),
         (4, "IFLA_MTU", "uint32"),
         (5, "IFLA_LINK", "uint32"),
+        (16, "IFLA_OPERSTATE", "uint8"),
         (18, "IFLA_LINKINFO", "Info"),
         (20, "IFLA_IFALIAS", "cdata"),
         (26, "IFLA_AF_SPEC", "cdata"),

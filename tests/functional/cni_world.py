@@ -102,6 +102,9 @@ class FakeAttachments:
         self._segment(segment)
         return MTU
 
+    def knows_segment(self, segment: str) -> bool:
+        return segment in self.segments
+
     def obstacle(self) -> Obstacle | None:
         return self.obstruction
 

@@ -95,13 +95,13 @@ class Switch:
     def ask(self, device: str, frame: bytes) -> dict[str, list[bytes]]:
         """Return the frames that come out, by device, when ``frame`` comes from ``device``."""
         for each in self.sockets.values():
-            _drain(each)
+            drain(each)
         self.sockets[device].send(frame)
         self.settle()
         return {
             name: frames
             for name, each in self.sockets.items()
-            if name not in ("sent", "seen") and (frames := _drain(each))
+            if name not in ("sent", "seen") and (frames := drain(each))
         }
 
     def ask_until(self, device: str, frame: bytes, answer: dict[str, list[bytes]]) -> None:
@@ -267,7 +267,7 @@ def opened(device: str) -> socket.socket:
     return made
 
 
-def _drain(opened: socket.socket) -> list[bytes]:
+def drain(opened: socket.socket) -> list[bytes]:
     """Return what the device delivered, without what was sent by it."""
     frames = []
     opened.settimeout(0)

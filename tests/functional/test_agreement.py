@@ -315,7 +315,7 @@ def samples(draw: st.DrawFn, views: tuple[SegmentView, ...]) -> Sample:
     return Sample(0, tunnelled(encap, segment.vni, vtep, data), l4, l4 + 8, l4 + 16)
 
 
-@settings(max_examples=WORLDS, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=WORLDS, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_world(two: Two, data: st.DataObject) -> None:
     views = data.draw(worlds())

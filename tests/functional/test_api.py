@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,6 +13,7 @@ from dataplane.api import agent_pb2 as pb
 from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
 from dataplane.contracts import PacketPaths
+from dataplane.core.agreement import Observed, Question, done
 from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.diff import Pending
@@ -55,6 +57,13 @@ class OvsPath:
             raise OverweaveError("the switch is away")
         tunnel = Tunnel(Encap.GENEVE, probe.vni, HERE, THERE, 6081)
         return Outcome(Action.TUNNEL, tunnel, probe.nic, passed=("classify", "forwarding"))
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Drop every frame but those of which it does not know."""
+        return [
+            Observed(done(Action.DROP), "the last flow") if each.sound else Observed({}, why="lost")
+            for each in questions
+        ]
 
 
 class Fixed:
@@ -140,6 +149,34 @@ class FastPacketPath:
     def outcome(self, probe: Probe) -> Outcome:
         return Outcome(Action.HAND_OVER, reason=Reason.NO_ENTRY, owner="fastpath: map entries")
 
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        """Hand every frame over."""
+        return [Observed(done(Action.HAND_OVER, inner=each.frame)) for each in questions]
+
+
+class SwitchPath(FastPacketPath):
+    """A switch that delivers all that comes from the wire, or, asked again, ``settles``."""
+
+    name = "switch"
+
+    def __init__(self, *, settles: bool = False, fails: bool = False) -> None:
+        self._settles, self._fails = settles, fails
+        self._seen: set[bytes] = set()
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        if self._fails:
+            raise OverweaveError("the switch is away")
+        return [self._observe(each) for each in questions]
+
+    def _observe(self, question: Question) -> Observed:
+        is_known = question.mark in self._seen
+        self._seen.add(question.mark)
+        if question.entry is not None:
+            return Observed(done(Action.NONE))
+        if is_known and self._settles:
+            return Observed(done(Action.HAND_OVER, inner=question.frame))
+        return Observed(done(Action.DELIVER, "rep0", question.frame), "the row")
+
 
 @pytest.mark.parametrize(
     ("pending", "reason", "owner"),
@@ -186,6 +223,68 @@ def test_what_keeps_a_node_from_being_ready(
     assert (obstacle(replace(source.snapshot, reports=reports)) is None) is is_ready
 
 
+def verified(tmp_path: Path, paths: PacketPaths, *, knows: bool = True) -> list[pb.Verified]:
+    socket, source = tmp_path / "api.sock", Fixed()
+    state = replace(source.snapshot.state, switch=SwitchView(OCTEON))
+    desired = source.snapshot.desired if knows else None
+    source.snapshot = replace(source.snapshot, state=state, desired=desired)
+    server = serve(AgentService(source, FixedPath(), paths, {}, "unix"), socket)
+    try:
+        with connect(socket) as agent:
+            return list(agent.Verify(pb.VerifyRequest(packets=5, seed="x")))
+    finally:
+        server.stop(None)
+
+
+def tallied(found: list[pb.Verified], path: str) -> list[pb.PathTally]:
+    return [tally for each in found for tally in each.paths if tally.path == path]
+
+
+def test_frames_that_differ_are_told_with_both_rules(tmp_path: Path) -> None:
+    found = verified(tmp_path, PacketPaths(FastPacketPath(), OvsPath(), SwitchPath()))
+    assert sum(each.asked for each in found) == found[0].total > 100
+    differences = [one for each in found for one in each.differences]
+    assert {one.path for one in differences} == {"switch"}
+    first = differences[0]
+    assert (first.field, first.said, first.truth) == ("verdict", "deliver", "drop")
+    mac = first.question.rpartition(" to ")[2].split()[0]
+    assert first.rule == f"the row; it holds no entry of {mac} in 100"
+    assert first.truths_rule == "the last flow"
+    assert "from the wire" in first.question
+    assert bytes.fromhex(first.frame)
+    fast, switch, ovs = (tallied(found, path) for path in ("fastpath", "switch", "ovs"))
+    assert sum(t.verdicts["hand over"] for t in fast) == found[0].total
+    assert sum(t.asked for t in switch) == sum(t.verdicts["deliver"] for t in switch)
+    assert sum(t.asked for t in switch) < found[0].total
+    assert sum(t.differed for t in switch) == len(differences) == sum(t.asked for t in switch)
+    assert sum(t.unknown for t in ovs) > 0
+    assert {t.why_unknown for t in ovs} == {"", "lost"}
+
+
+def test_what_differs_only_once_is_no_difference(tmp_path: Path) -> None:
+    paths = PacketPaths(FastPacketPath(), OvsPath(), SwitchPath(settles=True))
+    assert not [one for each in verified(tmp_path, paths) for one in each.differences]
+
+
+def test_a_path_that_cannot_be_asked_says_why(tmp_path: Path) -> None:
+    found = verified(tmp_path, PacketPaths(FastPacketPath(), OvsPath(), SwitchPath(fails=True)))
+    assert {t.why_not for t in tallied(found, "switch")} == {"the switch is away"}
+    assert not [one for each in found for one in each.differences]
+
+
+def test_the_switch_of_a_real_device_is_not_observed(tmp_path: Path) -> None:
+    found = verified(tmp_path, WITHOUT_EBPF)
+    (tally,) = tallied(found, "switch")
+    assert "only an emulated switch" in tally.why_not
+    fast = tallied(found, "fastpath")
+    assert {(t.asked, t.why_not) for t in fast} == {(0, "there is no bcc")}
+
+
+def test_before_the_agent_knows_anything_nothing_is_compared(tmp_path: Path) -> None:
+    with pytest.raises(AgentUnreachableError, match="does not know yet what should be"):
+        verified(tmp_path, WITHOUT_EBPF, knows=False)
+
+
 def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:
     socket = tmp_path / "api.sock"
     service = AgentService(
@@ -208,6 +307,7 @@ def test_a_trace_of_nonsense_is_refused(tmp_path: Path) -> None:
             id="taken",
         ),
         pytest.param(SwitchView(error="no answer"), "device-down: no answer", id="down"),
+        pytest.param(SwitchView(OCTEON, "no answer"), "device-down: no answer", id="down by now"),
     ],
 )
 def test_how_it_is_with_the_switch_below(switch: SwitchView, mode: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from dataplane.api.attachment_pb2_grpc import AttachmentStub
 from dataplane.api.dpu import DpuClient
 from dataplane.api.health import DpuFeed
 from dataplane.api.service import serve_attachments
-from dataplane.contracts import AttachRefusedError
+from dataplane.contracts import AttachRefusedError, Vf
+from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest, DeviceSeen, Event
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from tests.functional.cni_world import FakeAttachments
 from tests.functional.namespaces import wait_until
 
@@ -182,11 +185,18 @@ def test_attach_is_repeatable_and_keeps_everything(dpu: Dpu) -> None:
     first = dpu.attach(mac="02:00:00:00:00:77", mtu=1300)
     assert (first.mac, first.mtu, first.vni) == ("02:00:00:00:00:77", 1300, 10)
     assert list(first.addresses) == ["10.1.0.2/20", "fd00:1::2/64"]
+    assert list(first.routes) == []
     assert dpu.attach(mac="02:00:00:00:00:77", mtu=1300) == first
     held = dpu.held.attachment(AttachmentKey("c1", "eth0"))
     assert held is not None
     assert (held.netdev, held.netns, held.identity) == ("rep0", "", "ns/pod/eth0")
     assert (held.network, held.requested_at) == ("pods", 1_800_000_000)
+
+
+def test_what_else_is_on_the_link_is_told(dpu: Dpu) -> None:
+    blue = dpu.held.segments["blue"]
+    dpu.held.segments["blue"] = replace(blue, subnets=(*blue.subnets, ip_network("10.2.0.0/20")))
+    assert list(dpu.attach(ips=["10.1.0.5"]).routes) == ["10.2.0.0/20"]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +242,71 @@ def test_of_many_at_once_one_gets_the_vf(dpu: Dpu, monkeypatch: pytest.MonkeyPat
     assert len(dpu.held.keys()) == 1
 
 
+@pytest.fixture
+def gate(dpu: Dpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Let the agent admit nobody before it opens."""
+    made, admit = Gate(), dpu.held.admit
+
+    def behind(request: AttachRequest, timeout_s: float) -> Port:
+        made.reached.set()
+        assert made.opened.wait(10)
+        return admit(request, timeout_s)
+
+    monkeypatch.setattr(dpu.held, "admit", behind)
+    yield made
+    made.opened.set()
+
+
+@dataclass
+class Gate:
+    """What stands before ``admit``."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+def test_a_detach_that_overtakes_its_attach_leaves_nothing(dpu: Dpu, gate: Gate) -> None:
+    """A host that has waited long enough gives up, and forgets once the DPU has let go."""
+    attach = dpu.stub.Attach.future(pb.AttachRequest(**GOOD))
+    assert gate.reached.wait(5)
+    attach.cancel()
+    detach = dpu.stub.Detach.future(pb.DetachRequest(serial="M1", container_id="c1", ifname="eth0"))
+    with pytest.raises(grpc.FutureTimeoutError):
+        detach.result(timeout=0.3)  # that it is gone cannot be said yet
+    gate.opened.set()
+    detach.result(timeout=5)
+    assert dpu.held.keys() == ()
+    dpu.attach(container_id="c2")
+
+
+def test_who_is_gone_gets_no_attachment(dpu: Dpu, gate: Gate) -> None:
+    """Whether it is being made, or waits for the VF behind another one."""
+    calls = []
+    for container in ("c1", "c2"):
+        calls.append(dpu.stub.Attach.future(pb.AttachRequest(**GOOD | {"container_id": container})))
+        assert gate.reached.wait(5)
+    time.sleep(0.2)  # the second one waits for its turn
+    for call in calls:
+        call.cancel()
+    time.sleep(0.2)  # the server hears of it
+    gate.opened.set()
+    dpu.attach(container_id="c3")
+    assert dpu.held.keys() == (AttachmentKey("c3", "eth0"),)
+
+
+def test_a_detach_whose_host_is_gone_takes_nothing_later(dpu: Dpu, gate: Gate) -> None:
+    """It would take what the host attaches under the same name meanwhile."""
+    attach = dpu.stub.Attach.future(pb.AttachRequest(**GOOD))
+    assert gate.reached.wait(5)
+    late = pb.DetachRequest(serial="M1", container_id="c1", ifname="eth0")
+    with pytest.raises(grpc.RpcError):
+        dpu.stub.Detach(late, timeout=0.2)
+    gate.opened.set()
+    attach.result(timeout=5)
+    dpu.faults()  # another call through the same pool: the late one has had its turn
+    assert dpu.held.keys() == (AttachmentKey("c1", "eth0"),)
+
+
 def test_what_is_not_programmed_is_given_up(dpu: Dpu) -> None:
     dpu.held.unprogrammable = AttachRefusedError(11, "flows: no")
     with pytest.raises(grpc.RpcError):
@@ -253,6 +328,16 @@ def test_detach_is_repeatable_and_knows_its_own(dpu: Dpu) -> None:
     with pytest.raises(grpc.RpcError) as error:
         dpu.attach()
     refused(error.value, Status.ALREADY_EXISTS, 101, "c1/eth0 is attached")
+
+
+def test_whether_it_would_attach(dpu: Dpu) -> None:
+    def obstacle(segment: str) -> str:
+        return str(dpu.stub.GetDevices(pb.GetDevicesRequest(segment=segment)).obstacle)
+
+    assert [obstacle("blue"), obstacle("")] == ["", ""]
+    assert obstacle("nowhere") == "segment 'nowhere' does not exist"
+    dpu.held.obstruction = Obstacle("the underlay has no address")
+    assert [obstacle("blue"), obstacle("")] == ["the underlay has no address"] * 2
 
 
 def test_check(dpu: Dpu) -> None:
@@ -280,3 +365,34 @@ def test_health_is_told_when_it_changes(dpu: Dpu, monkeypatch: pytest.MonkeyPatc
     assert away in seen["c"].reason
     assert [each.holds for each in (seen["b"], seen["c"])] == [False, False]
     assert len([each for each in told if isinstance(each, DeviceSeen) and each.name == "a"]) == 1
+
+
+def test_health_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ASK_S", 0.02)
+    told: list[Event] = []
+    fails = True
+
+    class Client(DpuClient):
+        def serials(self, address: str, timeout_s: float) -> frozenset[str]:
+            if fails:
+                raise KeyError("no such thing")
+            return frozenset({"M1"})
+
+    feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
+    feed.start(told.append)
+    assert wait_until(lambda: len(told) == 1)
+    fails = False
+    assert wait_until(lambda: len(told) == 2)
+    feed.stop()
+    first, second = (each.ready for each in told if isinstance(each, DeviceSeen))
+    assert first.reason == "internal error, please report it: KeyError('no such thing')"
+    assert (first.holds, second.holds) == (False, True)
+
+
+def test_a_code_that_is_none_is_a_dpu_that_failed(dpu: Dpu) -> None:
+    dpu.held.unprogrammable = AttachRefusedError("eleven", "flows: no")  # type: ignore[arg-type]  # nonsense on purpose
+    vf = Vf("0000:06:00.2", "vf0", "M1", 0, dpu.address)
+    request = AttachRequest(AttachmentKey("c1", "eth0"), "/x", "blue", "i", 1, network="pods")
+    with pytest.raises(AttachRefusedError, match="failed") as caught:
+        DpuClient().attach(vf, request, 1.0)
+    assert caught.value.code == TRY_AGAIN

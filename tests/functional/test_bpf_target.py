@@ -231,6 +231,12 @@ ONE_PORT = desired(port())
 SIZES = {"filter": 4, "glue": 4, "own": 4, "members": 4, "ports": 1}
 SIZES |= {"entries": 1, "neighbours": 1}
 OF_A_PORT = {"filter": 2, "glue": 2, "ports": 1, "entries": 1, "neighbours": 1}
+# What a program must find when it is attached.
+NEEDS = {
+    "access_port": {"own", "members", "ports", "neighbours"},
+    "underlay": {"own", "members", "ports", "neighbours", "entries", "glue"},
+    "ovs_port": {"ports", "glue"},
+}
 NOTHING = Rendering({})
 
 
@@ -705,10 +711,33 @@ def test_entries_are_there_while_their_program_is(node: Node) -> None:
     change = node.change(ONE_PORT)
     both = Change(add=change.add, update=change.add, remove=change.add)
     with Rtnl() as rtnl:
-        order = [type(item) for item, _ in node.target._steps(rtnl, both)]
-    filters = [FilterItem] * SIZES["filter"]
-    entries = [EntryItem] * (sum(SIZES.values()) - len(filters))
-    assert order == filters + entries * 3 + filters * 2
+        steps = [item for item, _ in node.target._steps(rtnl, both)]
+    gone, come = steps[: sum(SIZES.values())], steps[sum(SIZES.values()) :]
+    assert [type(item) for item in gone] == sorted(map(type, gone), key=lambda t: t is EntryItem)
+    assert sizes(come) == {name: 2 * size for name, size in SIZES.items()}
+    programs = [item.map_name if isinstance(item, EntryItem) else item.program for item in come]
+    for program, entries in NEEDS.items():
+        first = programs.index(program)
+        assert not entries & set(programs[first:]), program
+
+
+def test_a_pod_may_send_before_anything_is_sent_to_it(node: Node) -> None:
+    """Its ARP request for whom it answers would be lost, and asked again after a second."""
+    change = node.change(ONE_PORT)
+    with Rtnl() as rtnl:
+        come = [item for item, _ in node.target._steps(rtnl, change)]
+    ifindex = encode_ifindex(node.bindings().ifindexes["vp1"])
+    (vp1,) = (n for n, item in enumerate(come) if str(item) == "access_port on vp1")
+    leads = [n for n, item in enumerate(come) if leads_to(item, ifindex)]
+    assert len(leads) == 2
+    assert min(leads) > vp1
+    assert ("glue", ifindex) in [item.key for item in come[:vp1]]
+
+
+def leads_to(item: object, ifindex: bytes) -> bool:
+    if not isinstance(item, EntryItem) or item.map_name not in ("glue", "entries"):
+        return False
+    return item.value.startswith(ifindex)
 
 
 def test_a_node_full_of_ports(glued: Node) -> None:

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 MEMBERS = ("h", "d", "n", "p1", "p2", "p3")
 NODES = ("h", "d", "n")
+UNHEARD_S = 5.0  # who is ready has answered its host since
 
 
 def tap(space: str, name: str) -> int:
@@ -210,10 +212,7 @@ def test_a_pod_on_a_vf_among_others(world: DpuWorld) -> None:
 
 
 def test_both_halves_are_listed(world: DpuWorld) -> None:
-    def ready() -> bool:
-        return all(each["status"] for each in world.records("get", "dpu"))
-
-    world.until(ready, "h")
+    world.until(lambda: _ready(world, f"{SERIAL}-host"), "h")
     found = [(d["name"], d["dpu_side"], d["node"]) for d in world.records("get", "dpu")]
     assert found == [(f"{SERIAL}-dpu", True, "d"), (f"{SERIAL}-host", False, "h")]
     head, *_ = world("get", "dpu").stdout.splitlines()
@@ -221,16 +220,31 @@ def test_both_halves_are_listed(world: DpuWorld) -> None:
     assert "DPU PRODUCT" in head
 
 
+def test_a_dpu_without_a_driver_is_not_ready_and_says_so(world: DpuWorld) -> None:
+    (found,) = world.records("get", "dpu", f"{SERIAL}-dpu")
+    assert found["status"] is False
+    assert found["conditions"][0].startswith("Ready=False")
+    assert found["conditions"][0].endswith("vendor senao has no driver")
+    (status,) = json.loads(world("status", "-o", "json", agents="d").stdout)
+    assert status["modes"]["switch"] == "device-down: vendor senao has no driver"
+
+
 def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     """Packets go on while it is away, and it knows its ports when it is back."""
     (target,) = world.records("get", "endpoint", "p3/eth0")
     there = {"ips": [{"address": each} for each in target["ips"]]}
     world.stop("d")
+    stopped = time.monotonic()
     assert world.pings("p1", there) == 0
-    world.until(lambda: not _ready(world, f"{SERIAL}-host"), "h")
+    for half in ("host", "dpu"):
+        world.until(lambda: not _ready(world, f"{SERIAL}-{half}"), "h")  # noqa: B023
+    took = time.monotonic() - stopped
+    print(f"not ready after {took:.1f} s")
+    assert took < 5 * UNHEARD_S
     world.start("d", "agent", "--config", str(world.config("d")), space="d")
     world.until(lambda: world("status", agents="d").returncode == 0, "d")
-    world.until(lambda: _ready(world, f"{SERIAL}-host"), "h")
+    for half in ("host", "dpu"):
+        world.until(lambda: _ready(world, f"{SERIAL}-{half}"), "h")  # noqa: B023
     assert world.pings("p1", there) == 0
 
 
@@ -255,6 +269,28 @@ def test_a_vf_that_died_with_its_pod(world: DpuWorld) -> None:
     on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
     world.until(lambda: world.pings("p3", on_vf, 1) == 0, "d")
     assert world.pings("p3", on_vf) == 0
+
+
+def test_uninstall_of_the_host_brings_the_vf_home(world: DpuWorld) -> None:
+    """The DPU is told; one that is away is told by the next uninstall."""
+    world.stop("h")
+    command = ("uninstall", "--config", str(world.config("h")))
+    assert "- VF vf0 of pod p1/eth0" in world(*command, "--dry-run", space="h").stdout
+    assert "vf0" not in ip("-n", netns("h").name, "-br", "link")
+    world.stop("d")
+    done = world(*command, space="h")
+    assert done.returncode == 1
+    assert "not removed: VF vf0 of pod p1/eth0: it is here, but the DPU's agent at" in done.stderr
+    (vf,) = json.loads(ip("-n", netns("h").name, "-j", "link", "show", "dev", "vf0"))
+    assert ("UP" in vf["flags"], "ifalias" in vf) == (False, False)
+    assert ip("-n", netns("p1").name, "-br", "link").split()[::4] == ["lo"]
+    world.start("d", "agent", "--config", str(world.config("d")), space="d")
+    world.until(lambda: world("status", agents="d").returncode == 0, "d")
+    assert "p1/eth0" in world("get", "port", agents="d").stdout
+    done = world(*command, space="h")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "p1/eth0" not in world("get", "port", agents="d").stdout
+    assert not (world.node("h") / "state").exists()
 
 
 def test_uninstall_leaves_the_representor(world: DpuWorld) -> None:

@@ -28,7 +28,7 @@ from tests.packets.e2100_frames import (
     outward,
     packet,
 )
-from vendors.emulator.control import FaultError, inject, new_mark
+from vendors.emulator.control import FaultError, Injection, inject, new_mark
 from vendors.emulator.e2100.packets import Encap
 
 OUT = outward(Encap.GENEVE, 4)
@@ -92,7 +92,7 @@ def test_a_probe_goes_where_the_entries_say_and_leaves_nothing(
 ) -> None:
     writer.insert(*OUT.values())
     mark = new_mark()
-    found = inject(switch.control, "vf0", inner() + mark, mark)
+    [found] = inject(switch.control, [Injection("vf0", inner() + mark, mark)])
     assert list(found) == ["up"]
     assert found["up"][0].endswith(inner() + mark)
     assert switch.heard() == []

@@ -21,7 +21,7 @@ from tests.functional.emulated_switch import (
     frame,
     run,
 )
-from vendors.emulator.control import FaultError, inject, new_mark
+from vendors.emulator.control import FaultError, Injection, inject, new_mark
 
 MISSES = {"vf0": "rep0", "rep0": "vf0", "vf1": "rep1", "rep1": "vf1", "up": "cpu0", "cpu0": "up"}
 
@@ -54,7 +54,7 @@ def test_a_probe_that_is_injected_leaves_nothing(switch: EmulatedSwitch) -> None
     probe = bytes(head / Raw(mark))
     switch.heard()
     for source, target in MISSES.items():
-        assert inject(switch.control, source, probe, mark) == {target: [probe]}
+        assert inject(switch.control, [Injection(source, probe, mark)]) == [{target: [probe]}]
     assert switch.heard() == []
 
 

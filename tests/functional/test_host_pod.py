@@ -20,6 +20,7 @@ from dataplane.contracts import PodRoute
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Attachment, IpAddress, Mac, Segment, Vni
+from dataplane.host import pod_end
 from dataplane.host.pod import VethWiring
 from dataplane.netlink import netns
 from dataplane.netlink.netns import Netns
@@ -116,6 +117,29 @@ def test_pod_end_is_as_asked_and_usable_at_once(stage: Stage) -> None:
     assert not [each for each in eth0["addr_info"] if each.get("tentative")]
     routes = [*shown(stage.pod, "-4", "route"), *shown(stage.pod, "-6", "route")]
     assert {each["dst"] for each in routes} == {"10.7.0.0/20", "fd07::/64", "fe80::/64"}
+
+
+def test_pod_has_addresses_once_it_hears_what_is_sent_to_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the kernel lets the node's end send, an answer to the pod's first question is lost."""
+    order = []
+    bring_up, give_addresses = pod_end.bring_up, pod_end.give_addresses
+
+    def run_at_last(port: Port) -> None:
+        order.append("it runs")
+        stage.pod.run(lambda: bring_up(port))
+
+    def give(port: Port, routes: tuple[PodRoute, ...]) -> None:
+        order.append("addresses")
+        give_addresses(port, routes)
+
+    late = threading.Timer(0.2, run_at_last, (stage.port(),))
+    monkeypatch.setattr(pod_end, "bring_up", lambda _port: late.start())
+    monkeypatch.setattr(pod_end, "give_addresses", give)
+    stage.plumb(stage.port())
+    late.join()
+    assert order == ["it runs", "addresses"]
 
 
 def test_node_end_carries_nothing_of_the_node(stage: Stage) -> None:

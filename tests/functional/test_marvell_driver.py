@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -38,7 +40,7 @@ from tests.unit.overlay_builders import (
 )
 from vendors.marvell import driver
 from vendors.marvell.driver import MarvellPlace, MarvellSwitch
-from vendors.marvell.pipeline import Neighbour, Route
+from vendors.marvell.pipeline import FORWARD, Neighbour, Route, Row
 
 
 def behind(number: int, segment: Segment) -> Port:
@@ -50,6 +52,7 @@ WANTED = desired(
     view(GENEVE4, [behind(n, GENEVE4) for n in (1, 2)], [remote(10, GENEVE4, VTEP4[0])])
 )
 BOUND = Bindings(NIC, next_hops=NEXT_HOPS, placed=entries(WANTED))
+NONE = replace(BOUND, placed=frozenset())
 
 
 @pytest.fixture(scope="module")
@@ -118,22 +121,28 @@ def test_the_second_of_two_agents_is_refused_with_the_name_of_the_first(device: 
                 assert "node-a" in refused(calls(second)[call], 5)
             assert first.observe().keys() == rows.keys()
             assert not first.describe().obstacle
-            converge(first, WANTED, replace(BOUND, placed=frozenset()))
+            converge(first, bound=NONE)
+            assert "node-a" in second.describe().obstacle, "idle, it is still the first one's"
+            leave(first)
             assert not second.describe().obstacle
             converge(second)
         finally:
-            converge(second, WANTED, replace(BOUND, placed=frozenset()))
+            leave(second)
             second.close()
 
 
-def test_a_family_that_goes_leaves_its_routes_until_the_last_entry_goes(device: Device) -> None:
+def leave(switch: MarvellSwitch) -> None:
+    """Give the device up, as uninstall does."""
+    switch.apply(Change(remove=switch.observe()))
+
+
+def test_routes_stay_until_the_device_is_given_up(device: Device) -> None:
     """To delete one route ends, for a moment, what comes in by the others."""
     six = desired(
         *WANTED.segments.values(),
         view(GENEVE6, [behind(3, GENEVE6)], [remote(20, GENEVE6, VTEP6[0])]),
     )
     both = replace(BOUND, placed=entries(six))
-    none = replace(BOUND, placed=frozenset())
     with connected(device.place) as switch:
         converge(switch, six, both)
         before = routes(device)
@@ -142,7 +151,9 @@ def test_a_family_that_goes_leaves_its_routes_until_the_last_entry_goes(device: 
         assert routes(device) == before
         assert len([each for each in switch.observe().values() if isinstance(each, Route)]) == 2
         converge(switch, six, both)
-        converge(switch, six, none)
+        converge(switch, six, NONE)
+        assert routes(device) == before
+        leave(switch)
         assert not routes(device)
 
 
@@ -260,9 +271,28 @@ def test_a_database_that_is_not_there_is_told(device: Device, tmp_path: Path) ->
     switch = MarvellSwitch(place, "node-a", time.monotonic)
     try:
         for call in calls(switch).values():
-            assert "db.sock" in refused(call, 1)
+            assert f"database Open_vSwitch at unix:{tmp_path}/db.sock: " in refused(call, 1)
     finally:
         switch.close()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_database_that_does_not_answer_as_it_should_is_told(
+    device: Device, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "db.sock"
+    before = device.dumped()
+    with impostor(path, ANSWERS[name]):
+        switch = MarvellSwitch(
+            replace(device.place, database=f"unix:{path}"), "node-a", time.monotonic
+        )
+        try:
+            time.sleep(0.3)  # to be told something
+            for call in calls(switch).values():
+                assert f"database Open_vSwitch at unix:{path}: " in refused(call, 1)
+        finally:
+            switch.close()
+    assert device.dumped() == before
 
 
 def test_a_bridge_that_speaks_another_openflow_keeps_its_words(device: Device) -> None:
@@ -287,6 +317,29 @@ def test_a_database_that_hangs_is_an_error_in_time(device: Device, stage: Stage)
     stage.repair(WANTED, BOUND)
 
 
+def test_a_change_ends_in_time_however_slow_each_answer_is(device: Device, stage: Stage) -> None:
+    ticks = itertools.count(0, 4)
+    too_slow = pytest.raises(TargetError, match=f"{BRIDGE} is too slow: not all was changed")
+    with connected(device.place, lambda: float(next(ticks))) as switch, too_slow:
+        switch.apply(Change(add=switch.render(WANTED, BOUND).items))
+    stage.repair(WANTED, BOUND)
+
+
+def test_a_flow_with_our_cookie_that_we_did_not_write_is_nobodys(
+    device: Device, stage: Stage
+) -> None:
+    stage.repair(WANTED, BOUND)
+    ours = next(row for row in stage.switch.observe().values() if is_forward(row))
+    match = f"table={FORWARD.number},priority=1,in_port=vf0"
+    device.add(f"cookie={ours.flow.cookie:#x},{match},actions=drop")
+    assert set(stage.switch.counters()) == BOUND.placed
+    stage.repair(WANTED, BOUND)
+
+
+def is_forward(item: object) -> TypeGuard[Row]:
+    return isinstance(item, Row) and item.flow.table == FORWARD.number and bool(item.flow.match)
+
+
 # --- what changes in between -------------------------------------------------------------------
 
 
@@ -302,8 +355,7 @@ def test_a_restart_between_looking_and_changing_is_caught_up_with(
 
 def test_a_vf_whose_port_is_gone_takes_no_other_entry_with_it(device: Device, stage: Stage) -> None:
     stage.repair(WANTED, BOUND)
-    device.configure("del-port", BRIDGE, "vf1")
-    try:
+    with lost_port(device, stage, "vf1"):
         assert "rep1" not in stage.switch.describe().guards
         gone = EntryKey(GENEVE4.vni, mac_of(2))
         with pytest.raises(PartlyRefusedError) as error:
@@ -312,14 +364,34 @@ def test_a_vf_whose_port_is_gone_takes_no_other_entry_with_it(device: Device, st
         assert not error.value.standing
         without = replace(BOUND, placed=BOUND.placed - {gone})
         assert set(stage.switch.counters()) == without.placed
+    stage.repair(WANTED, BOUND)
+
+
+def test_rows_of_a_port_that_has_gone_since_the_last_look_wait_for_the_next(
+    device: Device, stage: Stage
+) -> None:
+    stage.repair(WANTED, BOUND)
+    without = replace(BOUND, placed=BOUND.placed - {EntryKey(GENEVE4.vni, mac_of(2))})
+    change = stage.change(WANTED, without)
+    assert change.remove
+    with lost_port(device, stage, "vf1"):
+        stage.switch.describe()
+        with pytest.raises(TargetError, match=f"{BRIDGE} has lost port vf1 since the last look"):
+            stage.switch.apply(change)
+        stage.repair(WANTED, without)
+        assert set(stage.switch.counters()) == without.placed
+
+
+@contextmanager
+def lost_port(device: Device, stage: Stage, port: str) -> Iterator[None]:
+    device.configure("del-port", BRIDGE, port)
+    try:
+        yield
     finally:
-        device.configure(
-            "add-port", BRIDGE, "vf1", "--", "set", "interface", "vf1", "type=internal"
-        )
+        device.configure("add-port", BRIDGE, port, "--", "set", "interface", port, "type=internal")
         device.openflow("del-flows", BRIDGE, f"cookie={0xEE:#x}/-1")
         device.restart()
-    stage._others = MarvellWorld(device).others()
-    stage.repair(WANTED, BOUND)
+        stage._others = MarvellWorld(device).others()
 
 
 @pytest.mark.parametrize("port", ["uplink", "cpu"])

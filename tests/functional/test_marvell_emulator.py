@@ -13,8 +13,14 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from ovs_client import process
-from tests.functional.emulated_switch import HOST, OTHER, EmulatedOcteon, emulated_switch, frame
-from vendors.emulator.control import inject, new_mark
+from tests.functional.emulated_switch import (
+    HOST,
+    OTHER,
+    EmulatedOcteon,
+    emulated_switch,
+    frame,
+)
+from vendors.emulator.control import Injection, inject, new_mark
 
 BY_HAND, RULE = "cookie=0x77/-1", "cookie=0x77,table=30,in_port=1,actions=drop"
 HAND = "cookie=0x77,priority=100,in_port={0},dl_dst={2},actions=output:{1}"
@@ -61,8 +67,8 @@ def test_a_probe_that_is_injected_leaves_nothing(switch: EmulatedOcteon) -> None
     head = Ether(src=HOST, dst=OTHER) / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2)
     probe = bytes(head / Raw(mark))
     switch.heard()
-    assert inject(switch.control, "vf0", probe, mark) == {"up": [probe]}
-    assert inject(switch.control, "up", probe, mark) == {"cpu0": [probe]}
+    assert inject(switch.control, [Injection("vf0", probe, mark)]) == [{"up": [probe]}]
+    assert inject(switch.control, [Injection("up", probe, mark)]) == [{"cpu0": [probe]}]
     assert switch.heard() == []
 
 
@@ -84,10 +90,12 @@ class TestFaults:
         switch.ofctl("--bundle", "add-flow", RULE)
         assert "table=30" in switch.ofctl("dump-flows")
 
-    def test_slow_writes(self, switch: EmulatedOcteon) -> None:
+    @pytest.mark.parametrize("words", [("add-flow", RULE), ("dump-flows",)], ids=lambda w: w[0])
+    def test_slow_answers(self, switch: EmulatedOcteon, words: tuple[str, ...]) -> None:
+        switch.ofctl("add-flow", RULE)
         switch.tell("slow", "0.5")
         begun = time.monotonic()
-        switch.ofctl("add-flow", RULE)
+        switch.ofctl(*words)
         assert time.monotonic() - begun > 0.5
         assert "table=30" in switch.ofctl("dump-flows")
 

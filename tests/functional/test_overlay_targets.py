@@ -111,9 +111,7 @@ class TestFlows:
             assert not converge(target, wanted, unknown)  # as an agent that has just started
             assert target.observe() == target.render(wanted, known).items
 
-    @settings(
-        max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(world=worlds())
     def test_after_a_round_nothing_is_left_to_do(
         self, switch: Switch, world: list[SegmentView]

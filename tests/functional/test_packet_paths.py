@@ -5,7 +5,9 @@ The programs run in the kernel on maps and filters of a namespace; the flows in 
 
 from __future__ import annotations
 
+import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -29,9 +31,12 @@ from bpf.loader import load
 from bpf.packet_path import FastPacketPath
 from bpf.syscalls import open_map, open_program, pin
 from bpf.target import FastpathTarget
+from dataplane.core.agreement import Disagreement, Field, Observed, Question, disagreement
+from dataplane.core.corpus import Choice, Draw, corpus
 from dataplane.core.desired import Bindings, Desired, PortState
 from dataplane.core.diff import diff
-from dataplane.core.model import Encap, Segment
+from dataplane.core.frames import parse_tunnel
+from dataplane.core.model import Encap, Guard, Segment
 from dataplane.core.path import Action, End, Hop, Live, Outcome, arrives, compare, hops
 from dataplane.core.reasons import Reason
 from dataplane.netlink.rtnl import Rtnl
@@ -41,7 +46,7 @@ from overlay_ovs.target import FlowsTarget
 from ovs_client.ofctl import OpenFlowBridge
 from ovs_client.unixctl import Unixctl
 from tests.functional.bpf_support import Namespace, mounted_bpffs, namespace
-from tests.functional.overlay_switch import Switch, running_switch
+from tests.functional.overlay_switch import Switch, drain, running_switch
 from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,
@@ -156,6 +161,84 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         made = Machine(space, load(bpffs))
         yield made
         made.close()
+
+
+def frames(segment: Segment) -> list[Question]:
+    state, draw = world(segment), Draw(30, "paths", secrets.token_bytes(16))
+    return list(corpus(state, NIC, draw, Choice()).questions)
+
+
+def observed_of_fast(machine: Machine, questions: list[Question]) -> list[Observed]:
+    path = FastPacketPath(machine.pins)
+    return machine.space.netns.run(lambda: path.observed(questions))
+
+
+def observed_of_ovs(flows: Flows, questions: list[Question]) -> list[Observed]:
+    return OvsPacketPath(Unixctl(flows.switch.rundir)).observed(questions)
+
+
+def differing(
+    questions: list[Question], seen: list[Observed], truths: list[Observed]
+) -> list[tuple[str, Disagreement]]:
+    every = zip(questions, seen, truths, strict=True)
+    found = ((each[0].name, disagreement(*each)) for each in every)
+    return [(name, difference) for name, difference in found if difference is not None]
+
+
+@each_segment
+def test_both_paths_do_the_same_with_all_kinds_of_frames(
+    machine: Machine, flows: Flows, segment: Segment
+) -> None:
+    machine.space.ip("link", "set", NIC.name, "address", NIC.mac)
+    machine.hold(world(segment))
+    flows.hold(world(segment))
+    questions = frames(segment)
+    seen, truths = observed_of_fast(machine, questions), observed_of_ovs(flows, questions)
+    assert differing(questions, seen, truths) == []
+    assert all(each.values for each in seen)
+    unknown = [q for q, each in zip(questions, truths, strict=True) if not each.values]
+    assert unknown == [q for q in questions if parse_tunnel(q.frame) is None and not q.sound]
+    done = Counter(each.action for each in seen)
+    assert min(done[each] for each in (Action.TUNNEL, Action.DELIVER, Action.HAND_OVER)) > 20
+
+
+@pytest.mark.parametrize(
+    ("plant", "field"),
+    [
+        pytest.param(lambda m: send_away(m, 4), Field.TARGET, id="another VTEP"),
+        pytest.param(lambda m: send_away(m, 2), Field.VERDICT, id="sent out, not next door"),
+        pytest.param(
+            lambda m: set_port(m, encode_port(FAULTY.vni, 1400, mac_of(1), Guard.OFF)),
+            Field.VERDICT,
+            id="no guard",
+        ),
+    ],
+)
+def test_frames_find_what_ebpf_does_wrong(
+    machine: Machine, flows: Flows, plant: Callable[[Machine], None], field: Field
+) -> None:
+    machine.hold(world(FAULTY))
+    flows.hold(world(FAULTY))
+    plant(machine)
+    questions = frames(FAULTY)
+    seen, truths = observed_of_fast(machine, questions), observed_of_ovs(flows, questions)
+    machine.hold(world(FAULTY))
+    found = differing(questions, seen, truths)
+    assert field in {difference.field for _, difference in found}
+    assert all(each.rule and each.truths_rule for _, each in found)
+
+
+def test_frames_that_open_vswitch_is_asked_about_go_nowhere(flows: Flows) -> None:
+    """Given a tunnel packet, ofproto/trace on ow-phy would really take it in."""
+    flows.hold(world(GENEVE4))
+    questions = frames(GENEVE4)
+    marks = [question.mark for question in questions]
+    for each in flows.switch.sockets.values():
+        drain(each)
+    assert any(each.action is Action.DELIVER for each in observed_of_ovs(flows, questions))
+    flows.switch.settle()
+    seen = [frame for each in flows.switch.sockets.values() for frame in drain(each)]
+    assert not [frame for frame in seen if any(mark in frame for mark in marks)]
 
 
 @each_segment

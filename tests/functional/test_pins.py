@@ -78,6 +78,7 @@ def dpu(fabric: Fabric) -> Iterator[Dpu]:
     try:
         agent.post(LinksChanged((NIC,)))
         agent.post(test_agent.TestSwitch.SEEN)
+        agent.post(TrafficMeasured({}))
         agent.post(NextHopsChanged({ip_address("192.0.2.9"): Mac("02:00:00:00:00:aa")}))
         own = agent.admit(replace(REQUEST, netdev="rep0"), 20).attachment
         yield Dpu(agent, switch, EntryKey(VNI, own.mac))

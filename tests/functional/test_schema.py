@@ -1,6 +1,7 @@
 """The fabric database: what it carries, what it refuses by itself, and how its file is made."""
 
 import dataclasses
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
@@ -195,9 +196,12 @@ def test_making_the_file_again_keeps_what_is_in_it(database: Path) -> None:
     assert database.read_bytes() == before
 
 
-def test_a_half_made_file_is_no_database(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Its tool may be at work still, and have the lock of a file that is half made."""
     (tmp_path / "conf.db.new").write_text("torn", encoding="utf-8")
-    schema.create_database(tmp_path / "conf.db")
+    with (tmp_path / ".conf.db.new.~lock~").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        schema.create_database(tmp_path / "conf.db")
     assert len(rows(tmp_path / "conf.db", "Fabric")) == 1
 
 

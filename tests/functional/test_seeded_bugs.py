@@ -84,9 +84,21 @@ BUGS = {
     "geneve-options-forgotten": (_VERDICT, "sizeof(struct tunnelled) + 4 * words", "22", XDP),
     "early-without-fast-path": (
         _VERDICT,
-        "!(socket->flags & OWN_FAST) || is_group(((",
-        "is_group(((",
+        "!(socket->flags & OWN_FAST) || !same_mac(((",
+        "!same_mac(((",
         XDP,
+    ),
+    "for-another-mac": (
+        _VERDICT,
+        "!same_mac(((const struct ethhdr *)eth)->h_dest, nic->mac))",
+        "is_group(((const struct ethhdr *)eth)->h_dest))",
+        XDP,
+    ),
+    "payload-is-pulled": (
+        _VERDICT,
+        "? sizeof(struct iphdr) + sizeof(struct tcphdr)",
+        "? sizeof(struct nd_packet)",
+        NATIVE,
     ),
     "damaged-udp": (_OVERLAY, "return !udp->check ||", "return 1 ||", GOLDEN),
     "too-little-taken-off": (

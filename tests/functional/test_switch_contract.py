@@ -174,8 +174,13 @@ def test_rows_that_are_used_grow_with_what_is_placed_and_go_with_it(stage: Stage
         assert before[name].used <= table.used <= before[name].used + most
         assert table.foreign == before[name].foreign
     assert sum(t.used for t in after.values()) > sum(t.used for t in before.values())
+    held = stage.switch.describe().rows
+    assert held >= sum(table.used - table.foreign for table in after.values())
+    stage.place(wanted, frozenset({key(1), key(10)}))
+    assert 0 < stage.switch.describe().rows < held
     stage.strike()
     assert tables(stage) == before
+    assert stage.switch.describe().rows == 0
 
 
 def test_rows_of_others_are_counted_and_stay(device: ForwardingWorld, stage: Stage) -> None:
@@ -203,14 +208,20 @@ def test_who_has_programmed_it_is_named_and_what_was_placed_stays(
 # --- what is placed -------------------------------------------------------------------------
 
 
-def test_of_nothing_comes_nothing(any_stage: Stage) -> None:
+def test_of_nothing_comes_a_claim_at_most(any_stage: Stage) -> None:
+    """By what a driver holds while nothing is placed others see whose the device is."""
+    claims = []
     for wanted in (desired(), pair()):
         for bound in (Bindings(), Bindings(NIC, next_hops=NEXT_HOPS)):
             rendering = any_stage.switch.render(wanted, bound)
-            assert (dict(rendering.items), rendering.pending) == ({}, ())
-    assert not any_stage.switch.observe()
-    assert any_stage.switch.counters() == {}
+            assert rendering.pending == ()
+            claims.append(dict(rendering.items))
+    assert all(claim == claims[0] for claim in claims)
+    any_stage.repair(pair(), Bindings(NIC, next_hops=NEXT_HOPS))
     any_stage.switch.apply(Change())
+    assert any_stage.switch.counters() == {}
+    tables = any_stage.switch.describe().tables
+    assert all(table.used == table.foreign for table in tables)
 
 
 def test_what_is_placed_is_held_at_once_and_found_by_another_driver(

@@ -17,7 +17,6 @@ from tests.unit.overlay_builders import VTEP4, ips_of, mac_of
 EXAMPLES = 150
 quickly = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 CHANGES = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 255)), min_size=1, max_size=3)

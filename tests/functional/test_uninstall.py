@@ -1,6 +1,7 @@
 """What uninstall takes for its own outside its directories, and an agent that will not go."""
 
 import fcntl
+import re
 import socket
 import subprocess
 import sys
@@ -13,7 +14,12 @@ import pytest
 from dataplane import uninstall
 from dataplane.cni.install import PLUGIN_NAME, install_plugin
 from dataplane.config import AgentConfig, parse_config
-from dataplane.core.errors import OverweaveError
+from dataplane.core.errors import OverweaveError, TargetError
+from ovs_client.vswitch import VSwitch
+from tests.functional.marvell_device import running_device
+from tests.functional.overlay_switch import in_netns
+from tests.functional.switch_world import MarvellWorld, Stage
+from tests.functional.test_marvell_driver import WANTED
 
 # Listens where an agent does, holds its lock, and does with SIGTERM what argv[3] says.
 STUBBORN = """
@@ -178,3 +184,51 @@ def test_a_directory_with_something_else_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "ovs").rmdir()
     thing.remove()
     assert not tmp_path.exists()
+
+
+DEVICES = """
+devices:
+- serial: M1
+  vendor: marvell
+  side: dpu
+  emulated: true
+  representors: [rep0, rep1, rep2]
+  switch: {{rundir: {rundir}, uplink: up, cpu: cpu0, vfs: [vf0, vf1, vf2]}}
+"""
+
+
+@pytest.fixture
+def dpu(tmp_path: Path) -> Iterator[MarvellWorld]:
+    (tmp_path / "device").mkdir()
+    with running_device(tmp_path / "device") as device:
+        yield MarvellWorld(device)
+
+
+def test_what_a_dpus_switch_holds_goes_first_and_nothing_else_of_it(
+    dpu: MarvellWorld, tmp_path: Path
+) -> None:
+    """It forwards what is in its tables, whoever is still there to say so."""
+    config = config_at(tmp_path, tmp_path, DEVICES.format(rundir=dpu.device.rundir))
+    config = config.model_copy(update={"node": "node-a"})
+    (tmp_path / "attachment.sock").touch()
+    others = dpu.others()
+    stage = Stage(dpu)
+    assert list(uninstall._switch_entries(config)) == []
+    stage.place(WANTED)
+    vswitch = VSwitch(f"unix:{tmp_path}/none.sock")
+    vswitch.start()
+    try:
+        found = in_netns(dpu.device.netns, lambda: uninstall.inventory(config, vswitch))
+    finally:
+        vswitch.stop()
+    first, *rest = found.things
+    assert re.fullmatch(r"\d\d rows, ports and routes in the switch of DPU M1", first.name)
+    assert f"file {tmp_path / 'attachment.sock'}" in [thing.name for thing in rest]
+    assert dpu.leftovers()
+    first.remove()
+    assert not dpu.leftovers()
+    assert dpu.others() == others
+    assert list(uninstall._switch_entries(config)) == []
+    with dpu.hung(), pytest.raises(TargetError, match="no answer"):
+        list(uninstall._switch_entries(config))
+    stage.switch.close()

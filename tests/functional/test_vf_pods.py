@@ -6,9 +6,12 @@ A veth pair is VF and representor: vf0 on the host, rep0 on the DPU.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from dataplane.cni.vf_records import VfRecords
 from dataplane.contracts import AttachRefusedError, Vf
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
+from dataplane.core.snapshot import Obstacle
 from dataplane.host.vf import VfWiring
 from dataplane.netlink.netns import Netns
 from tests.functional.cni_world import FakeAttachments, FakeWiring, Outcome, World
@@ -194,6 +198,56 @@ def test_a_vf_that_came_back_with_the_pods_name(host: HostWorld, pod: Netns) -> 
     host.assert_home()
 
 
+def test_every_subnet_of_the_segment_is_on_the_pods_link(host: HostWorld, pod: Netns) -> None:
+    """The host, which may not know the segment, is told by the DPU's agent, and remembers."""
+    blue = host.dpu.segments["blue"]
+    host.dpu.segments["blue"] = replace(blue, subnets=(*blue.subnets, ip_network("10.2.0.0/20")))
+    ips = {"ips": ["10.1.0.5/20"]}
+    config = host.config(deviceID=VF0, runtimeConfig=ips)
+    assert host.run("ADD", config).status == 0
+    shown_routes = run("ip", "-n", name_of(pod), "route").splitlines()
+    assert any(
+        line.startswith("10.2.0.0/20 dev eth0") and "via" not in line for line in shown_routes
+    )
+    assert VfRecords(host.directory / "vfs").load()[0].routes == ("10.2.0.0/20",)
+
+
+@pytest.mark.parametrize("name", ["eth0", "dev7"])
+def test_a_vf_that_comes_back_after_del(host: HostWorld, pod: Netns, name: str) -> None:
+    """The kernel takes a dead namespace apart when it gets to it."""
+    assert host.add().status == 0
+    with namespace() as limbo, namespace() as other:
+        ip(pod, "link", "set", "eth0", "netns", name_of(limbo))
+        assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+        assert not list((host.directory / "vfs").iterdir())
+        add = threading.Thread(
+            target=host.add, kwargs={"CNI_CONTAINERID": "c2", "CNI_NETNS": other.path}
+        )
+        add.start()
+        assert wait_until(lambda: host.dpu.keys() == (AttachmentKey("c2", "eth0"),))
+        ip(limbo, "link", "set", "eth0", "netns", name_of(host.space), "name", name)
+        add.join()
+        (eth0,) = shown(other, "addr", "show", "dev", "eth0")
+        held = host.dpu.attachment(AttachmentKey("c2", "eth0"))
+        assert held is not None
+        assert (eth0["address"], eth0["ifalias"]) == (held.mac, "overweave:vf0:c2/eth0")
+        assert {each["local"] for each in eth0["addr_info"]} > {str(ip) for ip in held.ips}
+        assert host.run("DEL", host.config(deviceID=VF0), CNI_CONTAINERID="c2").status == 0
+        host.assert_home()
+
+
+def test_a_del_that_cannot_bring_the_vf_home_is_tried_again(host: HostWorld, pod: Netns) -> None:
+    assert host.add().status == 0
+    ip(host.space, "link", "add", "vf0", "type", "bridge")
+    failed(host.run("DEL", host.config(deviceID=VF0)), 102, "File exists")
+    failed(host.add(CNI_CONTAINERID="c2"), 101, "c1/eth0")
+    assert host.dpu.keys() == (KEY,)
+    ip(host.space, "link", "del", "vf0")
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.assert_home()
+    assert [each["ifname"] for each in shown(pod, "link")] == ["lo"]
+
+
 def test_add_twice_is_refused(host: HostWorld) -> None:
     assert host.add().status == 0
     failed(host.add(), 101, "already has eth0", "call DEL first")
@@ -298,6 +352,62 @@ def test_a_dpu_that_is_away_at_del_is_told_later(
     assert host.add(CNI_CONTAINERID="c2").status == 0
 
 
+@contextmanager
+def owing(host: HostWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a host that starts within this owe its DPU, which is back, the DEL of c1/eth0."""
+    assert host.add().status == 0
+    host.stop_dpu()
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.stop()
+    host.start_dpu()
+    monkeypatch.setattr(front_module, "RETRY_S", 0.05)
+    yield
+    host.start()
+
+
+def test_what_is_owed_does_not_take_the_next_attachment_of_that_name(
+    host: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's word on the old one is late, and the runtime asks for the same again."""
+    reached, opened, detach = threading.Event(), threading.Event(), DpuClient.detach
+
+    def late(self: DpuClient, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
+        if threading.current_thread().name == "front":
+            reached.set()
+            assert opened.wait(5)
+        detach(self, vf, key, timeout_s)
+
+    with owing(host, monkeypatch):
+        monkeypatch.setattr(DpuClient, "detach", late)
+    assert reached.wait(5)
+    outcomes: list[Outcome] = []
+    add = threading.Thread(target=lambda: outcomes.append(host.add()))
+    add.start()
+    time.sleep(0.5)  # it would be through by now
+    opened.set()
+    add.join()
+    time.sleep(0.2)
+    assert host.dpu.keys() == (KEY,)
+    config = host.config(deviceID=VF0, prevResult=outcomes[0].document)
+    assert host.run("CHECK", config).status == 0
+
+
+def test_what_is_owed_is_tried_again_whatever_went_wrong(
+    host: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach, faults = DpuClient.detach, [KeyError("a fault of ours"), None]
+
+    def crash(self: DpuClient, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
+        if (fault := faults.pop(0) if faults else None) is not None:
+            raise fault
+        detach(self, vf, key, timeout_s)
+
+    with owing(host, monkeypatch):
+        monkeypatch.setattr(DpuClient, "detach", crash)
+    assert wait_until(lambda: host.dpu.keys() == ())
+    assert faults == []
+
+
 def test_a_restart_keeps_vf_pods(host: HostWorld) -> None:
     added = host.add()
     host.stop()
@@ -344,6 +454,32 @@ def test_check_asks_the_dpu(host: HostWorld) -> None:
     host.stop_dpu()
     failed(host.run("CHECK", config), 103, str(host.dpu_socket))
     host.start_dpu()
+
+
+def test_status_of_a_segment_that_only_the_dpu_knows_is_the_dpus(host: HostWorld) -> None:
+    """The host is in no fabric, or in another one: it is only the front."""
+    own = host.attachments
+    own.obstruction, own.segments = Obstacle("the fabric database is away"), {}
+    assert host.run("STATUS").status == 0
+    assert host.add().status == 0
+    host.dpu.obstruction = Obstacle("flows: not ready yet")
+    failed(host.run("STATUS"), 50, "does not know segment 'blue'", "flows: not ready yet")
+    host.dpu.obstruction, segments = None, host.dpu.segments
+    host.dpu.segments = {}
+    failed(host.run("STATUS"), 50, "segment 'blue' does not exist", str(host.dpu_socket))
+    host.dpu.segments = segments
+    host.stop_dpu()
+    failed(host.run("STATUS"), 50, str(host.dpu_socket), "does not answer")
+    host.start_dpu()
+    assert host.run("STATUS").status == 0
+
+
+def test_status_of_a_segment_that_the_host_knows_is_its_own(host: HostWorld) -> None:
+    host.attachments.obstruction = Obstacle("flows: not ready yet", limits_existing=True)
+    failed(host.run("STATUS"), 51, "flows: not ready yet")
+    host.attachments.obstruction = None
+    host.dpu.obstruction = Obstacle("flows: not ready yet")
+    assert host.run("STATUS").status == 0
 
 
 def test_gc_takes_what_is_not_wanted(host: HostWorld) -> None:

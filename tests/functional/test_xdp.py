@@ -22,6 +22,7 @@ import pytest
 from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from bpf import loader, syscalls
@@ -141,7 +142,35 @@ def test_malformed_tunnel_packets_end_in_the_driver(node: Node, packet: Packet) 
         wire.send(bytes(FROM_WIRE / packet))
         assert not nic.received(MARKER[:8], 0.2)  # a packet socket sees it before tc does
         assert not ovs.received(MARKER[:8], 0)
-    assert counted(node, Reason.MALFORMED) == 1
+    assert counted(node, Reason.DAMAGED) == 1
+
+
+def test_what_a_promiscuous_nic_receives_for_another_mac_passes(node: Node) -> None:
+    """It is for who listens there, whatever it looks like."""
+    node.converge(OURS_ALONE)
+    assert is_native(node)
+    node.space.ip("link", "set", "nic0", "promisc", "on")
+    for packet in (damaged(chksum=0x1234), IP(src="10.9.0.66", dst=OWN4) / to_geneve()):
+        frame = bytes(Ether(src=FROM_WIRE.src, dst="02:00:00:00:00:77") / packet)
+        with node.tap("wire0") as wire, Tap(node.space, "nic0") as nic:
+            wire.send(frame)
+            assert nic.received(MARKER) == [frame]
+    assert not counted(node, Reason.DAMAGED) + counted(node, Reason.UNKNOWN_VTEP)
+
+
+def test_a_nic_gets_another_mac(node: Node) -> None:
+    node.converge(OURS_ALONE)
+    numbers, mac = node.bindings(), "02:00:00:00:00:77"
+    assert numbers.nic is not None
+    node.space.ip("link", "set", "nic0", "address", mac)
+    frame = bytes(Ether(src=FROM_WIRE.src, dst=mac) / damaged(chksum=0x1234))
+    with node.tap("wire0") as wire, Tap(node.space, "nic0") as nic:
+        wire.send(frame)
+        assert nic.received(MARKER) == [frame]
+        converge(node, OURS_ALONE, Bindings(replace(numbers.nic, mac=mac), numbers.ifindexes))
+        wire.send(frame)
+        assert not nic.received(MARKER, 0.2)
+    assert counted(node, Reason.DAMAGED) == 1
 
 
 def test_strangers_packets_end_in_the_driver_where_the_ports_are_ours_alone(node: Node) -> None:
@@ -191,10 +220,9 @@ def test_switched_off_it_goes(node: Node) -> None:
     node.converge(FORCED)
     off = replace(FORCED, node=replace(FORCED.node, xdp=Xdp.OFF))
     change = node.converge(off)
-    assert [str(item) for item in change.remove.values()] == [
-        f"{XDP_PROGRAM} in the driver of nic0"
-    ]
-    assert len(change) == 1
+    gone = {f"{XDP_PROGRAM} in the driver of nic0", f"nics of netdev {node.space.ifindex('nic0')}"}
+    assert {str(item) for item in change.remove.values()} == gone
+    assert len(change) == 2
     assert not shown(node)
 
 
@@ -325,7 +353,7 @@ def test_a_new_version_replaces_the_old_one_and_nothing_slips_through(tmp_path: 
         new = replace(old, target=FastpathTarget(load(bpffs, source)))
         sent = exchange_under_a_flood(old, new)
         assert is_native(old)
-        assert counted(old, Reason.MALFORMED) == sent > 0
+        assert counted(old, Reason.DAMAGED) == sent > 0
         new.target.close()
     print(f"{sent} malformed frames while the program was replaced 20 times")
 

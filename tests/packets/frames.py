@@ -24,7 +24,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
-from bpf.entries import EntryItem, fast_entries, own_sockets
+from bpf.entries import EntryItem, fast_entries, own_nic, own_sockets
 from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
 from dataplane.core.model import Encap, IpAddress
 from tests.packets.paths import HOST, LOOPBACK, FastPath, Outcome
@@ -88,7 +88,8 @@ def held_items(state: Desired, sender: int) -> list[EntryItem]:
     slots = [each.attachment.slot for each in state.ports]
     ifindexes = {f"vp{slot}": ifindex_of(slot) for slot in slots} | {f"vp{sender}": LOOPBACK}
     numbers = Bindings(ifindexes={NIC.name: LOOPBACK, **ifindexes})
-    return [*fast_entries(state, numbers), *own_sockets(state)]
+    nic = replace(NIC, ifindex=LOOPBACK, mac=HOST.hex(":"))
+    return [*fast_entries(state, numbers), *own_sockets(state), own_nic(nic)]
 
 
 def desired_world() -> Desired:

@@ -20,7 +20,7 @@ __asan_default_options(void)
 #define HEADROOM 128 /* for what is put in front */
 #define ALIGNMENT 2  /* as the kernel's NET_IP_ALIGN: the IP header begins at a multiple of 4 */
 
-enum { PORTS, NEIGHBOURS, ENTRIES, MEMBERS, OWN, TABLES };
+enum { PORTS, NEIGHBOURS, ENTRIES, MEMBERS, OWN, NICS, TABLES };
 
 static const struct shape {
 	size_t key, value;
@@ -30,6 +30,7 @@ static const struct shape {
 	[ENTRIES] = {sizeof(struct entry_key), sizeof(struct entry_value)},
 	[MEMBERS] = {sizeof(struct member_key), sizeof(__u32)},
 	[OWN] = {sizeof(struct socket_key), sizeof(struct own_value)},
+	[NICS] = {sizeof(__u32), sizeof(struct nic_value)},
 };
 
 struct row {
@@ -143,6 +144,12 @@ encapsulate(struct outcome *outcome, __u8 *frame, __u8 *eth, size_t length, cons
 	leave(outcome, frame, start, length + room);
 }
 
+size_t
+native_bytes_read(__be16 protocol)
+{
+	return bytes_read(protocol);
+}
+
 /* As access_port in overlay.c; `frame` has room for the headers. */
 int
 native_sent(__u32 ifindex, __u8 *frame, size_t length, __u32 gso_size, __u32 hash, struct outcome *outcome)
@@ -150,13 +157,17 @@ native_sent(__u32 ifindex, __u8 *frame, size_t length, __u32 gso_size, __u32 has
 	const struct port_value *port = look_up(PORTS, &ifindex);
 	struct decision decision = {};
 	struct inner inner = {};
+	__be16 protocol = 0;
+	size_t linear;
 	__u8 *eth;
 
 	if (!port || length > MAX_FRAME - HEADROOM)
 		return -1;
-	eth = place(frame, length, smaller(length, INNER_BYTES));
-	outcome->verdict = judge_sent(port, ifindex, eth, eth + smaller(length, INNER_BYTES), length,
-				      gso_size, &inner, &decision);
+	if (length >= ETH_HLEN)
+		memcpy(&protocol, frame + 2 * ETH_ALEN, sizeof(protocol));
+	linear = smaller(length, bytes_read(protocol));
+	eth = place(frame, length, linear);
+	outcome->verdict = judge_sent(port, ifindex, eth, eth + linear, length, gso_size, &inner, &decision);
 	outcome->reason = decision.reason;
 	if (outcome->verdict == VERDICT_ANSWER_ARP)
 		answer_arp((struct ethhdr *)eth, decision.mac);
@@ -222,8 +233,9 @@ native_received(__u8 *frame, size_t length, int is_known_sum, struct outcome *ou
 
 /* As overweave_xdp in overlay.c; 0: it passes the frame. */
 int
-native_early(__u8 *frame, size_t length, struct outcome *outcome)
+native_early(__u32 ifindex, __u8 *frame, size_t length, struct outcome *outcome)
 {
+	const struct nic_value *nic = look_up(NICS, &ifindex);
 	struct decision decision = {};
 	struct outer outer = {};
 	const struct own_value *socket;
@@ -235,9 +247,9 @@ native_early(__u8 *frame, size_t length, struct outcome *outcome)
 	if (parse_udp(eth, eth + length, ((struct ethhdr *)eth)->h_proto, &outer) != PARSED_UDP)
 		return 0;
 	socket = look_up(OWN, &outer.to);
-	if (!socket)
+	if (!socket || !nic)
 		return 0;
-	outcome->verdict = judge_early(eth, eth + length, length, &outer, socket, &decision);
+	outcome->verdict = judge_early(eth, eth + length, length, &outer, socket, nic, &decision);
 	outcome->reason = decision.reason;
 	leave(outcome, frame, eth, length);
 	return outcome->verdict == VERDICT_DROP;

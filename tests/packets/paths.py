@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -38,7 +39,7 @@ LEAST = 14  # bytes of a frame that the kernel runs a program on
 _UNSPEC, _SHOT, _REDIRECT = -1, 2, 7  # linux/pkt_cls.h
 _XDP_DROP, _XDP_PASS = 1, 2  # linux/bpf.h
 _HARNESS = Path(__file__).with_name("native.c")
-_TABLES = ("ports", "neighbours", "entries", "members", "own")
+_TABLES = ("ports", "neighbours", "entries", "members", "own", "nics")
 _ROOM = 256
 _CONTEXT_BYTES = 192  # struct __sk_buff
 _GSO_SIZE_AT = 176
@@ -241,9 +242,13 @@ class NativePath:
     def early(self, frame: bytes) -> Reason | None:
         outcome, buffer = _NativeOutcome(), ctypes.create_string_buffer(frame, len(frame) + _ROOM)
         is_dropped = self._library.native_early(
-            buffer, ctypes.c_size_t(len(frame)), ctypes.byref(outcome)
+            LOOPBACK, buffer, ctypes.c_size_t(len(frame)), ctypes.byref(outcome)
         )
         return PACKET_REASONS[outcome.reason] if is_dropped else None
+
+    def bytes_read(self, protocol: int) -> int:
+        """Return how many bytes of a frame of an EtherType the program wants to read at once."""
+        return int(self._library.native_bytes_read(socket.htons(protocol)))
 
 
 def _native_outcome(outcome: _NativeOutcome, buffer: bytes) -> Outcome:

@@ -24,7 +24,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet
 
 from bpf.bpffs import Pins
-from bpf.entries import EntryItem, fast_entries, own_sockets
+from bpf.entries import EntryItem, fast_entries, own_nic, own_sockets
 from bpf.layout import (
     MAPS,
     PROGRAMS,
@@ -45,6 +45,7 @@ from dataplane.core.desired import (
     RemoteEndpoint,
     SegmentView,
 )
+from dataplane.core.events import Link
 from dataplane.core.model import (
     Attachment,
     Encap,
@@ -64,6 +65,7 @@ from tests.packets.paths import SOURCE
 LOOPBACK = 1  # where a packet of BPF_PROG_TEST_RUN comes from, as pod and as NIC
 NEIGHBOUR_POD = 77  # a netdev that need not exist: nothing is really sent
 HOST = "00:00:00:00:00:00"  # the loopback's MAC
+NIC = Link("lo", LOOPBACK, HOST, 1500, up=True)
 UNSPEC, SHOT, REDIRECT = -1, 2, 7  # linux/pkt_cls.h
 
 POD, LOCAL, REMOTE, NOBODY = (Mac(f"02:00:00:00:00:0{n}") for n in (1, 2, 3, 9))
@@ -143,7 +145,7 @@ class Node:
             with open_map(self.pins.map(spec.name)) as opened:
                 for key in [key for key, _ in opened.items()]:
                     opened.delete(key)
-        for item in (*items.values(), *own_sockets(world.desired), glue):
+        for item in (*items.values(), *own_sockets(world.desired), own_nic(NIC), glue):
             with open_map(self.pins.map(item.map_name)) as opened:
                 opened.update(item.map_key, item.value)
 

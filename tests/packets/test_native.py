@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 
 from bpf.loader import load
 from dataplane.core.reasons import Reason
@@ -27,6 +30,10 @@ class Both:
         self._kernel, self._native = kernel, native
         self._state = desired_world()
         self._held = -1
+
+    def bytes_read(self, protocol: int) -> int:
+        """Return how many bytes of a frame of an EtherType have to be where they can be read."""
+        return self._native.bytes_read(protocol)
 
     def agree(self, sample: Sample, gso_size: int = 0) -> Outcome:
         """Return what both do with a frame."""
@@ -83,7 +90,7 @@ def test_every_truncation(both: Both) -> None:
             both.agree(Sample(sample.slot, sample.data[:length]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     index=st.integers(0, len(ANY) - 1),
     changes=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6),
@@ -96,6 +103,18 @@ def test_any_bytes_anywhere(
     for offset, value in changes:
         data[offset % len(data)] = value
     both.agree(Sample(ANY[index].slot, bytes(data[:end])))
+
+
+STAMPED = TCP(options=[("Timestamp", (1, 1)), ("NOP", None), ("NOP", None)])  # as by default
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [pytest.param(Ether() / ip() / STAMPED, id=ip.__name__) for ip in (IP, IPv6)],
+)
+def test_nothing_behind_the_headers_of_a_super_packet_is_pulled(both: Both, headers: Ether) -> None:
+    """Where they end, the pages of what is sent begin: one byte of them, and all is copied."""
+    assert both.bytes_read(headers.type) <= len(headers)
 
 
 SEGMENTS = [

@@ -12,8 +12,9 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
 from bpf.bpffs import Pins
-from bpf.layout import XDP_PROGRAM
+from bpf.layout import XDP_PROGRAM, encode_ifindex
 from bpf.loader import load
+from bpf.syscalls import open_map
 from dataplane.core.model import Encap, Family
 from dataplane.core.reasons import Reason
 from tests.functional.bpf_support import mounted_bpffs
@@ -21,6 +22,7 @@ from tests.packets.paths import SOURCE
 from tests.packets.test_fastpath import (
     HOST,
     INSIDE,
+    LOOPBACK,
     OWN,
     STRANGER,
     TUNNELS,
@@ -110,7 +112,7 @@ def test_malformed_packets_are_dropped(
     node: Node, family: Family, encap: Encap, frame: bytes
 ) -> None:
     node.hold(World(encap, family))
-    assert judged(node, frame) is Reason.MALFORMED
+    assert judged(node, frame) is Reason.DAMAGED
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,7 @@ def test_malformed_packets_are_dropped(
         pytest.param(outer(GENEVE4, dst="192.0.2.7", chksum=1), id="for-another-address"),
         pytest.param(put(GENEVE4, 36, b"\x17\xc2")[:45], id="for-another-port"),
         pytest.param(put(GENEVE4, 0, b"\xff" * 6)[:45], id="broadcast"),
+        pytest.param(put(GENEVE4, 0, b"\2\0\0\0\0\7")[:45], id="for-another-mac"),
         pytest.param(Ether(dst=HOST) / Dot1Q(vlan=5) / bytes(GENEVE4.payload)[:40], id="vlan"),
         pytest.param(
             Ether(dst=HOST)
@@ -154,6 +157,13 @@ def test_a_strangers_malformed_tunnel_header_is_for_his_own_tunnel_to_judge(node
     node.hold(World())
     frame = tunnel_packet(Encap.GENEVE, Family.IPV4, INSIDE, source=STRANGER[Family.IPV4])
     assert judged(node, put(frame, 42, b"\x40")) is None
+
+
+def test_a_nic_whose_mac_is_not_known_passes_everything(node: Node) -> None:
+    node.hold(World(exclusive_ports=True))
+    with open_map(node.pins.map("nics")) as nics:
+        nics.delete(encode_ifindex(LOOPBACK))
+    assert judged(node, outer(GENEVE4, chksum=0x1234)) is None
 
 
 def test_switched_off_everything_passes(node: Node) -> None:

@@ -7,7 +7,7 @@ from dataplane.lab.probes import Pace, ProbeError
 from dataplane.lab.scene import COLOURS, Colour, Scene
 from dataplane.netlink import links
 from dataplane.netlink.netns import Netns
-from tests.coverage_grid import Proven
+from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.namespaces import rtnl_in
 
 SEGMENTS = pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(
     print(f"{colour.name}: typical round trip {verdict.round_trip * 1000:.2f} ms")
     assert verdict.faults == ()
     assert (verdict.pairs, verdict.reachable, verdict.lost) == (20, 20, 0)
-    for inner in ("ipv4", "ipv6"):
+    for inner in FAMILIES:
         proven(colour.encap, colour.underlay, inner)
 
 

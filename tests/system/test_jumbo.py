@@ -12,6 +12,7 @@ from dataplane.core.reasons import Reason
 from dataplane.lab import matrix, probes
 from dataplane.lab.probes import Station
 from dataplane.lab.scene import COLOURS, Colour, Scene
+from tests.coverage_grid import FAMILIES, Proven
 from tests.system.conftest import standing
 from tests.system.test_metrics import larger_links
 from tests.system.test_pitfalls import counted
@@ -57,12 +58,14 @@ def send(source: Station, sink: Station, size: int, options: bytes = b"") -> int
 
 
 @SEGMENTS
-def test_pods_use_it_whole(jumbo: Scene, colour: Colour) -> None:
+def test_pods_use_it_whole(jumbo: Scene, colour: Colour, proven: Proven) -> None:
     stations = jumbo.segments[colour.name]
     assert {station.mtu for station in stations} == {MTU[colour.underlay]}
     verdict = matrix.verify(stations)  # full MTU with DF among them
     assert verdict.faults == ()
     assert (verdict.pairs, verdict.lost) == (6, 0)
+    for inner in FAMILIES:
+        proven(colour.encap, colour.underlay, inner)
 
 
 @SEGMENTS

@@ -7,7 +7,17 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from dataplane.core.desired import Bindings, Desired, Port
-from dataplane.core.model import Encap, EntryKey, Family, Guard, IpAddress, Mac, Segment
+from dataplane.core.model import (
+    Encap,
+    EntryKey,
+    Family,
+    Guard,
+    Hardware,
+    IpAddress,
+    Mac,
+    Pin,
+    Segment,
+)
 from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,
@@ -20,6 +30,7 @@ from tests.unit.overlay_builders import (
     VXLAN6,
     desired,
     ips_of,
+    mac_of,
     port,
     remote,
     view,
@@ -60,7 +71,7 @@ def bound(placed: frozenset[EntryKey]) -> Bindings:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> Desired:
-    """Draw segments with VFs and endpoints of other nodes."""
+    """Draw segments with VFs and endpoints of other nodes, some of them pinned."""
     views = []
     slots = iter(draw(st.permutations(range(1, 9))))
     for segment in draw(st.lists(st.sampled_from(SEGMENTS), unique=True, min_size=1, max_size=3)):
@@ -70,7 +81,11 @@ def worlds(draw: st.DrawFn) -> Desired:
             ports.append(vf(slot, segment, ips_of(slot)[: draw(st.integers(0, 2))]))
         numbers = draw(st.lists(st.integers(100, 120), unique=True, max_size=5))
         via = st.sampled_from(vteps_of(segment))
-        views.append(view(segment, ports, [remote(n, segment, draw(via)) for n in numbers]))
+        drawn = view(segment, ports, [remote(n, segment, draw(via)) for n in numbers])
+        macs = [*(each.attachment.mac for each in ports), *map(mac_of, numbers)]
+        words = {mac: draw(st.sampled_from((None, *Hardware))) for mac in macs}
+        pins = tuple(Pin(segment.name, mac, word) for mac, word in words.items() if word)
+        views.append(replace(drawn, pins=pins))
     return desired(*views)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
-from dataplane import worker
+from dataplane import agent, worker
 from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.capability import Capability, Part, Table
@@ -20,6 +21,7 @@ from dataplane.core.events import (
     AttachCancelled,
     AttachmentsLoaded,
     AttachRequest,
+    Detached,
     FabricChanged,
     FabricConnection,
     FabricSynced,
@@ -44,6 +46,7 @@ from dataplane.core.model import (
     Segment,
     Vni,
 )
+from dataplane.core.offload import Choice, choose
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
 
@@ -453,7 +456,7 @@ def test_an_event_that_cannot_be_taken_takes_no_other_along() -> None:
     lab.agent.post(FabricChanged(upserts=None))  # type: ignore[arg-type]  # what no type allows
     lab.agent.start(AttachmentsLoaded((), ()))  # all in one batch
     try:
-        assert lab.agent.admit(REQUEST, 1).attachment.key == POD
+        assert lab.agent.admit(REQUEST, 10).attachment.key == POD
     finally:
         lab.agent.stop()
 
@@ -574,6 +577,32 @@ def test_a_slot_of_another_attachment_is_programmed_anew(lab: Lab) -> None:
         lab.agent.wait_programmed(POD, 0.2)
 
 
+def test_a_segment_is_known_once_it_was_told(lab: Lab) -> None:
+    assert not lab.agent.knows_segment("blue")
+    lab.synced()
+    assert until(lambda: lab.agent.knows_segment("blue"))
+    assert not lab.agent.knows_segment("green")
+
+
+def test_all_targets_come_to_their_end_at_the_same_time(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs takes its time while the others take theirs."""
+    begun, told = threading.Event(), []
+    other = next(each for each in lab.agent._workers if each.target is lab.fabric)
+
+    def hang(_change: Change) -> None:
+        begun.set()
+        told.append(until(lambda: other._stopping, 5))
+
+    monkeypatch.setattr(lab.flows, "apply", hang)
+    lab.synced()
+    lab.agent.post(REQUEST)
+    assert begun.wait(5)
+    lab.agent.stop(20.0)
+    assert told == [True]
+
+
 class TestSwitch:
     """A pod behind the DPU's switch, and one elsewhere that it talks to."""
 
@@ -654,6 +683,89 @@ class TestSwitch:
         lab.agent.post(TrafficMeasured({self.KEY: 1000.0}, keys - {self.KEY}))
         assert until(lambda: set(lab.switch.held) == keys)
 
+    def test_a_restart_takes_nothing_out_of_the_switch(self, lab: Lab) -> None:
+        """Nor does it keep what nobody wants any more, once it is known what is there."""
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: len(lab.switch.held) == 2)
+        before, keys = dict(lab.switch.held), lab.agent.snapshot.choice.placed
+        attachment = lab.agent.snapshot.state.attachments[POD]
+        lab.agent.stop()
+        stale = EntryKey(BLUE.vni, Mac("02:00:00:00:00:77"))
+        lab.switch.held[stale] = Entry("placed")
+
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE,)))
+        lab.agent.post(self.SEEN)
+        lab.synced()
+        lab.agent.post(FabricChanged(upserts=(self.FAR, Node("n2", (self.VTEP,)))))
+        lab.agent.post(NextHopsChanged({self.VTEP: Mac("02:00:00:00:00:99")}))
+        lab.agent.poke()
+        lab.agent.wait_programmed(POD, 5)
+        assert not until(lambda: lab.switch.held != {**before, stale: Entry("placed")}, 0.3)
+        lab.agent.post(TrafficMeasured({self.KEY: 0.0}, keys | {stale}))
+        assert until(lambda: stale not in lab.switch.held)
+        for _ in range(9):
+            lab.agent.post(TrafficMeasured({self.KEY: 5.0}, keys))
+        assert not until(lambda: lab.switch.held != before, 0.3)
+
+    def test_how_full_the_switch_is_decides_nothing_and_is_known(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+
+        def counting(*args: Any) -> Choice:
+            asked.append(args)
+            return choose(*args)
+
+        monkeypatch.setattr(agent, "choose", counting)
+        assert self.SEEN.capability is not None
+        lab.agent.post(self.SEEN)
+        lab.agent.post(TrafficMeasured({}))
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 5)
+        before = len(asked)
+        tables, limits = (replace(self.TABLE, used=8),), ("8 flows in hardware",)
+        full = replace(self.SEEN.capability, tables=tables, limits=limits)
+        lab.agent.post(SwitchSeen(full))
+        assert until(lambda: lab.agent.snapshot.state.switch.capability == full)
+        assert len(asked) == before
+        lab.agent.post(SwitchSeen(replace(full, obstacle="not ours")))
+        assert until(lambda: len(asked) > before)
+
+    def test_what_an_earlier_agent_left_in_the_switch_goes(self, lab: Lab) -> None:
+        """Also where nothing is to be there, and so nothing seems to change."""
+        stale = EntryKey(BLUE.vni, Mac("02:00:00:00:00:77"))
+        lab.switch.held[stale] = Entry("placed")
+        lab.agent.post(self.SEEN)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        lab.agent.wait_programmed(POD, 5)
+        assert stale in lab.switch.held
+        lab.agent.post(TrafficMeasured({stale: 9.0}, frozenset({stale})))
+        assert until(lambda: lab.switch.held == {})
+
+    def test_what_the_device_cannot_check_is_not_put_back_when_it_returns(self, lab: Lab) -> None:
+        """A guard changes while the device is down; the worker is the first to see it return."""
+        assert self.SEEN.capability is not None
+        guards = {"rep0": frozenset({Guard.MAC})}
+        seen = SwitchSeen(replace(self.SEEN.capability, guards=guards))
+        lab.agent.post(FabricChanged(upserts=(replace(BLUE, guard=Guard.MAC),)))
+        lab.agent.post(seen)
+        lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: len(lab.switch.held) == 2)
+        lab.switch.refuse = "no answer"
+        lab.agent.post(SwitchSeen(None, "no answer"))
+        lab.agent.post(FabricChanged(upserts=(BLUE,)))
+        assert until(lambda: self.complains(lab))
+        lab.switch.held.clear()
+        lab.switch.refuse = ""
+        lab.agent.look(SWITCH_TARGET)
+        assert until(lambda: not self.complains(lab))
+        assert lab.switch.held == {}
+
     def test_other_targets_do_not_render_what_only_the_switch_looks_at(self, lab: Lab) -> None:
         lab.agent.post(self.SEEN)
         lab.agent.admit(replace(REQUEST, netdev="rep0"), 1)
@@ -662,3 +774,177 @@ class TestSwitch:
         self.talk(lab, 1000.0)
         assert until(lambda: bool(lab.switch.held))
         assert lab.flows.renders == renders
+
+    def hold(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+        """Have the switch take no change before the event is set."""
+        opened, apply = threading.Event(), lab.switch.apply
+
+        def late(change: Change) -> None:
+            assert opened.wait(20)
+            apply(change)
+
+        monkeypatch.setattr(lab.switch, "apply", late)
+        return opened
+
+    def place(self, lab: Lab) -> EntryKey:
+        """Have a pod behind rep0 and the far one in the switch."""
+        lab.agent.post(self.SEEN)
+        own = lab.agent.admit(replace(REQUEST, netdev="rep0"), 1).attachment
+        self.talk(lab, 1000.0)
+        keys = {self.KEY, EntryKey(BLUE.vni, own.mac)}
+        assert until(lambda: lab.switch.held.keys() == keys)
+        assert until(lambda: lab.agent.snapshot.state.switch.leaving == frozenset())
+        return EntryKey(BLUE.vni, own.mac)
+
+    def attach(self, lab: Lab, name: str, netdev: str) -> AttachmentKey:
+        key = AttachmentKey(name, "eth0")
+        lab.agent.admit(replace(REQUEST, key=key, identity=name, netdev=netdev), 1)
+        return key
+
+    def test_a_detach_waits_for_a_switch_that_holds_the_pod(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        threading.Timer(0.3, opened.set).start()
+        lab.agent.detach(POD, 5)
+        assert opened.is_set()
+        assert own not in lab.switch.held
+        assert POD not in lab.flows.held
+
+    def test_a_detach_does_not_wait_for_a_switch_that_holds_nothing_of_the_pod(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 60)
+        self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        idle = self.attach(lab, "idle", "rep9")  # no port of the switch
+        lab.agent.wait_programmed(idle, 5)
+        lab.agent.detach(idle, 60)
+        assert idle not in lab.flows.held
+        opened.set()
+
+    def test_a_port_is_free_once_the_switch_has_let_go(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        old = self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        lab.agent.detach(POD, 5)
+        assert POD not in lab.flows.held
+        assert old in lab.switch.held
+        elsewhere = self.attach(lab, "elsewhere", "rep1")
+        lab.agent.wait_programmed(elsewhere, 5)
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match=r"switch .* behind rep0 before"):
+            lab.agent.wait_programmed(here, 0.3)
+        self.talk(lab, 1000.0)
+        assert until(lambda: self.KEY in lab.agent.snapshot.choice.reasons)
+        assert lab.agent.snapshot.choice.placed == frozenset()
+        opened.set()
+        lab.agent.wait_programmed(here, 5)
+        port = lab.agent.find(here)
+        assert port is not None
+        assert old not in lab.switch.held
+        new = EntryKey(BLUE.vni, port.attachment.mac)
+        assert until(lambda: new in lab.switch.held)
+
+    def test_a_dead_switch_keeps_the_port_and_not_the_detach(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 60)
+        self.place(lab)
+        lab.switch.refuse = "no answer within 0.5 s"
+        lab.agent.post(SwitchSeen(None, "no answer within 0.5 s"))
+        lab.agent.detach(POD, 60)
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match=r"no answer within 0.5 s"):
+            lab.agent.wait_programmed(here, 0.3)
+        lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        lab.agent.wait_programmed(here, 10)
+
+    def test_a_port_of_an_earlier_run_is_free_once_the_switch_has_been_seen(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        own = self.place(lab)
+        attachment = lab.agent.attachment(POD)
+        assert attachment is not None
+        lab.agent.stop()
+        lab.switch.refuse = "no answer within 0.5 s"
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
+        lab.synced()
+        lab.agent.wait_programmed(POD, 5)
+        lab.agent.detach(POD, 5)
+        assert own in lab.switch.held
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match="behind rep0 before"):
+            lab.agent.wait_programmed(here, 0.3)
+        lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        self.talk(lab, 0.0)
+        lab.agent.wait_programmed(here, 10)
+        assert own not in lab.switch.held
+
+    def test_what_moves_leaves_the_switch_then_changes_then_comes_back(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Section 5 of the design: withdraw hardware, change software, then place again."""
+        told: list[str] = []
+
+        def render(desired: Desired, _bindings: Bindings) -> Rendering:
+            views = desired.segments.values()
+            return Rendering(
+                {each.endpoint.mac: Entry(str(each.vtep)) for v in views for each in v.remotes}
+            )
+
+        def telling(target: MemoryTarget, word: str) -> Callable[[Change], None]:
+            apply = target.apply
+
+            def tell(change: Change) -> None:
+                apply(change)
+                there = self.KEY in change.add
+                gone = self.KEY in change.remove
+                if there or gone or self.FAR.mac in change.update:
+                    told.append({there: "placed", gone: "withdrawn"}.get(True, word))
+
+            return tell
+
+        monkeypatch.setattr("dataplane.agent._SWITCH_FIRST_S", 60)
+        monkeypatch.setattr(lab.flows, "render", render)
+        self.place(lab)
+        for target in (lab.switch, lab.flows):
+            monkeypatch.setattr(target, "apply", telling(target, "changed"))
+        elsewhere = ip_address("192.0.2.3")
+        lab.agent.post(NextHopsChanged({elsewhere: Mac("02:00:00:00:00:99")}))
+        moved = replace(self.FAR, node="n3", sequence=1)
+        lab.agent.post(FabricChanged(upserts=(Node("n3", (elsewhere,)), moved)))
+        lab.agent.post(FabricChanged(deletes=(self.FAR,)))
+        assert until(lambda: told[-1:] == ["placed"])
+        assert told == ["withdrawn", "changed", "placed"]
+
+    def test_no_change_waits_long_for_a_switch_and_no_add_at_all(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        self.place(lab)
+        opened = self.hold(lab, monkeypatch)
+        lab.agent.detach(POD, 5)
+        assert POD not in lab.flows.held  # after _SWITCH_FIRST_S
+        opened.set()
+        assert until(lambda: not lab.agent.snapshot.state.switch.leaving)
+        monkeypatch.setattr("dataplane.agent._SWITCH_FIRST_S", 60)
+        own = replace(REQUEST, netdev="rep0")
+        lab.agent.admit(own, 1)
+        self.talk(lab, 1000.0)
+        assert until(lambda: self.KEY in lab.switch.held)
+        opened.clear()
+        lab.agent.post(Detached(POD))
+        assert until(lambda: bool(lab.agent.snapshot.state.switch.leaving))
+        assert POD in lab.flows.held
+        lab.agent.wait_programmed(self.attach(lab, "other", ""), 5)
+        assert POD not in lab.flows.held
+        opened.set()

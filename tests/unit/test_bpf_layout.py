@@ -240,6 +240,7 @@ def test_sizes_are_those_of_the_formats() -> None:
     assert sizes == {
         "glue": (4, 4),
         "own": (20, 8),
+        "nics": (4, 8),
         "ports": (4, 272),
         "neighbours": (20, 8),
         "entries": (12, 56),

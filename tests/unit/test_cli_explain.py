@@ -36,6 +36,7 @@ FOUND = [
     entry("02:00:00:00:00:02", "fastpath", "table-full", "OFPFMFC_TABLE_FULL for table 30"),
     entry("02:00:00:00:00:03", "fastpath", "table-full", "OFPFMFC_TABLE_FULL for table 30"),
     entry("02:00:00:00:00:04", "fastpath", "below-threshold"),
+    {**entry("02:00:00:00:00:05", "ovs", "pending"), "node": "h1"},
 ]
 
 
@@ -43,7 +44,11 @@ FOUND = [
 def world(monkeypatch: pytest.MonkeyPatch) -> None:
     class Store:
         def read(self) -> list[Device]:
-            return [Device("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1", ready=True)]
+            return [
+                Device("s1-host", "s1", "marvell", "Octeon", Side.HOST, "h1", ready=True),
+                Device("s2-host", "s2", "marvell", "Octeon", Side.HOST, "h1", ready=True),
+                Device("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1", ready=True),
+            ]
 
     modes = {"switch": "Marvell Octeon 10 (emulated)"}
     monkeypatch.setattr(module, "entries", lambda _: FOUND)
@@ -63,14 +68,20 @@ def test_each_reason_of_an_entry_has_a_remedy(reason: Reason) -> None:
     assert module.remedy(reason)
 
 
-@pytest.mark.parametrize("name", ["blue", "d1", "s1", "s1-dpu"])
-def test_all_of_a_segment_a_node_or_a_device(name: str) -> None:
+@pytest.mark.parametrize("name", ["d1", "s1", "s1-dpu", "s1-host"])
+def test_all_of_a_node_or_a_device(name: str) -> None:
     lines = said(name).splitlines()
     assert lines[0] == f"{name}: 1 in an emulated switch, 3 in eBPF"
     assert lines[1] == "switch of d1: Marvell Octeon 10 (emulated)"
     assert lines.count("table-full: OFPFMFC_TABLE_FULL for table 30") == 1
     assert "below-threshold: no more is said" in lines
     assert lines[-1] == "next: overweave trace SRC DST"
+
+
+def test_all_of_a_segment() -> None:
+    first, second, *_ = said("blue").splitlines()
+    assert first == "blue: 1 in an emulated switch, 3 in eBPF, 1 in Open vSwitch"
+    assert second == "switch of d1: Marvell Octeon 10 (emulated)"
 
 
 @pytest.mark.parametrize("name", ["02:00:00:00:00:01", "pod1/eth0"])
@@ -80,5 +91,6 @@ def test_an_endpoint_that_is_as_high_as_can_be(name: str) -> None:
 
 
 def test_nobody_of_that_name() -> None:
-    with pytest.raises(InvalidValueError, match="'red' is no identity, MAC, segment"):
-        said("red")
+    for name in ("red", "s2", "s2-host"):  # of s2 no agent of the DPU has ever said a word
+        with pytest.raises(InvalidValueError, match=f"'{name}' is no identity, MAC, segment"):
+            said(name)

@@ -61,6 +61,7 @@ def heard(**of_n2: Any) -> Heard:
     return Heard({"n1": first, "n2": [hop(A, B, "n2", **of_n2), hop(B, A, "n2")]}, ())
 
 
+SWITCHED = {"via": "switch", "switch": outcome("deliver to vp0")}
 SLOW = {"via": "ovs", "reason": "policy-off"}
 LACKS = {"via": "ovs", "reason": "no-entry", "owner": "fastpath: map entries", "difference": "x"}
 ELSEWHERE = {"tunnel": "geneve 100 192.0.2.9 > 192.0.2.2 port 6081"}
@@ -78,6 +79,13 @@ HALF = Heard({"n1": heard().hops["n1"]}, ())
     [
         pytest.param(
             heard(), 0, "reachable, fastpath both ways", "overweave ping --mesh", id="well"
+        ),
+        pytest.param(
+            heard(**SWITCHED),
+            0,
+            "reachable, fastpath both ways, in the switch of n2",
+            "overweave ping --mesh",
+            id="in a switch",
         ),
         pytest.param(
             heard(**SLOW), 0, "reachable, over ovs, because policy-off on n2", "overweave ping",

@@ -87,7 +87,7 @@ def test_what_an_ipam_plugin_gave_is_passed_on() -> None:
         "host-local",
         Code.DELEGATE_FAILED,
     )
-    assert given.routes_in(SEGMENT) == (
+    assert given.routes_of(port()) == (
         PodRoute(ip_network("0.0.0.0/0"), ip_address("10.1.0.1")),
         PodRoute(ip_network("10.9.0.0/16"), ip_address("10.1.0.9")),
     )
@@ -100,10 +100,35 @@ def test_what_an_ipam_plugin_gave_is_passed_on() -> None:
     assert document["dns"] == {"domain": "example"}
 
 
+WIDE = Segment(
+    "wide",
+    Vni(3),
+    subnets=tuple(map(ip_network, ("10.1.0.0/24", "10.2.0.0/24", "fd00:1::/64", "fd00:2::/64"))),
+)
+
+
+@pytest.mark.parametrize(
+    ("ips", "segment", "routes", "wanted"),
+    [
+        pytest.param(("10.1.0.2",), SEGMENT, (), (), id="the only subnet"),
+        pytest.param(("10.1.0.2",), WIDE, (), ("10.2.0.0/24",), id="another of its family"),
+        pytest.param(("10.1.0.2", "10.2.0.2"), WIDE, (), (), id="an address in each"),
+        pytest.param(("fd00:2::2",), WIDE, (), ("fd00:1::/64",), id="IPv6"),
+        pytest.param(("10.1.0.2",), WIDE, ("10.2.0.0/24",), (), id="by the plugin's gateway"),
+    ],
+)
+def test_a_pod_reaches_every_subnet_of_its_segment_by_its_link(
+    ips: tuple[str, ...], segment: Segment, routes: tuple[str, ...], wanted: tuple[str, ...]
+) -> None:
+    own = tuple(PodRoute(ip_network(net), ip_address("10.1.0.1")) for net in routes)
+    found = Given(routes=own).routes_of(port(*ips, segment=segment))
+    assert found == (*(PodRoute(ip_network(net)) for net in wanted), *own)
+
+
 def test_without_a_subnet_the_ipam_plugin_says_what_is_on_the_link() -> None:
     given = Given((ip_interface("10.9.0.2/24"), ip_interface("fd09::2/128")))
     assert given_fault(given.addresses, BARE) is None
-    assert given.routes_in(BARE) == (PodRoute(ip_network("10.9.0.0/24")),)
+    assert given.routes_of(port("10.9.0.2", segment=BARE)) == (PodRoute(ip_network("10.9.0.0/24")),)
     document: Any = add_result(
         Version.V1_1_0, port("10.9.0.2", "fd09::2", segment=BARE), None, given
     )

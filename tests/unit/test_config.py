@@ -72,6 +72,25 @@ DPU = """
 devices:
 - {serial: "1", vendor: senao, side: dpu, representors: [rep0], switch: {bridge: br0}}
 """
+OTHER_DPU = '- {serial: "2", vendor: intel, side: dpu, representors: [rep1], switch: {bridge: br1}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        pytest.param(
+            DPU.replace("}\n", ", emulated: true, control: unix:/c}\n"), True, id="emulated"
+        ),
+        pytest.param(DPU.replace("}\n", ", control: unix:/c}\n"), False, id="a real device"),
+        pytest.param(HOST + "  emulated: true\n  control: unix:/c\n", False, id="a host"),
+    ],
+)
+def test_an_emulated_switch_alone_takes_frames(text: str, *, is_right: bool) -> None:
+    if is_right:
+        assert config(text).devices[0].control == Path("/c")
+        return
+    with pytest.raises(FaultyFileError, match="control belongs to side dpu of an emulated"):
+        config(text)
 
 
 def test_what_the_file_says_of_devices() -> None:
@@ -119,11 +138,22 @@ def test_what_the_file_says_of_devices() -> None:
             "serial 1 with side dpu stands there 2 times, netdev rep0",
             id="device twice",
         ),
+        pytest.param(
+            "- serial",
+            f"{DPU.splitlines()[-1]}\n{OTHER_DPU}\n- serial",
+            "side dpu is said of 1 and of 2, but a node is one DPU at most",
+            id="two DPUs",
+        ),
     ],
 )
 def test_faults_of_devices(old: str, new: str, words: str) -> None:
     assert old in HOST
     assert words in "\n".join(faults(MINIMAL + HOST.replace(old, new, 1)))
+
+
+def test_a_dpu_may_be_the_host_of_another() -> None:
+    both = config(HOST + OTHER_DPU.replace("[rep1]", "[rep0]")).devices
+    assert [device.side for device in both] == ["host", "dpu"]
 
 
 def test_all_faults_of_devices_at_once() -> None:

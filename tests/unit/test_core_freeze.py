@@ -291,7 +291,7 @@ class Watched:
 
 
 @given(STEPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_workload_moves_more_than_five_times_in_180_s(
     steps: list[tuple[int, int, bool, bool]],
 ) -> None:

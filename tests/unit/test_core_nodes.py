@@ -228,5 +228,5 @@ class Fabric(RuleBasedStateMachine):
             assert owners == {node.name}, (ip, owners)
 
 
-Fabric.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Fabric.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestNodesAgree = Fabric.TestCase

@@ -72,8 +72,11 @@ def chosen(
     known: Capability | None = None,
     before: frozenset[EntryKey] = frozenset(),
     ways: Iterable[IpAddress] = VTEP4,
+    *,
+    held: frozenset[EntryKey] | None = frozenset(),
 ) -> Choice:
-    return choose(world, SwitchView(known or capability(), rates=rates), frozenset(ways), before)
+    view = SwitchView(known or capability(), rates=rates, held=held)
+    return choose(world, view, frozenset(ways), before)
 
 
 def test_both_directions_of_a_conversation_are_placed_together() -> None:
@@ -139,11 +142,82 @@ def test_without_a_switch_nothing_is_said_of_one() -> None:
     assert choose(one_port(), SwitchView(), frozenset(VTEP4), frozenset()) == Choice()
 
 
+def test_nothing_is_chosen_before_it_is_known_what_the_switch_holds() -> None:
+    choice = chosen(one_port(), {key(101): BUSY}, held=None)
+    assert choice == Choice(reasons=dict.fromkeys((key(1), key(101)), Reason.PENDING))
+    before = frozenset({key(101)})
+    assert chosen(one_port(), {}, before=before, held=None).placed == before
+
+
+def test_what_the_switch_holds_goes_only_by_what_it_forwards_itself() -> None:
+    """As after a restart of the agent, which has not chosen anything yet."""
+    held = frozenset({key(101), key(1), key(999)})
+    assert chosen(one_port(), {key(101): 5.0}, held=held).placed == {key(101), key(1)}
+    assert chosen(one_port(), {key(101): 0.9}, held=held).placed == frozenset()
+    crowded = chosen(one_port((101, 102)), {key(101): 5.0}, capability(5), held=held)
+    assert crowded.placed == frozenset()
+
+
+def test_what_is_held_stays_until_the_rows_of_its_segment_are_complete() -> None:
+    """Whom it talks to is not known yet; nothing is sent to it meanwhile."""
+    own, held = frozenset({key(1)}), frozenset({key(101), key(1)})
+    unsynced = desired(view(GENEVE4, [behind(1)], synced=False))
+    assert chosen(unsynced, {key(1): IDLE}, held=held) == Choice(own, {})
+    assert chosen(unsynced, {key(1): IDLE}).reasons == {key(1): Reason.BELOW_THRESHOLD}
+    assert chosen(one_port(), {key(1): IDLE, key(101): 5.0}, held=held).placed == held
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"tables": (Table("all", 9, used=5, foreign=1, rows=ROWS),)}, True),
+        ({"limits": ("flows in hardware: its datapath says 12",)}, True),
+        ({"tables": (Table("all", 9, used=4, foreign=2, rows=ROWS),)}, False),
+        ({"tables": (Table("all", 8, used=4, foreign=1, rows=ROWS),)}, False),
+        ({"obstacle": "not ours"}, False),
+        ({"guards": {}}, False),
+        ({"tunnels": frozenset()}, False),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_choice_rests_on(change: Mapping[str, object], same: bool) -> None:  # a column
+    known = capability(tables=(Table("all", 9, used=4, foreign=1, rows=ROWS),))
+    other = replace(known, **change)  # type: ignore[arg-type]  # a column of the table above
+    assert (SwitchView(other).basis == SwitchView(known).basis) is same
+    assert SwitchView(known, "down").basis != SwitchView(known).basis
+
+
 def test_a_dead_device_keeps_its_entries_in_mind_and_says_why_they_are_not_there() -> None:
     held = frozenset({key(101), key(1)})
     away = SwitchView(None, "connection refused")
     choice = choose(one_port(), away, frozenset(VTEP4), held | {key(999)})
     assert choice == Choice(held, dict.fromkeys(held, Reason.DEVICE_DOWN))
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        pytest.param(capability(), None, id="what it can"),
+        pytest.param(capability(obstacle="not ours"), None, id="taken before it went"),
+        pytest.param(
+            capability(guards={"rep1": frozenset({Guard.MAC})}),
+            Reason.UNSUPPORTED_GUARD,
+            id="guard",
+        ),
+        pytest.param(capability(guards={}), Reason.NO_SWITCH_PORT, id="port"),
+        pytest.param(capability(tunnels=frozenset()), Reason.UNSUPPORTED_ENCAP, id="encap"),
+    ],
+)
+def test_a_dead_device_keeps_nothing_in_mind_that_it_could_not_do(
+    known: Capability, why: Reason | None
+) -> None:
+    """What is wanted may have changed since it last said what it can."""
+    held = frozenset({key(101), key(1)})
+    away = SwitchView(known, "connection refused")
+    choice = choose(one_port(), away, frozenset(VTEP4), held)
+    assert choice.reasons[key(101)] is (why or Reason.DEVICE_DOWN)
+    assert (key(101) in choice.placed) is (why is None)
+    assert choice.placed <= held
 
 
 def test_a_blocked_port_is_never_behind_the_switch() -> None:
@@ -337,6 +411,7 @@ _PINS = st.dictionaries(
     _PINS,
 )
 @example({1: 1.0}, 0, {1}, set(), {})
+@example({10: 5.0}, 60, {10}, set(VTEP4), {})
 def test_whatever_the_traffic(
     rates: dict[int, float],
     capacity: int,
@@ -351,7 +426,10 @@ def test_whatever_the_traffic(
     world = pinned(desired(view(GENEVE4, ports, far), other), pins)
     known = capability(capacity)
     named = {key(n): rate for n, rate in rates.items()}
-    first = chosen(world, named, known, frozenset(map(key, before)), ways)
+    there = frozenset(map(key, before))
+    first = chosen(world, named, known, there, ways)
+    assert chosen(world, named, known, ways=ways, held=there) == first  # an agent just started
+    assert chosen(world, named, known, first.placed, ways, held=there) == first
     everyone = {key(n) for n in (1, 2, 3, *range(10, 30))} | {key(4, VXLAN4), key(31, VXLAN4)}
     assert first.placed | first.reasons.keys() == everyone
     assert not first.placed & first.reasons.keys()

@@ -161,6 +161,7 @@ def test_which_hops_a_node_has(ends: tuple[End, End], entries: list[type]) -> No
     assert [type(hop.probe.entry) for hop in found if hop.probe] == entries
 
 
+BY_SWITCH = Outcome(Action.DELIVER, port="rep9", owner="switch")
 ELSEWHERE = replace(
     SENT, tunnel=Tunnel(Encap.GENEVE, GENEVE4.vni, OWN4, VTEP4[1], 6081), owner="flows"
 )
@@ -176,6 +177,11 @@ SILENT = Outcome(Action.UNKNOWN, owner="ovs", detail="no answer")
     ("predicted", "live", "full", "owner", "there"),
     [
         pytest.param(SENT, Live(SENT, SENT), (), None, True, id="all agree"),
+        pytest.param(SENT, Live(SENT, SENT, SENT), (), None, True, id="in the switch, too"),
+        pytest.param(SENT, Live(SENT, SENT, LEFT), (), None, True, id="the switch hands over"),
+        pytest.param(SENT, Live(SENT, SENT, BY_SWITCH), (), "switch", False, id="wrong in switch"),
+        pytest.param(DROP, Live(DROP, DROP, BY_SWITCH), (), "switch", False, id="not to be sent"),
+        pytest.param(SENT, Live(LEFT, DROP, SENT), (), "map entries", True, id="switch alone"),
         pytest.param(SENT, Live(LEFT, SENT), (), "map entries", True, id="entry missing"),
         pytest.param(SENT, Live(LEFT, SENT), ("map entries",), None, True, id="map full"),
         pytest.param(SENT, Live(LEFT, DROP), ("map entries",), "flows", False, id="full, no flow"),

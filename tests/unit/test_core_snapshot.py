@@ -74,6 +74,13 @@ def snapshot(switch: SwitchView, choice: Choice, *refused: Pending) -> Snapshot:
             id="down",
         ),
         pytest.param(
+            SwitchView(UP, "no answer within 0.5 s"),
+            Choice(frozenset({KEY}), {KEY: Reason.DEVICE_DOWN}),
+            (),
+            Cause(Reason.DEVICE_DOWN, "no answer within 0.5 s"),
+            id="down by now",
+        ),
+        pytest.param(
             SwitchView(replace(UP, obstacle="NORMAL is in the way")),
             Choice(reasons={KEY: Reason.SWITCH_TAKEN}),
             (),

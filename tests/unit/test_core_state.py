@@ -17,6 +17,7 @@ from dataplane.core.admission import (
     TRY_AGAIN,
     settle,
 )
+from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.desired import Desired, LocalNode, PortState
 from dataplane.core.events import (
@@ -31,6 +32,8 @@ from dataplane.core.events import (
     NextHopsChanged,
     OfportChanged,
     StateEvent,
+    SwitchSeen,
+    TrafficMeasured,
 )
 from dataplane.core.model import (
     MAX_SLOTS,
@@ -39,6 +42,7 @@ from dataplane.core.model import (
     Block,
     Encap,
     Endpoint,
+    EntryKey,
     FabricEntity,
     Family,
     Grant,
@@ -49,6 +53,7 @@ from dataplane.core.model import (
     Segment,
     Vni,
 )
+from dataplane.core.offload import KEEP_ABOVE
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State, claim, confirm, fold
 
@@ -482,6 +487,28 @@ def test_next_hops_are_known_until_they_are_not_asked_for() -> None:
     changed = after(NextHopsChanged({near: second}), state=told)
     assert changed.bindings.next_hops == {near: second, far: first}
     assert after(NextHopsChanged({far: None}), state=changed).bindings.next_hops == {near: second}
+
+
+def test_a_switch_that_goes_down_is_still_known() -> None:
+    """What it can do decides meanwhile what it is to hold when it is back."""
+    key = EntryKey(BLUE.vni, Mac("02:00:00:00:00:01"))
+    one, other = (Capability("test", name) for name in ("one", "other"))
+    up = after(SwitchSeen(one), TrafficMeasured({key: 10.0}, frozenset({key})))
+    down = after(SwitchSeen(None, "no answer"), state=up).switch
+    assert down == replace(up.switch, error="no answer")
+    back = after(SwitchSeen(None, "no answer"), SwitchSeen(other), state=up).switch
+    assert back == replace(up.switch, capability=other)
+
+
+def test_what_a_switch_holds_at_the_start_counts_as_if_it_had_just_come_in() -> None:
+    """One second is too short to tell what it forwards; what is silent goes within some."""
+    held, other = (EntryKey(BLUE.vni, Mac(f"02:00:00:00:00:0{n}")) for n in (1, 2))
+    measured = TrafficMeasured({held: 0.0, other: 0.0}, frozenset({held}))
+    first = after(measured)
+    assert first.switch.rates[held] >= KEEP_ABOVE
+    assert first.switch.rates[other] == 0.0
+    assert after(*[measured] * 9, state=first).switch.rates[held] < KEEP_ABOVE
+    assert after(measured, SwitchSeen(None, "no answer")).switch.held == measured.held
 
 
 def test_numbers_and_faults_of_open_vswitch_ports_follow_what_it_says() -> None:

@@ -51,7 +51,18 @@ def device(half: Device, *events: StateEvent) -> Device:
             ILL,
             id="host, no longer well",
         ),
-        pytest.param(DPU, (), Condition("Ready", holds=True), id="dpu, nothing known"),
+        pytest.param(
+            DPU,
+            (),
+            Condition("Ready", holds=False, reason="the switch has not answered yet"),
+            id="dpu, nothing known",
+        ),
+        pytest.param(
+            DPU,
+            (SwitchSeen(Capability("marvell", "1", obstacle="NORMAL is first")),),
+            Condition("Ready", holds=False, reason="NORMAL is first"),
+            id="dpu, switch taken",
+        ),
         pytest.param(
             DPU,
             (SwitchSeen(None, "no answer"),),
@@ -78,6 +89,11 @@ def test_a_switch_that_goes_down_is_decided_anew() -> None:
     down = after(SwitchSeen(None, "no answer"), state=state)
     assert not down.is_decided_as(state)
     assert after(SwitchSeen(None, "no answer"), state=down).is_decided_as(down)
+    up, taken = Capability("marvell", "1"), Capability("marvell", "1", obstacle="NORMAL is first")
+    back = after(SwitchSeen(up), state=down)
+    assert not back.is_decided_as(down)
+    assert after(SwitchSeen(replace(up, limits=("12 flows",))), state=back).is_decided_as(back)
+    assert not after(SwitchSeen(taken), state=back).is_decided_as(back)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +123,27 @@ def test_get_dpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "1-dpu    Marvell Octeon 10 (emulated)   true       d1          False",
         "1-host   Marvell Octeon 10              false      n1          True",
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "serial", "status", "words"),
+    [
+        pytest.param(ILL, "1", False, " Answers=False since", id="its host does not hear it"),
+        pytest.param(WELL, "1", True, "", id="its host hears it"),
+        pytest.param(ILL, "2", True, "", id="that of another DPU is not heard"),
+    ],
+)
+def test_a_dpu_that_its_host_does_not_hear_is_not_ready(
+    host: Condition, serial: str, *, status: bool, words: str
+) -> None:
+    """Its row is what its agent said last, and stays when that one dies."""
+    dpu = replace(DPU, node="d1", ready=True, conditions=(WELL,))
+    front = replace(HOST, serial=serial, ready=host.holds, conditions=(host,))
+    records = {record["name"]: record for record in get.dpu_records((dpu, front))}
+    assert records["1-dpu"]["status"] is status
+    said = " ".join(records["1-dpu"]["conditions"])
+    assert (words in said, f"no answer (says {front.node})" in said) == (True, not status)
+    assert records["1-host"]["status"] is host.holds
 
 
 def test_get_dpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,8 +90,10 @@ def test_a_table_counts_what_is_ours_and_what_is_not_and_gives_no_room_to_what_a
         Flow(FORWARD.number, 1, "dl_dst=3", "drop", 0xAB),
         Flow(0, 1, "in_port=9", "drop", 0xAB),
     )
-    found = table(replace(FOUND, flows=flows, limits={FORWARD.number: 10}), "forward")
+    findings = replace(FOUND, flows=flows, limits={FORWARD.number: 10})
+    found = table(findings, "forward")
     assert (found.used, found.foreign, found.capacity, found.room) == (3, 1, 9, 8)
+    assert capability(findings, WIRING, emulated=True).rows == 3
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,9 @@ def findings(limit: int = UNLIMITED) -> Findings:
 # --- which rows --------------------------------------------------------------------------------
 
 
-def test_without_entries_there_is_nothing() -> None:
-    assert dict(render(pair(), frozenset()).items) == {}
+def test_without_entries_there_is_only_the_claim() -> None:
+    items = render(pair(), frozenset()).items
+    assert set(items) == {("port", f"mrv-{encap}") for encap in Encap}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,16 @@ def test_what_is_shared_stays_until_its_last_entry_goes() -> None:
     assert {item.gateway for item in others if isinstance(item, Route)} == {OWN4}
 
 
+def test_a_vf_that_is_not_placed_has_no_row() -> None:
+    wanted = desired(
+        view(GENEVE4, [vf(1, GENEVE4), vf(2, GENEVE4)], [remote(10, GENEVE4, VTEP4[0])])
+    )
+    held = rows(render(wanted, entries(wanted) - {EntryKey(GENEVE4.vni, mac_of(2))}))
+    assert any("vf1" in row.flow.match for row in held)
+    named = [row.flow for row in held if "vf2" in row.flow.match or "vf2" in row.flow.actions]
+    assert named == []
+
+
 def test_a_mac_that_moved_to_another_vf_of_two_stays_one_row() -> None:
     twin = replace(vf(2, GENEVE4), attachment=replace(vf(2, GENEVE4).attachment, mac=mac_of(1)))
     one = render(desired(view(GENEVE4, [vf(1, GENEVE4), twin])))
@@ -223,14 +234,13 @@ def _parts(wanted: Desired, placed: frozenset[EntryKey]) -> Counter[Part]:
     """Count the parts of what is placed, as the contract describes them."""
     parts: Counter[Part] = Counter()
     for each in wanted.segments.values():
-        far = [r for r in each.remotes if _key(each, r.endpoint.mac) in placed and each.ports]
+        near = [port for port in each.ports if _key(each, port.attachment.mac) in placed]
+        far = [r for r in each.remotes if _key(each, r.endpoint.mac) in placed and near]
         parts[Part.REMOTE] += len(far)
         parts[Part.MEMBER] += len({r.vtep for r in far})
-        for port in each.ports:
-            if far or _key(each, port.attachment.mac) in placed:
-                parts[Part.PORT] += 1
-                parts[Part.LOCAL] += 1
-                parts[Part.ADDRESS] += len(port.attachment.ips) if port.guard is Guard.IP else 0
+        parts[Part.PORT] += len(near)
+        parts[Part.LOCAL] += len(near)
+        parts[Part.ADDRESS] += sum(len(p.attachment.ips) for p in near if p.guard is Guard.IP)
     return parts
 
 
@@ -244,7 +254,8 @@ def test_what_placement_chose_never_overflows_a_table(data: st.DataObject, limit
     known = capability(findings(limit), WIRING, emulated=False)
     assert dict(known.guards) == GUARDS
     rates = {key: data.draw(st.floats(0, 1000)) for key in sorted(entries(wanted))}
-    choice = choose(wanted, SwitchView(known, rates=rates), NEXT_HOPS.keys(), frozenset())
+    view = SwitchView(known, rates=rates, held=frozenset())
+    choice = choose(wanted, view, NEXT_HOPS.keys(), frozenset())
     rendering = render(wanted, choice.placed)
     assert not rendering.pending
     counted = Counter(row.flow.table for row in rows(rendering))

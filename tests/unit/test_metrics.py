@@ -128,7 +128,10 @@ def test_values() -> None:
     path.taken[40] = {Reason.ARP: 2}
     metrics = made(path)
     path.held[KEY] = 17
-    path.taken = {40: {Reason.ARP: 5, Reason.ANSWERED: 1}, 2: {Reason.TOO_LARGE: 4}}
+    path.taken = {
+        40: {Reason.ARP: 5, Reason.ANSWERED: 1},
+        2: {Reason.TOO_LARGE: 4, Reason.DAMAGED: 2},
+    }
     found = exposed(metrics)
     entries = {
         (("placement", "ovs"), ("reason", "pending"), ("segment", "blue")): 1,
@@ -141,6 +144,7 @@ def test_values() -> None:
         (("path", "fastpath"), ("reason", "answered")): 1,
         (("path", "ovs"), ("reason", "arp")): 3,
         (("path", "dropped"), ("reason", "too-large")): 4,
+        (("path", "dropped"), ("reason", "damaged")): 2,
     }
     plain = {name: values[()] for name, values in found.items() if list(values) == [()]}
     assert plain == {
@@ -221,13 +225,13 @@ def test_labels_do_not_grow_with_the_endpoints() -> None:
 DPU = Device("030-dpu", "030", "marvell", "Marvell Octeon 10", Side.DPU, "n1", ready=False)
 
 
-def with_switch(capability: Capability | None, reason: Reason) -> FakeSource:
+def with_switch(capability: Capability, reason: Reason, error: str = "") -> FakeSource:
     source = FakeSource()
     state = source.snapshot.state
     state = replace(
         state,
         node=replace(state.node, devices=(DPU,)),
-        switch=SwitchView(capability, "" if capability else "it is silent"),
+        switch=SwitchView(capability, error),
     )
     choice = Choice(reasons={KEY: reason})
     source.snapshot = replace(source.snapshot, state=state, choice=choice)
@@ -258,14 +262,17 @@ def test_the_switch_below() -> None:
 def test_a_switch_that_is_down_and_back_is_counted_once() -> None:
     path = FakePath()
     path.in_switch = {KEY: 5}
-    metrics = made(path, with_switch(None, Reason.DEVICE_DOWN))
+    last = Capability("marvell", "Marvell Octeon 10", tables=(Table("forward", 100, used=8),))
+    metrics = made(path, with_switch(last, Reason.DEVICE_DOWN, "it is silent"))
     way = (("path", "switch"), ("reason", ""))
     counts: list[dict[EntryKey, int] | None] = [{KEY: 9}, None, None, {KEY: 12}, {KEY: 2}]
     totals = []
     for path.in_switch in counts:
         totals.append(exposed(metrics)["overweave_packets_total"][way])
     assert totals == [4, 4, 4, 7, 9]
-    assert exposed(metrics)["overweave_switch_ready"][("device", "030-dpu"),] == 0
+    found = exposed(metrics)
+    assert found["overweave_switch_ready"][("device", "030-dpu"),] == 0
+    assert found.get("overweave_switch_table_rows", {}) == {}
 
 
 steps = st.lists(st.dictionaries(st.integers(0, 3), st.integers(0, 50), max_size=4), max_size=12)

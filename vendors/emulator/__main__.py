@@ -45,7 +45,7 @@ def _run(config: OcteonConfig | E2100Config) -> None:
         switch.start()
         relay.start()
         stack.callback(relay.stop)
-        faults = Faults(switch, relay)
+        faults = Faults(switch, relay, config.wiring)
         control = Control(config.control, faults)
         control.start()
         stack.callback(control.stop)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dataplane.unix_socket import remove_stale
 from vendors.emulator.trouble import GARBAGE, Trouble
 
 _HEADER = 8
+_XID = slice(4, 8)  # what an answer repeats of its question
 _ERROR, _FLOW_MOD, _BUNDLE_ADD = 1, 14, 34  # OpenFlow 1.4, section 7.1
 _BUNDLED = 16  # where the message begins in a bundle's (7.3.9.6)
 _QUOTED = 12  # where an error quotes it (7.5.4)
@@ -76,14 +79,22 @@ class Channel:
             with suppress(OSError):
                 far.connect(str(self._back))
                 talk = _Talk()
-                back = threading.Thread(target=self._pump, args=(far, near, talk), daemon=True)
+                late = partial(self._pump, far, near, talk, lambda: self._trouble.delay_s)
+                back = threading.Thread(target=late, daemon=True)
                 back.start()
                 self._pump(near, far, talk)
                 far.shutdown(socket.SHUT_WR)
                 back.join()
 
-    def _pump(self, source: socket.socket, target: socket.socket, talk: _Talk) -> None:
-        rest = b""
+    def _pump(
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        talk: _Talk,
+        delay: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """Pass messages on; all parts of one answer are late together."""
+        rest, asked = b"", b""
         with suppress(OSError):
             while chunk := source.recv(_CHUNK):
                 rest += chunk
@@ -92,6 +103,9 @@ class Channel:
                     if len(rest) < size:
                         break
                     message, rest = rest[:size], rest[size:]
+                    if message[_XID] != asked:
+                        asked = message[_XID]
+                        time.sleep(delay())
                     target.sendall(self._passed(message, talk))
             target.shutdown(socket.SHUT_WR)
 
@@ -102,7 +116,6 @@ class Channel:
         start = {_FLOW_MOD: 0, _BUNDLE_ADD: _BUNDLED}.get(kind)
         if start is None or message[start + 1] != _FLOW_MOD:
             return message
-        time.sleep(self._trouble.delay_s)
         if message[start + _COMMAND] != _ADD or not self._trouble.refuses():
             return message
         talk.tables[message[start + 4 : start + 8]] = message[start + _TABLE]

@@ -9,6 +9,8 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +20,10 @@ from vendors.emulator.relay import Relay
 from vendors.emulator.trouble import Trouble
 
 MARK_BYTES = 16
+_INJECT = "PORT FRAME MARK ..."
 _ANSWER_S = 30.0
-_CATCH_S = 0.25  # a frame crosses a bridge in about a millisecond; this machine may be busy
+_CATCH_S = 1.0  # a frame crosses a bridge in about a millisecond; this machine may be busy
+_LOOK_S, _SETTLE_S = 0.005, 0.05  # what comes out twice comes within this
 
 Words = Sequence[str]
 Command = Callable[[Words], object]
@@ -95,8 +99,8 @@ class Device(Protocol):
 class Faults:
     """What may be said to an emulated switch."""
 
-    def __init__(self, switch: Device, relay: Relay) -> None:
-        """Command these."""
+    def __init__(self, switch: Device, relay: Relay, wiring: object) -> None:
+        """Command these; ``wiring`` says, in JSON, which port is what."""
         self._switch = switch
         self._relay = relay
         self._turn = threading.Lock()
@@ -115,7 +119,8 @@ class Faults:
             "lose-one": ("", lambda _: switch.lose_one()),
             "take": ("", lambda _: switch.take()),
             "clear": ("", lambda _: switch.clear()),
-            "inject": ("PORT FRAME MARK", lambda w: self._inject(*w)),
+            "inject": (_INJECT, self._inject),
+            "ports": ("", lambda _: wiring),
             "ping": ("", lambda _: "pong"),
         }
 
@@ -126,7 +131,7 @@ class Faults:
         if command is None:
             known = ", ".join(self._commands)
             raise InvalidValueError(f"unknown fault {name!r}; there are {known}")
-        if len(rest) != len(usage.split()):
+        if not _has_usage(rest, usage):
             raise InvalidValueError(f"usage: {name} {usage}".rstrip())
         with self._turn:
             try:
@@ -146,12 +151,31 @@ class Faults:
         for name, value in values.items():
             setattr(self._switch.trouble, name, value)
 
-    def _inject(self, port: str, frame: str, mark: str) -> dict[str, list[str]]:
-        """Let a frame in, and return what of its mark came to each port instead of leaving it."""
-        with self._relay.catch(bytes.fromhex(mark)) as caught:
-            self._relay.send(port, bytes.fromhex(frame))
-            time.sleep(_CATCH_S)
-        return {name: [each.hex() for each in frames] for name, frames in caught.items()}
+    def _inject(self, words: Words) -> list[dict[str, list[str]]]:
+        """Let frames in, and return what of each mark came to each port instead of leaving it."""
+        wanted = list(zip(words[::3], words[1::3], words[2::3], strict=True))
+        with ExitStack() as stack:
+            caught = [
+                stack.enter_context(self._relay.catch(bytes.fromhex(mark))) for _, _, mark in wanted
+            ]
+            for port, frame, _ in wanted:
+                self._relay.send(port, bytes.fromhex(frame))
+            until = time.monotonic() + _CATCH_S
+            while not all(caught) and time.monotonic() < until:
+                time.sleep(_LOOK_S)
+            time.sleep(_SETTLE_S)
+        return [
+            {name: [each.hex() for each in frames] for name, frames in answer.items()}
+            for answer in caught
+        ]
+
+
+def _has_usage(words: Words, usage: str) -> bool:
+    """Say whether ``words`` are as many as ``usage`` has, or, for _INJECT, some of them over."""
+    expected = len(usage.split())
+    if usage != _INJECT:
+        return len(words) == expected
+    return bool(words) and len(words) % 3 == 0
 
 
 class Control:
@@ -201,13 +225,26 @@ def tell(path: Path, *words: str) -> Any:  # noqa: ANN401  # JSON
     return answer["told"]
 
 
-def inject(path: Path, port: str, frame: bytes, mark: bytes) -> dict[str, list[bytes]]:
-    """Let ``frame`` in at ``port``; return by port what came out that contains ``mark``.
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """A frame that comes in at ``port``; ``mark`` is a part of it that no other frame has."""
 
-    Nothing of it leaves the switch. Raises FaultError.
+    port: str
+    frame: bytes
+    mark: bytes
+
+
+def inject(path: Path, wanted: Sequence[Injection]) -> list[dict[str, list[bytes]]]:
+    """Let frames in, all at once; return for each, by port, what came out that has its mark.
+
+    Nothing of them leaves the switch. Raises FaultError.
     """
-    found: dict[str, list[str]] = tell(path, "inject", port, frame.hex(), mark.hex())
-    return {name: [bytes.fromhex(each) for each in frames] for name, frames in found.items()}
+    words = [word for each in wanted for word in (each.port, each.frame.hex(), each.mark.hex())]
+    found: list[dict[str, list[str]]] = tell(path, "inject", *words)
+    return [
+        {name: [bytes.fromhex(each) for each in frames] for name, frames in answer.items()}
+        for answer in found
+    ]
 
 
 def new_mark() -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 
@@ -45,6 +45,17 @@ class EmulatorConfig(Strict):
     def ports(self) -> tuple[PortConfig, ...]:
         """Return every port."""
         return (self.uplink, self.cpu, *self.vfs, *self.representors)
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """Return which port is what; VFs and where they miss by the representor's netdev."""
+        names = [representor.netdev for representor in self.representors]
+        return {
+            "uplink": self.uplink.port,
+            "cpu": self.cpu.port,
+            "vfs": dict(zip(names, (vf.port for vf in self.vfs), strict=True)),
+            "misses": {each.netdev: each.port for each in self.representors},
+        }
 
     @property
     def control(self) -> Path:

@@ -23,7 +23,7 @@ from ovs_client.errors import DatabaseError
 from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
 from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
 from ovs_client.unixctl import Unixctl, UnixctlError
-from ovs_client.vswitch import OWNER_KEY, VSwitch
+from ovs_client.vswitch import OWNER_KEY, Port, VSwitch
 from vendors.fit import Fit, check_refused, fit, without
 from vendors.marvell.pipeline import (
     FORWARD,
@@ -54,6 +54,7 @@ _OPENFLOW_S = 5.0
 _PORT_S = 3.0  # ovs-vswitchd makes a tunnel port in milliseconds
 _REFRESH_S = 20.0  # below the worker's period: each of its looks finds what ages due
 _MOST_REFUSALS = 32  # of one change; each costs a bundle
+_OFFLOADED_S = 60.0  # to count them it walks through all its flows
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,9 @@ class MarvellSwitch:
         self._vswitch = VSwitch(place.database, frozenset({place.bridge}), place.tls)
         self._vswitch.start()
         self._set_at: dict[IpAddress, float] = {}  # neighbours age, and nobody tells
+        self._until = 0.0
+        self._offloaded: int | None = None
+        self._offloaded_at: float | None = None
 
     def close(self) -> None:
         """Let go of the device; what is placed stays."""
@@ -119,9 +123,7 @@ class MarvellSwitch:
                 if is_ours(flow)
             )
             found: dict[Hashable, Item] = {row.key: row for row in rows}
-            for name, port in self._vswitch.ports().items():
-                if port.external_ids.get(OWNER_KEY) == self._node:
-                    found["port", name] = TunnelPort(port)
+            found |= {("port", port.name): TunnelPort(port) for port in self._tunnel_ports()}
             found |= {route.key: route for route in self._routes() if _is_used(route, found)}
             found |= {each.key: each for each in self._neighbours()}
             return found
@@ -129,6 +131,7 @@ class MarvellSwitch:
     def apply(self, change: Change) -> None:
         wanted = [*change.add.values(), *change.update.values()]
         gone = list(change.remove.values())
+        self._until = self._clock() + self.deadline_s - _OPENFLOW_S
         with self._asking():
             self._check_holder()
             ports = [item.port for item in wanted if isinstance(item, TunnelPort)]
@@ -143,12 +146,15 @@ class MarvellSwitch:
         with self._asking():
             flows = self._openflow.dump_flows()
             names = {number: name for name, number in self._numbers().items()}
+            mac = self._local_mac()
             findings = Findings(
-                flows=tuple(from_device(flow, names, self._local_mac()) for flow in flows),
+                flows=tuple(
+                    each if is_ours(each) else from_device(each, names, mac) for each in flows
+                ),
                 limits=self._openflow.table_limits(),
                 ports=frozenset(names.values()),
                 addresses=tuple(tunnel_routes.local_addresses(self._unixctl, self._place.bridge)),
-                offloaded=self._offloaded(),
+                offloaded=self._count_offloaded(),
                 holder=self._holder(),
             )
         return capability(findings, self._wiring, emulated=self._emulated)
@@ -193,6 +199,10 @@ class MarvellSwitch:
             and ports[name].bridge == self._place.bridge
         }
 
+    def _tunnel_ports(self) -> list[Port]:
+        ports = self._vswitch.ports().values()
+        return [port for port in ports if port.external_ids.get(OWNER_KEY) == self._node]
+
     def _holder(self) -> str:
         """Return the node that has claimed the switch, by our tunnel ports, if it is another."""
         ports = self._vswitch.ports()
@@ -226,13 +236,17 @@ class MarvellSwitch:
             if fresh and each.bridge == self._place.bridge:
                 yield Neighbour(each.address, each.mac)
 
-    def _offloaded(self) -> int | None:
+    def _count_offloaded(self) -> int | None:
         """Return how many flows its datapath says are in hardware; None: it cannot say."""
-        try:
-            shown = self._unixctl.call("dpctl/dump-flows", "type=offloaded")
-        except UnixctlError:
-            return None
-        return sum("actions:" in line for line in shown.splitlines())
+        now = self._clock()
+        if self._offloaded_at is None or now - self._offloaded_at >= _OFFLOADED_S:
+            self._offloaded_at = now
+            try:
+                shown = self._unixctl.call("dpctl/dump-flows", "type=offloaded")
+                self._offloaded = sum("actions:" in line for line in shown.splitlines())
+            except UnixctlError:
+                self._offloaded = None
+        return self._offloaded
 
     # --- changing ----------------------------------------------------------------------------
 
@@ -245,8 +259,17 @@ class MarvellSwitch:
             words = interface.error if interface and interface.error else "no number and no error"
             raise TargetError(f"tunnel port {name} of {self._place.bridge}: {words}")
 
+    def _check_time(self) -> None:
+        """Raise TargetError if one more answer could come after the deadline."""
+        if self._clock() > self._until:
+            raise TargetError(
+                f"{self._place.bridge} is too slow: not all was changed within"
+                f" {self.deadline_s:.0f} s; the rest follows"
+            )
+
     def _set(self, items: Iterable[Item]) -> None:
         for item in items:
+            self._check_time()
             if isinstance(item, Route):
                 tunnel_routes.add_route(self._unixctl, self._user_route(item))
             elif isinstance(item, Neighbour):
@@ -256,16 +279,16 @@ class MarvellSwitch:
 
     def _remove(self, items: Iterable[Item]) -> None:
         items = list(items)
-        if not any(map(is_ours, self._openflow.dump_flows())):
-            # With one route the intake at all addresses ends: they go together, with the last row.
-            for route in self._routes():
-                tunnel_routes.delete_route(self._unixctl, self._user_route(route))
         for item in items:
             if isinstance(item, Neighbour):
                 self._set_at.pop(item.address, None)  # OVS cannot forget one alone: it ages
         self._vswitch.delete(
             ports=[item.port.name for item in items if isinstance(item, TunnelPort)]
         )
+        if not self._tunnel_ports():
+            # With one route the intake at all addresses, anybody's, ends: so all go with the claim.
+            for route in self._routes():
+                tunnel_routes.delete_route(self._unixctl, self._user_route(route))
 
     def _user_route(self, route: Route) -> UserRoute:
         """Return a route for all packets of ours: the mark is what no packet of others has."""
@@ -282,7 +305,8 @@ class MarvellSwitch:
         for _ in range(_MOST_REFUSALS):
             left = {row.key for row in rows}
             stale = [replace(row.flow, actions="") for row in update if row.key not in left]
-            delete = [to_device(flow, numbers, mac) for flow in (*gone, *stale)]
+            self._check_time()
+            delete = self._standing((*gone, *stale), numbers, mac)
             add = [to_device(row.flow, numbers, mac) for row in rows]
             try:
                 self._openflow.apply_bundle(add, delete)
@@ -297,6 +321,16 @@ class MarvellSwitch:
             else:
                 return refused
         raise TargetError(f"{self._place.bridge} refused more than {_MOST_REFUSALS} flows in turn")
+
+    def _standing(self, flows: Iterable[Flow], numbers: Mapping[str, int], mac: str) -> list[Flow]:
+        """Return flows as the device has them. Raises TargetError for one whose port has gone."""
+        try:
+            return [to_device(flow, numbers, mac) for flow in flows]
+        except KeyError as error:
+            raise TargetError(
+                f"{self._place.bridge} has lost port {error.args[0]} since the last look:"
+                " the next one finds its rows by number"
+            ) from error
 
     def _without_ports(
         self, rows: Iterable[Row], numbers: Mapping[str, int]
@@ -320,6 +354,7 @@ class MarvellSwitch:
         self, rows: tuple[Row, ...], update: Iterable[Row], delete: list[Flow], refusal: Refusal
     ) -> Fit[Row]:
         """Return what is left to try after the device has refused a flow."""
+        self._check_time()
         if refusal.code == _TABLE_FULL:
             limits, left = self._openflow.table_limits(), {}
             flows = self._openflow.dump_flows()
@@ -347,13 +382,15 @@ def _entry(flow: Flow) -> EntryKey | None:
     if not is_ours(flow) or category(flow) not in (Category.PORT, Category.REMOTE):
         return None
     fields = dict(token.partition("=")[::2] for token in flow.match.split(","))
-    return EntryKey(Vni(vni_of(flow)), Mac(fields["dl_dst"]))
+    mac = fields.get("dl_dst")  # somebody else may have written it, with our cookie
+    return EntryKey(Vni(vni_of(flow)), Mac(mac)) if mac else None
 
 
-def _is_used(route: Route, rows: Mapping[Hashable, Item]) -> bool:
-    """Say whether packets come by ``route``, or no row is left: else it waits for the last one."""
+def _is_used(route: Route, found: Mapping[Hashable, Item]) -> bool:
+    """Say whether packets come by ``route``, or our claim is gone: until then it stays unused."""
     wanted = f"dst={route.gateway}"
-    return not rows or any(
+    items = found.values()
+    return not any(isinstance(item, TunnelPort) for item in items) or any(
         isinstance(row, Row) and row.flow.table == MISS.number and row.flow.match.endswith(wanted)
-        for row in rows.values()
+        for row in items
     )

@@ -11,9 +11,10 @@ Ports are called by name here: their numbers are the device's and change with it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 from dataplane.core.capability import Part
 from dataplane.core.model import Encap, EntryKey, IpAddress
@@ -29,6 +30,8 @@ TUNNEL_PORTS: Mapping[Encap, str] = {Encap.GENEVE: "mrv-geneve", Encap.VXLAN: "m
 LOCAL_MAC = "@local"  # stands for the MAC of the bridge's own port
 
 _PORT = re.compile(r"(?<=in_port=)[^,]+|(?<=output:)[^,]+")
+_IN_PORT = "in_port="
+_TEXTS = 1024  # different ones of many flows: an action for each VTEP of a segment
 _LOCAL = "LOCAL"
 _NUMBERS = re.compile(r"\d+")
 
@@ -201,8 +204,13 @@ def flow(table: Table, priority: int, match: str, actions: str, owner: int) -> F
 
 def ports_of(item: Flow) -> frozenset[str]:
     """Return the names of the ports that a flow mentions."""
-    found = _PORT.findall(item.match) + _PORT.findall(item.actions)
-    return frozenset(found) - {_LOCAL}
+    actions = _ports_in(item.actions)
+    return actions | _ports_in(item.match) if _IN_PORT in item.match else actions
+
+
+@lru_cache(_TEXTS)
+def _ports_in(text: str) -> frozenset[str]:
+    return frozenset(_PORT.findall(text)) - {_LOCAL}
 
 
 def to_device(item: Flow, numbers: Mapping[str, int], local_mac: str) -> Flow:
@@ -217,8 +225,7 @@ def to_device(item: Flow, numbers: Mapping[str, int], local_mac: str) -> Flow:
         return name[0] if known else str(numbers[name[0]])
 
     actions = _PORT.sub(numbered, item.actions).replace(LOCAL_MAC, local_mac)
-    match = canonical_match(_PORT.sub(numbered, item.match).split(","))
-    return replace(item, match=match, actions=actions)
+    return Flow(item.table, item.priority, _match(item.match, numbered), actions, item.cookie)
 
 
 def from_device(item: Flow, names: Mapping[int, str], local_mac: str) -> Flow:
@@ -230,8 +237,14 @@ def from_device(item: Flow, names: Mapping[int, str], local_mac: str) -> Flow:
 
     to_local = f"set_field:{local_mac}->eth_dst,LOCAL"
     actions = _PORT.sub(named, item.actions).replace(to_local, _to_local())
-    match = canonical_match(_PORT.sub(named, item.match).split(","))
-    return replace(item, match=match, actions=actions)
+    return Flow(item.table, item.priority, _match(item.match, named), actions, item.cookie)
+
+
+def _match(match: str, other: Callable[[re.Match[str]], str]) -> str:
+    """Return a match with its port called otherwise; few have one, and all are in order."""
+    if _IN_PORT not in match:
+        return match
+    return canonical_match(_PORT.sub(other, match).split(","))
 
 
 def _to_local() -> str:

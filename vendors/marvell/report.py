@@ -27,6 +27,7 @@ UNLIMITED = 1_000_000  # what Open vSwitch says of a table without flow_limit (o
 class Findings:
     """What was found: all flows, how many each table takes, ports, addresses of the bridge.
 
+    Flows of others call ports by name; ours, of which there may be many, as the device does.
     ``offloaded``: how many flows the datapath says are in hardware; None: it cannot say.
     ``holder`` is another node that has its entries there.
     """
@@ -54,6 +55,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         or _missing_port(findings, wiring)
         or _foreign_flow(findings, wiring),
         emulated=emulated,
+        rows=sum(map(is_ours, findings.flows)),
     )
 
 

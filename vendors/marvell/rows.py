@@ -1,8 +1,8 @@
 """Which rows the DPU's bridge should hold for the entries placed in it. Pure.
 
-A remote endpoint takes its own row, those of its VTEP, and those of every VF of its segment: who
-reaches it must be allowed to, and its answers must arrive. An endpoint behind a VF takes the rows
-of that VF, which other VFs reach it by.
+A remote endpoint takes its own row, those of its VTEP, and those of every placed VF of its
+segment: who reaches it must be allowed to, and its answers must arrive. An endpoint behind a VF
+takes the rows of that VF, which other VFs reach it by. A VF that is not placed has no row.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from vendors.marvell.pipeline import (
 from vendors.scene import Scene
 
 _ETHERNET = 14
+_NO_NIC = "the underlay's NIC is not known yet"
 
 NO_ENTRIES: frozenset[EntryKey] = frozenset()
 
@@ -52,10 +53,11 @@ NO_ENTRIES: frozenset[EntryKey] = frozenset()
 def render_rows(desired: Desired, bindings: Bindings, wiring: Wiring) -> Rendering:
     """Return the rows of ``bindings.placed``; an entry that cannot be expressed is pending."""
     plan = _Plan(wiring)
+    _plan_claim(plan, desired)
     for view in desired.segments.values():
         _plan_segment(plan, _Scene(desired, bindings, view))
     if plan.rows and bindings.nic is not None:
-        _plan_pipeline(plan, desired, bindings.nic)
+        _plan_pipeline(plan, bindings.nic)
     held = desired.held
     return Rendering(plan.items(), tuple(plan.pending), held | ({FABRIC_SCOPE} if held else set()))
 
@@ -114,14 +116,11 @@ class _Scene(Scene):
 
 def _plan_segment(plan: _Plan, scene: _Scene) -> None:
     """Plan what the placed entries of a segment need."""
-    behind = [port for port in scene.view.ports if _is_eligible(plan.wiring, port)]
-    local = set(_local_entries(plan, scene))
-    remotes = list(_remote_entries(plan, scene, behind))
+    local = list(_local_entries(plan, scene))
+    remotes = list(_remote_entries(plan, scene, is_reached=bool(local)))
     far = frozenset(key for key, _ in remotes)
-    for port in behind:
-        own = EntryKey(scene.segment.vni, port.attachment.mac)
-        if far or own in local:
-            _plan_port(plan, scene, port, far | ({own} & local))
+    for key, port in local:
+        _plan_port(plan, scene, port, far | {key})
     needed_by: dict[IpAddress, set[EntryKey]] = {}
     for key, remote in remotes:
         needed_by.setdefault(remote.vtep, set()).add(key)
@@ -130,11 +129,7 @@ def _plan_segment(plan: _Plan, scene: _Scene) -> None:
         _plan_member(plan, scene, vtep, entries)
 
 
-def _is_eligible(wiring: Wiring, port: Port) -> bool:
-    return port.state is PortState.ACTIVE and port.attachment.netdev in wiring.vfs
-
-
-def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[EntryKey]:
+def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[tuple[EntryKey, Port]]:
     """Yield the placed endpoints behind VFs that can be expressed; say why others cannot."""
     for port in scene.view.ports:
         key = EntryKey(scene.segment.vni, port.attachment.mac)
@@ -146,26 +141,28 @@ def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[EntryKey]:
             detail = f"{port.attachment.access_port} is no representor of this switch"
             plan.refuse(key, Reason.NO_SWITCH_PORT, detail)
         elif scene.bindings.nic is None:
-            plan.refuse(key, Reason.NO_NEXTHOP, "the underlay's NIC is not known yet")
+            plan.refuse(key, Reason.NO_NEXTHOP, _NO_NIC)
         else:
-            yield key
+            yield key, port
 
 
 def _remote_entries(
-    plan: _Plan, scene: _Scene, behind: list[Port]
+    plan: _Plan, scene: _Scene, *, is_reached: bool
 ) -> Iterator[tuple[EntryKey, RemoteEndpoint]]:
     """Yield the placed endpoints of other nodes that can be expressed; say why others cannot."""
     for remote in scene.view.remotes:
         key = EntryKey(scene.segment.vni, remote.endpoint.mac)
         if key not in scene.bindings.placed:
             continue
-        if not behind:
-            detail = f"no active VF of this switch is on segment {scene.segment.name}"
+        if scene.bindings.nic is None:
+            plan.refuse(key, Reason.NO_NEXTHOP, _NO_NIC)
+        elif not is_reached:
+            detail = f"no VF of this switch on segment {scene.segment.name} is placed"
             plan.refuse(key, Reason.NO_SWITCH_PORT, detail)
         elif scene.own(remote.vtep) is None:
             detail = f"this node has no {family_of(remote.vtep)} VTEP address to send from"
             plan.refuse(key, Reason.UNSUPPORTED_ENCAP, detail)
-        elif scene.bindings.nic is None or remote.vtep not in scene.bindings.next_hops:
+        elif remote.vtep not in scene.bindings.next_hops:
             detail = f"the MAC of the next hop to {remote.vtep} is not known yet"
             plan.refuse(key, Reason.NO_NEXTHOP, detail)
         else:
@@ -251,16 +248,17 @@ def _plan_member(
 # --- what is there as soon as any entry is ---------------------------------------------------
 
 
-def _plan_pipeline(plan: _Plan, desired: Desired, nic: Link) -> None:
-    """Plan the flows, tunnel ports, routes and neighbours that the rows rely on.
-
-    Both tunnel ports, whatever is used: by their names the switch is ours (report.capability).
-    """
-    for item in common_flows(Encap, plan.sources, nic.mac, plan.wiring.cpu):
-        plan.add(item, NO_ENTRIES, firm=True)
+def _plan_claim(plan: _Plan, desired: Desired) -> None:
+    """Plan both tunnel ports, whatever is placed: by their names the switch is ours."""
     for encap in Encap:
         port = tunnel_port(encap, desired.fabric.port(encap), plan.wiring)
         plan.others["port", port.name] = TunnelPort(port)
+
+
+def _plan_pipeline(plan: _Plan, nic: Link) -> None:
+    """Plan the flows, routes and neighbours that the rows rely on."""
+    for item in common_flows(Encap, plan.sources, nic.mac, plan.wiring.cpu):
+        plan.add(item, NO_ENTRIES, firm=True)
     for own in plan.sources:
         for each in (Route(own, MARK_OUT), Route(own, MARK_BACK), Neighbour(own)):
             plan.others[each.key] = each

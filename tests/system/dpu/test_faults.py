@@ -2,67 +2,122 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from dataplane.core.reasons import Reason
-from dataplane.lab import matrix, nodes, probes
+from dataplane.lab import lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 
 SOFTWARE_S = 5.0  # five times the second after which a dead device's traffic is in software
+SLOW_S = 0.2
 CROWD = 100
 
 
-def test_a_dead_device_leaves_all_to_software_and_is_used_again(talk: Talk) -> None:
+def test_a_device_that_crashes_is_used_again(talk: Talk) -> None:
     """What the device holds is lost with it until the supervisor brings its misses back."""
-    talk.may_lose = True
+    talk.gap_s = SOFTWARE_S
     scene = talk.scene
     scene.tell("kill")
     began = time.monotonic()
-    until(lambda: probes.ping(talk.vf, talk.far.ip(4), Pace(patience=0.1)).received == 1)
+    until(lambda: pings(talk), SOFTWARE_S, "not in software")
     print(f"in software after {time.monotonic() - began:.2f} s")
     until(lambda: scene.placed(talk.far), what="not placed again")
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
 
 
-def test_a_silent_device_is_said_to_be_down_and_pods_are_added_all_the_same(
-    talk: Talk,
-) -> None:
-    talk.may_lose = True
-    scene = talk.scene
-    scene.tell("hang")
-    until(lambda: scene.entry(talk.far).reason == Reason.DEVICE_DOWN, SOFTWARE_S)
-    began = time.monotonic()
-    scene.runtime.add(Pod("late", "d1", "blue"))
-    took = time.monotonic() - began
-    scene.runtime.delete("late")
-    assert took < SOFTWARE_S
-    words = scene.entry(talk.far).words
-    assert "no answer within" in words
-    scene.tell("revive")
-    until(lambda: scene.placed(talk.far))
-
-
 @pytest.mark.parametrize(
-    "fault", [pytest.param(["slow", "0.2"], id="slow"), pytest.param(["garbage"], id="garbage")]
+    ("fault", "words"),
+    [
+        pytest.param("hang", "no answer within", id="silent"),
+        pytest.param("die", "does not run", id="dead"),
+    ],
 )
-def test_a_channel_that_is_slow_or_babbles_loses_nothing(talk: Talk, fault: list[str]) -> None:
-    """What is in the switch stays there; pods come and go as ever."""
+def test_a_device_that_is_down_is_said_to_be_and_pods_are_added_all_the_same(
+    talk: Talk, fault: str, words: str
+) -> None:
+    """It forwards nothing, not even misses, until it is back: then all is as it was."""
     scene = talk.scene
-    scene.tell(*fault)
     began = time.monotonic()
-    scene.runtime.add(Pod("late", "d1", "blue"))
-    assert time.monotonic() - began < SOFTWARE_S
-    scene.runtime.delete("late")
-    time.sleep(1)
+    scene.tell(fault)
+    until(lambda: scene.entry(talk.far).reason == Reason.DEVICE_DOWN, SOFTWARE_S)
+    assert words in scene.entry(talk.far).words
+    until(lambda: not is_ready(scene), SOFTWARE_S, "said to be ready")
+    with late_pod(scene):
+        assert not pings(talk)
+    scene.tell("revive")
+    talk.gap_s = time.monotonic() - began + SOFTWARE_S
+    until(lambda: pings(talk), SOFTWARE_S, "not back")
+    until(lambda: scene.placed(talk.far) and is_ready(scene))
+    assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
+
+
+def test_a_channel_that_is_slow_loses_nothing(talk: Talk) -> None:
+    scene = talk.scene
+    scene.tell("slow", str(SLOW_S))
+    began = time.monotonic()
+    scene.channel().dump_flows()
+    assert time.monotonic() - began > SLOW_S
+    with late_pod(scene) as late:
+        assert probes.ping(talk.vf, late.ip(4), Pace(20)).received > 0
+    assert scene.placed(talk.far)
+    assert is_ready(scene)
+    scene.tell("clear")
+    goes_by_the_switch(talk)
+
+
+def test_a_channel_that_babbles_loses_nothing(talk: Talk) -> None:
+    """What is in the switch stays there and forwards, while nobody can ask it anything."""
+    scene = talk.scene
+    scene.tell("garbage")
+    until(lambda: scene.entry(talk.far).reason == Reason.DEVICE_DOWN, SOFTWARE_S)
+    assert not is_ready(scene)
+    with late_pod(scene):
+        goes_by_the_switch(talk)
     scene.tell("clear")
     until(lambda: scene.placed(talk.far))
+    goes_by_the_switch(talk)
+
+
+def pings(talk: Talk) -> bool:
+    return probes.ping(talk.vf, talk.far.ip(4), Pace(patience=0.1)).received == 1
+
+
+def is_ready(scene: DpuScene) -> bool:
+    (found,) = json.loads(lab.overweave(scene.paths, "get", "dpu", "d1", "-o", "json"))
+    return bool(found["status"])
+
+
+def goes_by_the_switch(talk: Talk) -> None:
+    """Wait until the counter of its row has risen."""
+    before = talk.scene.row(talk.colour, talk.far)
+    assert before is not None
+
+    def has_risen() -> bool:
+        now = talk.scene.row(talk.colour, talk.far)
+        return now is not None and now.packets > before.packets
+
+    until(has_risen, SOFTWARE_S, "its row counts nothing")
+
+
+@contextmanager
+def late_pod(scene: DpuScene) -> Iterator[probes.Station]:
+    """Provide a pod on a VF that is added now, whatever is wrong with the switch."""
+    began = time.monotonic()
+    late = scene.runtime.add(Pod("late", "h1", "blue", device=scene.spare_vf))
+    took = time.monotonic() - began
+    try:
+        assert took < SOFTWARE_S
+        yield late
+    finally:
+        scene.runtime.delete("late")
 
 
 def test_a_refused_write_is_tried_again(scene: DpuScene) -> None:
@@ -77,7 +132,7 @@ def test_a_refused_write_is_tried_again(scene: DpuScene) -> None:
 
 def test_a_switch_that_somebody_else_programs_is_left_alone(talk: Talk) -> None:
     """As the vendor's own plugin leaves it: one flow above all others, which learns."""
-    talk.may_lose = True
+    talk.gap_s = SOFTWARE_S
     scene = talk.scene
     scene.tell("take")
     until(lambda: scene.entry(talk.far).reason == Reason.SWITCH_TAKEN)
@@ -89,11 +144,12 @@ def test_a_switch_that_somebody_else_programs_is_left_alone(talk: Talk) -> None:
 
 
 def test_a_port_that_goes_and_comes(talk: Talk) -> None:
-    talk.may_lose = True
     scene = talk.scene
+    began = time.monotonic()
     scene.tell("port-gone", "vf0")
     until(lambda: scene.entry(talk.vf).reason == Reason.NO_SWITCH_PORT)
     scene.tell("port-back", "vf0")
+    talk.gap_s = time.monotonic() - began + SOFTWARE_S
     until(lambda: scene.placed(talk.vf) and scene.placed(talk.far))
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
 

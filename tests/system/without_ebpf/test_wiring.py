@@ -21,8 +21,10 @@ from dataplane.lab.scene import COLOURS, Colour, Scene
 from dataplane.lab.underlay import NIC
 from dataplane.netlink import links, tc, u32
 from dataplane.netlink.rtnl import Rtnl
+from tests.coverage_grid import FAMILIES, Proven
 from tests.system.cni_node import eventually
 from tests.system.damage import Node
+from tests.system.test_lab_cli import Overweave
 from tests.system.test_ovs_restart import machine
 from tests.system.test_pitfalls import checksum_errors
 
@@ -62,13 +64,17 @@ def test_status_says_why(scene: Scene) -> None:
 
 
 @SEGMENTS
-def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(scene: Scene, colour: Colour) -> None:
+def test_every_pair_by_ping_full_mtu_tcp_and_broadcast(
+    scene: Scene, colour: Colour, proven: Proven
+) -> None:
     before = all_checksum_errors(scene)
     verdict = matrix.verify(scene.segments[colour.name])
     print(f"{colour.name}: typical round trip {verdict.round_trip * 1000:.2f} ms")
     assert verdict.faults == ()
     assert (verdict.pairs, verdict.reachable, verdict.lost) == (12, 12, 0)
     assert all_checksum_errors(scene) == before
+    for inner in FAMILIES:
+        proven(colour.encap, colour.underlay, inner)
 
 
 @SEGMENTS
@@ -241,6 +247,13 @@ def test_with_ebpf_and_without_again(scene: Scene, n1: Node) -> None:
     for stations in scene.segments.values():
         assert matrix.verify(stations).faults == ()
     eventually(lambda: n1.state() == before, BACK_S)
+
+
+def test_verify_says_that_there_is_no_fast_path_to_compare(scene: Scene) -> None:
+    shown = Overweave(scene).run("verify", "--packets", "0", "--segment", "blue")
+    assert shown.returncode == 0, shown.stdout
+    assert shown.stdout.startswith("all agree: ")
+    assert "not asked: fastpath of n1: " in shown.stdout
 
 
 def redirects(rtnl: Rtnl) -> int:

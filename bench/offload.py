@@ -1,0 +1,344 @@
+"""``overweave bench offload``: how fast entries come into a DPU's switch, and leave a dead one.
+
+The driver is the product's, and so is what places entries; the switch is emulated, by a real Open
+vSwitch. So these are figures of ours and of Open vSwitch, and none of what a device forwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from bench import switch_entries
+from bench.figures import YARDSTICK, Figure, fingerprint, median
+from bench.in_lab import progress, require_root, scratch_lab
+from bench.report import tell
+from dataplane.api.agent_pb2 import Entry
+from dataplane.core.capability import Capability
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Change, diff
+from dataplane.core.errors import OverweaveError
+from dataplane.core.offload import choose
+from dataplane.core.placement import Placement
+from dataplane.core.reasons import Reason
+from dataplane.lab import dpus, lab, matrix, nodes, probes
+from dataplane.lab.layout import LabPaths
+from dataplane.lab.probes import Echo, Station
+from dataplane.lab.runtime import Pod, Runtime
+from dataplane.lab.topology import Topology, read_topology
+from ovs_client import process
+from ovs_client.ofctl import OpenFlowBridge
+from vendors import registry
+from vendors.emulator.control import tell as tell_switch
+from vendors.marvell.pipeline import is_ours
+from vendors.registry import Driver, SwitchSettings
+
+NAME = "offload"
+MANY, REPLAYED = 10_000, 1_000
+TOPOLOGY = f"""\
+underlay: {{mtu: 1500}}
+nodes:
+- {{name: h1}}
+- {{name: {switch_entries.NODE}, dpu: {{vendor: marvell, host: h1, vfs: 4}}}}
+- {{name: n2}}
+"""
+_SEGMENT = "blue"
+_SILENT = "quiet"  # the endpoint that a pin keeps in software
+INTENT = f"""\
+kind: Segment
+name: {_SEGMENT}
+vni: 2031
+subnets: [10.31.0.0/20, 'fd00:31::/64']
+---
+kind: Pin
+segment: {_SEGMENT}
+endpoint: {_SILENT}/eth0
+hardware: never
+"""
+_MS = 1000.0
+_CONNECTED_S = 10.0
+_PLACED_S = 30.0
+_PACE_S = 0.002
+_AFTER_S = 2.0  # from the fault on, how long packets are watched
+_SAID_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What a pair noticed of a fault: packets without answer, and the longest silence."""
+
+    lost: int
+    silence_s: float
+
+    @classmethod
+    def of(cls, echo: Echo) -> Outage:
+        """Return what is in ``echo``."""
+        return cls(echo.lost, echo.longest_gap)
+
+
+@dataclass(slots=True)
+class Samples:
+    """What was measured, a value of each round; times in seconds."""
+
+    bundle: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    describe: list[float] = field(default_factory=list)
+    render: list[float] = field(default_factory=list)
+    look: list[float] = field(default_factory=list)
+    withdraw: list[float] = field(default_factory=list)
+    replay: list[float] = field(default_factory=list)
+    decide: dict[str, list[float]] = field(default_factory=dict)
+    placed: list[Outage] = field(default_factory=list)
+    unplaced: list[Outage] = field(default_factory=list)
+    said: dict[str, list[float]] = field(default_factory=dict)
+
+
+def figures(samples: Samples) -> Iterator[Figure]:
+    """Yield what is told and judged of ``samples``."""
+    many = f"{MANY:,} entries"
+    name = "entries through OpenFlow bundles"
+    rates, bare = ([MANY / took for took in each] for each in (samples.bundle, samples.bare))
+    yield median(f"{YARDSTICK}{name}", bare, "/s")
+    yield _at_least(median(name, rates, "/s"), 5000.0)
+    yield median(f"render, {many}", samples.render, "s")
+    yield median(f"look and compare, {many}", samples.look, "s")
+    yield median(f"withdraw, {many}", samples.withdraw, "s")
+    yield median(f"ask what it can do, {many}", samples.describe, "s")
+    yield median(f"replay of {REPLAYED:,} entries after a reset", samples.replay, "s", 1.0)
+    for name, took in samples.decide.items():
+        each = [seconds * _MS for seconds in took]
+        yield median(f"placement decision, {many}, {name}", each, "ms", 100.0)
+    for begin, outages, aim in ((YARDSTICK, samples.unplaced, None), ("", samples.placed, 1.0)):
+        name = f"{begin}switch dies and restarts"
+        yield median(f"{name}, silence", [each.silence_s for each in outages], "s", aim)
+        lost = [float(each.lost) for each in outages]
+        yield median(f"{name}, packets lost", lost, "packets")
+    for fault, took in samples.said.items():
+        yield median(f"switch that is told to {fault}, said to be down", took, "s", 1.0)
+
+
+def _at_least(figure: Figure, aim: float) -> Figure:
+    return Figure(figure.name, figure.value, figure.unit, aim, figure.spread, at_least=True)
+
+
+@dataclass(slots=True)
+class Run:
+    """One run over one lab; ``samples`` are those taken so far."""
+
+    paths: LabPaths
+    topology: Topology
+    rounds: int
+    bars: Progress
+    samples: Samples = field(default_factory=Samples)
+
+    def measure(self) -> None:
+        """Bring the lab up and take every sample. Raises OverweaveError."""
+        lab.build(self.paths, self.topology, self._say)
+        with closing(self._driver()) as switch:
+            self._program(switch)
+            self._decide(switch.describe())
+        lab.start_agents(self.paths, self.topology.agents)
+        lab.apply(self.paths, INTENT)
+        self._lose()
+
+    # --- the driver, and the decision ---
+
+    def _driver(self) -> Driver:
+        (half,) = dpus.devices(self.paths, self.topology, self.topology.node(switch_entries.NODE))
+        # Past the channel that can be disturbed: it is a program in Python, and no device has one.
+        half["switch"]["openflow"] = f"unix:{self._management}"
+        switch = registry.make(_settings(half))
+        if not process.wait_until(lambda: _answers(switch), _CONNECTED_S):
+            switch.describe()  # says why
+        return switch
+
+    def _program(self, switch: Driver) -> None:
+        many, few = self._desired(MANY), self._desired(REPLAYED)
+        for _ in self._steps("bundles", self.rounds):
+            self._fill(switch, many)
+            self._replay(switch, few)
+
+    def _fill(self, switch: Driver, wanted: Desired) -> None:
+        """Place all at once in a switch that holds little, and withdraw it."""
+        bound = _all_placed(wanted)
+        ports = switch_entries.bindings(wanted, switch_entries.local_keys(wanted))
+        switch.apply(diff(switch.render(wanted, ports), switch.observe()))
+        began = time.monotonic()
+        rendering = switch.render(wanted, bound)
+        self.samples.render.append(time.monotonic() - began)
+        change = diff(rendering, switch.observe())
+        self.samples.bundle.append(_timed(lambda: switch.apply(change)))
+        began = time.monotonic()
+        left = diff(rendering, switch.observe())
+        self.samples.look.append(time.monotonic() - began)
+        _expect(not left and switch.counters().keys() == bound.placed, "it does not hold all")
+        self.samples.describe.append(_timed(switch.describe))
+        flows = [flow for flow in self._bridge.dump_flows() if is_ours(flow)]
+        gone = Change(remove=switch.observe())
+        self.samples.withdraw.append(_timed(lambda: switch.apply(gone)))
+        self.samples.bare.append(_timed(lambda: self._bridge.apply_bundle(flows, ())))
+        self._bridge.apply_bundle((), flows)
+
+    @property
+    def _bridge(self) -> OpenFlowBridge:
+        """Return the switch itself, past its driver: the yardstick sends it the same flows."""
+        return OpenFlowBridge(self._management)
+
+    @property
+    def _management(self) -> Path:
+        node = self.topology.node(switch_entries.NODE)
+        return dpus.directory(self.paths, node) / "ovs" / f"{dpus.BRIDGE}.mgmt"
+
+    def _replay(self, switch: Driver, wanted: Desired) -> None:
+        """Place, let the device lose it all, and bring it back as a worker does."""
+        bound = _all_placed(wanted)
+        rendering = switch.render(wanted, bound)
+        switch.apply(diff(rendering, switch.observe()))
+        self._fault("reset")
+        _expect(process.wait_until(lambda: _answers(switch), _CONNECTED_S), "it does not come back")
+        began = time.monotonic()
+        change = diff(switch.render(wanted, bound), switch.observe())
+        switch.apply(change)
+        self.samples.replay.append(time.monotonic() - began)
+        _expect(len(change) > REPLAYED, "it had not lost all")
+        _expect(switch.counters().keys() == bound.placed, "it does not hold all again")
+        switch.apply(Change(remove=switch.observe()))
+
+    def _decide(self, capability: Capability) -> None:
+        wanted = self._desired(MANY)
+        ways, everything = switch_entries.next_hops(wanted), switch_entries.keys(wanted)
+        for title, known in (
+            ("room for all", capability),
+            (f"room for {switch_entries.SMALL_TABLE:,}", switch_entries.small(capability)),
+        ):
+            view = switch_entries.busy(wanted, known)
+            before = choose(wanted, view, ways, frozenset()).placed
+            _expect((before == everything) == (known is capability), f"{len(before)} are placed")
+            took = self.samples.decide.setdefault(title, [])
+            for _ in self._steps(f"decisions, {title}", self.rounds):
+                began = time.thread_time()  # it waits for nothing but a processor
+                choose(wanted, view, ways, before)
+                took.append(time.thread_time() - began)
+
+    def _desired(self, count: int) -> Desired:
+        node = self.topology.node(switch_entries.NODE)
+        vteps = [address.ip for address in node.addresses]
+        return switch_entries.desired(count, vteps, [f"rep{number}" for number in range(4)])
+
+    # --- a device that dies ---
+
+    def _lose(self) -> None:
+        """Have two pairs talk, one by the switch and one by software, while the switch fails."""
+        runtime = Runtime(self.paths)
+        device = dpus.device_id(self.topology, self.topology.node(switch_entries.NODE), 0)
+        vf = runtime.add(Pod("vf", "h1", _SEGMENT, device=device))
+        fast, slow = (runtime.add(Pod(name, "n2", _SEGMENT)) for name in ("loud", _SILENT))
+        matrix.converge([vf, fast, slow])
+        for _ in self._steps("dead switch", self.rounds):
+            self._killed(vf, fast, slow)
+        for fault in ("die", "hang"):
+            for _ in self._steps(f"switch told to {fault}", self.rounds):
+                self._said(fault, vf, fast)
+
+    def _killed(self, vf: Station, fast: Station, slow: Station) -> None:
+        with (
+            probes.flow(vf, fast.ip(4), _PACE_S) as by_switch,
+            probes.flow(vf, slow.ip(4), _PACE_S) as by_software,
+        ):
+            self._await_placed(vf, fast)
+            self._fault("kill")
+            time.sleep(_AFTER_S)
+        _expect(by_switch.lost > 0, "nothing was lost: the switch was not killed")
+        self.samples.placed.append(Outage.of(by_switch))
+        self.samples.unplaced.append(Outage.of(by_software))
+
+    def _said(self, fault: str, vf: Station, far: Station) -> None:
+        """Take the time until the agent says that the switch is down."""
+        with probes.flow(vf, far.ip(4), _PACE_S):
+            self._await_placed(vf, far)
+        began = time.monotonic()
+        self._fault(fault)
+        down = process.wait_until(self._is_down, _SAID_S)
+        self.samples.said.setdefault(fault, []).append(time.monotonic() - began)
+        self._fault("revive")
+        _expect(down, f"{fault}: nobody has noticed within {_SAID_S:g} s")
+
+    def _await_placed(self, *stations: Station) -> None:
+        def placed() -> bool:
+            return all(self._entry(each).placement == Placement.EMULATED for each in stations)
+
+        _expect(process.wait_until(placed, _PLACED_S), "a busy pair is not placed")
+
+    def _is_down(self) -> bool:
+        """Say whether the agent says so; its entries are not asked for, for they ask the switch."""
+        modes = nodes.modes(self.paths.node(switch_entries.NODE))
+        return modes["switch"].startswith(Reason.DEVICE_DOWN)
+
+    def _entry(self, station: Station) -> Entry:
+        found = nodes.entries(self.paths.node(switch_entries.NODE))
+        return next(entry for entry in found if entry.mac == station.mac)
+
+    def _fault(self, *words: str) -> None:
+        node = self.topology.node(switch_entries.NODE)
+        tell_switch(dpus.control(self.paths, node), *words)
+
+    # --- what is shown meanwhile ---
+
+    def _say(self, line: str) -> None:
+        self.bars.console.print(f"[dim]{line}[/dim]")
+
+    def _steps(self, title: str, count: int) -> Iterator[int]:
+        task = self.bars.add_task(title, total=count)
+        for number in range(count):
+            yield number
+            self.bars.advance(task)
+
+
+def run(rounds: int, target: Path | None) -> None:
+    """Take all figures, print them, and write them to ``target`` as JSON. Raises OverweaveError."""
+    require_root()
+    machine = fingerprint()
+    paths, topology = LabPaths(NAME), read_topology(TOPOLOGY, "the bench topology")
+    with scratch_lab(paths, topology), progress() as bars:
+        taken = Run(paths, topology, rounds, bars)
+        taken.measure()
+    tell(machine, list(figures(taken.samples)), target)
+
+
+def _settings(half: dict[str, Any]) -> SwitchSettings:
+    """Return what an agent's configuration says of the switch, as its driver is told."""
+    return SwitchSettings(
+        vendor=half["vendor"],
+        node=switch_entries.NODE,
+        representors=tuple(half["representors"]),
+        values=half["switch"],
+        emulated=half["emulated"],
+    )
+
+
+def _answers(switch: Driver) -> bool:
+    try:
+        return not switch.describe().obstacle
+    except OverweaveError:
+        return False
+
+
+def _all_placed(wanted: Desired) -> Bindings:
+    return switch_entries.bindings(wanted, switch_entries.keys(wanted))
+
+
+def _timed(action: Callable[[], object]) -> float:
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+def _expect(good: bool, fault: str) -> None:  # noqa: FBT001 - what is expected
+    if not good:
+        raise OverweaveError(f"the switch of {switch_entries.NODE}: {fault}")

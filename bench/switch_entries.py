@@ -1,0 +1,146 @@
+"""Many entries for a DPU's switch: four segments with a VF each, and endpoints behind 16 VTEPs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address
+
+from dataplane.core.capability import Capability
+from dataplane.core.desired import (
+    Bindings,
+    Desired,
+    LocalNode,
+    Port,
+    RemoteEndpoint,
+    SegmentView,
+)
+from dataplane.core.events import Link
+from dataplane.core.model import (
+    Attachment,
+    Encap,
+    Endpoint,
+    EntryKey,
+    Fabric,
+    Family,
+    IpAddress,
+    Mac,
+    Segment,
+    Vni,
+)
+from dataplane.core.offload import PROMOTE_AT, SwitchView
+
+NODE = "d1"
+SMALL_TABLE = 1024  # rows: the smallest table of the three vendors' switches
+_VTEPS = 16
+_MTU = 1400
+_NIC = Link("eth0", 1, "02:00:00:00:00:01", 1500, up=True)
+_SEGMENTS = tuple(
+    Segment(f"{encap}-{family}", Vni(5001 + number), encap, family)
+    for number, (encap, family) in enumerate((e, f) for e in Encap for f in Family)
+)
+
+
+def desired(count: int, vteps: Sequence[IpAddress], representors: Sequence[str]) -> Desired:
+    """Return a node's desired state with ``count`` endpoints in all, of which each VF is one.
+
+    ``vteps`` are the node's own.
+    """
+    far = (count - len(_SEGMENTS)) // len(_SEGMENTS)
+    views = {
+        segment.name: _view(segment, number, far, representors[number])
+        for number, segment in enumerate(_SEGMENTS)
+    }
+    return Desired(
+        node=LocalNode(NODE, _NIC.name),
+        fabric=Fabric(),
+        vteps=tuple(vteps),
+        segments=views,
+        publication=None,
+        attachments=tuple(port.attachment for view in views.values() for port in view.ports),
+    )
+
+
+def local_keys(wanted: Desired) -> frozenset[EntryKey]:
+    """Return the keys of the entries of VFs."""
+    views = wanted.segments.values()
+    return frozenset(
+        EntryKey(view.segment.vni, port.attachment.mac) for view in views for port in view.ports
+    )
+
+
+def keys(wanted: Desired) -> frozenset[EntryKey]:
+    """Return the keys of all entries."""
+    views = wanted.segments.values()
+    far = {EntryKey(view.segment.vni, each.endpoint.mac) for view in views for each in view.remotes}
+    return local_keys(wanted) | far
+
+
+def bindings(wanted: Desired, placed: frozenset[EntryKey]) -> Bindings:
+    """Return bindings in which the way to every VTEP is known and ``placed`` is to be held."""
+    return Bindings(_NIC, next_hops=next_hops(wanted), placed=placed)
+
+
+def next_hops(wanted: Desired) -> Mapping[IpAddress, Mac]:
+    """Return a MAC for every VTEP."""
+    vteps = sorted({vtep for view in wanted.segments.values() for vtep in view.flood}, key=int)
+    return {vtep: _mac(0xBB, number) for number, vtep in enumerate(vteps)}
+
+
+def busy(wanted: Desired, capability: Capability) -> SwitchView:
+    """Return the view of a switch all of whose entries forward enough for a row."""
+    chance = random.Random(1)  # the same in every run
+    rates = {key: PROMOTE_AT * (1 + 1000 * chance.random()) for key in sorted(keys(wanted))}
+    return SwitchView(capability, rates=rates, held=frozenset())
+
+
+def small(capability: Capability) -> Capability:
+    """Return a switch that is as ``capability`` says, but for its small tables."""
+    tables = tuple(
+        replace(table, capacity=min(table.capacity, SMALL_TABLE)) for table in capability.tables
+    )
+    return replace(capability, tables=tables)
+
+
+def _view(segment: Segment, number: int, far: int, representor: str) -> SegmentView:
+    remotes = tuple(_remote(segment, each) for each in range(far))
+    flood = tuple(sorted({remote.vtep for remote in remotes}, key=int))
+    port = Port(_attachment(segment, number, representor), segment, _MTU)
+    return SegmentView(segment, synced=True, mtu=_MTU, ports=(port,), remotes=remotes, flood=flood)
+
+
+def _attachment(segment: Segment, number: int, representor: str) -> Attachment:
+    return Attachment(
+        container_id=f"vf{number}",
+        ifname="eth0",
+        netns="",
+        segment=segment.name,
+        mac=_mac(0xAA, number),
+        ips=(IPv4Address("10.0.0.1"), IPv6Address("fd00::1")),
+        identity=f"vf{number}/eth0",
+        slot=number,
+        sequence=1,
+        netdev=representor,
+    )
+
+
+def _remote(segment: Segment, number: int) -> RemoteEndpoint:
+    vtep = _vtep(segment.underlay, number % _VTEPS)
+    name = f"far{number}"
+    ips = (IPv4Address("10.0.0.2") + number, IPv6Address("fd00::2") + number)
+    endpoint = Endpoint(
+        segment.name, f"n{vtep}", _mac(0xCC, number), ips, f"{name}/eth0", 1, name, "eth0"
+    )
+    return RemoteEndpoint(endpoint, vtep)
+
+
+@cache  # endpoints of a node share what its row says
+def _vtep(family: Family, number: int) -> IpAddress:
+    first = "198.51.100.1" if family is Family.IPV4 else "2001:db8:51::1"
+    return (IPv4Address if family is Family.IPV4 else IPv6Address)(first) + number
+
+
+def _mac(kind: int, number: int) -> Mac:
+    return Mac(f"02:{kind:02x}:00:00:{number >> 8:02x}:{number & 0xFF:02x}")

@@ -1,0 +1,143 @@
+"""The answer to Verify: the same frames asked of every path of this node, compared, and told."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from dataplane.api import agent_pb2 as pb
+from dataplane.contracts import PacketPath, PacketPaths
+from dataplane.core.agreement import Disagreement, Observed, Question, disagreement, unobserved
+from dataplane.core.corpus import MARK_BYTES, Choice, Corpus, Draw, corpus
+from dataplane.core.errors import InvalidValueError, OverweaveError
+from dataplane.core.model import EntryKey
+from dataplane.core.path import Action
+from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
+
+_AT_ONCE = 32
+_NO_CONTROL = "no frame can be let in: only an emulated switch with a control socket takes any"
+
+
+def verify(
+    snapshot: Snapshot, paths: PacketPaths, request: pb.VerifyRequest
+) -> Iterator[pb.Verified]:
+    """Yield what was found, some frames at a time; nothing is sent. Raises InvalidValueError."""
+    asked = _corpus(snapshot, request)
+    known = snapshot.state.switch.capability
+    judges = [_Judge(paths.fast)]
+    if paths.switch is not None:
+        cannot_set = known.cannot_set if known else frozenset[str]()
+        judges.insert(0, _Judge(paths.switch, cannot_set, snapshot.state.switch.held))
+    truth = _Judge(paths.ovs)
+    absent = [_unasked()] if paths.switch is None and snapshot.state.switch.exists else []
+    node, total = snapshot.state.node.name, len(asked.questions)
+    yield pb.Verified(node=node, total=total, left_out=asked.left_out, paths=absent)
+    for start in range(0, len(asked.questions), _AT_ONCE):
+        batch = asked.questions[start : start + _AT_ONCE]
+        found = pb.Verified(node=node, total=total, asked=len(batch))
+        truths = truth.ask(batch)
+        found.paths.append(_tally(truth, truths))
+        for judge in judges:
+            tally, differences = judge.compared(batch, truths, truth)
+            found.paths.append(tally)
+            found.differences.extend(differences)
+        yield found
+
+
+def _corpus(snapshot: Snapshot, request: pb.VerifyRequest) -> Corpus:
+    desired, nic = snapshot.desired, snapshot.state.bindings.nic
+    if desired is None or nic is None:
+        raise InvalidValueError("the agent does not know yet what should be, or has no NIC")
+    draw = Draw(request.packets, request.seed, secrets.token_bytes(MARK_BYTES))
+    return corpus(desired, nic, draw, Choice(request.segment, snapshot.state.bindings.placed))
+
+
+def _unasked() -> pb.PathTally:
+    return pb.PathTally(path=SWITCH_TARGET, why_not=_NO_CONTROL)
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Asks one path; ``held`` are the entries of a switch; ``why_not``: it could not be asked."""
+
+    path: PacketPath
+    cannot_set: AbstractSet[str] = frozenset()
+    held: AbstractSet[EntryKey] | None = None
+    why_not: str = ""
+
+    def ask(self, questions: Sequence[Question]) -> list[Observed]:
+        """Return what the path does with each; nothing observed where it cannot be asked."""
+        self.why_not = ""
+        try:
+            return self.path.observed(questions)
+        except OverweaveError as error:
+            self.why_not = str(error)
+            return [Observed({}, why=str(error)) for _ in questions]
+
+    def compared(
+        self, questions: Sequence[Question], truths: Sequence[Observed], truth: _Judge
+    ) -> tuple[pb.PathTally, list[pb.Difference]]:
+        """Return how often the path agrees, and in what it does not."""
+        seen = self.ask(questions)
+        tally = _tally(self, seen)
+        suspects = [
+            each for each in zip(questions, seen, truths, strict=True) if self._judge(*each)
+        ]
+        differences = list(self._again([question for question, _, _ in suspects], truth))
+        tally.differed = len(differences)
+        for here, there in zip(seen, truths, strict=True):
+            for name in unobserved(here, there):
+                tally.not_observed[name] += 1
+        return tally, differences
+
+    def _again(self, questions: Sequence[Question], truth: _Judge) -> Iterator[pb.Difference]:
+        """Ask once more: what was asked while something changed is no difference."""
+        if not questions:
+            return
+        answers = zip(questions, self.ask(questions), truth.ask(questions), strict=True)
+        for question, here, there in answers:
+            found = self._judge(question, here, there)
+            if found is not None:
+                yield _difference(self.path.name, question, found, self._holds(question))
+
+    def _holds(self, question: Question) -> str:
+        """Return what a switch has for a frame, in words; empty: this is no switch."""
+        if self.held is None or question.about is None:
+            return ""
+        vni, mac = question.about
+        return f"; it holds {'an' if question.about in self.held else 'no'} entry of {mac} in {vni}"
+
+    def _judge(self, question: Question, here: Observed, there: Observed) -> Disagreement | None:
+        return disagreement(question, here, there, self.cannot_set)
+
+
+def _tally(judge: _Judge, seen: Sequence[Observed]) -> pb.PathTally:
+    """Return what a path did, by verdict."""
+    counts = Counter(each.action for each in seen)
+    unknown = counts.pop(Action.UNKNOWN, 0)
+    absent = counts.pop(Action.NONE, 0)
+    why = next((each.why for each in seen if each.why), "")
+    return pb.PathTally(
+        path=judge.path.name,
+        why_not=judge.why_not or (why if absent == len(seen) else ""),
+        asked=len(seen) - absent,
+        verdicts={str(action): count for action, count in counts.items()},
+        unknown=unknown,
+        why_unknown=why,
+    )
+
+
+def _difference(path: str, question: Question, found: Disagreement, holds: str) -> pb.Difference:
+    return pb.Difference(
+        path=path,
+        question=question.name,
+        field=found.field,
+        said=found.said,
+        truth=found.truth,
+        rule=f"{found.rule}{holds}",
+        truths_rule=found.truths_rule,
+        frame=question.frame.hex(),
+    )

@@ -1,0 +1,74 @@
+"""What a DPU's switch may hold of ports and entries, and what of it has to go first. Pure.
+
+Software follows within milliseconds, a switch when it answers. So what the switch was asked to hold
+counts as held until it has said that it let go: until then no other pod gets the port, and what was
+changed is not placed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from dataplane.core.desired import Desired, PortState
+from dataplane.core.model import EntryKey
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a port or an entry; ``made_of`` is what they were rendered from.
+
+    They are not wanted any more since generation ``unwanted``; None: they are.
+    """
+
+    made_of: Hashable
+    unwanted: int | None = None
+
+
+Standing = Mapping[Hashable, Rows]
+"""What the switch may hold, by the port's netdev or the EntryKey."""
+
+
+def first_standing(desired: Desired, generation: int) -> dict[Hashable, Rows]:
+    """Return what an earlier run of the agent may have left: rows of the ports that it knew."""
+    return {
+        key: Rows(made_of, generation)
+        for key, made_of, _ in _known(desired)
+        if isinstance(key, str)
+    }
+
+
+def next_standing(
+    before: Standing, desired: Desired, placed: AbstractSet[EntryKey], generation: int
+) -> dict[Hashable, Rows]:
+    """Return what the switch may hold once it is asked to hold what is ``placed``."""
+    gone = {
+        key: rows if rows.unwanted is not None else Rows(rows.made_of, generation)
+        for key, rows in before.items()
+    }
+    wanted = {key: Rows(made_of) for key, made_of, entry in _known(desired) if entry in placed}
+    return {**gone, **wanted}
+
+
+def leaving(standing: Standing, desired: Desired) -> frozenset[Hashable]:
+    """Return the ports and entries whose rows are not what they would be made of now."""
+    if not standing:
+        return frozenset()
+    now = {key: made_of for key, made_of, _ in _known(desired)}
+    return frozenset(key for key, rows in standing.items() if now.get(key) != rows.made_of)
+
+
+def _known(desired: Desired) -> Iterator[tuple[Hashable, Hashable, EntryKey]]:
+    """Yield each port and entry that could be in a switch, what of, and the entry it comes with."""
+    for view in desired.segments.values():
+        segment = view.segment
+        for port in view.ports:
+            owner = port.attachment
+            if owner.netdev and port.state is PortState.ACTIVE:
+                entry = EntryKey(segment.vni, owner.mac)
+                yield owner.netdev, (entry, owner.ips, port.guard), entry
+                yield entry, owner.netdev, entry
+        for remote in view.remotes:
+            entry = EntryKey(segment.vni, remote.endpoint.mac)
+            yield entry, (remote.vtep, segment.encap), entry

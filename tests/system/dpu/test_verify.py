@@ -1,0 +1,142 @@
+"""``overweave verify``: all paths of a healthy node agree, and every bug of its switch is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import closing
+
+import pytest
+
+from dataplane.api import agent_pb2 as pb
+from dataplane.api.client import connect
+from dataplane.lab import lab, nodes
+from dataplane.lab.scene import COLOURS, Colour
+from tests.system.dpu.bugs import BUGS, planted, tables_of
+from tests.system.dpu.conftest import DpuScene, until
+from tests.system.test_lab_cli import Overweave
+
+_TRIES = 3  # the agent puts right what it finds, about every 30 s
+_VERIFY_S = 120.0
+BLUE = COLOURS[0]
+
+
+@pytest.fixture(scope="module")
+def placed(shared: DpuScene) -> Iterator[DpuScene]:
+    """The lab with every VF pod and everybody it reaches beyond the wire in the switch."""
+    ends = [(colour.name, shared.segments[colour.name]) for colour in COLOURS]
+    pins = [(name, str(station.mac)) for name, pods in ends for station in (pods[0], pods[3])]
+    document = "kind: Pin\nsegment: {}\nendpoint: '{}'\nhardware: always\n"
+    lab.apply(shared.paths, "---\n".join(document.format(*pin) for pin in pins))
+    wanted = {mac for _, mac in pins}
+    until(lambda: wanted <= shared.placed_macs(), what="not placed without traffic")
+    yield shared
+    for name, mac in pins:
+        lab.overweave(shared.paths, "delete", "pin", f"{name}/{mac}")
+
+
+@pytest.fixture
+def overweave(placed: DpuScene) -> Overweave:
+    return Overweave(placed)
+
+
+def differences(scene: DpuScene, colour: Colour) -> Generator[pb.Difference, None, None]:
+    """Yield what ``verify`` finds on the DPU, as the command asks for it, until nobody listens."""
+    request = pb.VerifyRequest(packets=20, seed="tests", segment=colour.name)
+    with connect(scene.paths.node("d1").api_socket) as agent:
+        heard = agent.Verify(request, timeout=_VERIFY_S)
+        try:
+            for each in heard:
+                yield from each.differences
+        finally:
+            heard.cancel()
+
+
+def words(difference: pb.Difference) -> str:
+    said = f"{difference.said}, not {difference.truth}"
+    return f"{difference.field}: {said}: {difference.question}"
+
+
+def test_all_paths_agree(overweave: Overweave, colour: Colour) -> None:
+    shown = overweave.run("verify", "--packets", "30", "--segment", colour.name, "-o", "json")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    (found,) = json.loads(shown.stdout)
+    print(found["verdict"])
+    assert found["differences"] == []
+    rows = {(row["node"], row["path"]): row for row in found["paths"]}
+    switch, fast = rows["d1", "switch"], rows["d1", "fastpath"]
+    assert set(rows) == {("d1", p) for p in ("fastpath", "ovs", "switch")} | {
+        ("n2", p) for p in ("fastpath", "ovs")
+    } | {("h1", p) for p in ("fastpath", "ovs")}
+    for row in (switch, fast, rows["n2", "fastpath"]):
+        assert row["unknown"] == 0
+        assert row["not_observed"] == {}
+        assert row["agree"] > 60
+    assert switch["handed_over"] > 60
+    assert rows["d1", "ovs"]["unknown"] < rows["d1", "ovs"]["asked"] / 20
+    assert found["left_out"] == 0
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
+    tables, bug = tables_of(placed, BLUE), BUGS[name]
+    heard: list[str] = []
+    for _ in range(_TRIES):
+        with planted(tables, bug), closing(differences(placed, BLUE)) as found:
+            for difference in found:
+                heard.append(words(difference))
+                if bug.told in heard[-1]:
+                    print(heard[-1])
+                    assert difference.path == "switch"
+                    assert difference.rule.startswith("injected at ")
+                    assert difference.truths_rule
+                    return
+    pytest.fail(f"nobody said {bug.told!r}, but {heard}")
+
+
+def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:
+    assert [words(difference) for difference in differences(placed, BLUE)] == []
+
+
+def test_the_command_names_who_differs_and_the_rule_on_each_side(
+    placed: DpuScene, overweave: Overweave
+) -> None:
+    shown = ""
+    for _ in range(_TRIES):
+        with planted(tables_of(placed, BLUE), BUGS["wrong VNI"]):
+            done = overweave.run("verify", "--packets", "0", "--segment", "blue")
+        shown = done.stdout
+        if done.returncode == 1:
+            break
+    print(shown)
+    verdict, head, *_ = shown.splitlines()
+    assert verdict.startswith("switch of d1 differs in VNI; ")
+    assert head.split() == [
+        *("NODE", "PATH", "ASKED", "AGREE", "HANDED", "OVER"),
+        *("DIFFER", "UNKNOWN", "NOT", "OBSERVED"),
+    ]
+    lines = shown.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("difference: "))
+    assert lines[at].startswith(f"difference: switch of d1: VNI: 1002, not {BLUE.vni}: ")
+    assert lines[at + 1].startswith("  switch: injected at vf0, came out at up; it holds ")
+    assert lines[at + 2].startswith("  ovs: table forwarding: ")
+    assert lines[-1] == "next: overweave explain d1"
+
+
+def test_an_agent_that_is_dead_is_said(placed: DpuScene, overweave: Overweave) -> None:
+    nodes.kill_agent(placed.paths.node("n2"))
+    shown = overweave.run("verify", "--packets", "0", "--segment", "blue")
+    lab.start_agents(placed.paths, placed.topology.agents)
+    assert shown.returncode == 3
+    assert shown.stdout.startswith("not known: ")
+    assert "not heard: no agent answers on " in shown.stdout
+
+
+def test_a_switch_that_is_dead_loses_everything(placed: DpuScene) -> None:
+    placed.tell("die")
+    try:
+        with closing(differences(placed, BLUE)) as found:
+            first = words(next(found))
+    finally:
+        placed.tell("revive")
+    assert first.startswith("verdict: drop, not tunnel: ")

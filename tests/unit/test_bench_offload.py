@@ -1,0 +1,91 @@
+"""What is placed, how a switch's figures are made of samples, and when they meet their aims."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from bench import offload, switch_entries
+from bench.figures import YARDSTICK
+from bench.offload import Outage, Samples, figures
+from dataplane.core.offload import choose
+from dataplane.core.reasons import Reason
+from dataplane.fabric.intent import plan_apply
+from dataplane.fabric.intent_file import read_intent
+from dataplane.lab.topology import read_topology
+from vendors.marvell.pipeline import Wiring
+from vendors.marvell.report import Findings, capability
+from vendors.marvell.rows import render_rows
+
+VTEPS = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+REPRESENTORS = ("rep1", "rep2", "rep3", "rep4")
+WIRING = Wiring("br", "up", "cpu0", {rep: f"vf{rep[3:]}" for rep in REPRESENTORS}, "d1")
+PORTS = frozenset({"up", "cpu0", *WIRING.vfs.values()})
+KNOWN = capability(Findings((), {}, PORTS, VTEPS, None), WIRING, emulated=True)
+
+
+@pytest.mark.parametrize("count", [8, 1000, 10_000])
+def test_entries_are_as_many_as_asked_for_and_all_can_be_placed(count: int) -> None:
+    wanted = switch_entries.desired(count, VTEPS, REPRESENTORS)
+    placed = switch_entries.keys(wanted)
+    assert len(placed) == count
+    rendering = render_rows(wanted, switch_entries.bindings(wanted, placed), WIRING)
+    assert rendering.pending == ()
+    assert len(rendering.items) > count
+
+
+def test_all_are_chosen_where_there_is_room_and_a_full_table_leaves_the_rest() -> None:
+    wanted = switch_entries.desired(2000, VTEPS, REPRESENTORS)
+    ways = switch_entries.next_hops(wanted)
+    view = switch_entries.busy(wanted, KNOWN)
+    assert choose(wanted, view, ways, frozenset()).placed == switch_entries.keys(wanted)
+    view = switch_entries.busy(wanted, switch_entries.small(KNOWN))
+    choice = choose(wanted, view, ways, frozenset())
+    assert 900 < len(choice.placed) <= switch_entries.SMALL_TABLE
+    assert set(choice.reasons.values()) == {Reason.TABLE_FULL}
+    assert len(choice.placed) + len(choice.reasons) == 2000
+
+
+def test_the_stage_is_valid() -> None:
+    topology = read_topology(offload.TOPOLOGY, "stage")
+    assert [node.name for node in topology.dpus] == [switch_entries.NODE]
+    assert len(plan_apply(read_intent(offload.INTENT, "stage"), ()).add) == 2
+
+
+def samples(bundle: tuple[float, ...] = (1.0, 2.0, 4.0)) -> Samples:
+    outage = [Outage(400, 0.8), Outage(500, 0.9), Outage(700, 1.2)]
+    return Samples(
+        bundle=[*bundle],
+        bare=[0.5],
+        describe=[0.5],
+        render=[0.5],
+        look=[0.5],
+        withdraw=[0.5],
+        replay=[0.4, 1.1, 1.2],
+        decide={"room for all": [0.05, 0.09, 0.2]},
+        placed=outage,
+        unplaced=[Outage(1, 0.1)],
+        said={"die": [0.3], "hang": [1.6]},
+    )
+
+
+def test_figures_are_medians_and_judged() -> None:
+    found = {figure.name: figure for figure in figures(samples())}
+    judged = {name: (each.value, each.met) for name, each in found.items() if each.aim is not None}
+    assert judged == {
+        "entries through OpenFlow bundles": (5000.0, True),
+        "replay of 1,000 entries after a reset": (1.1, False),
+        "placement decision, 10,000 entries, room for all": (90.0, True),
+        "switch dies and restarts, silence": (0.9, True),
+        "switch that is told to die, said to be down": (0.3, True),
+        "switch that is told to hang, said to be down": (1.6, False),
+    }
+    lost = found["switch dies and restarts, packets lost"]
+    assert (lost.value, lost.spread) == (500, (400, 700))
+    assert found[f"{YARDSTICK}switch dies and restarts, silence"].value == 0.1
+
+
+def test_entries_a_second_are_to_be_many() -> None:
+    found = {figure.name: figure for figure in figures(samples(bundle=(2.1,)))}
+    slow = found["entries through OpenFlow bundles"]
+    assert (slow.met, slow.at_least) == (False, True)
+    assert found[f"{YARDSTICK}{slow.name}"].value == 20_000

@@ -1,0 +1,99 @@
+"""What ``verify`` concludes from what the agents found, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from dataplane.api import agent_pb2 as pb
+from dataplane.cli.output import Format
+from dataplane.cli.verify import _found, _tell
+
+SWITCH = pb.PathTally(path="switch", asked=10, verdicts={"tunnel": 4, "hand over": 6})
+FAST = pb.PathTally(path="fastpath", asked=10, verdicts={"tunnel": 8, "hand over": 2})
+OVS = pb.PathTally(path="ovs", asked=10, verdicts={"tunnel": 9}, unknown=1, why_unknown="no flow")
+LOST = pb.PathTally(path="ovs", why_not="ovs-vswitchd is away", asked=10, unknown=10)
+NO_SWITCH = pb.PathTally(path="switch", why_not="not emulated")
+DIFFERENCES = [
+    pb.Difference(
+        path="switch",
+        question=f"UDP {number}",
+        field="VNI",
+        said="2",
+        truth="1",
+        rule="the row",
+        truths_rule="the flow",
+    )
+    for number in range(3)
+]
+WRONG = pb.PathTally(path="switch", asked=10, verdicts={"tunnel": 10}, differed=3)
+
+
+def told(node: str, *paths: pb.PathTally, differences: Sequence[Any] = ()) -> list[pb.Verified]:
+    """Return what a node says in two parts."""
+    first = pb.Verified(node=node, total=10, left_out=1)
+    return [first, pb.Verified(node=node, asked=10, paths=paths, differences=differences)]
+
+
+WELL = [told("d1", SWITCH, FAST, OVS), told("n2", FAST, OVS)]
+DIFFERS = [told("d1", WRONG, FAST, OVS, differences=DIFFERENCES)]
+
+
+@pytest.mark.parametrize(
+    ("heard", "silent", "status", "verdict"),
+    [
+        pytest.param(WELL, [], 0, "all agree: 20 frames on 2 nodes", id="well"),
+        pytest.param(
+            DIFFERS, [], 1, "switch of d1 differs in VNI; 10 frames on 1 nodes", id="a difference"
+        ),
+        pytest.param(
+            DIFFERS, ["no agent"], 1, "switch of d1 differs in VNI; 10", id="and a silent agent"
+        ),
+        pytest.param(WELL, ["no agent"], 3, "not known: ", id="a silent agent"),
+        pytest.param([told("n2", FAST, LOST)], [], 3, "not known: ", id="no truth"),
+        pytest.param(
+            [told("d1", NO_SWITCH, FAST, OVS)], [], 0, "all agree: 10", id="a real device"
+        ),
+    ],
+)
+def test_the_verdict(
+    heard: list[list[pb.Verified]], silent: list[str], status: int, verdict: str
+) -> None:
+    found = _found(heard, silent)
+    assert found.status == status
+    assert found.verdict.startswith(verdict)
+
+
+def test_a_difference_is_printed_with_both_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell(_found(DIFFERS, ["no agent answers"]), Format.TABLE)
+    verdict, head, *_, difference, rule, truth, more, following = (
+        capsys.readouterr().out.splitlines()
+    )
+    assert verdict.startswith("switch of d1 differs in VNI")
+    assert head.split()[:4] == ["NODE", "PATH", "ASKED", "AGREE"]
+    assert difference == "difference: switch of d1: VNI: 2, not 1: UDP 0"
+    assert (rule, truth) == ("  switch: the row", "  ovs: the flow")
+    assert more == "2 differences more: -o wide, -o json"
+    assert following == "next: overweave explain d1"
+    _tell(_found(DIFFERS, []), Format.WIDE)
+    assert capsys.readouterr().out.count("difference: ") == 3
+
+
+def test_what_was_not_asked_and_not_observed_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell(_found([told("d1", NO_SWITCH, FAST, OVS)], ["no agent answers"]), Format.TABLE)
+    shown = capsys.readouterr().out.splitlines()
+    assert "not asked: switch of d1: not emulated" in shown
+    assert "not observed: ovs of d1: 1 frames: no flow" in shown
+    assert "not heard: no agent answers" in shown
+    assert "left out: 1 pairs of endpoints; ask by --segment" in shown
+
+
+def test_programs_read_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell(_found(DIFFERS, []), Format.JSON)
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["status"], len(record["differences"])) == (1, 3)
+    switch = next(row for row in record["paths"] if row["path"] == "switch")
+    assert (switch["asked"], switch["agree"], switch["differ"]) == (10, 7, 3)

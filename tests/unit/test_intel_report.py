@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dataplane.core.agreement import Field
 from dataplane.core.model import Encap, Family, Guard
 from tests.unit.intel_builders import POOLS, WIRING
 from tests.unit.marvell_builders import bound, entries, vf
@@ -43,7 +44,7 @@ def test_an_empty_device_can_do_it_all() -> None:
     assert (found.vendor, found.obstacle, found.emulated) == ("intel", "", True)
     assert found.tunnels == KINDS
     assert found.guards == {f"rep{n}": {Guard.MAC, Guard.OFF} for n in (1, 2)}
-    assert {"df", "ttl", "ecn"} == found.cannot_set
+    assert {Field.DF, Field.TTL, Field.ECN} == found.cannot_set
     assert {(table.capacity, table.used, table.foreign) for table in found.tables} == {(1024, 0, 0)}
     assert len(found.tables) == len(PIPELINE)
 
@@ -56,7 +57,7 @@ def test_ours_is_counted_apart_from_what_is_of_others() -> None:
     found = capability(replace(FOUND, rows=(*PORTS, *rows, other)), WIRING, emulated=False)
     tables = {table.name: table for table in found.tables}
     assert (tables[SEND.name].used, tables[SEND.name].foreign) == (2, 1)
-    assert sum(table.used - table.foreign for table in found.tables) == len(rows)
+    assert sum(table.used - table.foreign for table in found.tables) == len(rows) == found.rows
     assert found.obstacle == ""
 
 

@@ -41,7 +41,7 @@ from vendors.intel.pipeline import (
 )
 from vendors.intel.rows import render_rows
 
-SEGMENTS = [replace(each, guard=Guard.MAC) for each in (GENEVE4, GENEVE6, VXLAN4, VXLAN6, MAC_ONLY)]
+SEGMENTS = [replace(each, guard=Guard.OFF) for each in (GENEVE4, GENEVE6, VXLAN4, VXLAN6, MAC_ONLY)]
 
 
 @st.composite

@@ -14,7 +14,7 @@ from dataplane.core.desired import Bindings, Desired, PortState
 from dataplane.core.diff import diff
 from dataplane.core.model import EntryKey, Fabric, Guard, IpAddress, Segment
 from dataplane.core.reasons import Reason
-from tests.unit.intel_builders import POOLS, WIRING
+from tests.unit.intel_builders import FREE4, POOLS, WIRING
 from tests.unit.marvell_builders import NEXT_HOPS, bound, entries, vf
 from tests.unit.overlay_builders import (
     GENEVE4,
@@ -55,7 +55,7 @@ from vendors.intel.pipeline import (
 from vendors.intel.rows import render_rows
 
 KINDS = [
-    pytest.param(replace(segment, guard=Guard.MAC), vteps, id=segment.name)
+    pytest.param(replace(segment, guard=Guard.OFF), vteps, id=segment.name)
     for segment, vteps in ((GENEVE4, VTEP4), (GENEVE6, VTEP6), (VXLAN4, VTEP4), (VXLAN6, VTEP6))
 ]
 
@@ -157,7 +157,7 @@ def test_one_vf_and_one_remote_endpoint(segment: Segment, vteps: tuple[IpAddress
 
 
 def test_vfs_of_a_segment_reach_each_other_and_not_themselves() -> None:
-    rows = rows_of(desired(view(MAC_ONLY, [vf(n, MAC_ONLY) for n in (1, 2, 3)])))
+    rows = rows_of(desired(view(FREE4, [vf(n, FREE4) for n in (1, 2, 3)])))
     ways = {
         (match[BRIDGE_FIELD].vsi - 26, match["dst_mac"]): to["port"]  # type: ignore[attr-defined]
         for match, _, to in found(rows, SEND.name)
@@ -169,15 +169,13 @@ def test_vfs_of_a_segment_reach_each_other_and_not_themselves() -> None:
 
 def test_what_a_vf_may_send_from_is_its_own_mac_alone() -> None:
     rows = rows_of(
-        desired(
-            view(MAC_ONLY, [vf(1, MAC_ONLY), vf(2, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])
-        )
+        desired(view(FREE4, [vf(1, FREE4), vf(2, FREE4)], [remote(10, FREE4, VTEP4[0])]))
     )
     known = Counter(match[BRIDGE_FIELD] for match, _, _ in found(rows, SMAC.name))
     assert known == {
-        Bridge(MAC_ONLY.vni, 27): 1,
-        Bridge(MAC_ONLY.vni, 28): 1,
-        Bridge(MAC_ONLY.vni): 1,
+        Bridge(FREE4.vni, 27): 1,
+        Bridge(FREE4.vni, 28): 1,
+        Bridge(FREE4.vni): 1,
     }
 
 
@@ -239,9 +237,9 @@ def test_a_change_that_ends_in_the_middle_is_gone_on_with(
 
 
 def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
-    far = [remote(10, each, vtep) for each, vtep in ((MAC_ONLY, VTEP4[0]), (UNGUARDED, VTEP4[1]))]
+    far = [remote(10, each, vtep) for each, vtep in ((FREE4, VTEP4[0]), (UNGUARDED, VTEP4[1]))]
     views = [
-        view(MAC_ONLY, [vf(1, MAC_ONLY)], far[:1]),
+        view(FREE4, [vf(1, FREE4)], far[:1]),
         view(UNGUARDED, [vf(2, UNGUARDED)], far[1:]),
     ]
     for order in (views, views[::-1]):
@@ -262,8 +260,14 @@ def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
             id="a guard that looks at addresses",
         ),
         pytest.param(
+            desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])),
+            None,
+            Reason.UNSUPPORTED_GUARD,
+            id="a guard that stops routers' advertisements",
+        ),
+        pytest.param(
             replace(
-                desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])),
+                desired(view(FREE4, [vf(1, FREE4)], [remote(10, FREE4, VTEP4[0])])),
                 fabric=Fabric(geneve_port=7000),
             ),
             None,
@@ -271,16 +275,16 @@ def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
             id="another UDP port",
         ),
         pytest.param(
-            desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])),
-            bound(frozenset({EntryKey(MAC_ONLY.vni, mac_of(10))})),
+            desired(view(FREE4, [vf(1, FREE4)], [remote(10, FREE4, VTEP4[0])])),
+            bound(frozenset({EntryKey(FREE4.vni, mac_of(10))})),
             Reason.NO_SWITCH_PORT,
             id="no VF that is placed",
         ),
         pytest.param(
             desired(
                 view(
-                    MAC_ONLY,
-                    [replace(vf(1, MAC_ONLY), state=PortState.BLOCKED, reason=Reason.DUPLICATE)],
+                    FREE4,
+                    [replace(vf(1, FREE4), state=PortState.BLOCKED, reason=Reason.DUPLICATE)],
                 )
             ),
             None,
@@ -288,8 +292,8 @@ def test_of_a_mac_on_two_segments_one_stays_whatever_the_order() -> None:
             id="a blocked port",
         ),
         pytest.param(
-            desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])])),
-            Bindings(NIC, placed=frozenset(EntryKey(MAC_ONLY.vni, mac_of(n)) for n in (1, 10))),
+            desired(view(FREE4, [vf(1, FREE4)], [remote(10, FREE4, VTEP4[0])])),
+            Bindings(NIC, placed=frozenset(EntryKey(FREE4.vni, mac_of(n)) for n in (1, 10))),
             Reason.NO_NEXTHOP,
             id="no next hop",
         ),
@@ -318,12 +322,12 @@ def test_of_a_view_that_is_not_complete_nothing_is_taken_away(world: Desired) ->
 
 
 def test_the_view_that_a_row_comes_from() -> None:
-    far = remote(10, MAC_ONLY, VTEP4[0])
-    rows = rows_of(desired(view(MAC_ONLY, [vf(1, MAC_ONLY), vf(2, MAC_ONLY)], [far])))
+    far = remote(10, FREE4, VTEP4[0])
+    rows = rows_of(desired(view(FREE4, [vf(1, FREE4), vf(2, FREE4)], [far])))
     scopes: dict[str, set[int | None]] = {}
     for row in rows:
         scopes.setdefault(row.table, set()).add(replace(row, firm=False).scope)
-    vni = int(MAC_ONLY.vni)
+    vni = int(FREE4.vni)
     assert scopes == {
         "geneve_encap_mod_table": {vni},
         "geneve_decap_mod_table": {vni},

@@ -27,7 +27,7 @@ UDP_PORTS: Mapping[Encap, int] = {
 class Bridge:
     """An L2 domain of the device: of VF ``vsi`` on a segment, or, 0, of that segment's tunnels.
 
-    A VF has one of its own: what it may send is checked by it (l2_fwd_smac_table).
+    A VF has one of its own: by it the device sends for it from its own MAC alone.
     """
 
     vni: int

@@ -47,7 +47,8 @@ from vendors.intel.pipeline import (
 )
 from vendors.scene import Scene
 
-GUARDS = frozenset({Guard.MAC, Guard.OFF})  # there is no look at addresses, ARP or ND
+# A source MAC is checked, and nothing else: no router's advertisement, redirect or second tag.
+GUARDS = frozenset({Guard.OFF})
 _NO_NIC = "the underlay's NIC is not known yet"
 _HOP_LIMIT = 64  # as every path's
 _Planned = tuple[Table, Mapping[str, Value], str, Mapping[str, Value]]
@@ -129,7 +130,9 @@ def _why_not(wiring: Wiring, port: Port) -> tuple[Reason, str] | None:
         detail = f"{port.attachment.access_port} is no representor of this switch"
         return Reason.NO_SWITCH_PORT, detail
     if port.guard not in GUARDS:
-        detail = f"its tables cannot check guard {port.guard}: no addresses, ARP or ND"
+        detail = (
+            f"its tables cannot check what guard {port.guard} does: no ND, no tags, no addresses"
+        )
         return Reason.UNSUPPORTED_GUARD, detail
     return None
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.core.desired import Desired
-from dataplane.core.model import Guard, Vni
+from dataplane.core.model import Guard
 from tests.unit.intel_builders import POOLS, WIRING
 from tests.unit.marvell_builders import bound, entries, vf
 from tests.unit.overlay_builders import (
@@ -122,7 +122,7 @@ def test_of_rows_that_were_lost_nothing_wrong_is_concluded(
 @given(st.integers(1, 6), st.integers(0, 40))
 def test_when_numbers_run_out_the_others_have_theirs(bits: int, count: int) -> None:
     pools = Pools({**POOLS.bits, Bridge: bits})
-    wanted = {Bridge(Vni(number), 1) for number in range(1, count + 1)}
+    wanted = {Bridge(number) for number in range(1, count + 1)}
     ids, lacking = allocate(learn((), pools), wanted, pools)
     assert len(lacking) == max(0, count - len(pools.ours(Bridge)))
     assert wanted - lacking == {each for each in ids.numbers if isinstance(each, Bridge)}

@@ -56,7 +56,7 @@ def test_ours_is_counted_apart_from_what_is_of_others() -> None:
     other = DeviceRow(SEND.name, (("dst_mac", 1), ("user_meta.pmeta.bridge_id", 5)), "l2_fwd")
     found = capability(replace(FOUND, rows=(*PORTS, *rows, other)), WIRING, emulated=False)
     tables = {table.name: table for table in found.tables}
-    assert (tables[SEND.name].used, tables[SEND.name].foreign) == (2, 1)
+    assert (tables[SEND.name].used, tables[SEND.name].foreign) == (3, 1)
     assert sum(table.used - table.foreign for table in found.tables) == len(rows) == found.rows
     assert found.obstacle == ""
 

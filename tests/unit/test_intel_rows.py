@@ -82,27 +82,28 @@ def mac(number: int) -> int:
 def test_one_vf_and_one_remote_endpoint(segment: Segment, vteps: tuple[IpAddress, ...]) -> None:
     far, vni = vteps[0], segment.vni
     rows = rows_of(desired(view(segment, [vf(1, segment)], [remote(10, segment, far)])))
-    own, shared, tunnel = Bridge(vni, 27), Bridge(vni), Tunnel(far, vni)
+    bridge, tunnel = Bridge(vni), Tunnel(far, vni)
     version = f"v{far.version}"
     suffix = "" if far.version == 4 else "_v6"
 
     assert found(rows, SEND.name) == [
+        ({BRIDGE_FIELD: bridge, "dst_mac": mac(1)}, "l2_fwd", {"port": 43}),
         (
-            {BRIDGE_FIELD: own, "dst_mac": mac(10)},
+            {BRIDGE_FIELD: bridge, "dst_mac": mac(10)},
             f"set_{segment.encap}_underlay_{version}",
             {"tunnel_id": tunnel},
-        )
+        ),
     ]
     assert found(rows, RECEIVE.name) == [
-        ({BRIDGE_FIELD: shared, "dst_mac": mac(1)}, "l2_fwd", {"port": 43})
+        ({BRIDGE_FIELD: bridge, "dst_mac": mac(1)}, "l2_fwd", {"port": 43})
     ]
     sources = {
         (each["hdrs.mac[vmeta.common.depth].sa"], each[BRIDGE_FIELD])
         for each, _, _ in found(rows, SMAC.name)
     }
-    assert sources == {(mac(1), own), (mac(10), shared)}
+    assert sources == {(mac(1), bridge), (mac(10), bridge)}
     bridges = {each[SOURCE_FIELD]: to["bridge_id"] for each, _, to in found(rows, BRIDGES.name)}
-    assert bridges == {43: own, TunnelSource(vni): shared}
+    assert bridges == {43: bridge, TunnelSource(vni): bridge}
 
     ((match, action, outer),) = found(rows, f"{segment.encap}_encap{suffix}_mod_table")
     assert (match, action) == (
@@ -156,29 +157,6 @@ def test_one_vf_and_one_remote_endpoint(segment: Segment, vteps: tuple[IpAddress
     ) in members
 
 
-def test_vfs_of_a_segment_reach_each_other_and_not_themselves() -> None:
-    rows = rows_of(desired(view(FREE4, [vf(n, FREE4) for n in (1, 2, 3)])))
-    ways = {
-        (match[BRIDGE_FIELD].vsi - 26, match["dst_mac"]): to["port"]  # type: ignore[attr-defined]
-        for match, _, to in found(rows, SEND.name)
-    }
-    assert ways == {
-        (one, mac(other)): 42 + other for one in (1, 2, 3) for other in (1, 2, 3) if one != other
-    }
-
-
-def test_what_a_vf_may_send_from_is_its_own_mac_alone() -> None:
-    rows = rows_of(
-        desired(view(FREE4, [vf(1, FREE4), vf(2, FREE4)], [remote(10, FREE4, VTEP4[0])]))
-    )
-    known = Counter(match[BRIDGE_FIELD] for match, _, _ in found(rows, SMAC.name))
-    assert known == {
-        Bridge(FREE4.vni, 27): 1,
-        Bridge(FREE4.vni, 28): 1,
-        Bridge(FREE4.vni): 1,
-    }
-
-
 @given(worlds())
 def test_no_part_takes_more_rows_than_is_said(world: Desired) -> None:
     """What placement reckons with is enough for what is rendered."""
@@ -187,7 +165,6 @@ def test_no_part_takes_more_rows_than_is_said(world: Desired) -> None:
         needed = each.ports or ()
         parts[Part.PORT] += len(needed)
         parts[Part.LOCAL] += len(needed)
-        parts[Part.PAIR] += len(needed) * (len(needed) - 1 + len(each.remotes))
         if needed:
             parts[Part.MEMBER] += len(each.flood)
             parts[Part.REMOTE] += len(each.remotes)
@@ -334,7 +311,7 @@ def test_the_view_that_a_row_comes_from() -> None:
         "ipv4_tunnel_term_table": {vni},
         "rx_ipv4_tunnel_source_port": {vni, None},
         "source_port_to_bridge_map": {None},
-        "l2_fwd_smac_table": {vni, None},
+        "l2_fwd_smac_table": {vni},
         "l2_fwd_tx_table": {vni, None},
         "l2_fwd_rx_table": {None},
         "l2_to_tunnel_v4": {FABRIC_SCOPE},

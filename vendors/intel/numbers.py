@@ -27,7 +27,6 @@ from vendors.intel.pipeline import (
     TABLES,
     TARGET_MAC_FIELD,
     UNDERLAY,
-    VPORT_OFFSET,
     Bridge,
     DeviceRow,
     Fields,
@@ -92,11 +91,7 @@ class Ids:
 
 def is_ours(row: DeviceRow, pools: Pools) -> bool:
     """Say whether a row is ours by a number in it; of a MAC's VTEP it cannot be said by the row."""
-    if not row.plain:
-        return False
-    if _anchored(row) is not None:
-        return True
-    return any(
+    return row.plain and any(
         number in pools.ours(KINDS[name])
         for name, number in (*row.match, *row.params)
         if name in KINDS and not (row.table == BRIDGES.name and name == SOURCE_FIELD)
@@ -137,14 +132,10 @@ def learn(rows: Iterable[DeviceRow], pools: Pools) -> Ids:
         for name, number in (*row.match, *row.params):
             if name in KINDS and number in pools.ours(KINDS[name]):
                 taken.add((KINDS[name], number))
-    anchors = {each for row in by_table[ANCHORS.name] if (each := _anchored(row))}
-    tunnels = pools.ours(TunnelSource)
-    segments = _unique(each for each in anchors if each[1] in tunnels)
+    segments = _unique(each for row in by_table[ANCHORS.name] if (each := _anchored(row)))
     numbers: dict[Symbol, int] = {Router(): pools.ours(Router)[0]}
     numbers |= {TunnelSource(vni): source for vni, source in segments.items()}
-    owners = Counter(source for _, source in anchors)
-    vfs = {s: vni for vni, s in anchors if s not in tunnels and owners[s] == 1}
-    numbers |= _unique(_bridges(by_table[BRIDGES.name], segments, vfs))
+    numbers |= _unique(_bridges(by_table[BRIDGES.name], segments))
     numbers |= _unique(_tunnels(by_table))
     numbers |= _unique(_hops(by_table))
     return Ids(numbers, frozenset(taken))
@@ -206,16 +197,13 @@ def from_device(row: DeviceRow, names: Names) -> Row:
 
 
 def _bridges(
-    rows: Iterable[DeviceRow], segments: Mapping[int, int], vfs: Mapping[int, int]
+    rows: Iterable[DeviceRow], segments: Mapping[int, int]
 ) -> Iterator[tuple[Bridge, int]]:
-    """Yield the bridges: of tunnels by their segment, of VFs by their vport."""
+    """Yield the bridges, by the source port of their segment's tunnels."""
     by_source = {dict(row.match)[SOURCE_FIELD]: dict(row.params)["bridge_id"] for row in rows}
     for vni, source in segments.items():
         if source in by_source:
             yield Bridge(vni), by_source[source]
-    for vport, vni in vfs.items():
-        if vport in by_source:
-            yield Bridge(vni, vport - VPORT_OFFSET), by_source[vport]
 
 
 def _tunnels(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[Tunnel, int]]:

@@ -25,13 +25,9 @@ UDP_PORTS: Mapping[Encap, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """An L2 domain of the device: of VF ``vsi`` on a segment, or, 0, of that segment's tunnels.
-
-    A VF has one of its own: by it the device sends for it from its own MAC alone.
-    """
+    """The L2 domain of the device that a segment is."""
 
     vni: int
-    vsi: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +186,7 @@ def _family_tables(family: Family) -> dict[str, Table]:
             Stage.SOURCE,
             {f"ipv{version}_src": bits, "vni": 24},
             {"set_source_port": {"source_port": 0}},
-            {Part.PORT: 2, Part.MEMBER: 1} if version == "4" else {Part.MEMBER: 1},
+            {Part.PORT: 1, Part.MEMBER: 1} if version == "4" else {Part.MEMBER: 1},
         ),
         "vtep": Table(
             f"l2_to_tunnel_v{version}",
@@ -213,7 +209,7 @@ def _family_tables(family: Family) -> dict[str, Table]:
 
 SMAC = Table(
     "l2_fwd_smac_table",
-    "which source MACs a VF may send, and a segment's tunnels",
+    "which source MACs are known on a segment; what others send is the software's",
     Stage.KNOWN,
     {SOURCE_MAC_FIELD: 48, BRIDGE_FIELD: 0},
     {"NoAction": _NONE},
@@ -236,7 +232,7 @@ SEND = Table(
         "l2_fwd": {"port": 32},
         **{underlay_action(encap, family): _TUNNELLED for encap in Encap for family in Family},
     },
-    {Part.PAIR: 1},
+    {Part.LOCAL: 1, Part.REMOTE: 1},
 )
 RECEIVE = Table(
     "l2_fwd_rx_table",
@@ -266,7 +262,7 @@ ENCAPS = {(encap, family): _encap_table(encap, family) for encap in Encap for fa
 DECAPS = {encap: _decap_table(encap) for encap in Encap}
 UNDERLAY = {family: _family_tables(family) for family in Family}
 ANCHORS = UNDERLAY[Family.IPV4]["source"]
-"""Where a VF, and the tunnels of a segment, have the row that says which segment they are of.
+"""Where the tunnels of a segment have the row that names them, whichever family they are of.
 
 Its address is the number of the source port: of 0.0.0.0/8, which no packet has as its source
 (RFC 1122 3.2.1.3), and looked at only after a hit in the termination table, which has no such row.
@@ -350,7 +346,7 @@ class Row:
         if self.table in _OF_ALL_SEGMENTS:
             return FABRIC_SCOPE
         bridge = dict(self.match).get(BRIDGE_FIELD)
-        if self.table == SMAC.name and isinstance(bridge, Bridge) and not bridge.vsi:
+        if self.table == SMAC.name and isinstance(bridge, Bridge):
             return bridge.vni
         tunnels = (symbol for symbol in self.symbols if isinstance(symbol, Tunnel))
         return next((tunnel.vni for tunnel in tunnels), self._member_of)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from zlib import crc32
@@ -111,13 +111,10 @@ def _plan_segment(plan: _Plan, scene: Scene, behind_vteps: dict[Mac, IpAddress])
     far = frozenset(key for key, _ in remotes)
     for key, port in local.items():
         _plan_port(plan, scene, port, far | {key})
-        for other in local.values():
-            if other is not port:
-                _plan_pair(plan, scene, port, other)
     by_vtep: dict[IpAddress, set[EntryKey]] = {}
     for key, remote in remotes:
         by_vtep.setdefault(remote.vtep, set()).add(key)
-        _plan_remote(plan, scene, remote, local.values())
+        _plan_remote(plan, scene, remote)
     for vtep, entries in by_vtep.items():
         _plan_member(plan, scene, vtep, entries)
 
@@ -201,38 +198,25 @@ def _why_not_to(scene: Scene, vtep: IpAddress) -> tuple[Reason, str] | None:
 
 
 def _plan_port(plan: _Plan, scene: Scene, port: Port, entries: AbstractSet[EntryKey]) -> None:
-    """Plan a VF: its bridge, the one MAC that it may send from, and what is sent to it."""
+    """Plan a VF: the segment's bridge, its MAC there, and what is sent to it."""
     vni, mac = scene.segment.vni, port.attachment.mac
-    vsi, owner = plan.wiring.vfs[port.attachment.netdev], scene.key(mac)
-    own, shared = Bridge(vni, vsi), Bridge(vni)
-    rows: list[_Planned] = [
-        _anchor(vni, vsi + VPORT_OFFSET),
-        _bridge_row(vsi + VPORT_OFFSET, own),
-        _smac_row(mac, own),
-        (RECEIVE, {BRIDGE_FIELD: shared, "dst_mac": _number(mac)}, *_to_vf(vsi)),
-    ]
-    for row in rows:
-        plan.add(row, entries, owner)
+    vsi, owner, bridge = plan.wiring.vfs[port.attachment.netdev], scene.key(mac), Bridge(vni)
+    to_it: dict[str, Value] = {BRIDGE_FIELD: bridge, "dst_mac": _number(mac)}
+    for row in (
+        _bridge_row(vsi + VPORT_OFFSET, bridge),
+        _smac_row(mac, bridge),
+        (RECEIVE, to_it, *_to_vf(vsi)),
+        (SEND, to_it, *_to_vf(vsi)),
+    ):
+        plan.add(row, entries, owner, firm=True)
     source = TunnelSource(vni)
-    plan.add(_anchor(vni, source), entries, firm=True)
-    plan.add(_bridge_row(source, shared), entries, firm=True)
+    anchor: dict[str, Value] = {"ipv4_src": source, "vni": vni}
+    plan.add((ANCHORS, anchor, "set_source_port", {"source_port": source}), entries, firm=True)
+    plan.add(_bridge_row(source, bridge), entries, firm=True)
 
 
-def _plan_pair(plan: _Plan, scene: Scene, port: Port, other: Port) -> None:
-    """Plan what one VF sends to another of its segment."""
-    vsi, to = (plan.wiring.vfs[each.attachment.netdev] for each in (port, other))
-    match: dict[str, Value] = {
-        BRIDGE_FIELD: Bridge(scene.segment.vni, vsi),
-        "dst_mac": _number(other.attachment.mac),
-    }
-    entry, owner = (scene.key(each.attachment.mac) for each in (other, port))
-    plan.add((SEND, match, *_to_vf(to)), {entry}, owner)
-
-
-def _plan_remote(
-    plan: _Plan, scene: Scene, remote: RemoteEndpoint, ports: Collection[Port]
-) -> None:
-    """Plan an endpoint of another node, as each VF of the segment reaches it."""
+def _plan_remote(plan: _Plan, scene: Scene, remote: RemoteEndpoint) -> None:
+    """Plan an endpoint of another node."""
     segment, vtep, mac = scene.segment, remote.vtep, remote.endpoint.mac
     key, family = scene.key(mac), family_of(vtep)
     plan.add(_smac_row(mac, Bridge(segment.vni)), {key})
@@ -242,12 +226,9 @@ def _plan_remote(
         to_vtep = {f"ipv6_{n}": int.from_bytes(word) for n, word in enumerate(words, 1)}
     match: dict[str, Value] = {TARGET_MAC_FIELD: _number(mac)}
     plan.add((UNDERLAY[family]["vtep"], match, f"set_tunnel_v{vtep.version}", to_vtep), {key})
-    action = underlay_action(segment.encap, family)
-    for port in ports:
-        bridge = Bridge(segment.vni, plan.wiring.vfs[port.attachment.netdev])
-        match = {BRIDGE_FIELD: bridge, "dst_mac": _number(mac)}
-        to: dict[str, Value] = {"tunnel_id": Tunnel(vtep, segment.vni)}
-        plan.add((SEND, match, action, to), {key}, scene.key(port.attachment.mac))
+    match = {BRIDGE_FIELD: Bridge(segment.vni), "dst_mac": _number(mac)}
+    to: dict[str, Value] = {"tunnel_id": Tunnel(vtep, segment.vni)}
+    plan.add((SEND, match, underlay_action(segment.encap, family), to), {key})
 
 
 def _plan_member(
@@ -297,11 +278,6 @@ def _outer(segment: Segment, own: IpAddress, vtep: IpAddress) -> dict[str, Value
     if vtep.version == 6:
         outer |= {"ds": 0, "ecn": 0, "flow_label": 0, "hop_limit": _HOP_LIMIT}
     return outer
-
-
-def _anchor(vni: int, source: Value) -> _Planned:
-    match: dict[str, Value] = {"ipv4_src": source, "vni": vni}
-    return ANCHORS, match, "set_source_port", {"source_port": source}
 
 
 def _bridge_row(source: Value, bridge: Bridge) -> _Planned:

@@ -10,6 +10,7 @@
 #include "ends.h"
 
 #include <arpa/inet.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -20,6 +21,7 @@
 #define MAX_STREAMS 64
 #define CHUNK (128 * 1024)
 #define LOST_US 200000
+#define CONGESTION "cubic" /* Linux's default, whatever this machine's is: bbr would pace */
 #define MAX_ROUND_TRIPS (1 << 23)
 
 static volatile uint64_t *received; /* bytes or packets; shared by both ends */
@@ -47,6 +49,9 @@ connect_ends(int type, const char *client_netns, const char *server_netns, const
 	enter(client_netns);
 	for (i = 0; i < streams; i++) {
 		clients[i] = must(socket(AF_INET, type, 0), "socket");
+		if (type == SOCK_STREAM)
+			must(setsockopt(clients[i], IPPROTO_TCP, TCP_CONGESTION, CONGESTION,
+			                strlen(CONGESTION)), "congestion control");
 		must(connect(clients[i], (void *)&address, length), "connect");
 		servers[i] = type == SOCK_STREAM ? must(accept(listener, NULL, NULL), "accept") : listener;
 	}

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.core.agreement import Question
@@ -119,6 +119,7 @@ def test_a_large_segment_is_cut_short_and_that_is_said() -> None:
     assert len(found.questions) < 10 * MAX_PAIRS
 
 
+@settings(deadline=None)
 @given(
     packets=st.integers(0, 40),
     seed=st.text(max_size=8),

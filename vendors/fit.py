@@ -7,7 +7,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from dataplane.core.errors import PartlyRefusedError
 from dataplane.core.model import EntryKey
+from dataplane.core.reasons import Reason
 
 
 class Placeable(Protocol):
@@ -46,6 +48,17 @@ class Fit(Generic[RowT]):
 
     rows: tuple[RowT, ...]
     refused: Mapping[EntryKey, str] = field(default_factory=dict)
+
+
+def check_refused(name: str, refused: Mapping[EntryKey, str]) -> None:
+    """Raise PartlyRefusedError, in the name of a driver, if some entries go without."""
+    if refused:
+        first = next(iter(refused.values()))
+        raise PartlyRefusedError(
+            f"{name}: {len(refused)} entries stay in software: {first}",
+            dict(refused),
+            standing=all(why.startswith(Reason.TABLE_FULL) for why in refused.values()),
+        )
 
 
 def without(rows: Iterable[RowT], refused: Mapping[EntryKey, str]) -> tuple[RowT, ...]:

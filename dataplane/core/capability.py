@@ -17,7 +17,6 @@ class Part(StrEnum):
     LOCAL = "local"  # frames for the endpoint behind such a port
     MEMBER = "member"  # tunnel packets of one VTEP and VNI
     REMOTE = "remote"  # frames for an endpoint behind a VTEP
-    PAIR = "pair"  # frames of one such port for one endpoint, local or remote
 
 
 @dataclass(frozen=True, slots=True)

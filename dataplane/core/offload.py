@@ -97,6 +97,7 @@ class _Candidate(NamedTuple):
 
 
 _Parts = tuple[tuple[Part, int], ...]
+_REMOTE: _Parts = ((Part.REMOTE, 1),)
 
 
 @dataclass(slots=True, eq=False)  # two of the same parts are two
@@ -234,26 +235,24 @@ class _Segment:
 
     def verdicts(self) -> Iterator[tuple[EntryKey, _Candidate | Reason]]:
         """Yield of each entry that it may be placed, or why not."""
-        others = len(self._behind) - 1
         ports: dict[EntryKey, _Bundle] = {}
         waits = not self._view.synced
         for port in self._view.ports:
             key, why = self._key(port.attachment.mac), self._why_not(port)
             if why is None:
-                ports[key] = _port(port, others)
+                ports[key] = _port(port)
                 pinned = self._is(Hardware.ALWAYS, port.attachment)
                 yield key, _Candidate(key, frozenset(), (), (ports[key],), pinned, waits)
             else:
                 yield key, why
         local, bundles = frozenset(ports), tuple(ports.values())
-        remote_parts: _Parts = ((Part.REMOTE, 1), (Part.PAIR, len(ports)))
         shared = {vtep: (_Bundle(((Part.MEMBER, 1),)), *bundles) for vtep in self._view.flood}
         for remote in self._view.remotes:
             endpoint = remote.endpoint
             key, why = self._key(endpoint.mac), self._why_not_remote(remote)
             if why is None:
                 pinned = self._is(Hardware.ALWAYS, endpoint)
-                yield key, _Candidate(key, local, remote_parts, shared[remote.vtep], pinned, waits)
+                yield key, _Candidate(key, local, _REMOTE, shared[remote.vtep], pinned, waits)
             else:
                 yield key, why
 
@@ -310,8 +309,6 @@ class _Segment:
         return EntryKey(self._view.segment.vni, mac)
 
 
-def _port(port: Port, others: int) -> _Bundle:
-    """Return what a port takes, with what ``others`` of its segment send to it."""
+def _port(port: Port) -> _Bundle:
     addresses = len(port.attachment.ips) if port.guard is Guard.IP else 0
-    parts = ((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1), (Part.PAIR, others))
-    return _Bundle(parts)
+    return _Bundle(((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1)))

@@ -45,7 +45,7 @@ nodes:
 - {name: d2, dpu: {vendor: intel, host: h2, vfs: 4}}
 """
 _DPU = "d1"
-_IPU = "d2"  # its switch checks MACs alone: entries with guard ip stay out of it
+_IPU = "d2"  # its switch checks no sender, so that guarded entries stay out of it
 _FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
 _SMALL_TABLE = 10  # rows
 _BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch
@@ -77,7 +77,7 @@ class Demo:
         self._step("switch", self._switch)
         self._step("killed", self._kill)
         self._step("full", self._fill)
-        self._step("guard", self._guard)
+        self._step("unguarded", self._unguard)
         self._step("placement", self._placement)
         took = time.monotonic() - began
         self.console.print(f"[dim]done in {took:.0f} s[/dim]")
@@ -192,17 +192,17 @@ class Demo:
         lost = sum(echo.lost for echo in echoes)
         return f"switch under traffic: {lost} packets lost, {gap * 1000:.0f} ms to software"
 
-    def _guard(self) -> str:
-        """Have the other DPU's switch take a segment whose guard it can enforce."""
+    def _unguard(self) -> str:
+        """Have the other DPU's switch take a segment whose senders nobody has checked."""
         last = COLOURS[-1]
         with self._talks(_IPU, 1) as echoes:
             wait = 2 * len(COLOURS)
             self._await(lambda: self._for(Reason.UNSUPPORTED_GUARD, _IPU), wait, "guarded entries")
-            lab.apply(self.scene.paths, last.document + "guard: mac\n")
+            lab.apply(self.scene.paths, last.document + 'guard: "off"\n')
             rows = self._await(lambda: self._rows(_IPU), 2, "rows in the switch")
             guarded = self._for(Reason.UNSUPPORTED_GUARD, _IPU)
         self._none_lost(echoes, f"of {last.name} went into the switch")
-        return f"{rows} rows of guard mac on {_IPU} (emulated), {guarded} of ip in software"
+        return f"{rows} rows of {last.name} on {_IPU} (emulated), {guarded} guarded, in software"
 
     @contextmanager
     def _talks(self, dpu: str, partners: int) -> Iterator[list[Echo]]:

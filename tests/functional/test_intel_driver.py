@@ -15,12 +15,13 @@ from typing import cast
 import pytest
 from finsy.proto import p4i, p4r
 from google.protobuf import text_format
+from scapy.layers.inet6 import ICMPv6ND_RA, IPv6
 from scapy.layers.l2 import Ether
 
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
-from dataplane.core.model import Encap, EntryKey, Family, IpAddress, Segment
+from dataplane.core.model import Encap, EntryKey, Family, Guard, IpAddress, Segment
 from dataplane.core.reasons import Reason
 from tests.functional.fabric_support import wait_until
 from tests.functional.intel_device import WIRING, Device, running_device
@@ -28,15 +29,15 @@ from tests.functional.overlay_switch import decapsulate, encapsulate
 from tests.functional.switch_world import NEXT_HOPS, IntelWorld, Stage, entries
 from tests.functional.test_rbac import Pki
 from tests.functional.test_switch_frames import talk
-from tests.unit.intel_builders import SHIPPED, read_p4info
+from tests.unit.intel_builders import FREE4, FREE6, SHIPPED, read_p4info
 from tests.unit.overlay_builders import (
-    MAC_ONLY,
     NIC,
     UNGUARDED,
     VTEP4,
     VTEP6,
-    VXLAN6,
     desired,
+    ips_of,
+    link_local_of,
     mac_of,
     port,
     remote,
@@ -45,8 +46,6 @@ from tests.unit.overlay_builders import (
 from vendors.intel import client
 from vendors.intel.client import Certificates, Server
 from vendors.intel.driver import IntelSwitch, _Attempt
-
-FREE6 = replace(VXLAN6, name="free6", guard=UNGUARDED.guard)
 
 
 def behind(number: int, segment: Segment) -> Port:
@@ -61,9 +60,9 @@ def bound(wanted: Desired) -> Bindings:
 
 WANTED = desired(
     view(
-        MAC_ONLY,
-        [behind(number, MAC_ONLY) for number in (1, 2)],
-        [remote(10 + number, MAC_ONLY, VTEP4[number % 2]) for number in range(4)],
+        FREE4,
+        [behind(number, FREE4) for number in (1, 2)],
+        [remote(10 + number, FREE4, VTEP4[number % 2]) for number in range(4)],
     ),
     view(FREE6, [behind(3, FREE6)], [remote(20, FREE6, VTEP6[0])]),
 )
@@ -102,7 +101,7 @@ def place(switch: IntelSwitch, wanted: Desired) -> None:
     assert not diff(switch.render(wanted, bound(wanted)), switch.observe())
 
 
-def key(number: int, segment: Segment = MAC_ONLY) -> EntryKey:
+def key(number: int, segment: Segment = FREE4) -> EntryKey:
     return EntryKey(segment.vni, mac_of(number))
 
 
@@ -218,9 +217,9 @@ def test_what_stands_keeps_its_numbers_when_another_driver_adds(
         *WANTED.segments.values(), view(UNGUARDED, [], [remote(40, UNGUARDED, VTEP4[1])])
     )
     views = dict(more.segments)
-    far = [remote(30 + number, MAC_ONLY, VTEP4[number % 2]) for number in range(9)]
-    old = views[MAC_ONLY.name]
-    views[MAC_ONLY.name] = replace(old, remotes=(*far, *old.remotes))
+    far = [remote(30 + number, FREE4, VTEP4[number % 2]) for number in range(9)]
+    old = views[FREE4.name]
+    views[FREE4.name] = replace(old, remotes=(*far, *old.remotes))
     with driver(device) as newer:
         place(newer, replace(more, segments=views))
     assert before <= device.rows()
@@ -243,7 +242,7 @@ def test_a_driver_that_dies_while_it_writes_leaves_nothing_that_is_not_repaired(
             raise DiedError
         return write(self, updates)  # type: ignore[arg-type]  # of that very method
 
-    small = desired(view(MAC_ONLY, [behind(1, MAC_ONLY)], [remote(50, MAC_ONLY, VTEP4[1])]))
+    small = desired(view(FREE4, [behind(1, FREE4)], [remote(50, FREE4, VTEP4[1])]))
     stage.place(small)
     monkeypatch.setattr(client, "_BATCH", 7)
     monkeypatch.setattr(client.Client, "_write_batch", dying)
@@ -267,8 +266,8 @@ def nothing_is_half_done(device: Device) -> None:
             assert Ether(packet).src == NIC.mac
             assert Ether(packet).dst in NEXT_HOPS.values()
     for source, vtep, segment, target in (
-        (10, VTEP4[0], MAC_ONLY, 1),
-        (11, VTEP4[1], MAC_ONLY, 2),
+        (10, VTEP4[0], FREE4, 1),
+        (11, VTEP4[1], FREE4, 2),
         (20, VTEP6[0], FREE6, 3),
     ):
         inner = talk(source, target)["UDP over IPv4"]
@@ -298,7 +297,7 @@ def test_vfs_between_which_the_plugin_has_no_way_go_without(device: Device, stag
     try:
         refused = refusals(stage, WANTED)
         assert set(refused) == {key(2)}
-        assert "vsi_to_vsi_loopback has no way from VSI 28 to 27" in refused[key(2)]
+        assert "has not both ways between VSI 28 and 27" in refused[key(2)]
         for source, target in ((1, 2), (2, 1), (2, 11)):
             frame = talk(source, target)["UDP over IPv4"]
             assert device.ask(f"vf{source - 1}", frame) == {f"rep{source - 1}": [frame]}
@@ -312,8 +311,8 @@ def test_an_endpoint_whose_move_does_not_fit_is_not_sent_to_where_it_was(
     device: Device, stage: Stage
 ) -> None:
     def world(vtep: IpAddress) -> Desired:
-        far = [remote(10, MAC_ONLY, VTEP4[0]), remote(11, MAC_ONLY, vtep)]
-        return desired(view(MAC_ONLY, [behind(1, MAC_ONLY)], far))
+        far = [remote(10, FREE4, VTEP4[0]), remote(11, FREE4, vtep)]
+        return desired(view(FREE4, [behind(1, FREE4)], far))
 
     stage.place(world(VTEP4[0]))
     device.tell("table-full", "geneve_encap_mod_table", "1")
@@ -329,6 +328,41 @@ def test_a_slow_device_is_no_error(device: Device, stage: Stage) -> None:
     stage.place(WANTED)
 
 
+def test_what_a_slow_device_does_not_take_in_time_follows(
+    device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IntelSwitch, "deadline_s", 5.0)
+    monkeypatch.setattr(client, "_BATCH", 4)
+    device.tell("slow", "0.2")
+    wanted = bound(WANTED)
+    with pytest.raises(TargetError, match="is slow: "):
+        stage.switch.apply(stage.change(WANTED, wanted))
+    for _ in range(20):
+        nothing_is_half_done(device)
+        if not (change := stage.change(WANTED, wanted)):
+            break
+        assert not change.remove  # what is there is gone on with
+        began = time.monotonic()
+        with suppress(TargetError):
+            stage.switch.apply(change)
+        assert time.monotonic() - began < 5 * 5.0
+    assert set(stage.switch.counters()) == entries(WANTED)
+
+
+def test_a_router_s_advertisement_is_not_stopped_so_no_guard_is_offered(
+    device: Device, stage: Stage
+) -> None:
+    """RFC 6105: what guards mac and ip stop in software."""
+    stage.place(WANTED)
+    frame = bytes(
+        Ether(src=mac_of(1), dst=mac_of(10))
+        / IPv6(src=str(link_local_of(1)), dst=str(ips_of(10)[1]), hlim=255)
+        / ICMPv6ND_RA()
+    )
+    assert list(device.ask("vf0", frame)) == ["up"]
+    assert set(stage.switch.describe().guards["rep0"]) == {Guard.OFF}
+
+
 @pytest.mark.parametrize(
     ("vtep", "conflict"),
     [pytest.param(VTEP4[0], False, id="the same VTEP"), pytest.param(VTEP4[1], True, id="another")],
@@ -337,7 +371,7 @@ def test_a_mac_on_two_segments_is_behind_one_vtep(
     device: Device, stage: Stage, vtep: IpAddress, conflict: bool
 ) -> None:
     wanted = desired(
-        view(MAC_ONLY, [behind(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])]),
+        view(FREE4, [behind(1, FREE4)], [remote(10, FREE4, VTEP4[0])]),
         view(UNGUARDED, [behind(2, UNGUARDED)], [remote(10, UNGUARDED, vtep)]),
     )
     rendering = stage.switch.render(wanted, bound(wanted))
@@ -345,7 +379,7 @@ def test_a_mac_on_two_segments_is_behind_one_vtep(
     assert set(whys) == ({key(10, UNGUARDED)} if conflict else set())
     assert all(why.startswith(f"{Reason.KEY_CONFLICT}: ") for why in whys.values())
     stage.place(wanted)
-    for number, segment in ((1, MAC_ONLY), (2, UNGUARDED)):
+    for number, segment in ((1, FREE4), (2, UNGUARDED)):
         place_, (sent,) = next(
             iter(device.ask(f"vf{number - 1}", talk(number, 10)["UDP over IPv4"]).items())
         )
@@ -372,7 +406,7 @@ def altered() -> p4i.P4Info:
         for field in table.match_fields:
             field.id += 20
             if field.name == "user_meta.pmeta.bridge_id":
-                field.bitwidth = 2
+                field.bitwidth = 1
         for ref in table.action_refs:
             ref.id ^= 0x5555
         table.const_default_action_id ^= 0x5555 if table.const_default_action_id else 0
@@ -381,7 +415,7 @@ def altered() -> p4i.P4Info:
         for param in action.params:
             param.id += 30
             if param.name == "bridge_id":
-                param.bitwidth = 2
+                param.bitwidth = 1
     return info
 
 
@@ -396,13 +430,13 @@ def test_numbers_are_the_program_s_and_what_it_lacks_is_said(tmp_path: Path) -> 
         assert any("no geneve_encap_v6_mod_table" in words for words in found.limits)
         assert found.obstacle == ""
         one = desired(
-            view(MAC_ONLY, [behind(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])]),
+            view(FREE4, [behind(1, FREE4)], [remote(10, FREE4, VTEP4[0])]),
         )
         stage.place(one)
-        forwards(device, MAC_ONLY)
+        forwards(device, FREE4)
         refused = refusals(stage, WANTED)
-        assert {text for text in refused.values() if "all 2 numbers for a Bridge" in text}
-        forwards(device, MAC_ONLY)
+        assert {text for text in refused.values() if "all 1 numbers for a Bridge" in text}
+        forwards(device, FREE4)
         stage.strike()
         stage.switch.close()
 
@@ -427,10 +461,8 @@ def test_the_unmodified_p4info_of_the_shipped_program_works(
         stage.place(WANTED)
         assert set(stage.switch.counters()) == entries(WANTED)
         stage.strike()
-        stage.place(
-            desired(view(MAC_ONLY, [behind(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])]))
-        )
-        forwards(device, MAC_ONLY)
+        stage.place(desired(view(FREE4, [behind(1, FREE4)], [remote(10, FREE4, VTEP4[0])])))
+        forwards(device, FREE4)
         stage.strike()
         stage.switch.close()
 

@@ -21,6 +21,7 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
+from dataplane.core.agreement import Field
 from dataplane.core.desired import Port
 from dataplane.core.model import Encap, Guard, IpAddress, Segment
 from tests.functional.overlay_switch import decapsulate, encapsulate
@@ -209,7 +210,7 @@ def test_ecn_is_told_outside_and_dscp_is_not(scene: Scene, inner: int, dscp: int
     tos = dscp << 2 | ecn
     ip = v4(1, 10, tos=tos) if inner == 4 else v6(1, 10, tc=tos)
     outer = scene.sent(bytes(eth(1, 10) / ip / UDP() / b"x")).payload
-    told = 0 if "ecn" in scene.cannot_set else 2 if ecn == 3 else ecn
+    told = 0 if Field.ECN in scene.cannot_set else 2 if ecn == 3 else ecn
     assert (outer.tos if isinstance(outer, IP) else outer.tc) == told
 
 
@@ -240,7 +241,7 @@ def test_congestion_outside_is_told_inside(scene: Scene, outer: int, inner: int,
     answer = scene.ask(UP, bytes(packet))
     assert list(answer) == ["vf0"]
     found = Ether(answer["vf0"][0])
-    assert found[IP].tos == (inner if "ecn" in scene.cannot_set else told)
+    assert found[IP].tos == (inner if Field.ECN in scene.cannot_set else told)
     assert _has_right_sums(bytes(found[IP]))
 
 
@@ -248,7 +249,7 @@ def test_congestion_that_cannot_be_told_is_not_delivered(scene: Scene) -> None:
     """RFC 6040 section 4.2: CE outside, Not-ECT inside is dropped."""
     packet = Ether(scene.tunnelled(talk(10, 1)["UDP over IPv4"]))
     _set_tos(packet, 3)
-    assert ("vf0" in scene.ask(UP, bytes(packet))) == ("ecn" in scene.cannot_set)
+    assert ("vf0" in scene.ask(UP, bytes(packet))) == (Field.ECN in scene.cannot_set)
 
 
 def _set_tos(packet: Packet, tos: int) -> None:

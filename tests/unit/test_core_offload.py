@@ -40,7 +40,7 @@ from tests.unit.overlay_builders import (
 ALL_GUARDS = frozenset(Guard)
 TUNNELS = frozenset((encap, family) for encap in Encap for family in Family)
 BUSY, IDLE = 1000.0, 0.0
-ROWS: Mapping[Part, int] = dict.fromkeys(set(Part) - {Part.PAIR}, 1)
+ROWS: Mapping[Part, int] = dict.fromkeys(Part, 1)
 LOCAL_ROWS = 4  # of one port with two addresses: itself, each address, frames for it
 
 
@@ -82,21 +82,6 @@ def chosen(
 def test_both_directions_of_a_conversation_are_placed_together() -> None:
     choice = chosen(one_port(), {key(101): BUSY, key(1): IDLE})
     assert choice == Choice(frozenset({key(101), key(1)}), {})
-
-
-@pytest.mark.parametrize(
-    ("capacity", "left_out"),
-    [pytest.param(8, set(), id="just enough"), pytest.param(7, {103}, id="a row too few")],
-)
-def test_a_table_with_a_row_for_each_port_and_whom_it_reaches(
-    capacity: int, left_out: set[int]
-) -> None:
-    """Two ports reach three endpoints, and each other."""
-    far = tuple(remote(number, GENEVE4, VTEP4[0]) for number in (101, 102, 103))
-    world = desired(view(GENEVE4, [behind(1), behind(2)], far))
-    pairs = capability(tables=(Table("pairs", capacity, rows={Part.PAIR: 1}),))
-    choice = chosen(world, {key(number): BUSY for number in (101, 102, 103)}, pairs)
-    assert {number for number in (101, 102, 103) if key(number) not in choice.placed} == left_out
 
 
 @pytest.mark.parametrize(

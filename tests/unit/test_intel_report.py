@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from dataplane.core.agreement import Field
 from dataplane.core.model import Encap, Family, Guard
-from tests.unit.intel_builders import POOLS, WIRING, bound, entries, vf
-from tests.unit.overlay_builders import MAC_ONLY, VTEP4, desired, remote, view
+from tests.unit.intel_builders import FREE4, POOLS, WIRING
+from tests.unit.marvell_builders import bound, entries, vf
+from tests.unit.overlay_builders import VTEP4, desired, remote, view
 from tests.unit.test_intel_numbers import placed, rendered
 from vendors.intel.pipeline import BRIDGES, PIPELINE, SEND, SOURCE_FIELD, VLAN_FIELD, DeviceRow
 from vendors.intel.report import Findings, capability
@@ -34,15 +36,15 @@ PORTS = tuple(
 )
 SIZES = {table.name: 1024 for table in PIPELINE}
 FOUND = Findings(PORTS, SIZES, {}, POOLS)
-WORLD = desired(view(MAC_ONLY, [vf(1, MAC_ONLY)], [remote(10, MAC_ONLY, VTEP4[0])]))
+WORLD = desired(view(FREE4, [vf(1, FREE4)], [remote(10, FREE4, VTEP4[0])]))
 
 
 def test_an_empty_device_can_do_it_all() -> None:
     found = capability(FOUND, WIRING, emulated=True)
     assert (found.vendor, found.obstacle, found.emulated) == ("intel", "", True)
     assert found.tunnels == KINDS
-    assert found.guards == {f"rep{n}": {Guard.MAC, Guard.OFF} for n in (1, 2)}
-    assert {"df", "ttl", "ecn"} == found.cannot_set
+    assert found.guards == {f"rep{n}": {Guard.OFF} for n in (1, 2)}
+    assert {Field.DF, Field.TTL, Field.ECN} == found.cannot_set
     assert {(table.capacity, table.used, table.foreign) for table in found.tables} == {(1024, 0, 0)}
     assert len(found.tables) == len(PIPELINE)
 
@@ -54,8 +56,8 @@ def test_ours_is_counted_apart_from_what_is_of_others() -> None:
     other = DeviceRow(SEND.name, (("dst_mac", 1), ("user_meta.pmeta.bridge_id", 5)), "l2_fwd")
     found = capability(replace(FOUND, rows=(*PORTS, *rows, other)), WIRING, emulated=False)
     tables = {table.name: table for table in found.tables}
-    assert (tables[SEND.name].used, tables[SEND.name].foreign) == (2, 1)
-    assert sum(table.used - table.foreign for table in found.tables) == len(rows)
+    assert (tables[SEND.name].used, tables[SEND.name].foreign) == (3, 1)
+    assert sum(table.used - table.foreign for table in found.tables) == len(rows) == found.rows
     assert found.obstacle == ""
 
 

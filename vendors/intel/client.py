@@ -7,8 +7,10 @@ is primary.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,25 +124,38 @@ class Client:
             answers = self._stub.Read(request, timeout=self._timeout_s)
             return [each.table_entry for answer in answers for each in answer.entities]
 
-    def insert(self, rows: Sequence[p4r.TableEntry]) -> list[Refusal | None]:
-        """Add rows and return why each was refused, None: it was not. Raises P4RuntimeError."""
-        return self._write(p4r.Update.INSERT, rows)
+    def insert(
+        self, rows: Sequence[p4r.TableEntry], until: float = math.inf
+    ) -> list[Refusal | None]:
+        """Add rows and return why each was refused, None: it was not.
 
-    def modify(self, rows: Sequence[p4r.TableEntry]) -> list[Refusal | None]:
+        Raises P4RuntimeError, also where time.monotonic() is past ``until`` before all are sent.
+        """
+        return self._write(p4r.Update.INSERT, rows, until)
+
+    def modify(
+        self, rows: Sequence[p4r.TableEntry], until: float = math.inf
+    ) -> list[Refusal | None]:
         """Change rows that are there, as insert."""
-        return self._write(p4r.Update.MODIFY, rows)
+        return self._write(p4r.Update.MODIFY, rows, until)
 
-    def delete(self, rows: Sequence[p4r.TableEntry]) -> list[Refusal | None]:
+    def delete(
+        self, rows: Sequence[p4r.TableEntry], until: float = math.inf
+    ) -> list[Refusal | None]:
         """Remove rows, as insert."""
-        return self._write(p4r.Update.DELETE, rows)
+        return self._write(p4r.Update.DELETE, rows, until)
 
     # --- writing -----------------------------------------------------------------------------
 
     def _write(
-        self, kind: p4r.Update.Type.ValueType, rows: Sequence[p4r.TableEntry]
+        self, kind: p4r.Update.Type.ValueType, rows: Sequence[p4r.TableEntry], until: float
     ) -> list[Refusal | None]:
         found: list[Refusal | None] = []
         for start in range(0, len(rows), _BATCH):
+            if time.monotonic() > until:
+                raise P4RuntimeError(
+                    f"{self._server.address} is slow: {len(rows) - start} rows are left for later"
+                )
             batch = rows[start : start + _BATCH]
             updates = [p4r.Update(type=kind, entity=p4r.Entity(table_entry=each)) for each in batch]
             found += self._write_batch(updates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -13,12 +14,12 @@ from finsy.proto import p4r
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Rendering
-from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.errors import TargetError
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
-from vendors.fit import fit, without
+from vendors.fit import check_refused, fit, without
 from vendors.intel.client import (
     Client,
     NotPrimaryError,
@@ -30,10 +31,12 @@ from vendors.intel.numbers import Ids, allocate, from_device, learn, ours_of, to
 from vendors.intel.p4info import P4InfoError, Schema
 from vendors.intel.pipeline import (
     BRIDGE_FIELD,
+    BRIDGES,
     LOOPBACK,
     PIPELINE,
     RECEIVE,
     SEND,
+    SOURCE_FIELD,
     TABLES,
     VPORT_OFFSET,
     Bridge,
@@ -42,6 +45,7 @@ from vendors.intel.pipeline import (
     Row,
     Stage,
     Symbol,
+    TunnelSource,
     Wiring,
 )
 from vendors.intel.report import Findings, capability
@@ -90,16 +94,10 @@ class IntelSwitch:
             self._client.check_primary()
             schema = self._schema()
             present = {row.key: row for row in self._read(schema)}
-            attempt = _Attempt(self._client, schema, present)
+            until = time.monotonic() + self.deadline_s - 2 * _CALL_S
+            attempt = _Attempt(self._client, schema, present, until)
             refused = attempt.make(change)
-        if refused:
-            standing = all(why.startswith(Reason.TABLE_FULL) for why in refused.values())
-            first = next(iter(refused.values()))
-            raise PartlyRefusedError(
-                f"{self.name}: {len(refused)} entries stay in software: {first}",
-                dict(refused),
-                standing=standing,
-            )
+        check_refused(self.name, refused)
 
     def describe(self) -> Capability:
         with _asking():
@@ -192,6 +190,7 @@ class _Attempt:
     client: Client
     schema: Schema
     present: dict[Key, DeviceRow]
+    until: float
     room: dict[Hashable, int] = field(default_factory=dict)
     words: dict[Hashable, str] = field(default_factory=dict)
     refused: dict[EntryKey, str] = field(default_factory=dict)
@@ -262,16 +261,28 @@ class _Attempt:
             self._refuse(row, f"{Reason.SWITCH_TAKEN}: {row.table} has {match} of somebody else")
 
     def _refuse_dead_ends(self, rows: Iterable[Row], devices: Mapping[Hashable, DeviceRow]) -> None:
-        """Refuse VFs between which the device drops: its plugin says who may reach whom."""
-        loops = {row for row in self.present.values() if row.table == LOOPBACK}
-        for row in rows:
-            bridge, device = dict(row.match).get(BRIDGE_FIELD), devices[row.key]
-            port = dict(device.params).get("port")
-            if row.table == SEND.name and isinstance(bridge, Bridge) and port is not None:
-                pair = (("target_vsi", port - VPORT_OFFSET), ("vmeta.common.vsi", bridge.vsi))
-                if DeviceRow(LOOPBACK, pair, "fwd_to_vsi", (("port", port),)) not in loops:
-                    way = f"from VSI {bridge.vsi} to {port - VPORT_OFFSET}"
-                    self._refuse(row, f"{Reason.NO_SWITCH_PORT}: {LOOPBACK} has no way {way}")
+        """Refuse VFs that others of their bridge have no way to or from: the device would drop.
+
+        The ways are its plugin's.
+        """
+        ways = {row for row in self.present.values() if row.table == LOOPBACK}
+        joining = [(devices[r.key], r) for r in rows if r.table == BRIDGES.name and r.owner]
+        new = {device.key for device, _ in joining}
+        members: dict[int, set[int]] = defaultdict(set)
+        for each in self.present.values():
+            if each.table == BRIDGES.name and each.key not in new:
+                vport, bridge = _membership(each)
+                members[bridge] |= {vport} - set(self.schema.pools.ours(TunnelSource))
+        for device, row in sorted(joining, key=lambda pair: pair[0].match):
+            vport, bridge = _membership(device)
+            others = members[bridge]
+            lacking = {o for o in others if not {_way(vport, o), _way(o, vport)} <= ways}
+            if lacking:
+                between = f"VSI {vport - VPORT_OFFSET} and {min(lacking) - VPORT_OFFSET}"
+                why = f"{LOOPBACK} has not both ways between {between}"
+                self._refuse(row, f"{Reason.NO_SWITCH_PORT}: {why}")
+            else:
+                others.add(vport)
 
     def _refuse(self, row: Row, why: str) -> None:
         """Have those go without who cannot be placed without ``row``."""
@@ -304,7 +315,8 @@ class _Attempt:
                 sent.append((row, device))
             except P4InfoError as error:
                 yield row, Refusal("OUT_OF_RANGE", str(error))
-        answers = self.client.insert(encoded) if is_new else self.client.modify(encoded)
+        write = self.client.insert if is_new else self.client.modify
+        answers = write(encoded, self.until)
         for (row, device), refusal in zip(sent, answers, strict=True):
             if refusal is not None:
                 yield row, refusal
@@ -333,12 +345,24 @@ class _Attempt:
             if row.key in self.present:
                 stages[TABLES[row.table].stage].append(row)
         for stage in sorted(stages, reverse=True):
-            answers = self.client.delete([self.schema.encode_match(row) for row in stages[stage]])
+            keys = [self.schema.encode_match(row) for row in stages[stage]]
+            answers = self.client.delete(keys, self.until)
             for row, refusal in zip(stages[stage], answers, strict=True):
                 if refusal is not None and refusal.code != _GONE:
                     raise TargetError(f"{row.table} keeps a row: {refusal}")
                 self.present.pop(row.key)
                 self.made.pop(row.key, None)
+
+
+def _membership(row: DeviceRow) -> tuple[int, int]:
+    """Return the source port and the bridge of a row that joins them; 0 is none of ours."""
+    return dict(row.match).get(SOURCE_FIELD, 0), dict(row.params).get("bridge_id", 0)
+
+
+def _way(source: int, target: int) -> DeviceRow:
+    """Return the plugin's row that lets one VF, by its vport, reach another."""
+    match = (("target_vsi", target - VPORT_OFFSET), ("vmeta.common.vsi", source - VPORT_OFFSET))
+    return DeviceRow(LOOPBACK, match, "fwd_to_vsi", (("port", target),))
 
 
 def _numbered(rows: Iterable[Item], ids: Ids) -> list[DeviceRow]:

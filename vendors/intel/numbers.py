@@ -21,14 +21,12 @@ from vendors.intel.pipeline import (
     HOP_FIELD,
     HOPS,
     POINTER_FIELD,
-    RECEIVE,
     RIFS,
     SMAC,
     SOURCE_FIELD,
     TABLES,
     TARGET_MAC_FIELD,
     UNDERLAY,
-    VPORT_OFFSET,
     Bridge,
     DeviceRow,
     Fields,
@@ -100,6 +98,16 @@ def is_ours(row: DeviceRow, pools: Pools) -> bool:
     )
 
 
+def _anchored(row: DeviceRow) -> tuple[int, int] | None:
+    """Return the VNI and the source port that a row says belong together."""
+    if row.table != ANCHORS.name:
+        return None
+    match = dict(row.match)
+    address = match.get("ipv4_src", _WIDEST)
+    is_anchor = address < _WIDEST and dict(row.params).get("source_port") == address
+    return (match["vni"], address) if is_anchor and "vni" in match else None
+
+
 def ours_of(rows: Iterable[DeviceRow], pools: Pools) -> tuple[DeviceRow, ...]:
     """Return the rows that are ours; a MAC's VTEP is where the MAC is known in a bridge of ours."""
     found, vteps = [], []
@@ -124,10 +132,10 @@ def learn(rows: Iterable[DeviceRow], pools: Pools) -> Ids:
         for name, number in (*row.match, *row.params):
             if name in KINDS and number in pools.ours(KINDS[name]):
                 taken.add((KINDS[name], number))
-    segments = _unique(_anchors(by_table))
+    segments = _unique(each for row in by_table[ANCHORS.name] if (each := _anchored(row)))
     numbers: dict[Symbol, int] = {Router(): pools.ours(Router)[0]}
     numbers |= {TunnelSource(vni): source for vni, source in segments.items()}
-    numbers |= _unique(_bridges(by_table, {source: vni for vni, source in segments.items()}))
+    numbers |= _unique(_bridges(by_table[BRIDGES.name], segments))
     numbers |= _unique(_tunnels(by_table))
     numbers |= _unique(_hops(by_table))
     return Ids(numbers, frozenset(taken))
@@ -188,30 +196,14 @@ def from_device(row: DeviceRow, names: Names) -> Row:
 # --- what says what a number stands for ------------------------------------------------------
 
 
-def _anchors(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[int, int]]:
-    """Yield VNI and source port of each segment's tunnels."""
-    for row in tables[ANCHORS.name]:
-        address, vni = (number for _, number in row.match)
-        source = dict(row.params)["source_port"]
-        if address < _WIDEST and address == source:
-            yield vni, source
-
-
 def _bridges(
-    tables: Mapping[str, list[DeviceRow]], vnis: Mapping[int, int]
+    rows: Iterable[DeviceRow], segments: Mapping[int, int]
 ) -> Iterator[tuple[Bridge, int]]:
-    """Yield the bridges: of tunnels by their source port, of VFs by who is behind them."""
-    by_source: dict[int, int] = {}
-    for row in tables[BRIDGES.name]:
-        by_source[dict(row.match)[SOURCE_FIELD]] = dict(row.params)["bridge_id"]
-    segments = {by_source[s]: vni for s, vni in vnis.items() if s in by_source}
-    for number, vni in segments.items():
-        yield Bridge(vni), number
-    for row in tables[RECEIVE.name]:
-        vport = dict(row.params).get("port", 0)
-        own = segments.get(dict(row.match)[BRIDGE_FIELD])
-        if own is not None and vport in by_source:
-            yield Bridge(own, vport - VPORT_OFFSET), by_source[vport]
+    """Yield the bridges, by the source port of their segment's tunnels."""
+    by_source = {dict(row.match)[SOURCE_FIELD]: dict(row.params)["bridge_id"] for row in rows}
+    for vni, source in segments.items():
+        if source in by_source:
+            yield Bridge(vni), by_source[source]
 
 
 def _tunnels(tables: Mapping[str, list[DeviceRow]]) -> Iterator[tuple[Tunnel, int]]:

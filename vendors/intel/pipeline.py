@@ -25,13 +25,9 @@ UDP_PORTS: Mapping[Encap, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """An L2 domain of the device: of VF ``vsi`` on a segment, or, 0, of that segment's tunnels.
-
-    A VF has one of its own: what it may send is checked by it (l2_fwd_smac_table).
-    """
+    """The L2 domain of the device that a segment is."""
 
     vni: int
-    vsi: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +64,18 @@ Numbers = tuple[tuple[str, int], ...]
 
 
 class Stage(IntEnum):
-    """When a row is set; rows that are looked at last come first, and go last."""
+    """When a row is set; what takes a frame comes last, and goes first.
 
-    REWRITE = 0  # without it a frame leaves not, or half, rewritten
-    KNOWN = 1  # who is where
-    TUNNEL = 2  # l2_to_tunnel: ours as long as its MAC is known in a bridge of ours
-    ENABLE = 3  # the first row that takes a frame
+    What says what a number stands for comes before what has it: a change that was not finished
+    is gone on with where it ended.
+    """
+
+    SOURCE = 0  # whose a source port is
+    NAME = 1  # the bridge of a source port, the tunnel of a pointer
+    REWRITE = 2  # without it a frame leaves not, or half, rewritten
+    KNOWN = 3  # who is where
+    TUNNEL = 4  # l2_to_tunnel: ours as long as its MAC is known in a bridge of ours
+    ENABLE = 5  # the first row that takes a frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _encap_table(encap: Encap, family: Family) -> Table:
     return Table(
         f"{action}_mod_table",
         f"outer headers of {encap} over {family}",
-        Stage.REWRITE,
+        Stage.NAME,
         {POINTER_FIELD: 0},
         {action: _ENCAP4 if four else _ENCAP6},
         {Part.MEMBER: 1},
@@ -181,7 +183,7 @@ def _family_tables(family: Family) -> dict[str, Table]:
         "source": Table(
             f"rx_ipv{version}_tunnel_source_port",
             "the source port of what a VTEP sends on a segment",
-            Stage.KNOWN,
+            Stage.SOURCE,
             {f"ipv{version}_src": bits, "vni": 24},
             {"set_source_port": {"source_port": 0}},
             {Part.PORT: 1, Part.MEMBER: 1} if version == "4" else {Part.MEMBER: 1},
@@ -207,7 +209,7 @@ def _family_tables(family: Family) -> dict[str, Table]:
 
 SMAC = Table(
     "l2_fwd_smac_table",
-    "which source MACs a VF may send, and a segment's tunnels",
+    "which source MACs are known on a segment; what others send is the software's",
     Stage.KNOWN,
     {SOURCE_MAC_FIELD: 48, BRIDGE_FIELD: 0},
     {"NoAction": _NONE},
@@ -216,7 +218,7 @@ SMAC = Table(
 BRIDGES = Table(
     "source_port_to_bridge_map",
     "the bridge of a VF, and of a segment's tunnels; tagged frames have none of ours",
-    Stage.KNOWN,
+    Stage.NAME,
     {SOURCE_FIELD: 16, VLAN_FIELD: 12},
     {"set_bridge_id": {"bridge_id": 0}},
     {Part.PORT: 2},
@@ -230,7 +232,7 @@ SEND = Table(
         "l2_fwd": {"port": 32},
         **{underlay_action(encap, family): _TUNNELLED for encap in Encap for family in Family},
     },
-    {Part.PAIR: 1},
+    {Part.LOCAL: 1, Part.REMOTE: 1},
 )
 RECEIVE = Table(
     "l2_fwd_rx_table",
@@ -260,7 +262,7 @@ ENCAPS = {(encap, family): _encap_table(encap, family) for encap in Encap for fa
 DECAPS = {encap: _decap_table(encap) for encap in Encap}
 UNDERLAY = {family: _family_tables(family) for family in Family}
 ANCHORS = UNDERLAY[Family.IPV4]["source"]
-"""Where a segment's tunnels have the row that names them, whichever family they are of.
+"""Where the tunnels of a segment have the row that names them, whichever family they are of.
 
 Its address is the number of the source port: of 0.0.0.0/8, which no packet has as its source
 (RFC 1122 3.2.1.3), and looked at only after a hit in the termination table, which has no such row.
@@ -344,7 +346,7 @@ class Row:
         if self.table in _OF_ALL_SEGMENTS:
             return FABRIC_SCOPE
         bridge = dict(self.match).get(BRIDGE_FIELD)
-        if self.table == SMAC.name and isinstance(bridge, Bridge) and not bridge.vsi:
+        if self.table == SMAC.name and isinstance(bridge, Bridge):
             return bridge.vni
         tunnels = (symbol for symbol in self.symbols if isinstance(symbol, Tunnel))
         return next((tunnel.vni for tunnel in tunnels), self._member_of)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.model import Encap, Family
 from vendors.intel.numbers import Pools, ours_of
@@ -27,7 +28,7 @@ from vendors.intel.pipeline import (
 from vendors.intel.rows import GUARDS
 
 VENDOR, PRODUCT = "intel", "Intel IPU E2100"
-CANNOT_SET = frozenset({"df", "ttl", "ecn"})
+CANNOT_SET = frozenset({Field.DF, Field.TTL, Field.ECN})
 _KINDS = tuple((encap, family) for encap in Encap for family in Family)
 _WITHOUT_COUNTERS = (
     "what comes in from the wire is not counted by endpoint: l2_fwd_rx_table has no counter"
@@ -76,6 +77,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         or _foreign(others, wiring),
         offloads=True,
         emulated=emulated,
+        rows=len(ours),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from zlib import crc32
 
-from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint
 from dataplane.core.diff import Item, Pending, Rendering
 from dataplane.core.model import EntryKey, Guard, IpAddress, Mac, Segment, family_of
 from dataplane.core.reasons import Reason
@@ -45,8 +45,11 @@ from vendors.intel.pipeline import (
     encap_action,
     underlay_action,
 )
+from vendors.scene import Scene
 
-GUARDS = frozenset({Guard.MAC, Guard.OFF})  # there is no look at addresses, ARP or ND
+# A source MAC is checked, and nothing else: no router's advertisement, redirect or second tag.
+GUARDS = frozenset({Guard.OFF})
+_NO_NIC = "the underlay's NIC is not known yet"
 _HOP_LIMIT = 64  # as every path's
 _Planned = tuple[Table, Mapping[str, Value], str, Mapping[str, Value]]
 
@@ -58,7 +61,7 @@ def render_rows(desired: Desired, bindings: Bindings, wiring: Wiring) -> Renderi
     plan = _Plan(wiring)
     behind_vteps: dict[Mac, IpAddress] = {}
     for view in sorted(desired.segments.values(), key=lambda each: each.segment.vni):
-        _plan_segment(plan, _Scene(desired, bindings, view), behind_vteps)
+        _plan_segment(plan, Scene(desired, bindings, view), behind_vteps)
     held = desired.held
     items = dict[Hashable, Item](plan.rows.items())
     return Rendering(items, tuple(plan.pending), held | ({FABRIC_SCOPE} if held else set()))
@@ -101,42 +104,17 @@ class _Plan:
         self.pending.append(Pending(key, f"{reason}: {detail}"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """One segment, and what is known around it."""
-
-    desired: Desired
-    bindings: Bindings
-    view: SegmentView
-
-    @property
-    def segment(self) -> Segment:
-        return self.view.segment
-
-    def own(self, vtep: IpAddress) -> IpAddress | None:
-        """Return this node's VTEP of the family of ``vtep``."""
-        return next((own for own in self.desired.vteps if own.version == vtep.version), None)
-
-    def key(self, mac: Mac) -> EntryKey:
-        return EntryKey(self.segment.vni, mac)
-
-
-def _plan_segment(plan: _Plan, scene: _Scene, behind_vteps: dict[Mac, IpAddress]) -> None:
-    """Plan what the placed entries of a segment need."""
-    behind = [port for port in scene.view.ports if _why_not(plan.wiring, port) is None]
-    local = set(_local_entries(plan, scene))
-    remotes = list(_remote_entries(plan, scene, behind, behind_vteps))
+def _plan_segment(plan: _Plan, scene: Scene, behind_vteps: dict[Mac, IpAddress]) -> None:
+    """Plan what the placed entries of a segment need; a VF that is not placed has no row."""
+    local = dict(_local_entries(plan, scene))
+    remotes = list(_remote_entries(plan, scene, behind_vteps, is_reached=bool(local)))
     far = frozenset(key for key, _ in remotes)
-    needed = [port for port in behind if far or scene.key(port.attachment.mac) in local]
-    for port in needed:
-        _plan_port(plan, scene, port, far | ({scene.key(port.attachment.mac)} & local))
-        for other in needed:
-            if other is not port:
-                _plan_pair(plan, scene, port, other)
+    for key, port in local.items():
+        _plan_port(plan, scene, port, far | {key})
     by_vtep: dict[IpAddress, set[EntryKey]] = {}
     for key, remote in remotes:
         by_vtep.setdefault(remote.vtep, set()).add(key)
-        _plan_remote(plan, scene, remote, needed)
+        _plan_remote(plan, scene, remote)
     for vtep, entries in by_vtep.items():
         _plan_member(plan, scene, vtep, entries)
 
@@ -149,12 +127,14 @@ def _why_not(wiring: Wiring, port: Port) -> tuple[Reason, str] | None:
         detail = f"{port.attachment.access_port} is no representor of this switch"
         return Reason.NO_SWITCH_PORT, detail
     if port.guard not in GUARDS:
-        detail = f"its tables cannot check guard {port.guard}: no addresses, ARP or ND"
+        detail = (
+            f"its tables cannot check what guard {port.guard} does: no ND, no tags, no addresses"
+        )
         return Reason.UNSUPPORTED_GUARD, detail
     return None
 
 
-def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[EntryKey]:
+def _local_entries(plan: _Plan, scene: Scene) -> Iterator[tuple[EntryKey, Port]]:
     """Yield the placed endpoints behind VFs that can be expressed; say why others cannot."""
     for port in scene.view.ports:
         key = scene.key(port.attachment.mac)
@@ -162,22 +142,23 @@ def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[EntryKey]:
             continue
         why = _why_not(plan.wiring, port)
         if why is None and scene.bindings.nic is None:
-            why = Reason.NO_NEXTHOP, "the underlay's NIC is not known yet"
+            why = Reason.NO_NEXTHOP, _NO_NIC
         if why is None:
-            yield key
+            yield key, port
         else:
             plan.refuse(key, *why)
 
 
 def _remote_entries(
-    plan: _Plan, scene: _Scene, behind: list[Port], behind_vteps: dict[Mac, IpAddress]
+    plan: _Plan, scene: Scene, behind_vteps: dict[Mac, IpAddress], *, is_reached: bool
 ) -> Iterator[tuple[EntryKey, RemoteEndpoint]]:
     """Yield the placed endpoints of other nodes that can be expressed; say why others cannot."""
     for remote in scene.view.remotes:
         key = scene.key(remote.endpoint.mac)
         if key not in scene.bindings.placed:
             continue
-        why = _why_nobody(plan, scene, behind) or _why_not_to(scene, remote.vtep)
+        why = None if is_reached else _why_nobody(plan, scene)
+        why = why or _why_not_to(scene, remote.vtep)
         first = behind_vteps.get(key.mac)
         if why is None and first not in (None, remote.vtep):
             detail = f"{key.mac} is behind {first} on another segment, and l2_to_tunnel knows one"
@@ -189,17 +170,17 @@ def _remote_entries(
             plan.refuse(key, *why)
 
 
-def _why_nobody(plan: _Plan, scene: _Scene, behind: list[Port]) -> tuple[Reason, str] | None:
+def _why_nobody(plan: _Plan, scene: Scene) -> tuple[Reason, str]:
     """Return why no VF of the segment may send by way of the device."""
-    if behind:
-        return None
+    if scene.bindings.nic is None:
+        return Reason.NO_NEXTHOP, _NO_NIC
     whys = [why for port in scene.view.ports if (why := _why_not(plan.wiring, port))]
     unguarded = next((why for why in whys if why[0] is Reason.UNSUPPORTED_GUARD), None)
-    detail = f"no active VF of this switch is on segment {scene.segment.name}"
+    detail = f"no VF of this switch on segment {scene.segment.name} is placed"
     return unguarded or (Reason.NO_SWITCH_PORT, detail)
 
 
-def _why_not_to(scene: _Scene, vtep: IpAddress) -> tuple[Reason, str] | None:
+def _why_not_to(scene: Scene, vtep: IpAddress) -> tuple[Reason, str] | None:
     """Return why there can be no tunnel to a VTEP."""
     encap = scene.segment.encap
     if scene.own(vtep) is None:
@@ -208,7 +189,7 @@ def _why_not_to(scene: _Scene, vtep: IpAddress) -> tuple[Reason, str] | None:
     if (number := scene.desired.fabric.port(encap)) != UDP_PORTS[encap]:
         detail = f"its parser knows {encap} on UDP port {UDP_PORTS[encap]} alone, not on {number}"
         return Reason.UNSUPPORTED_ENCAP, detail
-    if scene.bindings.nic is None or vtep not in scene.bindings.next_hops:
+    if vtep not in scene.bindings.next_hops:
         return Reason.NO_NEXTHOP, f"the MAC of the next hop to {vtep} is not known yet"
     return None
 
@@ -216,37 +197,26 @@ def _why_not_to(scene: _Scene, vtep: IpAddress) -> tuple[Reason, str] | None:
 # --- the rows of each part -------------------------------------------------------------------
 
 
-def _plan_port(plan: _Plan, scene: _Scene, port: Port, entries: AbstractSet[EntryKey]) -> None:
-    """Plan a VF: its bridge, the one MAC that it may send from, and what is sent to it."""
+def _plan_port(plan: _Plan, scene: Scene, port: Port, entries: AbstractSet[EntryKey]) -> None:
+    """Plan a VF: the segment's bridge, its MAC there, and what is sent to it."""
     vni, mac = scene.segment.vni, port.attachment.mac
-    vsi, owner = plan.wiring.vfs[port.attachment.netdev], scene.key(mac)
-    own, shared = Bridge(vni, vsi), Bridge(vni)
-    rows: list[_Planned] = [
-        _bridge_row(vsi + VPORT_OFFSET, own),
-        _smac_row(mac, own),
-        (RECEIVE, {BRIDGE_FIELD: shared, "dst_mac": _number(mac)}, *_to_vf(vsi)),
-    ]
-    for row in rows:
-        plan.add(row, entries, owner)
+    vsi, owner, bridge = plan.wiring.vfs[port.attachment.netdev], scene.key(mac), Bridge(vni)
+    to_it: dict[str, Value] = {BRIDGE_FIELD: bridge, "dst_mac": _number(mac)}
+    for row in (
+        _bridge_row(vsi + VPORT_OFFSET, bridge),
+        _smac_row(mac, bridge),
+        (RECEIVE, to_it, *_to_vf(vsi)),
+        (SEND, to_it, *_to_vf(vsi)),
+    ):
+        plan.add(row, entries, owner, firm=True)
     source = TunnelSource(vni)
     anchor: dict[str, Value] = {"ipv4_src": source, "vni": vni}
     plan.add((ANCHORS, anchor, "set_source_port", {"source_port": source}), entries, firm=True)
-    plan.add(_bridge_row(source, shared), entries, firm=True)
+    plan.add(_bridge_row(source, bridge), entries, firm=True)
 
 
-def _plan_pair(plan: _Plan, scene: _Scene, port: Port, other: Port) -> None:
-    """Plan what one VF sends to another of its segment."""
-    vsi, to = (plan.wiring.vfs[each.attachment.netdev] for each in (port, other))
-    match: dict[str, Value] = {
-        BRIDGE_FIELD: Bridge(scene.segment.vni, vsi),
-        "dst_mac": _number(other.attachment.mac),
-    }
-    entry, owner = (scene.key(each.attachment.mac) for each in (other, port))
-    plan.add((SEND, match, *_to_vf(to)), {entry}, owner)
-
-
-def _plan_remote(plan: _Plan, scene: _Scene, remote: RemoteEndpoint, ports: list[Port]) -> None:
-    """Plan an endpoint of another node, as each VF of the segment reaches it."""
+def _plan_remote(plan: _Plan, scene: Scene, remote: RemoteEndpoint) -> None:
+    """Plan an endpoint of another node."""
     segment, vtep, mac = scene.segment, remote.vtep, remote.endpoint.mac
     key, family = scene.key(mac), family_of(vtep)
     plan.add(_smac_row(mac, Bridge(segment.vni)), {key})
@@ -256,16 +226,13 @@ def _plan_remote(plan: _Plan, scene: _Scene, remote: RemoteEndpoint, ports: list
         to_vtep = {f"ipv6_{n}": int.from_bytes(word) for n, word in enumerate(words, 1)}
     match: dict[str, Value] = {TARGET_MAC_FIELD: _number(mac)}
     plan.add((UNDERLAY[family]["vtep"], match, f"set_tunnel_v{vtep.version}", to_vtep), {key})
-    action = underlay_action(segment.encap, family)
-    for port in ports:
-        bridge = Bridge(segment.vni, plan.wiring.vfs[port.attachment.netdev])
-        match = {BRIDGE_FIELD: bridge, "dst_mac": _number(mac)}
-        to: dict[str, Value] = {"tunnel_id": Tunnel(vtep, segment.vni)}
-        plan.add((SEND, match, action, to), {key}, scene.key(port.attachment.mac))
+    match = {BRIDGE_FIELD: Bridge(segment.vni), "dst_mac": _number(mac)}
+    to: dict[str, Value] = {"tunnel_id": Tunnel(vtep, segment.vni)}
+    plan.add((SEND, match, underlay_action(segment.encap, family), to), {key})
 
 
 def _plan_member(
-    plan: _Plan, scene: _Scene, vtep: IpAddress, entries: AbstractSet[EntryKey]
+    plan: _Plan, scene: Scene, vtep: IpAddress, entries: AbstractSet[EntryKey]
 ) -> None:
     """Plan the tunnel with a VTEP on a segment, both ways, and the next hop to it."""
     own, nic = scene.own(vtep), scene.bindings.nic

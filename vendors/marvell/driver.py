@@ -12,7 +12,7 @@ from dataplane.contracts import Clock
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Rendering
-from dataplane.core.errors import PartlyRefusedError, TargetError
+from dataplane.core.errors import TargetError
 from dataplane.core.model import EntryKey, IpAddress, Mac, Vni
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
@@ -24,7 +24,7 @@ from ovs_client.ofctl import Flow, OpenFlowBridge, OpenFlowError, Refusal
 from ovs_client.tunnel_routes import TunnelNeighbour, UserRoute
 from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Port, VSwitch
-from vendors.fit import Fit, fit, without
+from vendors.fit import Fit, check_refused, fit, without
 from vendors.marvell.pipeline import (
     FORWARD,
     MARK_BACK,
@@ -140,14 +140,7 @@ class MarvellSwitch:
             self._set(wanted)
             refused = self._place_rows(change)
             self._remove(gone)
-        if refused:
-            standing = all(why.startswith(Reason.TABLE_FULL) for why in refused.values())
-            first = next(iter(refused.values()))
-            raise PartlyRefusedError(
-                f"{self.name}: {len(refused)} entries stay in software: {first}",
-                dict(refused),
-                standing=standing,
-            )
+        check_refused(self.name, refused)
 
     def describe(self) -> Capability:
         with self._asking():

@@ -11,10 +11,10 @@ from collections.abc import Hashable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint
 from dataplane.core.diff import Item, Pending, Rendering
 from dataplane.core.events import Link
-from dataplane.core.model import Encap, EntryKey, Guard, IpAddress, Segment, family_of
+from dataplane.core.model import Encap, EntryKey, Guard, IpAddress, family_of
 from dataplane.core.overhead import encap_overhead
 from dataplane.core.reasons import Reason
 from ovs_client.ofctl import Flow, FlowKey
@@ -42,6 +42,7 @@ from vendors.marvell.pipeline import (
     flow,
     goto,
 )
+from vendors.scene import Scene
 
 _ETHERNET = 14
 _NO_NIC = "the underlay's NIC is not known yet"
@@ -96,21 +97,10 @@ class _Plan:
         return {**self.others, **dict[Hashable, Item](self.rows.items())}
 
 
-@dataclass(frozen=True, slots=True)
-class _Scene:
+class _Scene(Scene):
     """One segment, and what is known around it."""
 
-    desired: Desired
-    bindings: Bindings
-    view: SegmentView
-
-    @property
-    def segment(self) -> Segment:
-        return self.view.segment
-
-    def own(self, vtep: IpAddress) -> IpAddress | None:
-        """Return this node's VTEP of the family of ``vtep``."""
-        return next((own for own in self.desired.vteps if own.version == vtep.version), None)
+    __slots__ = ()
 
     @property
     def largest_frame(self) -> int:

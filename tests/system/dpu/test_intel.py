@@ -28,13 +28,9 @@ nodes:
 - {name: n2}
 """
 GUARDED = Colour("rose", 5, "geneve", "ipv4")
-# The device checks MACs and no addresses, so that nothing with guard ip can be in it.
+# The device checks no sender, so that only what is not guarded can be in it.
 INTENT = "---\n".join(
-    [
-        *(colour.document + "guard: mac\n" for colour in COLOURS[:2]),
-        *(colour.document + 'guard: "off"\n' for colour in COLOURS[2:]),
-        GUARDED.document,
-    ]
+    [*(colour.document + 'guard: "off"\n' for colour in COLOURS), GUARDED.document]
 )
 PLACES = ("h1", "d1", "n2")
 BLUE = COLOURS[0]

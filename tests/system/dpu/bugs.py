@@ -21,6 +21,7 @@ from vendors.marvell.pipeline import CLASSIFY, FORWARD, GUARD, MISS, TUNNEL, WIR
 
 _AWAY = "02:00:00:00:00:aa"
 _TUNNEL_OUT = "pkt_mark=0x4d560001"
+_NOBODY = 0  # the cookie of rows that are not ours: what is ours and too much goes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +129,24 @@ def swapped(flow: Flow, old: str, new: str) -> list[Flow]:
 
 def ahead(table: int, match: str, actions: str) -> list[Flow]:
     """Return a row above those that the driver writes."""
-    return [Flow(table, 400, match, actions, 0)]
+    return [Flow(table, 400, match, actions, _NOBODY)]
 
 
 def unmatched(flow: Flow, *names: str) -> list[Flow]:
     """Return a row that matches the same, whatever the fields ``names`` are."""
     kept = (word for word in flow.match.split(",") if word.partition("=")[0] not in names)
-    return [replace(flow, priority=flow.priority + 5, match=",".join(kept))]
+    return [replace(flow, priority=flow.priority + 5, match=",".join(kept), cookie=_NOBODY)]
 
 
 def to_port(flow: Flow) -> list[Flow]:
     """Return a row that writes another UDP port."""
-    match = flow.match.replace("ip,", "udp,")
-    return [
-        replace(flow, priority=300, match=match, actions=f"set_field:4790->udp_dst,{flow.actions}")
-    ]
+    match, actions = flow.match.replace("ip,", "udp,"), f"set_field:4790->udp_dst,{flow.actions}"
+    return [Flow(flow.table, 300, match, actions, _NOBODY)]
 
 
 def only_ip(flow: Flow, actions: str) -> list[Flow]:
     """Return a row that does ``actions`` before the rest, with IPv4."""
-    return [
-        replace(flow, priority=300, match=f"ip,{flow.match}", actions=f"{actions},{flow.actions}")
-    ]
+    return [Flow(flow.table, 300, f"ip,{flow.match}", f"{actions},{flow.actions}", _NOBODY)]
 
 
 @dataclass(frozen=True, slots=True)

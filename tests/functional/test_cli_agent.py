@@ -21,7 +21,7 @@ from dataplane.lab.runtime import invoke
 from ovs_client.daemons import OvsInstance, Place
 
 OVERWEAVE = [sys.executable, "-m", "dataplane.cli.main"]
-PREFIX = "owcli"
+PREFIX = f"owcli{os.getpid()}"  # of this run alone: another may go on beside it
 SEGMENT = 'kind: Segment\nname: blue\nvni: 7\nsubnets: [10.1.0.0/20, "fd00:1::/64"]\n'
 
 

@@ -14,7 +14,7 @@ from dataplane.core.agreement import Disagreement, Observed, Question, disagreem
 from dataplane.core.corpus import MARK_BYTES, Choice, Corpus, Draw, corpus
 from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.core.model import EntryKey
-from dataplane.core.path import Action
+from dataplane.core.path import UPWARDS, Action
 from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
 
 _AT_ONCE = 32
@@ -83,23 +83,34 @@ class _Judge:
         """Return how often the path agrees, and in what it does not."""
         seen = self.ask(questions)
         tally = _tally(self, seen)
-        suspects = [
-            each for each in zip(questions, seen, truths, strict=True) if self._judge(*each)
-        ]
-        differences = list(self._again([question for question, _, _ in suspects], truth))
-        tally.differed = len(differences)
+        suspects = []
+        for question, here, there in zip(questions, seen, truths, strict=True):
+            if found := self._judge(question, here, there):
+                suspects.append((question, found))
+            elif _is_unjudged(question, here, there):
+                tally.unknown += 1
+                tally.why_unknown = tally.why_unknown or f"{truth.path.name}: {there.why}"
+        differences = list(self._again(suspects, truth))
+        tally.differed, tally.why_not = len(differences), tally.why_not or self.why_not
         for here, there in zip(seen, truths, strict=True):
             for name in unobserved(here, there):
                 tally.not_observed[name] += 1
         return tally, differences
 
-    def _again(self, questions: Sequence[Question], truth: _Judge) -> Iterator[pb.Difference]:
-        """Ask once more: what was asked while something changed is no difference."""
-        if not questions:
+    def _again(
+        self, suspects: Sequence[tuple[Question, Disagreement]], truth: _Judge
+    ) -> Iterator[pb.Difference]:
+        """Ask once more: what was asked while something changed is no difference.
+
+        What is not answered this time stays what it was.
+        """
+        if not suspects:
             return
-        answers = zip(questions, self.ask(questions), truth.ask(questions), strict=True)
-        for question, here, there in answers:
-            found = self._judge(question, here, there)
+        questions = [question for question, _ in suspects]
+        answers = zip(suspects, self.ask(questions), truth.ask(questions), strict=True)
+        for (question, before), here, there in answers:
+            is_lost = here.action is Action.UNKNOWN or _lacks_truth(question, there)
+            found = before if is_lost else self._judge(question, here, there)
             if found is not None:
                 yield _difference(self.path.name, question, found, self._holds(question))
 
@@ -112,6 +123,17 @@ class _Judge:
 
     def _judge(self, question: Question, here: Observed, there: Observed) -> Disagreement | None:
         return disagreement(question, here, there, self.cannot_set)
+
+
+def _is_unjudged(question: Question, here: Observed, there: Observed) -> bool:
+    """Say whether what a path did has nothing that it could be held against."""
+    is_done = here.action not in (Action.UNKNOWN, *UPWARDS)
+    return is_done and _lacks_truth(question, there)
+
+
+def _lacks_truth(question: Question, there: Observed) -> bool:
+    """Say whether Open vSwitch has not said what only it knows."""
+    return question.sound and question.fits and there.action is Action.UNKNOWN
 
 
 def _tally(judge: _Judge, seen: Sequence[Observed]) -> pb.PathTally:

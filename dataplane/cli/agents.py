@@ -85,16 +85,21 @@ def traces(
 def verified(
     sockets: tuple[Path, ...], request: pb.VerifyRequest, progress: Callable[[pb.Verified], None]
 ) -> tuple[list[list[pb.Verified]], list[str]]:
-    """Return what each agent meant found, as told to ``progress``, and the words on silent ones."""
+    """Return what each agent meant found, as told to ``progress``, and the words on silent ones.
 
-    def ask(agent: AgentStub) -> list[pb.Verified]:
-        heard = []
+    Who falls silent in the middle has told what it told.
+    """
+    heard: list[list[pb.Verified]] = []
+
+    def ask(agent: AgentStub) -> None:
+        said: list[pb.Verified] = []
+        heard.append(said)
         for each in agent.Verify(request, timeout=_VERIFY_S):
             progress(each)
-            heard.append(each)
-        return heard
+            said.append(each)
 
-    return _heard(sockets, ask)
+    _, silent = _heard(sockets, ask)
+    return heard, silent
 
 
 _TRACE_S = 10.0  # Open vSwitch is asked, up to four times

@@ -95,8 +95,9 @@ class Found:
         """Return the exit status that tells it."""
         if self.differences:
             return FAILED
-        lost = any(tally.path == _TRUTH for tally in self.unasked)
-        return UNREACHABLE if self.silent or lost else OK
+        lost = any(tally.asked for tally in self.unasked)
+        blind = any(tally.path == _TRUTH and tally.unknown == tally.asked for tally in self.tallies)
+        return UNREACHABLE if self.silent or lost or blind else OK
 
     @property
     def verdict(self) -> str:
@@ -106,7 +107,7 @@ class Found:
             first = self.differences[0]
             return f"{_blame(first)} differs in {first['field']}; {about}"
         if self.status == UNREACHABLE:
-            return f"not known: not every node was heard; no difference in {about}"
+            return f"not known: not every node and path was heard; no difference in {about}"
         return f"all agree: {about}"
 
 

@@ -155,16 +155,17 @@ class FastPacketPath:
 
 
 class SwitchPath(FastPacketPath):
-    """A switch that delivers all that comes from the wire, or, asked again, ``settles``."""
+    """A switch that delivers all from the wire; asked again, it ``settles`` or ``dies``."""
 
     name = "switch"
 
-    def __init__(self, *, settles: bool = False, fails: bool = False) -> None:
-        self._settles, self._fails = settles, fails
+    def __init__(self, *, settles: bool = False, fails: bool = False, dies: bool = False) -> None:
+        self._settles, self._fails, self._dies = settles, fails, dies
         self._seen: set[bytes] = set()
 
     def observed(self, questions: Sequence[Question]) -> list[Observed]:
-        if self._fails:
+        is_asked_again = any(each.mark in self._seen for each in questions)
+        if self._fails or (self._dies and is_asked_again):
             raise OverweaveError("the switch is away")
         return [self._observe(each) for each in questions]
 
@@ -264,6 +265,28 @@ def test_frames_that_differ_are_told_with_both_rules(tmp_path: Path) -> None:
 def test_what_differs_only_once_is_no_difference(tmp_path: Path) -> None:
     paths = PacketPaths(FastPacketPath(), OvsPath(), SwitchPath(settles=True))
     assert not [one for each in verified(tmp_path, paths) for one in each.differences]
+
+
+def test_what_a_path_did_before_it_died_is_told(tmp_path: Path) -> None:
+    paths = PacketPaths(FastPacketPath(), OvsPath(), SwitchPath(dies=True))
+    found = verified(tmp_path, paths)
+    assert [one for each in found for one in each.differences]
+    assert "the switch is away" in {t.why_not for t in tallied(found, "switch")}
+
+
+class BlindPath(OvsPath):
+    """An Open vSwitch whose answers nobody understands."""
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        return [Observed({}, why="it prints otherwise") for _ in questions]
+
+
+def test_what_there_is_nothing_to_hold_against_is_not_known(tmp_path: Path) -> None:
+    found = verified(tmp_path, PacketPaths(FastPacketPath(), BlindPath(), SwitchPath()))
+    switch = tallied(found, "switch")
+    told = sum(len(each.differences) for each in found)  # of damaged frames it is known
+    assert sum(t.unknown for t in switch) == sum(t.asked for t in switch) - told > 0
+    assert "ovs: it prints otherwise" in {t.why_unknown for t in switch}
 
 
 def test_a_path_that_cannot_be_asked_says_why(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ SWITCH = pb.PathTally(path="switch", asked=10, verdicts={"tunnel": 4, "hand over
 FAST = pb.PathTally(path="fastpath", asked=10, verdicts={"tunnel": 8, "hand over": 2})
 OVS = pb.PathTally(path="ovs", asked=10, verdicts={"tunnel": 9}, unknown=1, why_unknown="no flow")
 LOST = pb.PathTally(path="ovs", why_not="ovs-vswitchd is away", asked=10, unknown=10)
+BLIND = pb.PathTally(path="ovs", why_unknown="it prints otherwise", asked=10, unknown=10)
+DIED = pb.PathTally(path="switch", why_not="the switch is away", asked=10, unknown=10)
 NO_SWITCH = pb.PathTally(path="switch", why_not="not emulated")
 DIFFERENCES = [
     pb.Difference(
@@ -54,6 +56,8 @@ DIFFERS = [told("d1", WRONG, FAST, OVS, differences=DIFFERENCES)]
         ),
         pytest.param(WELL, ["no agent"], 3, "not known: ", id="a silent agent"),
         pytest.param([told("n2", FAST, LOST)], [], 3, "not known: ", id="no truth"),
+        pytest.param([told("n2", FAST, BLIND)], [], 3, "not known: ", id="nothing of the truth"),
+        pytest.param([told("d1", DIED, FAST, OVS)], [], 3, "not known: ", id="a path that died"),
         pytest.param(
             [told("d1", NO_SWITCH, FAST, OVS)], [], 0, "all agree: 10", id="a real device"
         ),

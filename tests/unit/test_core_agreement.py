@@ -31,6 +31,7 @@ FRAME = ip_frame(MACS[1], MACS[0], IP.packet(udp(7, b"sixteen bytes    ")))
 QUESTION = Question("probe", FRAME, b"sixteen bytes", FromPod("vp1", "ot1"), "eth0")
 TUNNEL = Tunnel(Encap.GENEVE, Vni(100), ip_address("192.0.2.1"), ip_address("192.0.2.2"), 6081)
 PACKET = TunnelPacket(TUNNEL, FRAME, True, 64, 0)
+STRANGER = replace(QUESTION, frame=encapsulate(TUNNEL, MACS[0], FRAME), entry=None)
 SENT = Observed(tunnelled("eth0", PACKET), "the flow")
 DELIVERED = Observed(done(Action.DELIVER, "vp2", FRAME))
 ANSWERED = Observed(done(Action.DELIVER, "vp1", FRAME[::-1]))
@@ -56,7 +57,8 @@ def changed(**values: Any) -> Observed:
         pytest.param(QUESTION, SENT, DROPPED, Field.VERDICT, id="sends what is dropped"),
         pytest.param(QUESTION, DROPPED, SENT, Field.VERDICT, id="drops what is sent"),
         pytest.param(QUESTION, DELIVERED, SENT, Field.VERDICT, id="delivers what is sent"),
-        pytest.param(QUESTION, DROPPED, TO_HOST, None, id="two ways to end"),
+        pytest.param(STRANGER, DROPPED, TO_HOST, None, id="two ways to end for a stranger's"),
+        pytest.param(QUESTION, DROPPED, TO_HOST, Field.VERDICT, id="drops what is the host's"),
         pytest.param(QUESTION, TO_HOST, DROPPED, None, id="two ways to end, the other way"),
         pytest.param(QUESTION, DELIVERED, ANSWERED, Field.OUTPUT, id="another port"),
         pytest.param(QUESTION, FLOODED, FLOODED, Field.VERDICT, id="floods by itself"),

@@ -267,6 +267,10 @@ BUGS: Mapping[str, Seeded] = {
     "misses of the wire with another VNI": Seeded(
         "to an unknown MAC, from the wire", lambda t: before(t.back, "set_field:0x3ff->tun_id")
     ),
+    "the host's own traffic is dropped": Seeded(
+        "verdict: drop, not host: TCP to the node",
+        lambda t: ahead(CLASSIFY.number, f"tcp,in_port={t.ports['up']}", "drop"),
+    ),
     "somebody else's row": Seeded(
         "verdict: flood, not one output", lambda _: [Flow(0, 65535, "", "NORMAL", 0)]
     ),

@@ -19,12 +19,12 @@ demo: ## four nodes, two encapsulations, every pair reachable (KEEP=1 leaves the
 test: ## everything: lint and all tests, on real servers and the lab (as root, about 15 minutes)
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(ALL)
+	@$(BIN)/pytest -n 2 $(ALL)
 
 check: ## lint, types, imports, unit and packet tests (as root, at most 60 seconds)
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest $(QUICK)
+	@$(BIN)/pytest -n 2 $(QUICK)
 
 install: ## overweave in /usr/local/bin and the CNI plugin in /opt/cni/bin, from here (as root)
 	@.ci/setup

@@ -16,7 +16,6 @@ ENCAPS, FAMILIES = ("geneve", "vxlan"), ("ipv4", "ipv6")
 PORTS, DATAPATHS = ("veth", "netdev", "representor"), ("userspace", "kernel")
 # What cannot be yet, and why: the first that applies.
 NOT_YET = {"kernel": "kernel datapath: not built yet"}
-_PROPERTY = "proven"
 
 Port = Literal["veth", "netdev", "representor"]
 Datapath = Literal["userspace", "kernel"]
@@ -47,12 +46,17 @@ def proven(request: pytest.FixtureRequest) -> Proven:
     ) -> None:
         cell = Cell(encap, outer, inner, port, datapath)
         assert cell in CELLS, f"{cell} is no cell of the grid"
-        request.node.user_properties.append((_PROPERTY, cell))
+        request.node.user_properties.append((_told(cell), True))
 
     return record
 
 
 CELLS = tuple(Cell(*words) for words in product(ENCAPS, FAMILIES, FAMILIES, PORTS, DATAPATHS))
+
+
+def _told(cell: Cell) -> str:
+    """Return the name of the property of a test that has proven ``cell``."""
+    return f"proven: {' '.join(cell)}"
 
 
 class Grid:
@@ -66,8 +70,8 @@ class Grid:
         if not report.passed:
             self._faulty.add(report.nodeid)
         elif report.when == "teardown" and report.nodeid not in self._faulty:
-            told = {value for name, value in report.user_properties if name == _PROPERTY}
-            self._tests.update(cell for cell in CELLS if cell in told)
+            told = {name for name, _ in report.user_properties}
+            self._tests.update(cell for cell in CELLS if _told(cell) in told)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._tests:  # else nothing that ran sends packets

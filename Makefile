@@ -12,7 +12,7 @@ ALL := $(QUICK) $(wildcard tests/functional tests/system tests/vm)
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: ## four nodes, two encapsulations, every pair reachable (KEEP=1 leaves the lab up)
+demo: ## hosts and DPUs, two encapsulations, every pair reachable (KEEP=1 leaves the lab up)
 	@.ci/setup --root
 	@$(BIN)/python -m dataplane.lab.demo
 

@@ -225,7 +225,7 @@ def test_what_keeps_a_node_from_being_ready(
 
 def verified(tmp_path: Path, paths: PacketPaths, *, knows: bool = True) -> list[pb.Verified]:
     socket, source = tmp_path / "api.sock", Fixed()
-    state = replace(source.snapshot.state, switch=SwitchView(OCTEON))
+    state = replace(source.snapshot.state, switch=SwitchView(OCTEON, held=frozenset()))
     desired = source.snapshot.desired if knows else None
     source.snapshot = replace(source.snapshot, state=state, desired=desired)
     server = serve(AgentService(source, FixedPath(), paths, {}, "unix"), socket)

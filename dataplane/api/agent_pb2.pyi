@@ -300,7 +300,7 @@ class Verified(_message.Message):
     def __init__(self, node: _Optional[str] = ..., total: _Optional[int] = ..., asked: _Optional[int] = ..., left_out: _Optional[int] = ..., paths: _Optional[_Iterable[_Union[PathTally, _Mapping]]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
 
 class PathTally(_message.Message):
-    __slots__ = ("path", "why_not", "asked", "verdicts", "differed", "unknown", "why_unknown", "not_observed")
+    __slots__ = ("path", "why_not", "asked", "verdicts", "differed", "unknown", "why_unknown", "not_observed", "excused")
     class VerdictsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -315,6 +315,13 @@ class PathTally(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class ExcusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     PATH_FIELD_NUMBER: _ClassVar[int]
     WHY_NOT_FIELD_NUMBER: _ClassVar[int]
     ASKED_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +330,7 @@ class PathTally(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     WHY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     NOT_OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    EXCUSED_FIELD_NUMBER: _ClassVar[int]
     path: str
     why_not: str
     asked: int
@@ -331,7 +339,8 @@ class PathTally(_message.Message):
     unknown: int
     why_unknown: str
     not_observed: _containers.ScalarMap[str, int]
-    def __init__(self, path: _Optional[str] = ..., why_not: _Optional[str] = ..., asked: _Optional[int] = ..., verdicts: _Optional[_Mapping[str, int]] = ..., differed: _Optional[int] = ..., unknown: _Optional[int] = ..., why_unknown: _Optional[str] = ..., not_observed: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    excused: _containers.ScalarMap[str, int]
+    def __init__(self, path: _Optional[str] = ..., why_not: _Optional[str] = ..., asked: _Optional[int] = ..., verdicts: _Optional[_Mapping[str, int]] = ..., differed: _Optional[int] = ..., unknown: _Optional[int] = ..., why_unknown: _Optional[str] = ..., not_observed: _Optional[_Mapping[str, int]] = ..., excused: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Difference(_message.Message):
     __slots__ = ("path", "question", "field", "said", "truth", "rule", "truths_rule", "frame")

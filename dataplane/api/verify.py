@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 from dataplane.api import agent_pb2 as pb
 from dataplane.contracts import PacketPath, PacketPaths
-from dataplane.core.agreement import Disagreement, Observed, Question, disagreement, unobserved
+from dataplane.core.agreement import (
+    Disagreement,
+    Observed,
+    Question,
+    disagreement,
+    excusable,
+    is_excused,
+    unobserved,
+)
+from dataplane.core.capability import Capability, Departure
 from dataplane.core.corpus import MARK_BYTES, Choice, Corpus, Draw, corpus
 from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.core.model import EntryKey
@@ -20,17 +29,18 @@ from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
 _AT_ONCE = 32
 _NO_CONTROL = "no frame can be let in: only an emulated switch with a control socket takes any"
 
+_ABLE = Capability("", "")  # of what is like Open vSwitch in all
+
 
 def verify(
     snapshot: Snapshot, paths: PacketPaths, request: pb.VerifyRequest
 ) -> Iterator[pb.Verified]:
     """Yield what was found, some frames at a time; nothing is sent. Raises InvalidValueError."""
     asked = _corpus(snapshot, request)
-    known = snapshot.state.switch.capability
     judges = [_Judge(paths.fast)]
     if paths.switch is not None:
-        cannot_set = known.cannot_set if known else frozenset[str]()
-        judges.insert(0, _Judge(paths.switch, cannot_set, snapshot.state.switch.held))
+        switch = snapshot.state.switch
+        judges.insert(0, _Judge(paths.switch, switch.capability or _ABLE, switch.held))
     truth = _Judge(paths.ovs)
     absent = [_unasked()] if paths.switch is None and snapshot.state.switch.exists else []
     node, total = snapshot.state.node.name, len(asked.questions)
@@ -64,7 +74,7 @@ class _Judge:
     """Asks one path; ``held`` are the entries of a switch; ``why_not``: it could not be asked."""
 
     path: PacketPath
-    cannot_set: AbstractSet[str] = frozenset()
+    able: Capability = _ABLE
     held: AbstractSet[EntryKey] | None = None
     why_not: str = ""
 
@@ -90,8 +100,10 @@ class _Judge:
             elif _is_unjudged(question, here, there):
                 tally.unknown += 1
                 tally.why_unknown = tally.why_unknown or f"{truth.path.name}: {there.why}"
-        differences = list(self._again(suspects, truth))
+        excused, differences = self._again(suspects, truth)
         tally.differed, tally.why_not = len(differences), tally.why_not or self.why_not
+        for departure, count in excused.items():
+            tally.excused[departure] = count
         for here, there in zip(seen, truths, strict=True):
             for name in unobserved(here, there):
                 tally.not_observed[name] += 1
@@ -99,20 +111,41 @@ class _Judge:
 
     def _again(
         self, suspects: Sequence[tuple[Question, Disagreement]], truth: _Judge
-    ) -> Iterator[pb.Difference]:
+    ) -> tuple[Counter[Departure], list[pb.Difference]]:
         """Ask once more: what was asked while something changed is no difference.
 
-        What is not answered this time stays what it was.
+        What is not answered this time stays what it was. Return how often each departure of the
+        device excuses one, and those that none does.
         """
+        excused, differences = Counter[Departure](), list[pb.Difference]()
         if not suspects:
-            return
+            return excused, differences
         questions = [question for question, _ in suspects]
         answers = zip(suspects, self.ask(questions), truth.ask(questions), strict=True)
         for (question, before), here, there in answers:
             is_lost = here.action is Action.UNKNOWN or _lacks_truth(question, there)
             found = before if is_lost else self._judge(question, here, there)
-            if found is not None:
-                yield _difference(self.path.name, question, found, self._holds(question))
+            if found is None:
+                continue
+            departure = None if is_lost else self._departure(question, here, there, truth)
+            if departure is not None:
+                excused[departure] += 1
+            else:
+                differences.append(
+                    _difference(self.path.name, question, found, self._holds(question))
+                )
+        return excused, differences
+
+    def _departure(
+        self, question: Question, here: Observed, there: Observed, truth: _Judge
+    ) -> Departure | None:
+        """Return which declared departure a difference is."""
+        asked = excusable(question, self.able.departures)
+        if asked is None or question.excuse is None:
+            return None
+        (instead,) = truth.ask([asked])
+        is_it = is_excused(question, here, (there, instead), self.able.cannot_set)
+        return question.excuse.departure if is_it else None
 
     def _holds(self, question: Question) -> str:
         """Return what a switch has for a frame, in words; empty: this is no switch."""
@@ -122,7 +155,7 @@ class _Judge:
         return f"; it holds {'an' if question.about in self.held else 'no'} entry of {mac} in {vni}"
 
     def _judge(self, question: Question, here: Observed, there: Observed) -> Disagreement | None:
-        return disagreement(question, here, there, self.cannot_set)
+        return disagreement(question, here, there, self.able.cannot_set)
 
 
 def _is_unjudged(question: Question, here: Observed, there: Observed) -> bool:

@@ -20,7 +20,11 @@ from dataplane.core.errors import OverweaveError
 from dataplane.core.path import Action
 
 PATHS = Listing(
-    "path", ("node", "path", "asked", "agree", "handed_over", "differ", "unknown", "not_observed")
+    "path",
+    (
+        *("node", "path", "asked", "agree", "handed_over"),
+        *("excused", "differ", "unknown", "not_observed"),
+    ),
 )
 VERIFIES = Listing("verify", ())
 _TRUTH = "ovs"
@@ -41,6 +45,7 @@ class Tally:
     unknown: int = 0
     why_unknown: str = ""
     not_observed: Counter[str] = field(default_factory=Counter)
+    cannot: Counter[str] = field(default_factory=Counter)
 
     def add(self, tally: pb.PathTally) -> None:
         """Count some more frames."""
@@ -51,20 +56,24 @@ class Tally:
         self.differ += tally.differed
         self.unknown += tally.unknown
         self.not_observed.update(tally.not_observed)
+        self.cannot.update(tally.excused)
 
     @property
     def record(self) -> Record:
         """Return it as a row."""
-        agree = self.asked - self.handed_over - self.differ - self.unknown
+        excused = self.cannot.total()
+        agree = self.asked - self.handed_over - excused - self.differ - self.unknown
         return {
             "node": self.node,
             "path": self.path,
             "asked": self.asked,
             "agree": agree,
             "handed_over": self.handed_over,
+            "excused": excused,
             "differ": self.differ,
             "unknown": self.unknown,
             "not_observed": dict(self.not_observed),
+            "cannot": dict(self.cannot),
             "why_not": self.why_not,
             "why_unknown": self.why_unknown,
         }
@@ -108,7 +117,12 @@ class Found:
             return f"{_blame(first)} differs in {first['field']}; {about}"
         if self.status == UNREACHABLE:
             return f"not known: not every node and path was heard; no difference in {about}"
-        return f"all agree: {about}"
+        return f"all agree{self._but}: {about}"
+
+    @property
+    def _but(self) -> str:
+        """Return an exception to that, if there is one."""
+        return ", but in what the device cannot do" if any(t.cannot for t in self.tallies) else ""
 
 
 @click.command()
@@ -131,7 +145,8 @@ def verify(packets: int, seed: str, segment: str, form: str, sockets: tuple[Path
     VTEPs, UDP port, VNI, encapsulation, DF, TTL and ECN. Open vSwitch is the truth; a path above
     it may hand over what it does not take, and never do otherwise. Nothing is sent: eBPF programs
     run on the frames, flows are traced, an emulated switch is let catch them; all but Open vSwitch
-    count them like any others. What differs is asked twice.
+    count them like any others. What differs is asked twice. What a device declares that it cannot
+    do is counted apart, and no difference.
 
     Exits 0 if all agree, 1 if not, 3 if an agent or its Open vSwitch was not heard.
     """
@@ -191,6 +206,9 @@ def _lines(found: Found, most: int) -> Iterator[str]:
         elif tally.unknown:
             why = f"{tally.unknown} frames: {tally.why_unknown}"
             yield f"not observed: {tally.path} of {tally.node}: {why}"
+        for what, count in sorted(tally.cannot.items()):
+            said = f"{count} frames: the device says that it cannot {what}"
+            yield f"excused: {tally.path} of {tally.node}: {said}"
     yield from (f"not heard: {words}" for words in found.silent)
     if found.left_out:
         yield f"left out: {found.left_out} pairs of endpoints; ask by --segment"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import zip_longest
 
+from dataplane.core.capability import Departure
 from dataplane.core.frames import TunnelPacket, parse_tunnel, told_inside
 from dataplane.core.model import EntryKey, IpAddress
 from dataplane.core.path import ENDS, UPWARDS, Action, FromPod
@@ -33,8 +34,20 @@ class Field(StrEnum):
     INNER = "inner frame"
 
 
+_FORWARDS = frozenset({Action.TUNNEL, Action.DELIVER})
 Value = str | int | bytes | IpAddress
 Values = Mapping[Field, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Excuse:
+    """A device with ``departure`` does with a frame what Open vSwitch does with ``frame``.
+
+    What is inside goes as it came all the same.
+    """
+
+    departure: Departure
+    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,7 @@ class Question:
 
     ``mark`` is a part of the frame that no other frame has. Not ``sound``: no path may deliver it.
     Not ``fits``: the underlay cannot carry it. ``glued`` gives the AccessPort that an OVS port
-    stands for, ``about`` is the entry of who it is for.
+    stands for, ``about`` is the entry of who it is for. ``excuse``: some devices may do otherwise.
     """
 
     name: str
@@ -55,6 +68,7 @@ class Question:
     fits: bool = True
     glued: Mapping[str, str] = field(default_factory=dict)
     about: EntryKey | None = None
+    excuse: Excuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,49 @@ def disagreement(
             said, meant = _apart(seen.values[name], expected.values[name])
             return Disagreement(name, said, meant, seen.rule, expected.rule)
     return None
+
+
+def excusable(question: Question, departures: AbstractSet[Departure]) -> Question | None:
+    """Return what Open vSwitch is asked in the place of ``question``; None: nothing excuses it."""
+    excuse = question.excuse
+    if excuse is None or excuse.departure not in departures:
+        return None
+    return replace(question, frame=excuse.frame, fits=True, excuse=None)
+
+
+def is_excused(
+    question: Question,
+    seen: Observed,
+    truths: tuple[Observed, Observed],
+    cannot_set: AbstractSet[str] = frozenset(),
+) -> bool:
+    """Say whether a difference is the one that ``question`` has an excuse for, and no other.
+
+    ``truths`` are of the question, and of what is ``excusable`` in its place. What of the latter
+    was not observed excuses nothing.
+    """
+    truth, instead = truths
+    if question.excuse is None or seen.action not in _FORWARDS:
+        return False
+    if question.excuse.departure is Departure.ND_ANSWERS and not _is_answer(question, truth):
+        return False
+    meant = {**instead.values, Field.INNER: _inside(question)}
+    if seen.values.keys() - meant.keys() - cannot_set:
+        return False
+    asked = replace(question, fits=True)
+    return disagreement(asked, seen, Observed(meant), cannot_set) is None
+
+
+def _is_answer(question: Question, truth: Observed) -> bool:
+    """Say whether the sender has got something back."""
+    own = question.entry.access_port if question.entry else None
+    return truth.action is Action.DELIVER and truth.values.get(Field.OUTPUT) == own
+
+
+def _inside(question: Question) -> bytes:
+    """Return the frame that goes, or came, in a tunnel."""
+    packet = None if question.entry else parse_tunnel(question.frame)
+    return packet.inner if packet else question.frame
 
 
 def unobserved(seen: Observed, truth: Observed) -> tuple[Field, ...]:

@@ -19,6 +19,18 @@ class Part(StrEnum):
     REMOTE = "remote"  # frames for an endpoint behind a VTEP
 
 
+class Departure(StrEnum):
+    """What a device says that it cannot do, so that it forwards what Open vSwitch would not so.
+
+    None of them has a frame go where it is not addressed to, and none is a guard's check.
+    """
+
+    ND_ANSWERS = "answer an ND solicitation that is sent to one: who is asked gets it"
+    FRAME_SIZE = "see that a frame is too large for the underlay: it leaves all the same"
+    OUTER_ECN = "tell the frame inside what congestion its tunnel packet has met"
+    OUTER_TARGET = "compare the address that a tunnel packet is for: others' are taken in"
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of the switch; ``used`` rows of ``capacity`` are taken, ``foreign`` of them not ours.
@@ -44,9 +56,10 @@ class Capability:
 
     ``tunnels`` are the encapsulations with the outer families it writes and strips. ``guards`` are
     those it enforces, by the AccessPort (representor) of each of its ports. ``cannot_set`` names
-    (core.agreement.Field) what it writes otherwise than the other paths do, ``limits`` what else to
-    know, in the vendor's words. ``obstacle`` says why nothing can be placed at all, empty: it can.
-    ``offloads``: it says itself that what it forwards by its tables is forwarded in hardware.
+    (core.agreement.Field) what it writes otherwise than the other paths do, ``departures`` what it
+    cannot do, ``limits`` what else to know, in the vendor's words. ``obstacle`` says why nothing
+    can be placed at all, empty: it can. ``offloads``: it says itself that what it forwards by its
+    tables is forwarded in hardware.
     ``rows`` of ours it holds now in all, those among them that no entry counts as its own.
     ``emulated`` devices prove nothing about speed.
     """
@@ -57,6 +70,7 @@ class Capability:
     guards: Mapping[str, frozenset[Guard]] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     cannot_set: frozenset[str] = frozenset()
+    departures: frozenset[Departure] = frozenset()
     limits: tuple[str, ...] = ()
     obstacle: str = ""
     offloads: bool = False

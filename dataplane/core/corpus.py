@@ -14,7 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import islice, product
 
 from dataplane.core.addressing import eui64_link_local
-from dataplane.core.agreement import Question
+from dataplane.core.agreement import Excuse, Question
+from dataplane.core.capability import Departure
 from dataplane.core.desired import Desired, Port, PortState, SegmentView
 from dataplane.core.events import Link
 from dataplane.core.frames import (
@@ -122,12 +123,23 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A frame in the making; ``make`` is given the mark."""
+    """A frame in the making; ``make`` is given the mark.
+
+    ``instead`` makes the frame that a device with ``departure`` takes it for.
+    """
 
     name: str
     make: Make
     sound: bool = True
     fits: bool = True
+    departure: Departure | None = None
+    instead: Make | None = None
+
+    def excuse(self, mark: bytes) -> Excuse | None:
+        """Return what excuses a device that does otherwise with it, if anything does."""
+        if self.departure is None or self.instead is None:
+            return None
+        return Excuse(self.departure, self.instead(mark))
 
 
 def corpus(desired: Desired, nic: Link, draw: Draw, choice: Choice) -> Corpus:
@@ -219,12 +231,13 @@ class _Node:
             fits=case.fits,
             glued=self._glued,
             about=EntryKey(way.view.segment.vni, way.target.mac),
+            excuse=case.excuse(mark),
         )
 
     def _received(self, way: _Way, case: _Case) -> Question:
         """Return a question about what comes in a tunnel from where the way's source is."""
         make = self._wrapped(self._tunnel(way), case.make)
-        return self._arriving(way, replace(case, make=make))
+        return self._arriving(way, replace(case, make=make, departure=None))
 
     def _arriving(self, way: _Way, case: _Case) -> Question:
         mark = self._mark()
@@ -238,6 +251,7 @@ class _Node:
             fits=case.fits,
             glued=self._glued,
             about=EntryKey(way.view.segment.vni, way.target.mac),
+            excuse=case.excuse(mark),
         )
 
     def _tunnel(self, way: _Way) -> Tunnel:
@@ -267,7 +281,12 @@ class _Node:
             for outer, inner in product(range(4), range(4)):
                 make = _echo(way, replace(ip, tos=inner))
                 name = f"ECN {outer} outside, {inner} inside IPv{ip.source.version}"
-                yield _Case(name, self._wrapped(tunnel, make, outer))
+                yield _Case(
+                    name,
+                    self._wrapped(tunnel, make, outer),
+                    departure=Departure.OUTER_ECN,
+                    instead=self._wrapped(tunnel, make),
+                )
 
     def _strange(self, way: _Way) -> Iterator[_Case]:
         """Yield what is not, or not quite, a tunnel packet of a member."""
@@ -280,12 +299,18 @@ class _Node:
             "unknown VTEP": replace(tunnel, source=self._nobody(tunnel.source)),
             "unknown VNI": replace(tunnel, vni=Vni(unknown)),
             "largest VNI": replace(tunnel, vni=Vni(0xFFFFFF)),
-            "not to this node": replace(tunnel, target=self._nobody(tunnel.target)),
             "another UDP port": replace(tunnel, udp_port=53),
             f"{other} of that VNI": replace(tunnel, encap=other, udp_port=others_port),
         }
         for name, each in changed.items():
             yield _Case(name, self._wrapped(each, _plain(way)[0].make))
+        away = replace(tunnel, target=self._nobody(tunnel.target))
+        yield _Case(
+            "not to this node",
+            self._wrapped(away, _plain(way)[0].make),
+            departure=Departure.OUTER_TARGET,
+            instead=self._wrapped(tunnel, _plain(way)[0].make),
+        )
         ip = Ip(tunnel.source, tunnel.target, TCP)
         yield _Case(
             "TCP to the node",
@@ -423,7 +448,13 @@ def _said(way: _Way) -> Iterator[_Case]:
     if ip is None:
         return
     if way.target.vtep is not None:
-        yield _Case("too large", _echo(way, ip, way.view.mtu + 4), fits=False)
+        yield _Case(
+            "too large",
+            _echo(way, ip, way.view.mtu + 4),
+            fits=False,
+            departure=Departure.FRAME_SIZE,
+            instead=_echo(way, ip, way.view.mtu),
+        )
     yield _Case("to an address beyond", _echo(way, replace(ip, target=ip.target + 3)))
     yield _Case("from a false address", _echo(way, replace(ip, source=ip.source + 3)))
     yield _Case("from its target's address", _echo(way, replace(ip, source=ip.target)))
@@ -460,7 +491,7 @@ def _questions(way: _Way) -> Iterator[_Case]:
         yield _Case("ARP reply", _to(way.target.mac, way.source.mac, ARP, reply))
     asks, asked = way.source.ip(6), way.target.ip(6)
     if isinstance(asks, IPv6Address) and isinstance(asked, IPv6Address):
-        yield _Case("ND solicitation to one", _nd(way, 135, asks, asked, way.source.mac))
+        yield _solicitation("ND solicitation to one", way, (asks, asked), way.source.mac)
         yield _Case("ND advertisement", _nd(way, 136, asks, asks, way.source.mac))
 
 
@@ -478,7 +509,7 @@ def _false_claims(way: _Way) -> Iterator[_Case]:
     asks, asked = way.source.ip(6), way.target.ip(6)
     if isinstance(asks, IPv6Address) and isinstance(asked, IPv6Address):
         yield _Case("ND for another's address", _nd(way, 136, asks, asked, way.source.mac))
-        yield _Case("ND with a false MAC", _nd(way, 135, asks, asked, _NOBODY))
+        yield _solicitation("ND with a false MAC", way, (asks, asked), _NOBODY)
         yield _Case("a router's advertisement", _nd(way, 134, asks, asked, way.source.mac))
 
 
@@ -501,6 +532,16 @@ def _nd(way: _Way, kind: int, source: IPv6Address, about: IPv6Address, mac: str)
     body = struct.pack("!BBHI", kind, 0, 0, 0) + about.packed + option
     packet = ip.packet(ip.summed(body, 2))
     return lambda mark: way.frame(packet) + mark
+
+
+def _solicitation(name: str, way: _Way, ends: tuple[IPv6Address, IPv6Address], mac: str) -> _Case:
+    """Return a solicitation; a device that cannot answer takes it for any other ICMPv6 message."""
+    return _Case(
+        name,
+        _nd(way, 135, *ends, mac),
+        departure=Departure.ND_ANSWERS,
+        instead=_nd(way, 128, *ends, mac),  # RFC 4443: echo request
+    )
 
 
 # --- drawn ---------------------------------------------------------------------------------------

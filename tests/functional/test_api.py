@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -14,11 +15,12 @@ from dataplane.api.client import AgentUnreachableError, connect
 from dataplane.api.service import AgentService, serve
 from dataplane.contracts import PacketPaths
 from dataplane.core.agreement import Observed, Question, done
-from dataplane.core.capability import Capability
+from dataplane.core.capability import Capability, Departure
 from dataplane.core.derive import derive
 from dataplane.core.diff import Pending
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import Link, LinksChanged, TargetReport
+from dataplane.core.frames import parse_tunnel
 from dataplane.core.model import Encap, EntryKey, Vni
 from dataplane.core.offload import SwitchView
 from dataplane.core.path import Action, Outcome, Probe, Tunnel
@@ -224,9 +226,11 @@ def test_what_keeps_a_node_from_being_ready(
     assert (obstacle(replace(source.snapshot, reports=reports)) is None) is is_ready
 
 
-def verified(tmp_path: Path, paths: PacketPaths, *, knows: bool = True) -> list[pb.Verified]:
+def verified(
+    tmp_path: Path, paths: PacketPaths, switch: Capability = OCTEON, *, knows: bool = True
+) -> list[pb.Verified]:
     socket, source = tmp_path / "api.sock", Fixed()
-    state = replace(source.snapshot.state, switch=SwitchView(OCTEON, held=frozenset()))
+    state = replace(source.snapshot.state, switch=SwitchView(switch, held=frozenset()))
     desired = source.snapshot.desired if knows else None
     source.snapshot = replace(source.snapshot, state=state, desired=desired)
     server = serve(AgentService(source, FixedPath(), paths, {}, "unix"), socket)
@@ -260,6 +264,51 @@ def test_frames_that_differ_are_told_with_both_rules(tmp_path: Path) -> None:
     assert sum(t.differed for t in switch) == len(differences) == sum(t.asked for t in switch)
     assert sum(t.unknown for t in ovs) > 0
     assert {t.why_unknown for t in ovs} == {"", "lost"}
+
+
+class DecapsulatingPath(OvsPath):
+    """One that strips tunnel packets, ``careful`` or not about ECN and whom they are for."""
+
+    def __init__(self, name: str, *, careful: bool) -> None:
+        self.name, self._careful = name, careful
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        return [self._observe(each) for each in questions]
+
+    def _observe(self, question: Question) -> Observed:
+        packet = parse_tunnel(question.frame) if question.sound and not question.entry else None
+        if packet is None:
+            return Observed(done(Action.DROP))
+        if self._careful and (packet.ecn or packet.tunnel.target != HERE):
+            return Observed(done(Action.DROP))
+        return Observed(done(Action.DELIVER, "rep0", packet.inner))
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        pytest.param({Departure.OUTER_ECN, Departure.OUTER_TARGET}, id="both"),
+        pytest.param({Departure.OUTER_ECN}, id="one"),
+        pytest.param(set(Departure) - {Departure.OUTER_ECN}, id="the other"),
+        pytest.param(set(), id="nothing"),
+    ],
+)
+def test_what_a_device_says_that_it_cannot_do_is_counted_apart(
+    tmp_path: Path, declared: set[Departure]
+) -> None:
+    paths = [DecapsulatingPath(name, careful=name == "ovs") for name in ("ovs", "switch")]
+    device = replace(OCTEON, departures=frozenset(declared))
+    found = verified(tmp_path, PacketPaths(FastPacketPath(), *paths), device)
+    excused = Counter[str]()
+    for tally in tallied(found, "switch"):
+        excused.update(tally.excused)
+    told = [one.question for each in found for one in each.differences]
+    kinds = {Departure.OUTER_ECN: "outside", Departure.OUTER_TARGET: "not to this node"}
+    for departure, kind in kinds.items():
+        count = sum(kind in question for question in told)
+        assert (count == 0) is (departure in declared)
+        assert (excused.pop(departure, 0) > 0) is (departure in declared)
+    assert not excused
 
 
 def test_what_differs_only_once_is_no_difference(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ DIFFERENCES = [
     )
     for number in range(3)
 ]
+BUT = pb.PathTally(path="switch", asked=10, verdicts={"hand over": 6}, excused={"dance": 3})
 WRONG = pb.PathTally(path="switch", asked=10, verdicts={"tunnel": 10}, differed=3)
 
 
@@ -60,6 +61,13 @@ DIFFERS = [told("d1", WRONG, FAST, OVS, differences=DIFFERENCES)]
         pytest.param([told("d1", DIED, FAST, OVS)], [], 3, "not known: ", id="a path that died"),
         pytest.param(
             [told("d1", NO_SWITCH, FAST, OVS)], [], 0, "all agree: 10", id="a real device"
+        ),
+        pytest.param(
+            [told("d1", BUT, FAST, OVS)],
+            [],
+            0,
+            "all agree, but in what the device cannot do: 10 frames on 1 nodes",
+            id="a device that cannot dance",
         ),
     ],
 )
@@ -93,6 +101,15 @@ def test_what_was_not_asked_and_not_observed_says_why(capsys: pytest.CaptureFixt
     assert "not observed: ovs of d1: 1 frames: no flow" in shown
     assert "not heard: no agent answers" in shown
     assert "left out: 1 pairs of endpoints; ask by --segment" in shown
+
+
+def test_what_is_excused_is_counted_apart_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _found([told("d1", BUT, OVS), told("d1", BUT)], [])
+    _tell(found, Format.TABLE)
+    said = "excused: switch of d1: 6 frames: the device says that it cannot dance"
+    assert said in capsys.readouterr().out.splitlines()
+    switch = next(tally.record for tally in found.tallies if tally.path == "switch")
+    assert (switch["agree"], switch["handed_over"], switch["excused"]) == (2, 12, 6)
 
 
 def test_programs_read_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:

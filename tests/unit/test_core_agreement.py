@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 
 from dataplane.core.agreement import (
     Disagreement,
+    Excuse,
     Field,
     Observed,
     Question,
     disagreement,
     done,
+    excusable,
+    is_excused,
     is_same_miss,
     tunnelled,
     unobserved,
 )
+from dataplane.core.capability import Departure
 from dataplane.core.frames import UDP, Ip, TunnelPacket, encapsulate, ip_frame, udp
 from dataplane.core.model import Encap, Vni
 from dataplane.core.path import Action, FromPod, Tunnel
@@ -168,3 +172,92 @@ def wrapped(tunnel: Tunnel = TUNNEL, tos: int = 0, inner_tos: int = 0) -> bytes:
 )
 def test_a_miss_that_is_written_anew(came: bytes, went: bytes, *, is_same: bool) -> None:
     assert is_same_miss(came, went) is is_same
+
+
+# --- what a device says that it cannot do --------------------------------------------------------
+
+WIRE = encapsulate(TUNNEL, "02:00:00:00:aa:01", FRAME, 3)
+BACK = replace(QUESTION, frame=WIRE, entry=None)
+TOLD = Observed(done(Action.DELIVER, "vp1", FRAME[:15] + b"\3" + FRAME[16:]))
+IN = Observed(done(Action.DELIVER, "vp1", FRAME))
+ELSEWHERE = Observed(done(Action.DELIVER, "vp2", FRAME))
+UNWRAPPED = Observed(done(Action.DELIVER, "vp1", WIRE))
+TO_OTHER = Observed(done(Action.DELIVER, "vp3", FRAME))
+HALF = Observed({Field.VERDICT: Action.TUNNEL})
+
+
+def with_excuse(question: Question, departure: Departure) -> Question:
+    return replace(question, excuse=Excuse(departure, b"another frame"))
+
+
+ND = with_excuse(QUESTION, Departure.ND_ANSWERS)
+SIZE = with_excuse(TOO_LARGE, Departure.FRAME_SIZE)
+ECN = with_excuse(BACK, Departure.OUTER_ECN)
+TARGET = with_excuse(BACK, Departure.OUTER_TARGET)
+FLAWED = replace(TARGET, sound=False)
+
+
+@pytest.mark.parametrize(
+    ("question", "seen", "truth", "instead", "excused"),
+    [
+        pytest.param(ND, SENT, ANSWERED, SENT, True, id="ND goes to its owner"),
+        pytest.param(ND, ELSEWHERE, ANSWERED, ELSEWHERE, True, id="ND goes to the VF next door"),
+        pytest.param(ND, TO_OTHER, ANSWERED, ELSEWHERE, False, id="ND goes to another VF"),
+        pytest.param(ND, changed(vni=Vni(7)), ANSWERED, SENT, False, id="ND in another VNI"),
+        pytest.param(
+            ND, changed(target=ip_address("192.0.2.9")), ANSWERED, SENT, False, id="ND to no owner"
+        ),
+        pytest.param(ND, changed(inner=FRAME[:-1]), ANSWERED, SENT, False, id="ND is altered"),
+        pytest.param(ND, DROPPED, ANSWERED, SENT, False, id="ND is lost"),
+        pytest.param(ND, DROPPED, ANSWERED, DROPPED, False, id="ND is lost, like the rest"),
+        pytest.param(ND, FLOODED, ANSWERED, SENT, False, id="ND is flooded"),
+        pytest.param(ND, SENT, DROPPED, SENT, False, id="ND that a guard drops"),
+        pytest.param(ND, SENT, ELSEWHERE, SENT, False, id="ND that is no question"),
+        pytest.param(ND, SENT, ANSWERED, UNKNOWN, False, id="ND of whose way nothing is known"),
+        pytest.param(ND, SENT, ANSWERED, HALF, False, id="ND of whose way not all is known"),
+        pytest.param(ND, ALTERED, ANSWERED, SENT, False, id="ND handed over altered"),
+        pytest.param(SIZE, SENT, DROPPED, SENT, True, id="too large and sent"),
+        pytest.param(SIZE, SENT, SENT, SENT, True, id="too large and sent, as OVS would"),
+        pytest.param(SIZE, changed(udp_port=1), SENT, SENT, False, id="too large, to another port"),
+        pytest.param(SIZE, changed(inner=FRAME[:9]), SENT, SENT, False, id="too large and cut"),
+        pytest.param(SIZE, SENT, DROPPED, DROPPED, False, id="too large and not let in anyhow"),
+        pytest.param(ECN, IN, TOLD, IN, True, id="congestion not told"),
+        pytest.param(ECN, IN, DROPPED, IN, True, id="congestion that cannot be told"),
+        pytest.param(ECN, ELSEWHERE, TOLD, IN, False, id="congestion told to another"),
+        pytest.param(ECN, UNWRAPPED, TOLD, IN, False, id="congestion told in whole"),
+        pytest.param(ECN, DROPPED, TOLD, IN, False, id="congestion drops"),
+        pytest.param(TARGET, IN, DROPPED, IN, True, id="for another node"),
+        pytest.param(TARGET, IN, TO_HOST, IN, True, id="for another node, by the host"),
+        pytest.param(TARGET, ELSEWHERE, DROPPED, IN, False, id="for another node and another pod"),
+        pytest.param(TARGET, IN, DROPPED, DROPPED, False, id="for another node, from nobody"),
+        pytest.param(FLAWED, IN, DROPPED, IN, False, id="damaged"),
+        pytest.param(QUESTION, SENT, ANSWERED, SENT, False, id="without excuse"),
+    ],
+)
+def test_only_what_is_declared_is_excused(
+    question: Question, seen: Observed, truth: Observed, instead: Observed, *, excused: bool
+) -> None:
+    assert disagreement(question, seen, truth) is not None
+    assert is_excused(question, seen, (truth, instead)) is excused
+
+
+@pytest.mark.parametrize("departure", Departure)
+def test_a_device_that_does_not_say_so_has_no_excuse(departure: Departure) -> None:
+    question = with_excuse(TOO_LARGE, departure)
+    assert excusable(question, frozenset(Departure) - {departure}) is None
+    assert excusable(QUESTION, frozenset(Departure)) is None
+    asked = excusable(question, {departure})
+    assert asked == replace(QUESTION, frame=b"another frame")
+
+
+def test_what_the_device_cannot_set_may_differ_besides() -> None:
+    seen = changed(ttl=63)
+    assert not is_excused(SIZE, seen, (SENT, SENT))
+    assert is_excused(SIZE, seen, (SENT, SENT), {Field.TTL})
+
+
+@given(st.sampled_from(Field), st.data())
+def test_no_other_field_may_differ_besides(field: Field, data: st.DataObject) -> None:
+    seen = Observed({**SENT.values, field: data.draw(VALUES[field])})
+    assert is_excused(SIZE, SENT, (DROPPED, SENT))
+    assert not is_excused(SIZE, seen, (DROPPED, SENT))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.core.agreement import Question
+from dataplane.core.capability import Departure
 from dataplane.core.corpus import MAX_PAIRS, Choice, Draw, corpus
 from dataplane.core.desired import Desired, PortState, SegmentView
 from dataplane.core.frames import parse_tunnel
@@ -71,6 +72,32 @@ def test_every_kind_is_there_marked_and_small_enough(segment: object) -> None:
     large = [each for each in found if not each.fits]
     assert large
     assert all(len(each.frame) > MTU + 14 for each in large)
+
+
+@pytest.mark.parametrize("segment", SEGMENTS, ids=lambda s: s.name)
+def test_excuses_are_of_the_frames_that_they_are_about(segment: object) -> None:
+    found = [(each, each.excuse) for each in asked(desired(pair(segment))) if each.excuse]
+    about = {departure: set[str]() for departure in Departure}
+    for each, excuse in found:
+        about[excuse.departure].add(kind_of(each).removesuffix(", from the wire").rstrip("46"))
+        assert each.mark in excuse.frame
+        assert each.sound
+        assert excuse.departure is Departure.FRAME_SIZE or len(excuse.frame) == len(each.frame)
+    assert about.pop(Departure.OUTER_ECN) == {
+        f"ECN {outer} outside, {inner} inside IPv" for outer in range(4) for inner in range(4)
+    }
+    assert about == {
+        Departure.ND_ANSWERS: {"ND solicitation to one", "ND with a false MAC"},
+        Departure.FRAME_SIZE: {"too large"},
+        Departure.OUTER_TARGET: {"not to this node"},
+    }
+    for each, excuse in found:
+        assert not each.fits or excuse.departure is not Departure.FRAME_SIZE
+        one, other = parse_tunnel(each.frame), parse_tunnel(excuse.frame)
+        if one and other:
+            ends = (one.tunnel.target, one.ecn) == (other.tunnel.target, other.ecn)
+            assert one.inner == other.inner
+            assert ends == (excuse.departure is Departure.OUTER_ECN and not one.ecn)
 
 
 def test_from_the_wire_comes_what_another_node_sends() -> None:

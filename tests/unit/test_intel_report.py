@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dataplane.core.agreement import Field
+from dataplane.core.capability import Departure
 from dataplane.core.model import Encap, Family, Guard
 from tests.unit.intel_builders import FREE4, POOLS, WIRING
 from tests.unit.marvell_builders import bound, entries, vf
@@ -45,6 +46,7 @@ def test_an_empty_device_can_do_it_all() -> None:
     assert found.tunnels == KINDS
     assert found.guards == {f"rep{n}": {Guard.OFF} for n in (1, 2)}
     assert {Field.DF, Field.TTL, Field.ECN} == found.cannot_set
+    assert set(Departure) == found.departures
     assert {(table.capacity, table.used, table.foreign) for table in found.tables} == {(1024, 0, 0)}
     assert len(found.tables) == len(PIPELINE)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from dataplane.core.agreement import Field
-from dataplane.core.capability import Capability, Part, Table
+from dataplane.core.capability import Capability, Departure, Part, Table
 from dataplane.core.model import Encap, Family
 from vendors.intel.numbers import Pools, ours_of
 from vendors.intel.pipeline import (
@@ -29,14 +29,13 @@ from vendors.intel.rows import GUARDS
 
 VENDOR, PRODUCT = "intel", "Intel IPU E2100"
 CANNOT_SET = frozenset({Field.DF, Field.TTL, Field.ECN})
+DEPARTURES = frozenset(Departure)  # each with its source in the README
 _KINDS = tuple((encap, family) for encap in Encap for family in Family)
 _WITHOUT_COUNTERS = (
     "what comes in from the wire is not counted by endpoint: l2_fwd_rx_table has no counter"
 )
 _LIMITS = (
-    "a frame that is too large for the underlay leaves all the same",
-    "tunnel packets are taken in whatever address they are for, on UDP ports 4789 and 6081 alone",
-    "congestion that a tunnel packet met (ECN) is not told to the frame in it",
+    "tunnel packets are taken in on UDP ports 4789 and 6081 alone",
     "a MAC is behind one VTEP, whatever the segment: key-conflict",
     _WITHOUT_COUNTERS,
 )
@@ -71,6 +70,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         guards={rep: GUARDS for rep, vsi in wiring.vfs.items() if vsi in _ports(findings.rows)},
         tables=tuple(_tables(findings, ours)),
         cannot_set=CANNOT_SET,
+        departures=DEPARTURES,
         limits=(*_LIMITS, *(lacking[name] for name in sorted(lacking))),
         obstacle=findings.obstacle
         or (f"its P4 program cannot be used: {lacking[shared]}" if shared else "")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from dataplane.api import agent_pb2 as pb
 from dataplane.api.agent_pb2 import Entry
+from dataplane.api.client import connect
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.layout import LabPaths
@@ -28,6 +30,7 @@ nodes:
 - {name: d1, dpu: {vendor: marvell, host: h1, vfs: 6}}
 - {name: n2}
 """
+_VERIFY_S = 120.0
 PLACED_S = 20.0  # an entry is measured for a second or two before it is worth a row
 BUSY = 0.02  # seconds between pings: 50 a second are well above the threshold
 
@@ -89,6 +92,37 @@ def until(condition: Callable[[], bool], timeout_s: float = PLACED_S, what: str 
         assert time.monotonic() - began < timeout_s, what or "not in time"
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+@contextmanager
+def pinned(scene: DpuScene) -> Iterator[None]:
+    """Have every VF pod and everybody it reaches beyond the wire in the switch."""
+    ends = [(colour.name, scene.segments[colour.name]) for colour in COLOURS]
+    pins = [(name, str(pod.mac)) for name, pods in ends for pod in (pods[0], pods[3], *pods[4:])]
+    document = "kind: Pin\nsegment: {}\nendpoint: '{}'\nhardware: always\n"
+    lab.apply(scene.paths, "---\n".join(document.format(*pin) for pin in pins))
+    wanted = {mac for _, mac in pins}
+    until(lambda: wanted <= scene.placed_macs(), what="not placed without traffic")
+    yield
+    for name, mac in pins:
+        lab.overweave(scene.paths, "delete", "pin", f"{name}/{mac}")
+
+
+def differences(scene: DpuScene, colour: Colour) -> Generator[pb.Difference, None, None]:
+    """Yield what ``verify`` finds on the DPU, as the command asks for it, until nobody listens."""
+    request = pb.VerifyRequest(packets=20, seed="tests", segment=colour.name)
+    with connect(scene.paths.node("d1").api_socket) as agent:
+        heard = agent.Verify(request, timeout=_VERIFY_S)
+        try:
+            for each in heard:
+                yield from each.differences
+        finally:
+            heard.cancel()
+
+
+def words(difference: pb.Difference) -> str:
+    said = f"{difference.said}, not {difference.truth}"
+    return f"{difference.field}: {said}: {difference.question}"
 
 
 @pytest.fixture(scope="session")

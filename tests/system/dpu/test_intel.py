@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from dataplane.core.capability import Departure
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 from dataplane.lab import dpus, lab, matrix, probes
@@ -18,7 +21,18 @@ from dataplane.lab.scene import COLOURS, Colour, silent
 from dataplane.lab.topology import read_topology
 from tests.functional.p4_client import client
 from tests.packets.e2100_frames import MAKE
-from tests.system.dpu.conftest import BUSY, DpuScene, Talk, talking, until
+from tests.system.dpu.conftest import (
+    BUSY,
+    DpuScene,
+    Talk,
+    differences,
+    pinned,
+    talking,
+    until,
+    words,
+)
+from tests.system.dpu.e2100_bugs import BUGS, planted, rows_of
+from tests.system.test_lab_cli import Overweave
 from tests.unit.p4_entries import number
 
 TOPOLOGY = """
@@ -36,6 +50,7 @@ PLACES = ("h1", "d1", "n2")
 BLUE = COLOURS[0]
 SMALL = 1  # rows
 GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
+TRIES = 3  # the agent puts right what it finds, about every 30 s
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
 
@@ -192,3 +207,52 @@ def test_a_port_that_goes_and_comes(talk: Talk) -> None:
 def full(scene: DpuScene) -> int:
     stations = [each for stations in scene.segments.values() for each in stations]
     return sum(scene.entry(each).reason == Reason.TABLE_FULL for each in stations)
+
+
+# --- overweave verify; all that it is about is pinned to the switch until the end ----------------
+
+
+@pytest.fixture(scope="module")
+def placed(shared: DpuScene) -> Iterator[DpuScene]:
+    shared.tell("clear")
+    with pinned(shared):
+        yield shared
+
+
+def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(placed: DpuScene) -> None:
+    shown = Overweave(placed).run("verify", "--packets", "30", "-o", "json")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    (found,) = json.loads(shown.stdout)
+    print(found["verdict"])
+    assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
+    assert found["differences"] == []
+    assert found["left_out"] == 0
+    rows = {(row["node"], row["path"]): row for row in found["paths"]}
+    switch = rows.pop(("d1", "switch"))
+    assert (switch["unknown"], switch["not_observed"]) == (0, {})
+    assert set(switch["cannot"]) == set(Departure)
+    assert min(switch["agree"], switch["handed_over"]) > 100
+    assert 0 < switch["excused"] < switch["agree"] / 2
+    assert not any(row["cannot"] for row in rows.values())
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
+    bug = BUGS[name]
+    heard: list[str] = []
+    with rows_of(placed, BLUE) as rows:
+        for _ in range(TRIES):
+            with planted(placed, rows, bug), closing(differences(placed, BLUE)) as found:
+                for difference in found:
+                    heard.append(words(difference))
+                    if bug.told in heard[-1]:
+                        print(heard[-1])
+                        assert difference.path == "switch"
+                        assert difference.rule.startswith("injected at ")
+                        assert difference.truths_rule
+                        return
+    pytest.fail(f"nobody said {bug.told!r}, but {heard}")
+
+
+def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:
+    assert [words(difference) for difference in differences(placed, BLUE)] == []

@@ -48,7 +48,7 @@ def test_a_device_that_is_down_is_said_to_be_and_pods_are_added_all_the_same(
     began = time.monotonic()
     scene.tell(fault)
     until(lambda: scene.entry(talk.far).reason == Reason.DEVICE_DOWN, SOFTWARE_S)
-    assert words in scene.entry(talk.far).words
+    until(lambda: words in scene.entry(talk.far).words, SOFTWARE_S, "not said why")
     until(lambda: not is_ready(scene), SOFTWARE_S, "said to be ready")
     with late_pod(scene):
         assert not pings(talk)

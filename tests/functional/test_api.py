@@ -269,8 +269,8 @@ def test_frames_that_differ_are_told_with_both_rules(tmp_path: Path) -> None:
 class DecapsulatingPath(OvsPath):
     """One that strips tunnel packets, ``careful`` or not about ECN and whom they are for."""
 
-    def __init__(self, name: str, *, careful: bool) -> None:
-        self.name, self._careful = name, careful
+    def __init__(self, name: str, output: str = "rep0", *, careful: bool = False) -> None:
+        self.name, self._output, self._careful = name, output, careful
 
     def observed(self, questions: Sequence[Question]) -> list[Observed]:
         return [self._observe(each) for each in questions]
@@ -281,7 +281,7 @@ class DecapsulatingPath(OvsPath):
             return Observed(done(Action.DROP))
         if self._careful and (packet.ecn or packet.tunnel.target != HERE):
             return Observed(done(Action.DROP))
-        return Observed(done(Action.DELIVER, "rep0", packet.inner))
+        return Observed(done(Action.DELIVER, self._output, packet.inner))
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ class DecapsulatingPath(OvsPath):
 def test_what_a_device_says_that_it_cannot_do_is_counted_apart(
     tmp_path: Path, declared: set[Departure]
 ) -> None:
-    paths = [DecapsulatingPath(name, careful=name == "ovs") for name in ("ovs", "switch")]
+    paths = DecapsulatingPath("ovs", careful=True), DecapsulatingPath("switch")
     device = replace(OCTEON, departures=frozenset(declared))
     found = verified(tmp_path, PacketPaths(FastPacketPath(), *paths), device)
     excused = Counter[str]()
@@ -309,6 +309,16 @@ def test_what_a_device_says_that_it_cannot_do_is_counted_apart(
         assert (count == 0) is (departure in declared)
         assert (excused.pop(departure, 0) > 0) is (departure in declared)
     assert not excused
+
+
+def test_what_goes_elsewhere_besides_has_no_excuse(tmp_path: Path) -> None:
+    paths = DecapsulatingPath("ovs", careful=True), DecapsulatingPath("switch", "rep1")
+    device = replace(OCTEON, departures=frozenset(Departure))
+    found = verified(tmp_path, PacketPaths(FastPacketPath(), *paths), device)
+    assert not any(tally.excused for tally in tallied(found, "switch"))
+    told = [one.question for each in found for one in each.differences]
+    for kind in ("ECN 3 outside", "not to this node"):
+        assert any(kind in question for question in told)
 
 
 def test_what_differs_only_once_is_no_difference(tmp_path: Path) -> None:

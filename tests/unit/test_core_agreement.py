@@ -183,6 +183,7 @@ IN = Observed(done(Action.DELIVER, "vp1", FRAME))
 ELSEWHERE = Observed(done(Action.DELIVER, "vp2", FRAME))
 UNWRAPPED = Observed(done(Action.DELIVER, "vp1", WIRE))
 TO_OTHER = Observed(done(Action.DELIVER, "vp3", FRAME))
+SHORTER = changed(inner=FRAME[:-4])
 HALF = Observed({Field.VERDICT: Action.TUNNEL})
 
 
@@ -220,6 +221,8 @@ FLAWED = replace(TARGET, sound=False)
         pytest.param(SIZE, SENT, SENT, SENT, True, id="too large and sent, as OVS would"),
         pytest.param(SIZE, changed(udp_port=1), SENT, SENT, False, id="too large, to another port"),
         pytest.param(SIZE, changed(inner=FRAME[:9]), SENT, SENT, False, id="too large and cut"),
+        pytest.param(SIZE, SENT, DROPPED, SHORTER, True, id="too large and whole"),
+        pytest.param(SIZE, SHORTER, DROPPED, SHORTER, False, id="as large as may be, not as it is"),
         pytest.param(SIZE, SENT, DROPPED, DROPPED, False, id="too large and not let in anyhow"),
         pytest.param(ECN, IN, TOLD, IN, True, id="congestion not told"),
         pytest.param(ECN, IN, DROPPED, IN, True, id="congestion that cannot be told"),

@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,7 @@ from tests.system.dpu.conftest import (
 )
 from tests.system.dpu.e2100_bugs import BUGS, planted, rows_of
 from tests.system.test_lab_cli import Overweave
+from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 from tests.unit.p4_entries import number
 
 TOPOLOGY = """
@@ -234,6 +237,28 @@ def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(placed: DpuS
     assert min(switch["agree"], switch["handed_over"]) > 100
     assert 0 < switch["excused"] < switch["agree"] / 2
     assert not any(row["cannot"] for row in rows.values())
+
+
+@pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")
+def test_what_the_switch_puts_on_the_wire_is_what_the_standards_say(
+    placed: DpuScene, colour: Colour, tmp_path: Path
+) -> None:
+    near, _, _, far = placed.segments[colour.name][:4]
+    file, before = tmp_path / "underlay.pcap", counted(placed, far)
+    with capture(placed, placed.dpu.name, file):
+        for version, pace in product((4, 6), (Pace(5), Pace(5, size=near.mtu))):
+            assert probes.ping(near, far.ip(version), pace).lost == 0
+    until(lambda: counted(placed, far) >= before + 20, what="somebody else sent it")
+    vtep = next(a.ip for a in placed.dpu.addresses if f"ipv{a.version}" == colour.underlay)
+    layer = "ip" if vtep.version == 4 else "ipv6"
+    sent = f"{colour.encap}.vni == {colour.vni} && {layer}.src == {vtep}"
+    fields, values = OUTER[colour.underlay]
+    echoes = dissect(file, f"{sent} && (icmp || icmpv6.type == 128)", fields)
+    assert len(echoes) == 20
+    assert set(echoes) == {(*values, PORTS[colour.encap])}
+    assert dissect(file, f"{sent} && ({WRONG})", ("frame.number", "frame.protocols")) == []
+    inner = dissect(file, sent, ("frame.protocols",))
+    assert all(f":{colour.encap}:eth:" in protocols for (protocols,) in inner)
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -46,6 +46,7 @@ from tests.unit.overlay_builders import (
 from vendors.intel import client
 from vendors.intel.client import Certificates, Server
 from vendors.intel.driver import IntelSwitch, _Attempt
+from vendors.intel.pipeline import HOPS, RIFS, SMAC, tables_for
 
 
 def behind(number: int, segment: Segment) -> Port:
@@ -176,6 +177,61 @@ def test_an_update_that_is_refused_leaves_its_entry_out_whole(device: Device, st
         assert "INTERNAL" in text
     stage.repair(WANTED, bound(WANTED))
     assert set(stage.switch.counters()) == entries(WANTED)
+
+
+WAYS = {
+    f"{segment.encap} over {segment.underlay}: {table.name}": (segment, table.name)
+    for segment in (FREE4, FREE6)
+    for table in (*tables_for(segment.encap, segment.underlay), HOPS, *RIFS)
+}
+
+
+@pytest.mark.parametrize("answer", ["RESOURCE_EXHAUSTED", "INTERNAL"])
+@pytest.mark.parametrize(("segment", "table"), WAYS.values(), ids=WAYS)
+def test_what_is_lost_and_refused_leaves_its_frames_to_the_software(
+    device: Device, stage: Stage, segment: Segment, table: str, answer: str
+) -> None:
+    stage.place(WANTED)
+    lost = lose(device, table)
+    if answer == "INTERNAL":
+        device.tell("refuse", str(lost))
+    else:
+        device.tell("table-full", table, "0")
+    refused = refusals(stage, WANTED)
+    assert all(answer in why for why in refused.values())
+    nothing_is_half_done(device)
+    for near, far, vtep, of in ((1, 10, VTEP4[0], FREE4), (3, 20, VTEP6[0], FREE6)):
+        assert of is not segment or key(far, of) in refused
+        if key(far, of) in refused:
+            sent = talk(near, far)["UDP over IPv4"]
+            assert device.ask(f"vf{near - 1}", sent) == {f"rep{near - 1}": [sent]}
+            came = encapsulate(of.encap, of.vni, vtep, talk(far, near)["UDP over IPv4"])
+            assert device.ask("up", came) == {"cpu0": [came]}
+    device.tell("clear")
+    stage.repair(WANTED, bound(WANTED))
+    assert set(stage.switch.counters()) == entries(WANTED)
+
+
+def test_who_is_refused_takes_no_tunnel_from_others(device: Device, stage: Stage) -> None:
+    stage.place(WANTED)
+    assert lose(device, SMAC.name, bytes.fromhex(mac_of(10).replace(":", ""))) == 1
+    device.tell("refuse", "1")
+    assert set(refusals(stage, WANTED)) == {key(10)}
+    inner = talk(12, 1)["UDP over IPv4"]
+    came = encapsulate(FREE4.encap, FREE4.vni, VTEP4[0], inner)
+    assert device.ask("up", came) == {"vf0": [inner]}
+    stage.repair(WANTED, bound(WANTED))
+
+
+def lose(device: Device, table: str, value: bytes = b"") -> int:
+    """Take all rows out of a table, or those with a ``value``; return how many."""
+    number = next(t.preamble.id for t in device.program().tables if t.preamble.alias == table)
+    rows = [p4r.TableEntry.FromString(row) for row in device.rows()]
+    values = {row.SerializeToString(): row for row in rows if row.table_id == number}
+    lost = [row for text, row in values.items() if value in text]
+    for row in lost:
+        device.write(p4r.Update.DELETE, row)
+    return len(lost)
 
 
 def test_any_row_that_is_lost_is_set_again(device: Device, stage: Stage) -> None:

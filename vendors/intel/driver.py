@@ -27,7 +27,15 @@ from vendors.intel.client import (
     Refusal,
     Server,
 )
-from vendors.intel.numbers import Ids, allocate, from_device, learn, ours_of, to_device
+from vendors.intel.numbers import (
+    Ids,
+    allocate,
+    from_device,
+    is_ours,
+    learn,
+    ours_of,
+    to_device,
+)
 from vendors.intel.p4info import P4InfoError, Schema
 from vendors.intel.pipeline import (
     BRIDGE_FIELD,
@@ -38,6 +46,7 @@ from vendors.intel.pipeline import (
     SEND,
     SOURCE_FIELD,
     TABLES,
+    UNDERLAY,
     VPORT_OFFSET,
     Bridge,
     DeviceRow,
@@ -57,6 +66,8 @@ _FULL = "RESOURCE_EXHAUSTED"  # P4Runtime 1.4, 12.3
 _GONE = "NOT_FOUND"
 
 _NONE = Traffic(0, 0)
+_TAKING = frozenset(table.name for table in PIPELINE if table.stage is Stage.ENABLE)
+_TERMS = frozenset(each["term"].name for each in UNDERLAY.values())
 
 Key = tuple[str, Numbers]
 
@@ -213,8 +224,24 @@ class _Attempt:
         self._set(rows, devices)
         kept = {devices[row.key].key for row in self._left(rows)}
         stale = [row for row in _numbered(change.update.values(), ids) if row.key not in kept]
+        self._remove(self._forsaken(ids))
         self._remove(stale)
         return self.refused
+
+    def _forsaken(self, ids: Ids) -> list[DeviceRow]:
+        """Return the rows that take frames of who goes without.
+
+        What rewrites those frames may be what was lost and refused: they are the software's now.
+        """
+        if not self.refused:
+            return []
+        pools, names = self.schema.pools, ids.names
+        taking = [r for r in self.present.values() if r.table in _TAKING and is_ours(r, pools)]
+        found = {row for row in taking if _entry(from_device(row, names)) in self.refused}
+        sends = (row for row in taking if row.table == SEND.name and row not in found)
+        used = {dict(row.params).get("tunnel_id") for row in sends}
+        terms = (row for row in taking if row.table in _TERMS)
+        return [*found, *(row for row in terms if dict(row.params).get("tunnel_id") not in used)]
 
     def _set(self, rows: tuple[Row, ...], devices: Mapping[Hashable, DeviceRow]) -> None:
         """Set as many whole entries as the device takes, and take back what is of no other."""

@@ -311,6 +311,35 @@ def test_a_driver_that_dies_while_it_writes_leaves_nothing_that_is_not_repaired(
         assert set(second.counters()) == entries(WANTED)
 
 
+def test_while_an_endpoint_moves_no_frame_leaves_half_rewritten(
+    device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another segment's tunnel with the VTEP that it leaves keeps what the two share."""
+
+    def world(vtep: IpAddress) -> Desired:
+        return desired(
+            view(FREE4, [behind(1, FREE4)], [remote(10, FREE4, vtep)]),
+            view(UNGUARDED, [behind(2, UNGUARDED)], [remote(60, UNGUARDED, VTEP4[0])]),
+        )
+
+    stage.place(world(VTEP4[0]))
+    write = client.Client._write_batch
+    writes = 0
+
+    def watched(self: client.Client, updates: list[object]) -> object:
+        nonlocal writes
+        writes += 1
+        answer = write(self, updates)  # type: ignore[arg-type]  # of that very method
+        nothing_is_half_done(device)
+        return answer
+
+    monkeypatch.setattr(client, "_BATCH", 1)
+    monkeypatch.setattr(client.Client, "_write_batch", watched)
+    with driver(device) as newer:
+        place(newer, world(VTEP4[1]))
+    assert writes > 8
+
+
 def nothing_is_half_done(device: Device) -> None:
     """See that each frame is the software's, or is forwarded as it is to be; none in between."""
     for source, far in ((1, 10), (1, 11), (2, 12), (3, 20), (1, 2)):

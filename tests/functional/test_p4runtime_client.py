@@ -156,6 +156,19 @@ def test_no_word_of_the_election_is_an_error_in_time(servicer: Servicer, client:
     client.check_primary()
 
 
+def test_a_device_that_does_not_end_the_stream_either_is_said_to_be_silent(
+    servicer: Servicer, client: Client
+) -> None:
+    """It is we who cancel the call, which is no word of the device's."""
+    woken = threading.Event()
+    servicer.elect = lambda _: None if woken.wait(5 * TIMEOUT_S) else OK
+    try:
+        with pytest.raises(P4RuntimeError, match="says nothing of who is primary in 1 s"):
+            client.check_primary()
+    finally:
+        woken.set()
+
+
 def test_without_a_program_it_says_so(client: Client) -> None:
     with pytest.raises(NoPipelineError, match="FAILED_PRECONDITION no forwarding pipeline"):
         client.p4info()

@@ -199,10 +199,10 @@ class Client:
 
     def _said(self, stream: _Stream) -> int:
         """Return what the device says of our candidacy, as a code. Raises P4RuntimeError."""
-        stream.wait(self._timeout_s)
-        if stream.error is not None:
+        is_told = stream.wait(self._timeout_s)
+        if is_told and stream.error is not None:
             raise self._failed("arbitration", stream.error) from stream.error
-        if stream.status is None:
+        if not is_told or stream.status is None:
             raise P4RuntimeError(
                 f"{self._server.address} says nothing of who is primary in {self._timeout_s:g} s"
             )
@@ -269,10 +269,12 @@ class _Stream:
         self._told.clear()
         self._out.put(p4r.StreamMessageRequest(arbitration=self._arbitration))
 
-    def wait(self, timeout_s: float) -> None:
-        """Return once the device has said who is primary, or after ``timeout_s``."""
-        if not self._told.wait(timeout_s):
+    def wait(self, timeout_s: float) -> bool:
+        """Return True once the device has said who is primary; False after ``timeout_s``, ended."""
+        is_told = self._told.wait(timeout_s)
+        if not is_told:
             self.end()
+        return is_told
 
     def end(self) -> None:
         """End the stream, and have the device know it where it listens."""

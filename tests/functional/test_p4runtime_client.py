@@ -126,6 +126,21 @@ def test_where_the_primary_has_left_it_stands_above_all(servicer: Servicer, clie
     assert servicer.writes[0].election_id == p4r.Uint128(high=10)
 
 
+def test_of_many_threads_that_find_no_primary_one_stands_again(
+    servicer: Servicer, client: Client
+) -> None:
+    def elect(asked: p4r.MasterArbitrationUpdate) -> int:
+        time.sleep(TIMEOUT_S / 5)  # all have asked by then
+        code: int = OK if asked.election_id.high > 9 else NOT_FOUND
+        return code
+
+    servicer.elect, servicer.highest = elect, p4r.Uint128(high=9, low=(1 << 64) - 1)
+    with futures.ThreadPoolExecutor(4) as threads:
+        for each in [threads.submit(client.check_primary) for _ in range(4)]:
+            each.result()
+    assert [each.election_id.high for each in servicer.asked] == [5, 10]
+
+
 def test_a_stream_that_ends_is_opened_anew_with_a_higher_id(
     servicer: Servicer, client: Client
 ) -> None:

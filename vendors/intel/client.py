@@ -25,6 +25,7 @@ from dataplane.core.errors import OverweaveError
 ROLE = "overweave"  # beside it the plugin's p4rt-ctl, which has none, may write, too
 _BATCH = 128  # updates of one request: few enough that a slow device answers in time
 _FAREWELL_S = 0.5  # within this a live device has ended a stream that we have
+_NOBODY: int = grpc.StatusCode.NOT_FOUND.value[0]  # is primary (P4Runtime 1.4, 5.3)
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -186,8 +187,10 @@ class Client:
                 self._streams += 1
                 self._stream = _Stream(self._stub, self._arbitration())
             stream = self._stream
-        if self._said(stream) == grpc.StatusCode.NOT_FOUND.value[0]:
-            stream.stand_again()
+        if self._said(stream) == _NOBODY:
+            with self._lock:  # whoever comes second hears what was said to the first
+                if self._said(stream) == _NOBODY:
+                    stream.stand_again()
         if self._said(stream) != grpc.StatusCode.OK.value[0]:
             other = _number(stream.primary)
             raise NotPrimaryError(

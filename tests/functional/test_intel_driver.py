@@ -392,6 +392,20 @@ def test_vfs_between_which_the_plugin_has_no_way_go_without(device: Device, stag
     stage.repair(WANTED, bound(WANTED))
 
 
+def test_a_vf_that_leaves_is_in_nobody_s_way(device: Device, stage: Stage) -> None:
+    def world(number: int) -> Desired:
+        return desired(view(FREE4, [behind(number, FREE4)], [remote(11, FREE4, VTEP4[1])]))
+
+    match = {"vmeta.common.vsi": 28, "target_vsi": 27}
+    way = device.row("vsi_to_vsi_loopback", match, "fwd_to_vsi", {"port": 43})
+    stage.place(world(1))
+    device.write(p4r.Update.DELETE, way)
+    try:
+        stage.place(world(2))
+    finally:
+        device.write(p4r.Update.INSERT, way)
+
+
 def test_an_endpoint_whose_move_does_not_fit_is_not_sent_to_where_it_was(
     device: Device, stage: Stage
 ) -> None:

@@ -274,7 +274,7 @@ class IntelWorld:
     def taken(self) -> Iterator[str]:
         self.device.tell("take")
         try:
-            yield "vxlan_encap_mod_table"
+            yield "ipv4_tunnel_term_table"
         finally:
             self.device.tell("clear")
 

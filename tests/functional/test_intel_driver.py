@@ -46,6 +46,7 @@ from tests.unit.overlay_builders import (
 from vendors.intel import client
 from vendors.intel.client import Certificates, Server
 from vendors.intel.driver import IntelSwitch, _Attempt
+from vendors.intel.pipeline import HOPS, RIFS, SMAC, tables_for
 
 
 def behind(number: int, segment: Segment) -> Port:
@@ -178,6 +179,61 @@ def test_an_update_that_is_refused_leaves_its_entry_out_whole(device: Device, st
     assert set(stage.switch.counters()) == entries(WANTED)
 
 
+WAYS = {
+    f"{segment.encap} over {segment.underlay}: {table.name}": (segment, table.name)
+    for segment in (FREE4, FREE6)
+    for table in (*tables_for(segment.encap, segment.underlay), HOPS, *RIFS)
+}
+
+
+@pytest.mark.parametrize("answer", ["RESOURCE_EXHAUSTED", "INTERNAL"])
+@pytest.mark.parametrize(("segment", "table"), WAYS.values(), ids=WAYS)
+def test_what_is_lost_and_refused_leaves_its_frames_to_the_software(
+    device: Device, stage: Stage, segment: Segment, table: str, answer: str
+) -> None:
+    stage.place(WANTED)
+    lost = lose(device, table)
+    if answer == "INTERNAL":
+        device.tell("refuse", str(lost))
+    else:
+        device.tell("table-full", table, "0")
+    refused = refusals(stage, WANTED)
+    assert all(answer in why for why in refused.values())
+    nothing_is_half_done(device)
+    for near, far, vtep, of in ((1, 10, VTEP4[0], FREE4), (3, 20, VTEP6[0], FREE6)):
+        assert of is not segment or key(far, of) in refused
+        if key(far, of) in refused:
+            sent = talk(near, far)["UDP over IPv4"]
+            assert device.ask(f"vf{near - 1}", sent) == {f"rep{near - 1}": [sent]}
+            came = encapsulate(of.encap, of.vni, vtep, talk(far, near)["UDP over IPv4"])
+            assert device.ask("up", came) == {"cpu0": [came]}
+    device.tell("clear")
+    stage.repair(WANTED, bound(WANTED))
+    assert set(stage.switch.counters()) == entries(WANTED)
+
+
+def test_who_is_refused_takes_no_tunnel_from_others(device: Device, stage: Stage) -> None:
+    stage.place(WANTED)
+    assert lose(device, SMAC.name, bytes.fromhex(mac_of(10).replace(":", ""))) == 1
+    device.tell("refuse", "1")
+    assert set(refusals(stage, WANTED)) == {key(10)}
+    inner = talk(12, 1)["UDP over IPv4"]
+    came = encapsulate(FREE4.encap, FREE4.vni, VTEP4[0], inner)
+    assert device.ask("up", came) == {"vf0": [inner]}
+    stage.repair(WANTED, bound(WANTED))
+
+
+def lose(device: Device, table: str, value: bytes = b"") -> int:
+    """Take all rows out of a table, or those with a ``value``; return how many."""
+    number = next(t.preamble.id for t in device.program().tables if t.preamble.alias == table)
+    rows = [p4r.TableEntry.FromString(row) for row in device.rows()]
+    values = {row.SerializeToString(): row for row in rows if row.table_id == number}
+    lost = [row for text, row in values.items() if value in text]
+    for row in lost:
+        device.write(p4r.Update.DELETE, row)
+    return len(lost)
+
+
 def test_any_row_that_is_lost_is_set_again(device: Device, stage: Stage) -> None:
     whole = bound(WANTED)
     stage.place(WANTED)
@@ -255,6 +311,35 @@ def test_a_driver_that_dies_while_it_writes_leaves_nothing_that_is_not_repaired(
         assert set(second.counters()) == entries(WANTED)
 
 
+def test_while_an_endpoint_moves_no_frame_leaves_half_rewritten(
+    device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another segment's tunnel with the VTEP that it leaves keeps what the two share."""
+
+    def world(vtep: IpAddress) -> Desired:
+        return desired(
+            view(FREE4, [behind(1, FREE4)], [remote(10, FREE4, vtep)]),
+            view(UNGUARDED, [behind(2, UNGUARDED)], [remote(60, UNGUARDED, VTEP4[0])]),
+        )
+
+    stage.place(world(VTEP4[0]))
+    write = client.Client._write_batch
+    writes = 0
+
+    def watched(self: client.Client, updates: list[object]) -> object:
+        nonlocal writes
+        writes += 1
+        answer = write(self, updates)  # type: ignore[arg-type]  # of that very method
+        nothing_is_half_done(device)
+        return answer
+
+    monkeypatch.setattr(client, "_BATCH", 1)
+    monkeypatch.setattr(client.Client, "_write_batch", watched)
+    with driver(device) as newer:
+        place(newer, world(VTEP4[1]))
+    assert writes > 8
+
+
 def nothing_is_half_done(device: Device) -> None:
     """See that each frame is the software's, or is forwarded as it is to be; none in between."""
     for source, far in ((1, 10), (1, 11), (2, 12), (3, 20), (1, 2)):
@@ -305,6 +390,20 @@ def test_vfs_between_which_the_plugin_has_no_way_go_without(device: Device, stag
     finally:
         device.write(p4r.Update.INSERT, way)
     stage.repair(WANTED, bound(WANTED))
+
+
+def test_a_vf_that_leaves_is_in_nobody_s_way(device: Device, stage: Stage) -> None:
+    def world(number: int) -> Desired:
+        return desired(view(FREE4, [behind(number, FREE4)], [remote(11, FREE4, VTEP4[1])]))
+
+    match = {"vmeta.common.vsi": 28, "target_vsi": 27}
+    way = device.row("vsi_to_vsi_loopback", match, "fwd_to_vsi", {"port": 43})
+    stage.place(world(1))
+    device.write(p4r.Update.DELETE, way)
+    try:
+        stage.place(world(2))
+    finally:
+        device.write(p4r.Update.INSERT, way)
 
 
 def test_an_endpoint_whose_move_does_not_fit_is_not_sent_to_where_it_was(

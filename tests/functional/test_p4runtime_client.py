@@ -126,6 +126,21 @@ def test_where_the_primary_has_left_it_stands_above_all(servicer: Servicer, clie
     assert servicer.writes[0].election_id == p4r.Uint128(high=10)
 
 
+def test_of_many_threads_that_find_no_primary_one_stands_again(
+    servicer: Servicer, client: Client
+) -> None:
+    def elect(asked: p4r.MasterArbitrationUpdate) -> int:
+        time.sleep(TIMEOUT_S / 5)  # all have asked by then
+        code: int = OK if asked.election_id.high > 9 else NOT_FOUND
+        return code
+
+    servicer.elect, servicer.highest = elect, p4r.Uint128(high=9, low=(1 << 64) - 1)
+    with futures.ThreadPoolExecutor(4) as threads:
+        for each in [threads.submit(client.check_primary) for _ in range(4)]:
+            each.result()
+    assert [each.election_id.high for each in servicer.asked] == [5, 10]
+
+
 def test_a_stream_that_ends_is_opened_anew_with_a_higher_id(
     servicer: Servicer, client: Client
 ) -> None:
@@ -154,6 +169,19 @@ def test_no_word_of_the_election_is_an_error_in_time(servicer: Servicer, client:
     assert time.monotonic() - began < 5 * TIMEOUT_S
     servicer.elect = lambda _: OK
     client.check_primary()
+
+
+def test_a_device_that_does_not_end_the_stream_either_is_said_to_be_silent(
+    servicer: Servicer, client: Client
+) -> None:
+    """It is we who cancel the call, which is no word of the device's."""
+    woken = threading.Event()
+    servicer.elect = lambda _: None if woken.wait(5 * TIMEOUT_S) else OK
+    try:
+        with pytest.raises(P4RuntimeError, match="says nothing of who is primary in 1 s"):
+            client.check_primary()
+    finally:
+        woken.set()
 
 
 def test_without_a_program_it_says_so(client: Client) -> None:

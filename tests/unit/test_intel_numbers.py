@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.core.desired import Desired
-from dataplane.core.model import Guard
+from dataplane.core.model import Family, Guard
 from tests.unit.intel_builders import POOLS, WIRING
 from tests.unit.marvell_builders import bound, entries, vf
 from tests.unit.overlay_builders import (
@@ -21,6 +21,7 @@ from tests.unit.overlay_builders import (
     VXLAN4,
     VXLAN6,
     desired,
+    mac_of,
     remote,
     view,
 )
@@ -31,6 +32,7 @@ from vendors.intel.pipeline import (
     SEND,
     SMAC,
     SOURCE_FIELD,
+    TARGET_MAC_FIELD,
     UNDERLAY,
     VLAN_FIELD,
     Bridge,
@@ -156,14 +158,44 @@ def test_rows_of_others_are_not_ours() -> None:
     vtep = UNDERLAY[GENEVE4.underlay]["vtep"]
     behind = DeviceRow(
         vtep.name,
-        (("hdrs.mac[vmeta.common.depth].da", 0x020000000001),),
+        ((TARGET_MAC_FIELD, 0x020000000001),),
         "set_tunnel_v4",
         (("dst_addr", 1),),
     )
     assert ours_of([plugin, learned, sent, own, odd, behind], POOLS) == (own,)
-    known = DeviceRow(
-        SMAC.name,
-        (("hdrs.mac[vmeta.common.depth].sa", 0x020000000001), (BRIDGE_FIELD, 130)),
-        "NoAction",
+
+
+def test_of_the_vteps_of_macs_ours_are_those_of_our_tunnels() -> None:
+    """A MAC behind a VF, another family or another address: somebody else's."""
+    segment = replace(GENEVE4, guard=Guard.OFF)
+    world = desired(view(segment, [vf(1, segment)], [remote(10, segment, VTEP4[0])]))
+    rows = placed(rendered(world))
+    here, there = (int(mac_of(number).replace(":", ""), 16) for number in (1, 10))
+
+    def behind(mac: int, family: Family, *words: int) -> DeviceRow:
+        table = UNDERLAY[family]["vtep"]
+        ((action, params),) = table.actions.items()
+        match = ((TARGET_MAC_FIELD, mac),)
+        return DeviceRow(table.name, match, action, tuple(zip(params, words, strict=True)))
+
+    own = behind(there, Family.IPV4, int(VTEP4[0]))
+    assert own in rows
+    theirs = [
+        behind(here, Family.IPV4, int(VTEP4[0])),
+        behind(there, Family.IPV4, int(VTEP4[1])),
+        behind(there, Family.IPV6, 0x20010DB8, 0, 0, 9),
+        behind(9, Family.IPV4, int(VTEP4[0])),
+    ]
+    for each in theirs:
+        assert set(ours_of([each, *rows], POOLS)) == set(rows), each
+
+
+def test_a_mac_may_be_behind_a_vf_here_and_a_vtep_there() -> None:
+    one, other = (replace(each, guard=Guard.OFF) for each in (GENEVE4, VXLAN4))
+    world = desired(
+        view(one, [vf(1, one)], []),
+        view(other, [vf(2, other)], [remote(1, other, VTEP4[0])]),
     )
-    assert ours_of([behind, known], POOLS) == (known, behind)
+    rows = placed(rendered(world))
+    assert TARGET_MAC_FIELD in {name for row in rows for name, _ in row.match}
+    assert set(ours_of(rows, POOLS)) == set(rows)

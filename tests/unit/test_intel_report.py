@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
@@ -127,6 +128,21 @@ def test_who_else_programs_it_is_named(row: DeviceRow, word: str) -> None:
     found = capability(replace(FOUND, rows=(*PORTS, row)), WIRING, emulated=False)
     assert word in found.obstacle
     assert "programmed by others" in found.obstacle
+
+
+def test_of_several_that_are_not_ours_the_same_is_named_in_any_order() -> None:
+    rows = [
+        DeviceRow(
+            "vxlan_encap_mod_table",
+            (("vmeta.common.mod_blob_ptr", number),),
+            "vxlan_encap",
+            (("dst_addr", 1), ("vni", number)),
+        )
+        for number in (12, 10, 11)
+    ]
+    for others in permutations(rows):
+        found = capability(replace(FOUND, rows=(*PORTS, *others)), WIRING, emulated=False)
+        assert "mod_blob_ptr=0xa " in found.obstacle
 
 
 def test_what_keeps_us_from_writing_comes_first() -> None:

@@ -25,6 +25,7 @@ from dataplane.core.errors import OverweaveError
 ROLE = "overweave"  # beside it the plugin's p4rt-ctl, which has none, may write, too
 _BATCH = 128  # updates of one request: few enough that a slow device answers in time
 _FAREWELL_S = 0.5  # within this a live device has ended a stream that we have
+_NOBODY: int = grpc.StatusCode.NOT_FOUND.value[0]  # is primary (P4Runtime 1.4, 5.3)
 _DETAILS = "grpc-status-details-bin"
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -186,8 +187,10 @@ class Client:
                 self._streams += 1
                 self._stream = _Stream(self._stub, self._arbitration())
             stream = self._stream
-        if self._said(stream) == grpc.StatusCode.NOT_FOUND.value[0]:
-            stream.stand_again()
+        if self._said(stream) == _NOBODY:
+            with self._lock:  # whoever comes second hears what was said to the first
+                if self._said(stream) == _NOBODY:
+                    stream.stand_again()
         if self._said(stream) != grpc.StatusCode.OK.value[0]:
             other = _number(stream.primary)
             raise NotPrimaryError(
@@ -199,10 +202,10 @@ class Client:
 
     def _said(self, stream: _Stream) -> int:
         """Return what the device says of our candidacy, as a code. Raises P4RuntimeError."""
-        stream.wait(self._timeout_s)
-        if stream.error is not None:
+        is_told = stream.wait(self._timeout_s)
+        if is_told and stream.error is not None:
             raise self._failed("arbitration", stream.error) from stream.error
-        if stream.status is None:
+        if not is_told or stream.status is None:
             raise P4RuntimeError(
                 f"{self._server.address} says nothing of who is primary in {self._timeout_s:g} s"
             )
@@ -269,10 +272,12 @@ class _Stream:
         self._told.clear()
         self._out.put(p4r.StreamMessageRequest(arbitration=self._arbitration))
 
-    def wait(self, timeout_s: float) -> None:
-        """Return once the device has said who is primary, or after ``timeout_s``."""
-        if not self._told.wait(timeout_s):
+    def wait(self, timeout_s: float) -> bool:
+        """Return True once the device has said who is primary; False after ``timeout_s``, ended."""
+        is_told = self._told.wait(timeout_s)
+        if not is_told:
             self.end()
+        return is_told
 
     def end(self) -> None:
         """End the stream, and have the device know it where it listens."""

@@ -27,7 +27,15 @@ from vendors.intel.client import (
     Refusal,
     Server,
 )
-from vendors.intel.numbers import Ids, allocate, from_device, learn, ours_of, to_device
+from vendors.intel.numbers import (
+    Ids,
+    allocate,
+    from_device,
+    is_ours,
+    learn,
+    ours_of,
+    to_device,
+)
 from vendors.intel.p4info import P4InfoError, Schema
 from vendors.intel.pipeline import (
     BRIDGE_FIELD,
@@ -38,6 +46,7 @@ from vendors.intel.pipeline import (
     SEND,
     SOURCE_FIELD,
     TABLES,
+    UNDERLAY,
     VPORT_OFFSET,
     Bridge,
     DeviceRow,
@@ -57,6 +66,8 @@ _FULL = "RESOURCE_EXHAUSTED"  # P4Runtime 1.4, 12.3
 _GONE = "NOT_FOUND"
 
 _NONE = Traffic(0, 0)
+_TAKING = frozenset(table.name for table in PIPELINE if table.stage is Stage.ENABLE)
+_TERMS = frozenset(each["term"].name for each in UNDERLAY.values())
 
 Key = tuple[str, Numbers]
 
@@ -203,18 +214,35 @@ class _Attempt:
         wanted = (*change.add.values(), *change.update.values())
         rows = tuple(row for row in wanted if isinstance(row, Row))
         ids, lacking = allocate(ids, {s for row in rows for s in row.symbols}, self.schema.pools)
-        self._remove(_numbered(change.remove.values(), ids))
+        going = [row for row in _numbered(change.remove.values(), ids) if row.key in self.present]
+        self._remove(row for row in going if TABLES[row.table].stage >= Stage.KNOWN)
         rows = self._without_numbers(rows, lacking)
         devices = dict[Hashable, DeviceRow](
             zip((row.key for row in rows), _numbered(rows, ids), strict=True)
         )
         self._spare_others({row.key for row in ours}, rows, devices)
-        self._refuse_dead_ends(rows, devices)
+        self._refuse_dead_ends(rows, devices, {row.key for row in going})
         self._set(rows, devices)
         kept = {devices[row.key].key for row in self._left(rows)}
         stale = [row for row in _numbered(change.update.values(), ids) if row.key not in kept]
-        self._remove(stale)
+        self._remove(self._forsaken(ids))
+        self._remove([*stale, *going])  # what rewrites, once nothing leads to it
         return self.refused
+
+    def _forsaken(self, ids: Ids) -> list[DeviceRow]:
+        """Return the rows that take frames of who goes without.
+
+        What rewrites those frames may be what was lost and refused: they are the software's now.
+        """
+        if not self.refused:
+            return []
+        pools, names = self.schema.pools, ids.names
+        taking = [r for r in self.present.values() if r.table in _TAKING and is_ours(r, pools)]
+        found = {row for row in taking if _entry(from_device(row, names)) in self.refused}
+        sends = (row for row in taking if row.table == SEND.name and row not in found)
+        used = {dict(row.params).get("tunnel_id") for row in sends}
+        terms = (row for row in taking if row.table in _TERMS)
+        return [*found, *(row for row in terms if dict(row.params).get("tunnel_id") not in used)]
 
     def _set(self, rows: tuple[Row, ...], devices: Mapping[Hashable, DeviceRow]) -> None:
         """Set as many whole entries as the device takes, and take back what is of no other."""
@@ -260,17 +288,22 @@ class _Attempt:
             match = ", ".join(f"{name}={value:#x}" for name, value in device.match)
             self._refuse(row, f"{Reason.SWITCH_TAKEN}: {row.table} has {match} of somebody else")
 
-    def _refuse_dead_ends(self, rows: Iterable[Row], devices: Mapping[Hashable, DeviceRow]) -> None:
+    def _refuse_dead_ends(
+        self,
+        rows: Iterable[Row],
+        devices: Mapping[Hashable, DeviceRow],
+        going: AbstractSet[Key],
+    ) -> None:
         """Refuse VFs that others of their bridge have no way to or from: the device would drop.
 
-        The ways are its plugin's.
+        The ways are its plugin's; who is ``going`` is no other.
         """
         ways = {row for row in self.present.values() if row.table == LOOPBACK}
         joining = [(devices[r.key], r) for r in rows if r.table == BRIDGES.name and r.owner]
-        new = {device.key for device, _ in joining}
+        moved = going | {device.key for device, _ in joining}
         members: dict[int, set[int]] = defaultdict(set)
         for each in self.present.values():
-            if each.table == BRIDGES.name and each.key not in new:
+            if each.table == BRIDGES.name and each.key not in moved:
                 vport, bridge = _membership(each)
                 members[bridge] |= {vport} - set(self.schema.pools.ours(TunnelSource))
         for device, row in sorted(joining, key=lambda pair: pair[0].match):

@@ -21,6 +21,7 @@ from vendors.intel.pipeline import (
     HOP_FIELD,
     HOPS,
     POINTER_FIELD,
+    RECEIVE,
     RIFS,
     SMAC,
     SOURCE_FIELD,
@@ -35,6 +36,7 @@ from vendors.intel.pipeline import (
     Router,
     Row,
     Symbol,
+    Table,
     Tunnel,
     TunnelSource,
 )
@@ -53,7 +55,7 @@ KINDS: Mapping[str, type[Bridge | TunnelSource | Tunnel | NextHop | Router]] = {
 }
 """What is a number of the device's, by the name of the field or parameter."""
 
-_VTEPS = frozenset(each["vtep"].name for each in UNDERLAY.values())
+_VTEPS = {each["vtep"].name: family for family, each in UNDERLAY.items()}
 _ADDRESS: Mapping[Family, type[IPv4Address | IPv6Address]] = {
     Family.IPV4: IPv4Address,
     Family.IPV6: IPv6Address,
@@ -109,26 +111,63 @@ def _anchored(row: DeviceRow) -> tuple[int, int] | None:
 
 
 def ours_of(rows: Iterable[DeviceRow], pools: Pools) -> tuple[DeviceRow, ...]:
-    """Return the rows that are ours; a MAC's VTEP is where the MAC is known in a bridge of ours."""
+    """Return the rows that are ours.
+
+    A MAC's VTEP is where the MAC is known in a bridge of ours, and not behind a VF there, and the
+    VTEP is one that we have a tunnel to.
+    """
     found, vteps = [], []
-    known: set[int] = set()
     for row in rows:
         if row.table in _VTEPS:
             vteps.append(row)
         elif is_ours(row, pools):
             found.append(row)
-            if row.table == SMAC.name:
-                known |= {number for name, number in row.match if name not in KINDS}
-    return (*found, *(row for row in vteps if dict(row.match).get(TARGET_MAC_FIELD) in known))
+    tables = _by_table(found)
+    far = _members(tables, SMAC) - _members(tables, RECEIVE)
+    macs, tunnelled = {mac for _, mac in far}, {tunnel.vtep for tunnel, _ in _tunnels(tables)}
+    known = (row for row in vteps if dict(row.match).get(TARGET_MAC_FIELD) in macs)
+    return (*found, *(row for row in known if _does(row) and _vtep(row) in tunnelled))
+
+
+def _members(tables: Mapping[str, list[DeviceRow]], table: Table) -> set[tuple[int, int]]:
+    """Return the bridges and MACs that the rows of a table are about."""
+    matches = (dict(row.match) for row in tables[table.name])
+    (mac,) = table.fields.keys() - {BRIDGE_FIELD}
+    return {
+        (match[BRIDGE_FIELD], match[mac])
+        for match in matches
+        if {BRIDGE_FIELD, mac} <= match.keys()
+    }
+
+
+def _vtep(row: DeviceRow) -> IPv4Address | IPv6Address:
+    """Return what a MAC is behind; an address of IPv6 is four words."""
+    address = 0
+    for _, word in sorted(row.params):
+        address = address << 32 | word
+    return _ADDRESS[_VTEPS[row.table]](address)
+
+
+def _by_table(rows: Iterable[DeviceRow]) -> dict[str, list[DeviceRow]]:
+    """Return rows by table, but for those that do what no row of ours does."""
+    found: dict[str, list[DeviceRow]] = defaultdict(list)
+    for row in rows:
+        if _does(row):
+            found[row.table].append(row)
+    return found
+
+
+def _does(row: DeviceRow) -> bool:
+    """Say whether a row has an action that rows of ours have."""
+    return row.action in TABLES[row.table].actions
 
 
 def learn(rows: Iterable[DeviceRow], pools: Pools) -> Ids:
     """Return what the numbers in rows of ours stand for; what contradicts itself has no name."""
-    by_table: dict[str, list[DeviceRow]] = defaultdict(list)
+    rows = tuple(rows)
+    by_table = _by_table(rows)
     taken: set[tuple[type, int]] = set()
     for row in rows:
-        if row.action in TABLES[row.table].actions:
-            by_table[row.table].append(row)
         for name, number in (*row.match, *row.params):
             if name in KINDS and number in pools.ours(KINDS[name]):
                 taken.add((KINDS[name], number))

@@ -74,7 +74,7 @@ class Stage(IntEnum):
     NAME = 1  # the bridge of a source port, the tunnel of a pointer
     REWRITE = 2  # without it a frame leaves not, or half, rewritten
     KNOWN = 3  # who is where
-    TUNNEL = 4  # l2_to_tunnel: ours as long as its MAC is known in a bridge of ours
+    TUNNEL = 4  # l2_to_tunnel: ours by its MAC and VTEP (numbers.ours_of)
     ENABLE = 5  # the first row that takes a frame
 
 

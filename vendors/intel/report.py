@@ -131,14 +131,22 @@ _OVERLAY = frozenset(
 
 
 def _foreign(others: Collection[DeviceRow], wiring: Wiring) -> str:
-    """Return which row of others says that somebody else has tunnels there, or our VFs."""
+    """Return which row of others says that somebody else has tunnels there, or our VFs.
+
+    Of several always the same, in whatever order the device tells them.
+    """
     vports = {vsi + VPORT_OFFSET for vsi in wiring.vfs.values()}
-    for row in others:
-        takes_vf = row.table == BRIDGES.name and dict(row.match).get(SOURCE_FIELD) in vports
-        if takes_vf or row.table in _OVERLAY:
-            match = ", ".join(f"{name}={value:#x}" for name, value in row.match)
-            return (
-                f"the device is programmed by others: {row.table} has {match} -> {row.action};"
-                " stop them and remove it to have entries placed"
-            )
-    return ""
+    found = [
+        row
+        for row in others
+        if row.table in _OVERLAY
+        or (row.table == BRIDGES.name and dict(row.match).get(SOURCE_FIELD) in vports)
+    ]
+    if not found:
+        return ""
+    row = min(found, key=lambda each: each.key)
+    match = ", ".join(f"{name}={value:#x}" for name, value in row.match)
+    return (
+        f"the device is programmed by others: {row.table} has {match} -> {row.action};"
+        " stop them and remove it to have entries placed"
+    )

@@ -156,7 +156,7 @@ def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> N
 
 def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
     talk.scene.tell("hang")
-    until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S * 4)
+    until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S)
     talk.scene.tell("revive")
     until(lambda: talk.scene.placed(talk.far), 60)
 

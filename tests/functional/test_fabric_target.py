@@ -196,7 +196,7 @@ def test_others_stay_as_they_are(server: DatabaseServer) -> None:
         assert rows(server) == {ME, *theirs}
 
 
-@pytest.mark.parametrize("lost", [pytest.param(e, id=type(e).__name__) for e in sorted(ALL, key=repr)])
+@pytest.mark.parametrize("lost", sorted(ALL, key=repr), ids=lambda lost: type(lost).__name__)
 def test_what_someone_deleted_is_written_again(server: DatabaseServer, lost: FabricEntity) -> None:
     with rig(server.remote) as agent:
         agent.converge(desired(publication()))

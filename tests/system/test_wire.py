@@ -66,10 +66,12 @@ def capture(scene: Scene, node: str, file: Path) -> Iterator[None]:
     command = ["nsenter", space, "tcpdump", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
-        assert "listening on" in running.stderr.readline()
-        yield
-        time.sleep(0.3)
-        running.terminate()
+        try:
+            assert "listening on" in running.stderr.readline()
+            yield
+            time.sleep(0.3)
+        finally:
+            running.terminate()
 
 
 def dissect(file: Path, shown: str, fields: Sequence[str]) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 COMMAND := /usr/local/bin/overweave
 QUICK := $(wildcard tests/unit tests/packets)
-ALL := $(QUICK) $(wildcard tests/functional tests/system tests/vm)
+SLOW := $(wildcard tests/functional tests/system tests/vm)
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -16,15 +16,16 @@ demo: ## hosts and DPUs, two encapsulations, every pair reachable (KEEP=1 leaves
 	@.ci/setup --root
 	@$(BIN)/python -m dataplane.lab.demo
 
-test: ## everything: lint and all tests, on real servers and the lab (as root, about 15 minutes)
+test: ## everything: lint and all tests, on real servers and the lab (as root, about 25 minutes)
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest -n 2 $(ALL)
+	@$(BIN)/pytest -n 2 --dist loadfile $(QUICK)
+	@$(BIN)/pytest $(SLOW)
 
 check: ## lint, types, imports, unit and packet tests (as root, at most 60 seconds)
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest -n 2 $(QUICK)
+	@$(BIN)/pytest -n 2 --dist loadfile $(QUICK)
 
 install: ## overweave in /usr/local/bin and the CNI plugin in /opt/cni/bin, from here (as root)
 	@.ci/setup

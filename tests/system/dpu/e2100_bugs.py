@@ -170,7 +170,9 @@ BUGS: Mapping[str, Seeded] = {
         "verdict: drop, not tunnel: ", lambda r: given(r.hop, egress_port=1)
     ),
     "lost next hop": Seeded("verdict: drop, not tunnel: ", lambda r: doing(r.hop, "drop")),
-    "lost VTEP": Seeded("verdict: drop, not tunnel: ", lambda r: doing(r.behind, "drop")),
+    "lost VTEP": Seeded(
+        "verdict: drop, not tunnel: ", lambda r: doing(r.behind, "drop"), at_once=True
+    ),
     "to a VF in the place of the wire": Seeded(
         "verdict: deliver, not tunnel: ", lambda r: doing(r.remote, "l2_fwd", port=vport(_VF + 1))
     ),

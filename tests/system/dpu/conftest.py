@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -32,6 +32,7 @@ nodes:
 """
 _VERIFY_S = 120.0
 PLACED_S = 20.0  # an entry is measured for a second or two before it is worth a row
+TRIES = 3  # the agent puts right what it finds, about every 30 s
 BUSY = 0.02  # seconds between pings: 50 a second are well above the threshold
 
 
@@ -123,6 +124,24 @@ def differences(scene: DpuScene, colour: Colour) -> Generator[pb.Difference, Non
 def words(difference: pb.Difference) -> str:
     said = f"{difference.said}, not {difference.truth}"
     return f"{difference.field}: {said}: {difference.question}"
+
+
+def assert_told(
+    scene: DpuScene, told: str, plant: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """See that ``verify`` tells what ``plant`` has planted as what it is, and who decided what."""
+    heard: list[str] = []
+    for _ in range(TRIES):
+        with plant(), closing(differences(scene, COLOURS[0])) as found:
+            for difference in found:
+                heard.append(words(difference))
+                if told in heard[-1]:
+                    print(heard[-1])
+                    assert difference.path == "switch"
+                    assert difference.rule.startswith("injected at ")
+                    assert difference.truths_rule
+                    return
+    pytest.fail(f"nobody said {told!r}, but {heard}")
 
 
 @pytest.fixture(scope="session")

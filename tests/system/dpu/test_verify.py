@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from dataplane.lab import lab, nodes
 from dataplane.lab.scene import COLOURS, Colour
 from tests.system.dpu.bugs import BUGS, planted, tables_of
-from tests.system.dpu.conftest import DpuScene, differences, pinned, words
+from tests.system.dpu.conftest import TRIES, DpuScene, assert_told, differences, pinned, words
 from tests.system.test_lab_cli import Overweave
 
-_TRIES = 3  # the agent puts right what it finds, about every 30 s
 BLUE = COLOURS[0]
 
 
@@ -53,18 +53,7 @@ def test_all_paths_agree(overweave: Overweave, colour: Colour) -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
     tables, bug = tables_of(placed, BLUE), BUGS[name]
-    heard: list[str] = []
-    for _ in range(_TRIES):
-        with planted(tables, bug), closing(differences(placed, BLUE)) as found:
-            for difference in found:
-                heard.append(words(difference))
-                if bug.told in heard[-1]:
-                    print(heard[-1])
-                    assert difference.path == "switch"
-                    assert difference.rule.startswith("injected at ")
-                    assert difference.truths_rule
-                    return
-    pytest.fail(f"nobody said {bug.told!r}, but {heard}")
+    assert_told(placed, bug.told, partial(planted, tables, bug))
 
 
 def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:
@@ -75,7 +64,7 @@ def test_the_command_names_who_differs_and_the_rule_on_each_side(
     placed: DpuScene, overweave: Overweave
 ) -> None:
     shown = ""
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         with planted(tables_of(placed, BLUE), BUGS["wrong VNI"]):
             done = overweave.run("verify", "--packets", "0", "--segment", "blue")
         shown = done.stdout

@@ -63,6 +63,8 @@ class OvsFeed:
                 if lost:
                     self._poke()
             except UnixctlError:
+                if not lost:  # it ended before it was watched
+                    self._poke()
                 lost = True
                 self._stopping.wait(_RETRY_S)
 

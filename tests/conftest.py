@@ -4,12 +4,26 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.coverage_grid"]
 settings.register_profile("untimed", deadline=None)  # how long one example takes proves nothing
 settings.load_profile("untimed")
 
 EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
+
+
+class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Gives whole files to a worker, and to one of them all that uses labs: they mostly wait."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "labs" if path.startswith("tests/system/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByLab:
+    return ByLab(config, log)
 
 
 class SkipGuard:

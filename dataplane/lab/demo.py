@@ -50,7 +50,7 @@ _FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
 _SMALL_TABLE = 10  # rows
 _BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch
 _PLACED_S = 15.0
-_KILLED_S = 1.0  # within which a dead switch's traffic is in software
+_KILLED_S = 5.0  # five times the second within which a dead switch's traffic is in software
 
 
 @dataclass(slots=True)

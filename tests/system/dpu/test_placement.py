@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 
 from scapy.layers.inet import IP, UDP
@@ -57,24 +58,34 @@ def test_segments_stay_apart(scene: DpuScene) -> None:
     assert matrix.leaks(scene.segments) == ()
 
 
-def test_busy_pairs_come_into_the_switch_and_idle_ones_go(scene: DpuScene, colour: Colour) -> None:
-    vf, _, _, far = scene.segments[colour.name]
-    with probes.flow(vf, far.ip(4), BUSY) as there, probes.flow(far, vf.ip(6), BUSY) as back:
-        until(lambda: scene.placed(far) and scene.placed(vf), what="not placed")
+def test_busy_pairs_come_into_the_switch_and_idle_ones_go(scene: DpuScene) -> None:
+    """A pair of each segment, all at once: the idle ones take a while to go."""
+    pairs = [(colour, pods[0], pods[3]) for colour, pods in segments_of(scene)]
+    ends = [(colour, end) for colour, *both in pairs for end in both]
+    with ExitStack() as stack:
+        echoes = [
+            stack.enter_context(probes.flow(source, sink.ip(version), BUSY))
+            for _, vf, far in pairs
+            for source, sink, version in ((vf, far, 4), (far, vf, 6))
+        ]
+        until(lambda: all(scene.placed(end) for _, end in ends), what="not placed")
 
         def through(packets: int) -> bool:
-            rows = scene.row(colour, far), scene.row(colour, vf)
+            rows = [scene.row(*end) for end in ends]
             return all(row and row.packets >= packets for row in rows)
 
         until(lambda: through(1), what="placed, and nothing goes by it")
-        software = [scene.entry(station).counted["fastpath"] for station in (vf, far)]
+        software = [scene.entry(end).counted["fastpath"] for _, end in ends]
         until(lambda: through(100), what="it does not go on by the switch")
-        still = [scene.entry(station).counted["fastpath"] for station in (vf, far)]
+        still = [scene.entry(end).counted["fastpath"] for _, end in ends]
         assert still == software, "the software forwards it, too"
-    assert (there.lost, back.lost) == (0, 0)
-    assert (there.duplicates, back.duplicates) == (0, 0)
-    until(lambda: scene.row(colour, far) is None, 60, "an idle entry keeps its row")
-    assert scene.entry(far).reason == "below-threshold"
+    assert [(echo.lost, echo.duplicates) for echo in echoes] == [(0, 0)] * len(echoes)
+    until(lambda: not any(scene.row(*end) for end in ends), 60, "an idle entry keeps its row")
+    assert {scene.entry(far).reason for _, _, far in pairs} == {"below-threshold"}
+
+
+def segments_of(scene: DpuScene) -> list[tuple[Colour, list[Station]]]:
+    return [(colour, scene.segments[colour.name]) for colour in COLOURS]
 
 
 def test_without_its_software_entries_a_placed_pair_still_talks(talk: Talk) -> None:

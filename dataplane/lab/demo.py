@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -27,25 +28,24 @@ from dataplane.lab.matrix import Verdict
 from dataplane.lab.probes import Echo
 from dataplane.lab.runtime import Runtime
 from dataplane.lab.scene import COLOURS, INTENT, MOVER, Colour, Scene, silent
-from dataplane.lab.topology import read_topology
+from dataplane.lab.topology import LabNode, read_topology
 from vendors.emulator.control import tell
 
 DEFAULT_NAME = "demo"
 _SHOWN_FAULTS = 8
-_MOVE_TO = "n3"
 TOPOLOGY = """\
-# Three plain hosts, and two with a DPU.
+# A plain host, and one with a DPU of each vendor.
 nodes:
 - {name: n1}
-- {name: n2}
-- {name: n3}
 - {name: h1}
-- {name: d1, dpu: {vendor: marvell, host: h1, vfs: 4}}
+- {name: d1, dpu: {vendor: marvell, host: h1, vfs: 5}}
 - {name: h2}
-- {name: d2, dpu: {vendor: intel, host: h2, vfs: 4}}
+- {name: d2, dpu: {vendor: intel, host: h2, vfs: 5}}
 """
-_DPU = "d1"
-_IPU = "d2"  # its switch checks no sender, so that guarded entries stay out of it
+_DPU = "d1"  # whose table is filled
+_UNGUARDED = COLOURS[-1]  # the one segment that a switch takes which checks no sender
+# A VF pod and who it talks to, of each segment that the switch takes.
+_ROWS = {"d1": 2 * len(COLOURS), "d2": 2}
 _FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
 _SMALL_TABLE = 10  # rows
 _BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch
@@ -66,7 +66,7 @@ class Demo:
     def run(self) -> bool:
         """Show everything; return whether all of it was as it should be."""
         began = time.monotonic()
-        self.console.print("[bold]Overweave[/bold]: one L2 network over five hosts and two DPUs\n")
+        self.console.print("[bold]Overweave[/bold]: one L2 network over hosts and DPUs\n")
         self._step("lab", self._up)
         self._step("segments", self._apply)
         self._step("pods", self._attach)
@@ -74,10 +74,11 @@ class Demo:
         self.console.print(self._table(), "")
         self._step("isolation", self._isolate)
         self._step("move", self._move)
-        self._step("switch", self._switch)
+        self._step("unguarded", self._unguard)
+        for dpu in self.scene.topology.dpus:
+            self._step(f"switch {dpu.name}", partial(self._switch, dpu))
         self._step("killed", self._kill)
         self._step("full", self._fill)
-        self._step("unguarded", self._unguard)
         self._step("placement", self._placement)
         took = time.monotonic() - began
         self.console.print(f"[dim]done in {took:.0f} s[/dim]")
@@ -95,7 +96,7 @@ class Demo:
             began = time.monotonic()
             said = action()
         took = time.monotonic() - began
-        self.console.print(f"  [cyan]{name:<9}[/cyan] {said:<59} [dim]{took:5.1f} s[/dim]")
+        self.console.print(f"  [cyan]{name:<9}[/cyan] {said:<60} [dim]{took:5.1f} s[/dim]")
 
     def _up(self) -> str:
         self.scene.up()
@@ -128,18 +129,25 @@ class Demo:
         return f"forged frames to {pods} pods: none left its segment"
 
     def _move(self) -> str:
-        before = self.scene.station(MOVER.name)
+        """Take a workload from vendor to vendor, under traffic."""
+        first, *others = (dpu.dpu.host for dpu in self.scene.topology.dpus if dpu.dpu)
+        gaps = [self._move_to(node) for node in others]
+        matrix.converge(self.scene.segments[MOVER.segment])
+        self._note(MOVER.segment, matrix.verify(self.scene.segments[MOVER.segment]))
+        way, unheard = " to ".join((first, *others)), ", ".join(f"{gap:.0f}" for gap in gaps)
+        return f"{MOVER.name}, VF {way}, same MAC and IPs: {unheard} ms unheard"
+
+    def _move_to(self, node: str) -> float:
+        """Move it, and return for how many milliseconds it was not heard."""
+        (before,) = (s for s in self.scene.segments[MOVER.segment] if s.mac == MOVER.mac)
         watcher = self.scene.segments[MOVER.segment][0]
         with probes.flow(watcher, before.ip(4), interval=0.01) as echo:
             time.sleep(0.2)
-            after = self.scene.move(MOVER, _MOVE_TO)
+            after = self.scene.move(MOVER, node)
             time.sleep(0.5)
         if (after.mac, after.ips) != (before.mac, before.ips):
             self.faults.append(f"moved with another MAC or address: {before} became {after}")
-        matrix.converge(self.scene.segments[MOVER.segment])
-        self._note(MOVER.segment, matrix.verify(self.scene.segments[MOVER.segment]))
-        gap = echo.longest_gap * 1000
-        return f"{MOVER.name} {MOVER.node} to {_MOVE_TO} with MAC and IPs, {gap:.0f} ms unheard"
+        return echo.longest_gap * 1000
 
     def _placement(self) -> str:
         """Say which path carried all that: what is known is known to every node by now."""
@@ -154,58 +162,61 @@ class Demo:
         placed = f"{len(entries) - slow}/{len(entries)} entries above OVS"
         return f"{placed}: {fast:,} packets, {handed:,} to OVS"
 
-    def _switch(self) -> str:
-        """Have pods on VFs talk until the DPU's switch does it for them, and count there."""
-        with self._talks(_DPU, 1) as echoes:
-            rows = self._await(self._rows, 2 * len(COLOURS), "rows in the switch")
-            before = self._switched()
+    def _unguard(self) -> str:
+        """Have the switches that check no sender take one segment all the same."""
+        lab.apply(self.scene.paths, _UNGUARDED.document + 'guard: "off"\n')
+        return f"{_UNGUARDED.name}, so that a switch takes it which checks no sender"
+
+    def _switch(self, dpu: LabNode) -> str:
+        """Have pods on VFs talk until the switch does it for them, and count there."""
+        with self._talks(dpu, 1) as echoes:
+            rows = self._await(partial(self._rows, dpu), _ROWS[dpu.name], f"rows in {dpu.name}")
+            before = self._switched(dpu)
             time.sleep(1)
-            moved = self._switched() - before
-        self._none_lost(echoes, "went into the switch")
-        return f"{rows} rows on {_DPU} (emulated), {moved:,} packets/s by its own count"
+            moved = self._switched(dpu) - before
+        self._none_lost(echoes, f"went into the switch of {dpu.name}")
+        vendor = dpu.dpu.vendor.value if dpu.dpu else ""
+        return f"{rows} rows (emulated {vendor}), {moved:,} packets/s by its own count"
+
+    def _kill(self) -> str:
+        """Kill every switch under traffic: what it was asked for meanwhile is lost, no more."""
+        all_dpus = self.scene.topology.dpus
+        with ExitStack() as stack:
+            talks = [stack.enter_context(self._talks(dpu, 1)) for dpu in all_dpus]
+            for dpu in all_dpus:
+                self._await(partial(self._rows, dpu), _ROWS[dpu.name], f"rows in {dpu.name}")
+            for dpu in all_dpus:
+                self._tell(dpu, "kill")
+            time.sleep(2)
+        gaps = [max(echo.longest_gap for echo in echoes) for echoes in talks]
+        for dpu, gap in zip(all_dpus, gaps, strict=True):
+            if gap > _KILLED_S:
+                self.faults.append(f"the switch of {dpu.name} was killed: silence of {gap:.2f} s")
+        lost = sum(echo.lost for echoes in talks for echo in echoes)
+        each = ", ".join(
+            f"{dpu.name} {gap * 1000:.0f}" for dpu, gap in zip(all_dpus, gaps, strict=True)
+        )
+        return f"all under traffic: {lost} lost; ms to software: {each}"
 
     def _fill(self) -> str:
-        """Leave the switch less room than there are conversations."""
-        self._tell("table-full", _FORWARD_TABLE, str(_SMALL_TABLE))
-        self._tell("reset")  # what it held is refused now, too
+        """Leave a switch less room than there are conversations."""
+        dpu = self.scene.topology.node(_DPU)
+        self._tell(dpu, "table-full", _FORWARD_TABLE, str(_SMALL_TABLE))
+        self._tell(dpu, "reset")  # what it held is refused now, too
         time.sleep(1)
-        with self._talks(_DPU, 4) as echoes:
+        with self._talks(dpu, 4) as echoes:
             full = self._await(self._full, 1, "entries that found the table full")
             time.sleep(1)
-            full, rows = self._full(), self._rows()
-        self._tell("clear")
+            full, rows = self._full(), self._rows(dpu)
+        self._tell(dpu, "clear")
         self._none_lost(echoes, "found the table full")
         lost = sum(echo.lost for echo in echoes)
         return (
-            f"table of {_SMALL_TABLE}: {rows} entries in, {full} in software, {lost} packets lost"
+            f"table of {_SMALL_TABLE} in {_DPU}: {rows} entries in, {full} in software, {lost} lost"
         )
 
-    def _kill(self) -> str:
-        """Kill the switch under traffic: what it was asked for meanwhile is lost, no more."""
-        with self._talks(_DPU, 1) as echoes:
-            self._await(self._rows, 2 * len(COLOURS), "rows in the switch")
-            self._tell("kill")
-            time.sleep(2)
-        gap = max(echo.longest_gap for echo in echoes)
-        if gap > _KILLED_S:
-            self.faults.append(f"the switch was killed: silence of {gap:.2f} s")
-        lost = sum(echo.lost for echo in echoes)
-        return f"switch under traffic: {lost} packets lost, {gap * 1000:.0f} ms to software"
-
-    def _unguard(self) -> str:
-        """Have the other DPU's switch take a segment whose senders nobody has checked."""
-        last = COLOURS[-1]
-        with self._talks(_IPU, 1) as echoes:
-            wait = 2 * len(COLOURS)
-            self._await(lambda: self._for(Reason.UNSUPPORTED_GUARD, _IPU), wait, "guarded entries")
-            lab.apply(self.scene.paths, last.document + 'guard: "off"\n')
-            rows = self._await(lambda: self._rows(_IPU), 2, "rows in the switch")
-            guarded = self._for(Reason.UNSUPPORTED_GUARD, _IPU)
-        self._none_lost(echoes, f"of {last.name} went into the switch")
-        return f"{rows} rows of {last.name} on {_IPU} (emulated), {guarded} guarded, in software"
-
     @contextmanager
-    def _talks(self, dpu: str, partners: int) -> Iterator[list[Echo]]:
+    def _talks(self, dpu: LabNode, partners: int) -> Iterator[list[Echo]]:
         """Have the pods on VFs of ``dpu`` ping so many of the others meanwhile."""
         on_vfs = self._on_vfs(dpu)
         with ExitStack() as stack:
@@ -218,29 +229,24 @@ class Demo:
                 for version in (4, 6)
             ]
 
-    def _on_vfs(self, dpu: str) -> set[str]:
-        found = self.scene.topology.node(dpu).dpu
-        host = found.host if found else ""
+    def _on_vfs(self, dpu: LabNode) -> set[str]:
+        host = dpu.dpu.host if dpu.dpu else ""
         return {pod.name for pod in self.scene.runtime.pods() if pod.device and pod.node == host}
 
-    def _entries(self, dpu: str = _DPU) -> list[Entry]:
-        return nodes.entries(self.scene.paths.node(dpu))
+    def _entries(self, dpu: LabNode) -> list[Entry]:
+        return nodes.entries(self.scene.paths.node(dpu.name))
 
-    def _rows(self, dpu: str = _DPU) -> int:
+    def _rows(self, dpu: LabNode) -> int:
         return sum(entry.placement == Placement.EMULATED for entry in self._entries(dpu))
 
-    def _for(self, reason: Reason, dpu: str = _DPU) -> int:
-        """Return how many entries are not in the switch for this reason."""
-        return sum(entry.reason == reason for entry in self._entries(dpu))
-
     def _full(self) -> int:
-        return self._for(Reason.TABLE_FULL)
+        entries = self._entries(self.scene.topology.node(_DPU))
+        return sum(entry.reason == Reason.TABLE_FULL for entry in entries)
 
-    def _switched(self) -> int:
-        return sum(entry.counted[Placement.EMULATED] for entry in self._entries())
+    def _switched(self, dpu: LabNode) -> int:
+        return sum(entry.counted[Placement.EMULATED] for entry in self._entries(dpu))
 
-    def _tell(self, *words: str) -> None:
-        dpu = self.scene.topology.node(_DPU)
+    def _tell(self, dpu: LabNode, *words: str) -> None:
         tell(dpus.control(self.scene.paths, dpu), *words)
 
     def _await(self, count: Callable[[], int], wanted: int, what: str) -> int:

@@ -57,13 +57,15 @@ COLOURS = (
     Colour("lime", 4, "vxlan", "ipv6"),
 )
 INTENT = "---\n".join(colour.document for colour in COLOURS)
-# The workload that moves asks for its addresses by name: they are its own, on every node.
-MOVER = Pod("blue2", "n2", "blue", "02:00:00:00:00:b2", COLOURS[0].static_ips(2), "blue2")
+# The workload that moves asks for its addresses by name: they are its own, on every node. It starts
+# as the pod of this name on the second one.
+MOVER = Pod("blue2", "", "blue", "02:00:00:00:00:b2", COLOURS[0].static_ips(2), "blue2")
+_SPARE = len(COLOURS)  # the VF of each DPU that no pod has from the start
 
 
 @dataclass(slots=True)
 class Scene:
-    """A lab with the nodes that MOVER needs; ``segments`` holds what is attached."""
+    """A lab of two nodes and more; ``segments`` holds what is attached."""
 
     paths: LabPaths
     topology: Topology
@@ -86,7 +88,10 @@ class Scene:
             for number, colour in enumerate(COLOURS)
             for pod in colour.pods(nodes)
         ]
-        wanted = [MOVER if pod.name == MOVER.name else pod for pod in wanted]
+        wanted = [
+            replace(MOVER, node=pod.node, device=pod.device) if pod.name == MOVER.name else pod
+            for pod in wanted
+        ]
         with ThreadPoolExecutor(_AT_ONCE, "add") as pool:
             added = list(pool.map(self._add, wanted))
         for pod, (station, _) in zip(wanted, added, strict=True):
@@ -98,9 +103,13 @@ class Scene:
         return self.runtime.station(name)
 
     def move(self, pod: Pod, node: str) -> Station:
-        """Attach ``pod`` anew on ``node``, then take the old one away, as a live migration does."""
+        """Attach ``pod`` anew on ``node``, then take the old one away, as a live migration does.
+
+        On a node with a DPU it gets the VF that no other has.
+        """
         old = next(s for s in self.segments[pod.segment] if s.name.startswith(pod.name))
-        new = self.runtime.add(replace(pod, name=f"{pod.name}-{node}", node=node))
+        device = self._device(node, _SPARE)
+        new = self.runtime.add(replace(pod, name=f"{pod.name}-{node}", node=node, device=device))
         self.runtime.delete(old.name)
         stations = self.segments[pod.segment]
         stations[stations.index(old)] = new

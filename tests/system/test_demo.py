@@ -92,7 +92,7 @@ def test_a_broken_node_is_no_success() -> None:
     command = ["env", "--default-signal=INT", *COMMAND]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
         wait_for_pods(3)
-        nodes.switch(PATHS.node("n3")).kill_switch()
+        nodes.switch(PATHS.node("n1")).kill_switch()
         printed, _ = demo.communicate(timeout=MOST_S)
         print(printed)
     assert demo.returncode == 1

@@ -22,6 +22,7 @@ class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         return "labs" if path.startswith("tests/system/") else path
 
 
+@pytest.hookimpl(optionalhook=True)  # known in runs of several workers only
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByLab:
     return ByLab(config, log)
 

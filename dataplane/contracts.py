@@ -191,6 +191,37 @@ class Dpu(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A frame that the VF pod ``key`` is to send; ``mark`` is a part of it that no other has."""
+
+    key: AttachmentKey
+    frame: bytes
+    mark: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """Which frames with a mark came in at which VF pods, and which pods could not be watched.
+
+    Who could not be watched has sent nothing.
+    """
+
+    came: Sequence[tuple[AttachmentKey, bytes]]
+    faults: Mapping[AttachmentKey, str]
+
+
+class Witness(Protocol):
+    """A DPU's host: only there can a frame be let in at a VF, or be seen to come out of one."""
+
+    def send(self, sendings: Sequence[Sending], listen_s: float) -> Witnessed:
+        """Send all frames, and listen at every VF pod for ``listen_s`` seconds more.
+
+        Raises OverweaveError if nobody answers, and for a frame that is not its pod's own to send.
+        """
+        ...
+
+
 class FastPath(Protocol):
     """What the fast path has really done; every call looks. Raises OverweaveError."""
 
@@ -211,16 +242,12 @@ class PathCounters(FastPath, Protocol):
         ...
 
 
-class PacketPath(Protocol):
-    """One way that packets take through this node, asked what it would do; nothing is sent."""
+class ObservedPath(Protocol):
+    """One way that packets take through this node."""
 
     @property
     def name(self) -> str:
         """Return the name shown in a trace."""
-        ...
-
-    def outcome(self, probe: Probe) -> Outcome:
-        """Return what would become of the packet. Raises OverweaveError if it cannot be asked."""
         ...
 
     def observed(self, questions: Sequence[Question]) -> list[Observed]:
@@ -228,13 +255,25 @@ class PacketPath(Protocol):
         ...
 
 
+class PacketPath(ObservedPath, Protocol):
+    """An ObservedPath that can be asked what it would do; nothing is sent."""
+
+    def outcome(self, probe: Probe) -> Outcome:
+        """Return what would become of the packet. Raises OverweaveError if it cannot be asked."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PacketPaths:
-    """The ways of a node; ``switch`` is that of the DPU it is, where it can be asked."""
+    """The ways of a node; ``switch`` is that of the DPU it is, where it can be asked.
+
+    ``device`` is the same switch, to be seen at work only: its frames are really sent.
+    """
 
     fast: PacketPath
     ovs: PacketPath
     switch: PacketPath | None = None
+    device: ObservedPath | None = None
 
 
 class AttachRefusedError(Exception):

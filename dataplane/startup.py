@@ -22,13 +22,25 @@ from dataplane.api.attachment import AttachmentService
 from dataplane.api.dpu import DpuClient
 from dataplane.api.health import DpuFeed
 from dataplane.api.service import AgentService, serve, serve_attachments
+from dataplane.api.witness import HostWitness, WitnessStand
 from dataplane.cni.front import Front
 from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath
-from dataplane.contracts import Feed, PacketPath, PacketPaths, PathCounters, Post, Switch, Target
+from dataplane.contracts import (
+    Feed,
+    ObservedPath,
+    PacketPath,
+    PacketPaths,
+    PathCounters,
+    Post,
+    Switch,
+    Target,
+    Witness,
+)
+from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen
 from dataplane.core.model import Side
@@ -43,6 +55,7 @@ from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
+from dataplane.host.witness import PodWitness
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
@@ -59,6 +72,7 @@ from ovs_client.vswitch import VSwitch
 from vendors import registry
 from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
+from vendors.sent import SentPath
 
 _SUPERVISE_S = 1.0
 _CNI_GRACE_S = 2.0
@@ -215,18 +229,37 @@ def _switch_path(config: AgentConfig) -> PacketPath | None:
     return next(map(InjectedPath, controls), None)
 
 
-def _service(config: AgentConfig, agent: Agent, ways: _Ways) -> AgentService:
+def _device_path(
+    config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness
+) -> ObservedPath | None:
+    """Return what sees the switch of the DPU that this node is at work; None: there is none."""
+    device = _own_device(config)
+    if device is None or ways.switch is None:
+        return None
+
+    def pods() -> list[Port]:
+        desired = agent.snapshot.desired
+        ports = desired.ports if desired else ()
+        return [port for port in ports if port.attachment.netdev in device.representors]
+
+    return SentPath(ways.switch, witness, pods)
+
+
+def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -> AgentService:
     fast = ways.fast
     modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
     path = fast.path if isinstance(fast, Ebpf) else fast
-    paths = PacketPaths(path, OvsPacketPath(Unixctl(config.ovs_rundir)), _switch_path(config))
+    ovs = OvsPacketPath(Unixctl(config.ovs_rundir))
+    device = _device_path(config, agent, ways, witness)
+    paths = PacketPaths(path, ovs, _switch_path(config), device)
     return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
 
 
 def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
-    api = serve(_service(config, agent, ways), config.api_socket)
+    witness = HostWitness()
+    api = serve(_service(config, agent, ways, witness), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
     metrics = Metrics(agent, ways.counters)
     scrapes = MetricsServer(metrics, config.metrics_address)
@@ -236,7 +269,7 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     stack.callback(ipam.stop)
     devices = served_devices(config.devices)
     if devices:
-        attachments = AttachmentService(config.node, agent, devices)
+        attachments = AttachmentService(config.node, agent, devices, witness)
         host = serve_attachments(attachments, config.attachment_socket)
         stack.callback(lambda: host.stop(None).wait())
     handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
@@ -252,6 +285,10 @@ def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:
     front = Front(vfs, DpuClient(), VfRecords(config.state_dir / "vfs"))
     front.start()
     stack.callback(front.stop)
+    addresses = {vf.dpu for vf in vfs}
+    stand = WitnessStand({each: PodWitness(partial(front.ports_below, each)) for each in addresses})
+    stand.start()
+    stack.callback(stand.stop)
     return VfFront(front, VfWiring())
 
 

@@ -274,14 +274,16 @@ class Outcome(_message.Message):
     def __init__(self, action: _Optional[str] = ..., says: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., passed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("packets", "seed", "segment")
+    __slots__ = ("packets", "seed", "segment", "send")
     PACKETS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    SEND_FIELD_NUMBER: _ClassVar[int]
     packets: int
     seed: str
     segment: str
-    def __init__(self, packets: _Optional[int] = ..., seed: _Optional[str] = ..., segment: _Optional[str] = ...) -> None: ...
+    send: bool
+    def __init__(self, packets: _Optional[int] = ..., seed: _Optional[str] = ..., segment: _Optional[str] = ..., send: _Optional[bool] = ...) -> None: ...
 
 class Verified(_message.Message):
     __slots__ = ("node", "total", "asked", "left_out", "paths", "differences")
@@ -300,7 +302,7 @@ class Verified(_message.Message):
     def __init__(self, node: _Optional[str] = ..., total: _Optional[int] = ..., asked: _Optional[int] = ..., left_out: _Optional[int] = ..., paths: _Optional[_Iterable[_Union[PathTally, _Mapping]]] = ..., differences: _Optional[_Iterable[_Union[Difference, _Mapping]]] = ...) -> None: ...
 
 class PathTally(_message.Message):
-    __slots__ = ("path", "why_not", "asked", "verdicts", "differed", "unknown", "why_unknown", "not_observed", "excused")
+    __slots__ = ("path", "why_not", "asked", "verdicts", "differed", "unknown", "why_unknown", "not_observed", "excused", "absent", "why_absent")
     class VerdictsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -331,6 +333,8 @@ class PathTally(_message.Message):
     WHY_UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     NOT_OBSERVED_FIELD_NUMBER: _ClassVar[int]
     EXCUSED_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    WHY_ABSENT_FIELD_NUMBER: _ClassVar[int]
     path: str
     why_not: str
     asked: int
@@ -340,7 +344,9 @@ class PathTally(_message.Message):
     why_unknown: str
     not_observed: _containers.ScalarMap[str, int]
     excused: _containers.ScalarMap[str, int]
-    def __init__(self, path: _Optional[str] = ..., why_not: _Optional[str] = ..., asked: _Optional[int] = ..., verdicts: _Optional[_Mapping[str, int]] = ..., differed: _Optional[int] = ..., unknown: _Optional[int] = ..., why_unknown: _Optional[str] = ..., not_observed: _Optional[_Mapping[str, int]] = ..., excused: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    absent: int
+    why_absent: str
+    def __init__(self, path: _Optional[str] = ..., why_not: _Optional[str] = ..., asked: _Optional[int] = ..., verdicts: _Optional[_Mapping[str, int]] = ..., differed: _Optional[int] = ..., unknown: _Optional[int] = ..., why_unknown: _Optional[str] = ..., not_observed: _Optional[_Mapping[str, int]] = ..., excused: _Optional[_Mapping[str, int]] = ..., absent: _Optional[int] = ..., why_absent: _Optional[str] = ...) -> None: ...
 
 class Difference(_message.Message):
     __slots__ = ("path", "question", "field", "said", "truth", "rule", "truths_rule", "frame")

@@ -105,8 +105,8 @@ class AgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Asks every path of this node about the same frames, none of which is sent, and compares them
-        with Open vSwitch; each message is about some of the frames.
+        """Asks every path of this node about the same frames, none of which is sent unless the request
+        says so, and compares them with Open vSwitch; each message is about some of the frames.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,6 +10,7 @@ import grpc
 
 from dataplane.api import attachment_pb2 as pb
 from dataplane.api import attachment_pb2_grpc as rpc
+from dataplane.api.witness import HostWitness
 from dataplane.contracts import Attachments, AttachRefusedError
 from dataplane.core.admission import (
     ALREADY_ATTACHED,
@@ -69,12 +70,17 @@ class AttachmentService(rpc.AttachmentServicer):
     """
 
     def __init__(
-        self, node: str, attachments: Attachments, devices: Mapping[str, tuple[str, ...]]
+        self,
+        node: str,
+        attachments: Attachments,
+        devices: Mapping[str, tuple[str, ...]],
+        witness: HostWitness | None = None,
     ) -> None:
-        """Serve ``devices`` of ``node`` over ``attachments``."""
+        """Serve ``devices`` of ``node`` over ``attachments``; ``witness`` hears of the host."""
         self._node = node
         self._attachments = attachments
         self._devices = dict(devices)
+        self._witness = witness or HostWitness()
         # One request at a time per attachment: a Detach must find what an Attach is making. And one
         # per VF: two that ask for the same must not both find it free. Always in this order.
         self._keys = Turns()
@@ -112,6 +118,12 @@ class AttachmentService(rpc.AttachmentServicer):
                 return pb.CheckResponse(faults=[f"the DPU {self._node} does not know {key}"])
             return pb.CheckResponse(faults=self._attachments.faults(key))
         raise AssertionError("a refusal ends the call")
+
+    def Witness(
+        self, request_iterator: Iterator[pb.Witnessed], context: grpc.ServicerContext
+    ) -> Iterator[pb.Wanted]:
+        """Yield what the host is to send, as long as it listens."""
+        return self._witness.serve(request_iterator, context)
 
     def _obstacle(self, segment: str) -> str:
         found = self._attachments.obstacle()

@@ -103,3 +103,43 @@ class CheckResponse(_message.Message):
     FAULTS_FIELD_NUMBER: _ClassVar[int]
     faults: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, faults: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Wanted(_message.Message):
+    __slots__ = ("sendings", "listen_ms")
+    SENDINGS_FIELD_NUMBER: _ClassVar[int]
+    LISTEN_MS_FIELD_NUMBER: _ClassVar[int]
+    sendings: _containers.RepeatedCompositeFieldContainer[Sending]
+    listen_ms: int
+    def __init__(self, sendings: _Optional[_Iterable[_Union[Sending, _Mapping]]] = ..., listen_ms: _Optional[int] = ...) -> None: ...
+
+class Sending(_message.Message):
+    __slots__ = ("container_id", "ifname", "frame", "mark")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    ifname: str
+    frame: bytes
+    mark: bytes
+    def __init__(self, container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., frame: _Optional[bytes] = ..., mark: _Optional[bytes] = ...) -> None: ...
+
+class Witnessed(_message.Message):
+    __slots__ = ("sights", "error")
+    SIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    sights: _containers.RepeatedCompositeFieldContainer[Sight]
+    error: str
+    def __init__(self, sights: _Optional[_Iterable[_Union[Sight, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Sight(_message.Message):
+    __slots__ = ("container_id", "ifname", "frame", "fault")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    ifname: str
+    frame: bytes
+    fault: str
+    def __init__(self, container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., frame: _Optional[bytes] = ..., fault: _Optional[str] = ...) -> None: ...

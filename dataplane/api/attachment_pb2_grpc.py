@@ -56,6 +56,11 @@ class AttachmentStub:
                 request_serializer=dataplane_dot_api_dot_attachment__pb2.CheckRequest.SerializeToString,
                 response_deserializer=dataplane_dot_api_dot_attachment__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.Witness = channel.stream_stream(
+                '/overweave.v1.Attachment/Witness',
+                request_serializer=dataplane_dot_api_dot_attachment__pb2.Witnessed.SerializeToString,
+                response_deserializer=dataplane_dot_api_dot_attachment__pb2.Wanted.FromString,
+                _registered_method=True)
 
 
 class AttachmentServicer:
@@ -92,6 +97,15 @@ class AttachmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Witness(self, request_iterator, context):
+        """The host's agent opens this and keeps it open: the DPU's agent asks by it for frames to be sent
+        at the VFs, where the host alone can, and hears what came out of them. One answer to each
+        question, in turn. A host that opens it anew takes the place of the one before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AttachmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +128,11 @@ def add_AttachmentServicer_to_server(servicer, server):
                     servicer.Check,
                     request_deserializer=dataplane_dot_api_dot_attachment__pb2.CheckRequest.FromString,
                     response_serializer=dataplane_dot_api_dot_attachment__pb2.CheckResponse.SerializeToString,
+            ),
+            'Witness': grpc.stream_stream_rpc_method_handler(
+                    servicer.Witness,
+                    request_deserializer=dataplane_dot_api_dot_attachment__pb2.Witnessed.FromString,
+                    response_serializer=dataplane_dot_api_dot_attachment__pb2.Wanted.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -226,6 +245,33 @@ class Attachment:
             '/overweave.v1.Attachment/Check',
             dataplane_dot_api_dot_attachment__pb2.CheckRequest.SerializeToString,
             dataplane_dot_api_dot_attachment__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Witness(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/overweave.v1.Attachment/Witness',
+            dataplane_dot_api_dot_attachment__pb2.Witnessed.SerializeToString,
+            dataplane_dot_api_dot_attachment__pb2.Wanted.FromString,
             options,
             channel_credentials,
             insecure,

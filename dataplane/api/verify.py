@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dataplane.api import agent_pb2 as pb
-from dataplane.contracts import PacketPath, PacketPaths
+from dataplane.contracts import ObservedPath, PacketPaths
 from dataplane.core.agreement import (
     Disagreement,
     Observed,
@@ -27,7 +27,10 @@ from dataplane.core.path import UPWARDS, Action
 from dataplane.core.snapshot import SWITCH_TARGET, Snapshot
 
 _AT_ONCE = 32
-_NO_CONTROL = "no frame can be let in: only an emulated switch with a control socket takes any"
+_NOT_SENT = (
+    "of a real device it is seen only where frames are really sent, by pods on its host:"
+    " overweave verify --send"
+)
 
 _ABLE = Capability("", "")  # of what is like Open vSwitch in all
 
@@ -35,18 +38,24 @@ _ABLE = Capability("", "")  # of what is like Open vSwitch in all
 def verify(
     snapshot: Snapshot, paths: PacketPaths, request: pb.VerifyRequest
 ) -> Iterator[pb.Verified]:
-    """Yield what was found, some frames at a time; nothing is sent. Raises InvalidValueError."""
+    """Yield what was found, some frames at a time. Raises InvalidValueError.
+
+    Nothing is sent but where the request says so, and a path can be seen at work only.
+    """
     asked = _corpus(snapshot, request)
-    judges = [_Judge(paths.fast)]
-    if paths.switch is not None:
-        switch = snapshot.state.switch
-        judges.insert(0, _Judge(paths.switch, switch.capability or _ABLE, switch.held))
-    truth = _Judge(paths.ovs)
-    absent = [_unasked()] if paths.switch is None and snapshot.state.switch.exists else []
-    node, total = snapshot.state.node.name, len(asked.questions)
+    questions = asked.questions
+    judges, truth = [_Judge(paths.fast)], _Judge(paths.ovs)
+    is_sent = paths.switch is None and paths.device is not None and request.send
+    below, switch = paths.device if is_sent else paths.switch, snapshot.state.switch
+    if below is not None:
+        judges.insert(0, _Judge(below, switch.capability or _ABLE, switch.held))
+    if is_sent:  # what is sent goes together, for each time all wait for what comes out
+        questions = tuple(sorted(questions, key=lambda question: not question.harmless))
+    absent = [_unasked(switch.error)] if below is None and switch.exists else []
+    node, total = snapshot.state.node.name, len(questions)
     yield pb.Verified(node=node, total=total, left_out=asked.left_out, paths=absent)
-    for start in range(0, len(asked.questions), _AT_ONCE):
-        batch = asked.questions[start : start + _AT_ONCE]
+    for start in range(0, total, _AT_ONCE):
+        batch = questions[start : start + _AT_ONCE]
         found = pb.Verified(node=node, total=total, asked=len(batch))
         truths = truth.ask(batch)
         found.paths.append(_tally(truth, truths))
@@ -65,15 +74,15 @@ def _corpus(snapshot: Snapshot, request: pb.VerifyRequest) -> Corpus:
     return corpus(desired, nic, draw, Choice(request.segment, snapshot.state.bindings.placed))
 
 
-def _unasked() -> pb.PathTally:
-    return pb.PathTally(path=SWITCH_TARGET, why_not=_NO_CONTROL)
+def _unasked(error: str) -> pb.PathTally:
+    return pb.PathTally(path=SWITCH_TARGET, why_not=error or _NOT_SENT)
 
 
 @dataclass(slots=True)
 class _Judge:
     """Asks one path; ``held`` are the entries of a switch; ``why_not``: it could not be asked."""
 
-    path: PacketPath
+    path: ObservedPath
     able: Capability = _ABLE
     held: AbstractSet[EntryKey] | None = None
     why_not: str = ""
@@ -174,15 +183,20 @@ def _tally(judge: _Judge, seen: Sequence[Observed]) -> pb.PathTally:
     counts = Counter(each.action for each in seen)
     unknown = counts.pop(Action.UNKNOWN, 0)
     absent = counts.pop(Action.NONE, 0)
-    why = next((each.why for each in seen if each.why), "")
     return pb.PathTally(
         path=judge.path.name,
-        why_not=judge.why_not or (why if absent == len(seen) else ""),
+        why_not=judge.why_not,
         asked=len(seen) - absent,
         verdicts={str(action): count for action, count in counts.items()},
         unknown=unknown,
-        why_unknown=why,
+        why_unknown=_first_why(seen, Action.UNKNOWN),
+        absent=absent,
+        why_absent=_first_why(seen, Action.NONE),
     )
+
+
+def _first_why(seen: Sequence[Observed], action: Action) -> str:
+    return next((each.why for each in seen if each.why and each.action is action), "")
 
 
 def _difference(path: str, question: Question, found: Disagreement, holds: str) -> pb.Difference:

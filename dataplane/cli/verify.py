@@ -44,6 +44,8 @@ class Tally:
     differ: int = 0
     unknown: int = 0
     why_unknown: str = ""
+    absent: int = 0
+    why_absent: str = ""
     not_observed: Counter[str] = field(default_factory=Counter)
     cannot: Counter[str] = field(default_factory=Counter)
 
@@ -51,7 +53,9 @@ class Tally:
         """Count some more frames."""
         self.why_not = self.why_not or tally.why_not
         self.why_unknown = self.why_unknown or tally.why_unknown
+        self.why_absent = self.why_absent or tally.why_absent
         self.asked += tally.asked
+        self.absent += tally.absent
         self.handed_over += tally.verdicts.get(Action.HAND_OVER, 0)
         self.differ += tally.differed
         self.unknown += tally.unknown
@@ -76,6 +80,8 @@ class Tally:
             "cannot": dict(self.cannot),
             "why_not": self.why_not,
             "why_unknown": self.why_unknown,
+            "absent": self.absent,
+            "why_absent": self.why_absent,
         }
 
 
@@ -135,9 +141,17 @@ class Found:
 )
 @click.option("--seed", default="overweave", show_default=True, help="of what is drawn")
 @click.option("--segment", default="", help="only this segment")
+@click.option("--send", is_flag=True, help="let pods with a VF of a real device send frames")
 @output_option
 @agent_option
-def verify(packets: int, seed: str, segment: str, form: str, sockets: tuple[Path, ...]) -> int:
+def verify(  # noqa: PLR0913, PLR0917 - one for each option
+    packets: int,
+    seed: str,
+    segment: str,
+    send: bool,  # noqa: FBT001
+    form: str,
+    sockets: tuple[Path, ...],
+) -> int:
     """Compare what switch, eBPF and Open vSwitch of each node do with the same frames.
 
     Frames of all kinds, from the node's pods (the first 16 get every kind, others plain ones) and
@@ -148,9 +162,14 @@ def verify(packets: int, seed: str, segment: str, form: str, sockets: tuple[Path
     count them like any others. What differs is asked twice. What a device declares that it cannot
     do is counted apart, and no difference.
 
+    With --send, the switch of a real device is asked, too, as far as it can be: pods on its host
+    that have a VF really send plain UDP, TCP and echo requests of their own to other endpoints,
+    which may answer. What comes out at another VF or at the DPU is compared whole; of what leaves
+    by the uplink only that its entry has counted it.
+
     Exits 0 if all agree, 1 if not, 3 if an agent or its Open vSwitch was not heard.
     """
-    request = pb.VerifyRequest(packets=packets, seed=seed, segment=segment)
+    request = pb.VerifyRequest(packets=packets, seed=seed, segment=segment, send=send)
     found = _found(*verified(sockets, request, _Progress()))
     if not found.frames and not found.silent:
         raise OverweaveError(
@@ -206,6 +225,9 @@ def _lines(found: Found, most: int) -> Iterator[str]:
         elif tally.unknown:
             why = f"{tally.unknown} frames: {tally.why_unknown}"
             yield f"not observed: {tally.path} of {tally.node}: {why}"
+        if tally.why_absent:
+            why = f"{tally.absent} frames: {tally.why_absent}" if tally.asked else tally.why_absent
+            yield f"not asked: {tally.path} of {tally.node}: {why}"
         for what, count in sorted(tally.cannot.items()):
             said = f"{count} frames: the device says that it cannot {what}"
             yield f"excused: {tally.path} of {tally.node}: {said}"

@@ -74,6 +74,14 @@ class Front:
         if holder is not None and not holder.leaving and holder.key != key:
             raise _taken(vf, holder)
 
+    def ports_below(self, address: str) -> tuple[Port, ...]:
+        """Return the VF pods of the DPU whose agent answers at ``address``."""
+        serials = {vf.serial for vf in self._vfs.values() if vf.dpu == address}
+        with self._guard:
+            records = [each for each in self._records.values() if not each.leaving]
+        ports = (record.port for record in records if record.serial in serials)
+        return tuple(port for port in ports if port is not None)
+
     def expect_ready(self, segment: str) -> None:
         """Raise AttachRefusedError if no DPU's agent would attach a VF to ``segment`` now."""
         whys = []

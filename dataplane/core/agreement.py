@@ -57,6 +57,7 @@ class Question:
     ``mark`` is a part of the frame that no other frame has. Not ``sound``: no path may deliver it.
     Not ``fits``: the underlay cannot carry it. ``glued`` gives the AccessPort that an OVS port
     stands for, ``about`` is the entry of who it is for. ``excuse``: some devices may do otherwise.
+    ``harmless``: it may really be sent, being what the pod could send at any time.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Question:
     glued: Mapping[str, str] = field(default_factory=dict)
     about: EntryKey | None = None
     excuse: Excuse | None = None
+    harmless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

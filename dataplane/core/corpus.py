@@ -125,7 +125,8 @@ class _Way:
 class _Case:
     """A frame in the making; ``make`` is given the mark.
 
-    ``instead`` makes the frame that a device with ``departure`` takes it for.
+    ``instead`` makes the frame that a device with ``departure`` takes it for. ``harmless``: a pod
+    that sends it to who is known claims nothing, and asks no more than an echo or a port does.
     """
 
     name: str
@@ -134,6 +135,7 @@ class _Case:
     fits: bool = True
     departure: Departure | None = None
     instead: Make | None = None
+    harmless: bool = False
 
     def excuse(self, mark: bytes) -> Excuse | None:
         """Return what excuses a device that does otherwise with it, if anything does."""
@@ -232,6 +234,7 @@ class _Node:
             glued=self._glued,
             about=EntryKey(way.view.segment.vni, way.target.mac),
             excuse=case.excuse(mark),
+            harmless=case.harmless,
         )
 
     def _received(self, way: _Way, case: _Case) -> Question:
@@ -386,23 +389,31 @@ def _ping(ip: Ip, payload: bytes) -> bytes:
 
 
 def _plain(way: _Way) -> list[_Case]:
-    return [_Case(f"UDP over IPv{ip.source.version}", _echo(way, ip)) for ip in way.headers()]
+    return [
+        _Case(f"UDP over IPv{ip.source.version}", _echo(way, ip), harmless=True)
+        for ip in way.headers()
+    ]
 
 
 def _heard(way: _Way) -> Iterator[_Case]:
     """Yield IP packets as they are sent to one who is known."""
     for ip in way.headers():
         over = f"over IPv{ip.source.version}"
-        icmp = ICMP if ip.source.version == 4 else ICMPV6
-        yield _Case(f"TCP {over}", _packet(way, replace(ip, protocol=TCP), _tcp))
-        yield _Case(f"ping {over}", _packet(way, replace(ip, protocol=icmp), _ping))
-        for ecn in (1, 2, 3):
-            yield _Case(f"UDP {over}, ECN {ecn}", _echo(way, replace(ip, tos=ecn)))
-        yield _Case(f"UDP {over}, DSCP 46", _echo(way, replace(ip, tos=46 << 2)))
-        yield _Case(f"UDP {over}, TTL 1", _echo(way, replace(ip, hops=1)))
-        yield _Case(f"UDP {over}, TTL 255", _echo(way, replace(ip, hops=255)))
-        yield _Case(f"the largest {over}", _echo(way, ip, way.view.mtu))
+        yield from (replace(case, harmless=True) for case in _usual(way, ip, over))
         yield from _rare(way, ip, over)
+
+
+def _usual(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:
+    """Yield whole and sound ones."""
+    icmp = ICMP if ip.source.version == 4 else ICMPV6
+    yield _Case(f"TCP {over}", _packet(way, replace(ip, protocol=TCP), _tcp))
+    yield _Case(f"ping {over}", _packet(way, replace(ip, protocol=icmp), _ping))
+    for ecn in (1, 2, 3):
+        yield _Case(f"UDP {over}, ECN {ecn}", _echo(way, replace(ip, tos=ecn)))
+    yield _Case(f"UDP {over}, DSCP 46", _echo(way, replace(ip, tos=46 << 2)))
+    yield _Case(f"UDP {over}, TTL 1", _echo(way, replace(ip, hops=1)))
+    yield _Case(f"UDP {over}, TTL 255", _echo(way, replace(ip, hops=255)))
+    yield _Case(f"the largest {over}", _echo(way, ip, way.view.mtu))
 
 
 def _rare(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:

@@ -165,6 +165,25 @@ def told_inside(packet: TunnelPacket) -> bytes:
     return inner
 
 
+def is_answer(asked: bytes, came: bytes) -> bool:
+    """Say whether ``came`` is an IP packet to who sent the IP packet ``asked``, from its target.
+
+    An answer may quote what was asked, all of it.
+    """
+    source, target = ip_ends(asked)
+    return bool(source) and ip_ends(came) == (target, source)
+
+
+def ip_ends(frame: bytes) -> tuple[bytes, bytes]:
+    """Return the addresses an IP packet is from and to; empty: it is none."""
+    kind, head = frame[12:14], frame[ETHERNET:]
+    if kind == struct.pack("!H", IPV4):
+        return head[12:16], head[16:20]
+    if kind == struct.pack("!H", IPV6):
+        return head[8:24], head[24:40]
+    return b"", b""
+
+
 def _outer(frame: bytes) -> tuple[int, IpAddress, IpAddress, bool | None, int, int] | None:
     """Return where UDP begins, both addresses, DF, TTL and ECN; None: there is no whole UDP."""
     if len(frame) < ETHERNET + 40 + _SHIM:

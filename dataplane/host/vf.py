@@ -129,6 +129,15 @@ def _move_out(home: Netns, attachment: Attachment) -> None:
             links.change(pod, vf.ifindex, wanted)
 
 
+def name_in_pod(attachment: Attachment) -> str:
+    """Return what the pod calls its VF; called inside the pod. Raises OverweaveError."""
+    with Rtnl() as pod:
+        found = _ours(pod, attachment)
+    if found is None:
+        raise OverweaveError(f"its VF {attachment.access_port} is not in {attachment.netns}")
+    return found.name
+
+
 def _ours(rtnl: Rtnl, attachment: Attachment) -> Netdev | None:
     alias = _alias(attachment)
     return next((netdev for netdev in links.every(rtnl) if netdev.alias == alias), None)

@@ -227,16 +227,24 @@ def test_what_keeps_a_node_from_being_ready(
 
 
 def verified(
-    tmp_path: Path, paths: PacketPaths, switch: Capability = OCTEON, *, knows: bool = True
+    tmp_path: Path,
+    paths: PacketPaths,
+    switch: Capability | None = OCTEON,
+    *,
+    knows: bool = True,
+    send: bool = False,
 ) -> list[pb.Verified]:
     socket, source = tmp_path / "api.sock", Fixed()
-    state = replace(source.snapshot.state, switch=SwitchView(switch, held=frozenset()))
+    state = replace(
+        source.snapshot.state,
+        switch=SwitchView(switch, "" if switch else "no driver", held=frozenset()),
+    )
     desired = source.snapshot.desired if knows else None
     source.snapshot = replace(source.snapshot, state=state, desired=desired)
     server = serve(AgentService(source, FixedPath(), paths, {}, "unix"), socket)
     try:
         with connect(socket) as agent:
-            return list(agent.Verify(pb.VerifyRequest(packets=5, seed="x")))
+            return list(agent.Verify(pb.VerifyRequest(packets=5, seed="x", send=send)))
     finally:
         server.stop(None)
 
@@ -357,9 +365,52 @@ def test_a_path_that_cannot_be_asked_says_why(tmp_path: Path) -> None:
 def test_the_switch_of_a_real_device_is_not_observed(tmp_path: Path) -> None:
     found = verified(tmp_path, WITHOUT_EBPF)
     (tally,) = tallied(found, "switch")
-    assert "only an emulated switch" in tally.why_not
+    assert tally.why_not.endswith("by pods on its host: overweave verify --send")
+    (tally,) = tallied(verified(tmp_path, WITHOUT_EBPF, None, send=True), "switch")
+    assert tally.why_not == "no driver"
     fast = tallied(found, "fastpath")
-    assert {(t.asked, t.why_not) for t in fast} == {(0, "there is no bcc")}
+    assert {(t.asked, t.why_absent, t.why_not) for t in fast} == {(0, "there is no bcc", "")}
+
+
+class DevicePath:
+    """A real switch behind which a pod is: what is harmless leaves by it."""
+
+    name = "switch"
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+
+    def observed(self, questions: Sequence[Question]) -> list[Observed]:
+        self.asked += questions
+        return [
+            Observed(done(Action.TUNNEL), "counted")
+            if each.harmless
+            else Observed(done(Action.NONE), why="it is not sent")
+            for each in questions
+        ]
+
+
+def test_a_real_device_is_asked_only_by_who_wants_frames_sent(tmp_path: Path) -> None:
+    device = DevicePath()
+    paths = PacketPaths(FastPacketPath(), OvsPath(), device=device)
+    (tally,) = tallied(verified(tmp_path, paths), "switch")
+    assert (device.asked, tally.asked) == ([], 0)
+    found = verified(tmp_path, paths, send=True)
+    tallies = tallied(found, "switch")
+    sent = sum(tally.asked for tally in tallies)
+    assert 0 < sent < sum(tally.absent for tally in tallies)
+    assert [each.harmless for each in device.asked[:sent]] == [True] * sent
+    assert {tally.why_absent for tally in tallies} - {""} == {"it is not sent"}
+    assert {(tally.why_not, tally.why_unknown) for tally in tallies} == {("", "")}
+    first = next(one for each in found for one in each.differences)
+    assert (first.said, first.truth, first.rule.partition(";")[0]) == ("tunnel", "drop", "counted")
+
+
+def test_an_emulated_switch_is_asked_without_sending(tmp_path: Path) -> None:
+    device = DevicePath()
+    paths = PacketPaths(FastPacketPath(), OvsPath(), SwitchPath(), device)
+    assert tallied(verified(tmp_path, paths, send=True), "switch")
+    assert device.asked == []
 
 
 def test_before_the_agent_knows_anything_nothing_is_compared(tmp_path: Path) -> None:

@@ -175,6 +175,20 @@ def test_del_brings_it_home_however_often(host: HostWorld, pod: Netns) -> None:
     assert host.add(CNI_CONTAINERID="c2").status == 0
 
 
+def test_a_dpu_hears_of_its_own_pods_while_they_are_there(host: HostWorld) -> None:
+    assert host.front is not None
+    address = f"unix:{host.dpu_socket}"
+    assert host.front.ports_below(address) == ()
+    assert host.add().status == 0
+    (port,) = host.front.ports_below(address)
+    assert (port.attachment.key, port.attachment.netns) == (KEY, host.netns)
+    assert host.front.ports_below("unix:/another.sock") == ()
+    host.stop_dpu()  # it has still to be told, but the pod is gone
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    assert host.front.ports_below(address) == ()
+    host.start_dpu()
+
+
 def test_del_without_a_netns(host: HostWorld) -> None:
     assert host.add().status == 0
     assert host.run("DEL", host.config(deviceID=VF0), CNI_NETNS=None).status == 0

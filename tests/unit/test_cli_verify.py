@@ -19,6 +19,8 @@ LOST = pb.PathTally(path="ovs", why_not="ovs-vswitchd is away", asked=10, unknow
 BLIND = pb.PathTally(path="ovs", why_unknown="it prints otherwise", asked=10, unknown=10)
 DIED = pb.PathTally(path="switch", why_not="the switch is away", asked=10, unknown=10)
 NO_SWITCH = pb.PathTally(path="switch", why_not="not emulated")
+NO_EBPF = pb.PathTally(path="fastpath", absent=10, why_absent="there is no bcc")
+DEVICE = pb.PathTally(path="switch", asked=4, absent=6, why_absent="not plain")
 DIFFERENCES = [
     pb.Difference(
         path="switch",
@@ -63,6 +65,9 @@ DIFFERS = [told("d1", WRONG, FAST, OVS, differences=DIFFERENCES)]
             [told("d1", NO_SWITCH, FAST, OVS)], [], 0, "all agree: 10", id="a real device"
         ),
         pytest.param(
+            [told("d1", DEVICE, NO_EBPF, OVS)], [], 0, "all agree: 10", id="asked in part"
+        ),
+        pytest.param(
             [told("d1", BUT, FAST, OVS)],
             [],
             0,
@@ -101,6 +106,16 @@ def test_what_was_not_asked_and_not_observed_says_why(capsys: pytest.CaptureFixt
     assert "not observed: ovs of d1: 1 frames: no flow" in shown
     assert "not heard: no agent answers" in shown
     assert "left out: 1 pairs of endpoints; ask by --segment" in shown
+
+
+def test_what_was_not_asked_in_part_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _found([told("d1", DEVICE, NO_EBPF, OVS), told("d1", DEVICE, NO_EBPF)], [])
+    _tell(found, Format.TABLE)
+    shown = capsys.readouterr().out.splitlines()
+    assert "not asked: switch of d1: 12 frames: not plain" in shown
+    assert "not asked: fastpath of d1: there is no bcc" in shown
+    switch = next(tally.record for tally in found.tallies if tally.path == "switch")
+    assert (switch["asked"], switch["absent"], switch["why_absent"]) == (8, 12, "not plain")
 
 
 def test_what_is_excused_is_counted_apart_and_named(capsys: pytest.CaptureFixture[str]) -> None:

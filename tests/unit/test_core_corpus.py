@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS
+from scapy.layers.l2 import ARP, Ether
 
+from dataplane.core.addressing import eui64_link_local
 from dataplane.core.agreement import Question
 from dataplane.core.capability import Departure
 from dataplane.core.corpus import MAX_PAIRS, Choice, Draw, corpus
 from dataplane.core.desired import Desired, PortState, SegmentView
-from dataplane.core.frames import parse_tunnel
+from dataplane.core.frames import ip_ends, parse_tunnel
 from dataplane.core.model import EntryKey
 from tests.unit.overlay_builders import (
     GENEVE4,
@@ -98,6 +101,27 @@ def test_excuses_are_of_the_frames_that_they_are_about(segment: object) -> None:
             ends = (one.tunnel.target, one.ecn) == (other.tunnel.target, other.ecn)
             assert one.inner == other.inner
             assert ends == (excuse.departure is Departure.OUTER_ECN and not one.ecn)
+
+
+@pytest.mark.parametrize("segment", SEGMENTS, ids=lambda s: s.name)
+def test_harmless_is_only_what_claims_nothing(segment: object) -> None:
+    ports = {f"vp{number}": port(number, GENEVE4).attachment for number in (1, 2)}
+    found = [each for each in asked(desired(pair(segment)), Draw(200, "x", b"")) if each.harmless]
+    kinds = {kind_of(each).rpartition(" over ")[0] or kind_of(each) for each in found}
+    assert kinds == {"TCP", "ping", "UDP", "the largest"}
+    assert {kind_of(each).partition(", ")[2] for each in found} == {
+        *("", "ECN 1", "ECN 2", "ECN 3", "DSCP 46", "TTL 1", "TTL 255"),
+    }
+    for each in found:
+        assert each.entry is not None
+        sender = ports[each.entry.access_port]
+        assert (each.sound, each.fits, each.excuse) == (True, True, None)
+        assert each.about is not None
+        assert each.frame[:12].hex(":", 1) == f"{each.about.mac}:{sender.mac}"
+        own = {ip.packed for ip in (*sender.ips, eui64_link_local(sender.mac))}
+        assert ip_ends(each.frame)[0] in own
+        what = Ether(each.frame)
+        assert not [layer for layer in (ARP, ICMPv6ND_NS, ICMPv6ND_NA) if layer in what]
 
 
 def test_from_the_wire_comes_what_another_node_sends() -> None:

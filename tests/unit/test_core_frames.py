@@ -135,3 +135,25 @@ def test_what_is_no_ip_inside_is_told_nothing() -> None:
     tunnel = Tunnel(Encap.VXLAN, Vni(7), IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), 4789)
     for inner in (b"\xff" * 14, b"\xff" * 60, ip_frame(*MACS, b"\x45\x03")):
         assert told_inside(TunnelPacket(tunnel, inner, True, 64, 3)) == inner
+
+
+def test_an_answer_goes_the_other_way_and_nothing_else_does() -> None:
+    ends = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
+    six = ip_address("fd00::1"), ip_address("fd00::2")
+    others = Ip(ends[1], IPv4Address("10.0.0.3"), frames.UDP)
+    for one, other in (ends, six):
+        question = ip_frame(MACS[1], MACS[0], Ip(one, other, frames.UDP).packet(b"mark"))
+        answer = ip_frame(*MACS, Ip(other, one, frames.ICMP).packet(b"quoted" + question))
+        swapped = question[6:12] + question[:6] + question[12:]
+        assert frames.is_answer(question, answer)
+        for each in (
+            question,
+            swapped,
+            ip_frame(*MACS, others.packet(b"")),
+            b"",
+            answer[:20],
+            question[:14],
+        ):
+            assert not frames.is_answer(question, each)
+    for nothing in (b"", bytes(60)):
+        assert not frames.is_answer(nothing, nothing)

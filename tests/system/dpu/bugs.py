@@ -292,7 +292,7 @@ def planted(tables: Tables, bug: Seeded) -> Iterator[None]:
 
 def tables_of(scene: DpuScene, colour: Colour) -> Tables:
     """Return the rows of a colour's VF pod and of its pod on n2."""
-    vf, _, _, far = scene.segments[colour.name]
+    vf, _, _, far, *_ = scene.segments[colour.name]
     rundir = scene.paths.directory / "d1.switch" / "ovs"
     shown = subprocess.run(
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
@@ -96,9 +96,9 @@ def until(condition: Callable[[], bool], timeout_s: float = PLACED_S, what: str 
 
 
 @contextmanager
-def pinned(scene: DpuScene) -> Iterator[None]:
+def pinned(scene: DpuScene, colours: Sequence[Colour] = COLOURS) -> Iterator[None]:
     """Have every VF pod and everybody it reaches beyond the wire in the switch."""
-    ends = [(colour.name, scene.segments[colour.name]) for colour in COLOURS]
+    ends = [(colour.name, scene.segments[colour.name]) for colour in colours]
     pins = [(name, str(pod.mac)) for name, pods in ends for pod in (pods[0], pods[3], *pods[4:])]
     document = "kind: Pin\nsegment: {}\nendpoint: '{}'\nhardware: always\n"
     lab.apply(scene.paths, "---\n".join(document.format(*pin) for pin in pins))
@@ -109,9 +109,11 @@ def pinned(scene: DpuScene) -> Iterator[None]:
         lab.overweave(scene.paths, "delete", "pin", f"{name}/{mac}")
 
 
-def differences(scene: DpuScene, colour: Colour) -> Generator[pb.Difference, None, None]:
+def differences(
+    scene: DpuScene, colour: Colour, *, send: bool = False
+) -> Generator[pb.Difference, None, None]:
     """Yield what ``verify`` finds on the DPU, as the command asks for it, until nobody listens."""
-    request = pb.VerifyRequest(packets=20, seed="tests", segment=colour.name)
+    request = pb.VerifyRequest(packets=20, seed="tests", segment=colour.name, send=send)
     with connect(scene.paths.node("d1").api_socket) as agent:
         heard = agent.Verify(request, timeout=_VERIFY_S)
         try:
@@ -127,18 +129,23 @@ def words(difference: pb.Difference) -> str:
 
 
 def assert_told(
-    scene: DpuScene, told: str, plant: Callable[[], AbstractContextManager[None]]
+    scene: DpuScene,
+    told: str,
+    plant: Callable[[], AbstractContextManager[None]],
+    *,
+    send: bool = False,
 ) -> None:
     """See that ``verify`` tells what ``plant`` has planted as what it is, and who decided what."""
     heard: list[str] = []
+    how = "sent from the VF of " if send else "injected at "
     for _ in range(TRIES):
-        with plant(), closing(differences(scene, COLOURS[0])) as found:
+        with plant(), closing(differences(scene, COLOURS[0], send=send)) as found:
             for difference in found:
                 heard.append(words(difference))
                 if told in heard[-1]:
                     print(heard[-1])
                     assert difference.path == "switch"
-                    assert difference.rule.startswith("injected at ")
+                    assert difference.rule.startswith(how)
                     assert difference.truths_rule
                     return
     pytest.fail(f"nobody said {told!r}, but {heard}")

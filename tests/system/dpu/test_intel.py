@@ -35,6 +35,7 @@ from tests.system.dpu.conftest import (
     words,
 )
 from tests.system.dpu.e2100_bugs import BUGS, planted, rows_of
+from tests.system.dpu.test_verify_device import as_a_device, asked, assert_agrees
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 from tests.unit.p4_entries import number
@@ -125,6 +126,13 @@ def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
         until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
         until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
     assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_taken_for_a_real_device_it_agrees_in_what_is_seen_of_it(scene: DpuScene) -> None:
+    with as_a_device(scene), pinned(scene, [BLUE]):
+        found = asked(Overweave(scene))
+    print(found["verdict"])
+    assert_agrees(found)
 
 
 def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None:

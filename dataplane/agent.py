@@ -30,7 +30,7 @@ from dataplane.core.offload import choose
 from dataplane.core.overhead import pod_mtu
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, claim, confirm, fold
-from dataplane.core.withdrawal import first_standing, leaving, next_standing
+from dataplane.core.withdrawal import first_standing, leaving, loaded_standing, next_standing
 from dataplane.worker import Job, Worker
 
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
@@ -72,6 +72,9 @@ class Agent:
 
     def start(self, loaded: AttachmentsLoaded) -> None:
         """Begin with what the local files hold, then take events from the feeds."""
+        if SWITCH_TARGET in self._snapshot.targets:
+            standing = loaded_standing(loaded.attachments)
+            self._snapshot = replace(self._snapshot, standing=standing)
         self._take([loaded])  # before anybody can ask for, or give up, what the files hold
         self._thread.start()
         for worker in self._workers:
@@ -365,7 +368,7 @@ def _placed(before: Snapshot, after: Snapshot) -> Snapshot:
     if desired is None or SWITCH_TARGET not in after.targets:
         return after
     if before.desired is None:
-        standing = first_standing(desired, after.generation)
+        standing = first_standing(desired, after.generation, standing)
     if desired is not before.desired or standing is not before.standing:
         switch = replace(switch, leaving=leaving(standing, desired))
     placed, ways = before.state.bindings.placed, after.state.bindings.next_hops

@@ -7,12 +7,12 @@ changed is not placed anew.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dataplane.core.desired import Desired, PortState
-from dataplane.core.model import EntryKey
+from dataplane.core.model import Attachment, EntryKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,28 @@ Standing = Mapping[Hashable, Rows]
 """What the switch may hold, by the port's netdev or the EntryKey."""
 
 
-def first_standing(desired: Desired, generation: int) -> dict[Hashable, Rows]:
-    """Return what an earlier run of the agent may have left: rows of the ports that it knew."""
-    return {
+def loaded_standing(attachments: Iterable[Attachment]) -> dict[Hashable, Rows]:
+    """Return whose ports an earlier run of the agent knew, before it is known what is wanted."""
+    return {each.netdev: Rows(_whose(each), 0) for each in attachments if each.netdev}
+
+
+def first_standing(desired: Desired, generation: int, loaded: Standing) -> dict[Hashable, Rows]:
+    """Return what an earlier run of the agent may have left: rows of the ports that it knew.
+
+    A port that is another's by now, or nobody's, keeps what it had in ``loaded``.
+    """
+    now = {port.attachment.netdev: _whose(port.attachment) for port in desired.ports}
+    known: dict[Hashable, Rows] = {
         key: Rows(made_of, generation)
         for key, made_of, _ in _known(desired)
         if isinstance(key, str)
     }
+    changed = {
+        netdev: Rows(rows.made_of, generation)
+        for netdev, rows in loaded.items()
+        if now.get(str(netdev)) != rows.made_of
+    }
+    return {**known, **changed}
 
 
 def next_standing(
@@ -57,6 +72,11 @@ def leaving(standing: Standing, desired: Desired) -> frozenset[Hashable]:
         return frozenset()
     now = {key: made_of for key, made_of, _ in _known(desired)}
     return frozenset(key for key, rows in standing.items() if now.get(key) != rows.made_of)
+
+
+def _whose(attachment: Attachment) -> Hashable:
+    """Return what of an attachment its rows are made of, as far as its file tells."""
+    return attachment.key, attachment.segment, attachment.mac, attachment.ips
 
 
 def _known(desired: Desired) -> Iterator[tuple[Hashable, Hashable, EntryKey]]:

@@ -869,13 +869,7 @@ class TestSwitch:
     ) -> None:
         monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
         own = self.place(lab)
-        attachment = lab.agent.attachment(POD)
-        assert attachment is not None
-        lab.agent.stop()
-        lab.switch.refuse = "no answer within 0.5 s"
-        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
-        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
-        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
+        self.restart_beside_a_dead_switch(lab)
         lab.synced()
         lab.agent.wait_programmed(POD, 5)
         lab.agent.detach(POD, 5)
@@ -888,6 +882,34 @@ class TestSwitch:
         self.talk(lab, 0.0)
         lab.agent.wait_programmed(here, 10)
         assert own not in lab.switch.held
+
+    def test_a_port_that_is_given_up_before_the_agent_knows_its_nic_is_held_all_the_same(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dataplane.agent._WITHDRAW_S", 0.2)
+        own = self.place(lab)
+        self.restart_beside_a_dead_switch(lab)
+        lab.agent.detach(POD, 0.1)
+        assert lab.agent.keys() == ()
+        lab.synced()
+        here = self.attach(lab, "here", "rep0")
+        with pytest.raises(AttachRefusedError, match="behind rep0 before"):
+            lab.agent.wait_programmed(here, 0.3)
+        lab.switch.refuse = ""
+        lab.agent.post(self.SEEN)
+        self.talk(lab, 0.0)
+        lab.agent.wait_programmed(here, 10)
+        assert own not in lab.switch.held
+
+    def restart_beside_a_dead_switch(self, lab: Lab) -> None:
+        """Start the agent anew, with what its files hold, and nothing told yet."""
+        attachment = lab.agent.attachment(POD)
+        assert attachment is not None
+        lab.agent.stop()
+        lab.switch.refuse = "no answer within 0.5 s"
+        parts = Parts((lab.flows, lab.fabric, lab.switch), (), lab.watch)
+        lab.agent = Agent(LocalNode("n1", "eth0"), parts)
+        lab.agent.start(AttachmentsLoaded((attachment,), (BLUE, BLOCK)))
 
     def test_what_moves_leaves_the_switch_then_changes_then_comes_back(
         self, lab: Lab, monkeypatch: pytest.MonkeyPatch

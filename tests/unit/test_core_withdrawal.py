@@ -13,7 +13,7 @@ from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint
 from dataplane.core.model import EntryKey, Guard
 from dataplane.core.offload import Choice, SwitchView, choose
 from dataplane.core.reasons import Reason
-from dataplane.core.withdrawal import Rows, first_standing, leaving, next_standing
+from dataplane.core.withdrawal import Rows, first_standing, leaving, loaded_standing, next_standing
 from tests.unit.overlay_builders import GENEVE4, VTEP4, VXLAN4, desired, port, remote, view
 from tests.unit.test_core_offload import BUSY, behind, capability, key
 
@@ -70,10 +70,29 @@ def test_what_was_never_placed_has_not_to_go() -> None:
 
 
 def test_an_earlier_run_may_have_left_rows_of_what_it_knew() -> None:
-    standing = first_standing(world(behind(1)), 1)
+    standing = first_standing(world(behind(1)), 1, {})
     assert leaving(standing, world(behind(1))) == frozenset()
     assert leaving(standing, world(None, None)) == {"rep1"}
     assert standing["rep1"].unwanted == 1
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        pytest.param(world(behind(1)), set(), id="the same"),
+        pytest.param(world(), {"rep1"}, id="gone"),
+        pytest.param(world(at_rep1(port(2, GENEVE4))), {"rep1"}, id="another pod"),
+        pytest.param(world(behind(1, VXLAN4)), {"rep1"}, id="another segment"),
+    ],
+)
+def test_what_became_of_a_port_before_anything_was_wanted(
+    now: Desired, expected: set[Hashable]
+) -> None:
+    loaded = loaded_standing([behind(1).attachment, port(2, GENEVE4).attachment])
+    assert loaded.keys() == {"rep1"}
+    standing = first_standing(now, 7, loaded)
+    assert leaving(standing, now) == expected
+    assert {rows.unwanted for rows in standing.values()} <= {7}
 
 
 @pytest.mark.parametrize(

@@ -228,9 +228,21 @@ class Front:
         return record if record is not None and not record.leaving else None
 
     def _vf_of(self, record: VfRecord) -> Vf:
-        """Return the VF as configured now. Raises AttachRefusedError if it is not any more."""
-        vf = self.vf(record.device_id)
-        return replace(vf, serial=record.serial, number=record.number)
+        """Return the VF, behind the DPU that the configuration has for it now.
+
+        What runtimes call it may have changed since. Raises AttachRefusedError if there is no such
+        DPU any more.
+        """
+        below = (vf for vf in self._vfs.values() if vf.serial == record.serial)
+        vf = next(below, None)
+        if vf is None:
+            raise AttachRefusedError(
+                Code.INVALID_CONFIG,
+                f"serial {record.serial} is in 'devices' of this agent's configuration no more and"
+                f" its DPU has not let go of {record.key}; put it back until it has, or, if the DPU"
+                f" is gone for good, stop the agent and remove {self._files.path(record.key)}",
+            )
+        return Vf(record.device_id, record.netdev, record.serial, record.number, vf.dpu)
 
 
 def _taken(vf: Vf, holder: VfRecord) -> AttachRefusedError:

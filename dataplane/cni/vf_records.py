@@ -95,7 +95,7 @@ class VfRecords:
         """Keep ``record`` instead of an earlier one of its key. Raises OverweaveError."""
         fields = {name: getattr(record, name) for name in VfRecord.__slots__}
         try:
-            durable.write(self._path(record.key), json.dumps(fields, indent=1) + "\n")
+            durable.write(self.path(record.key), json.dumps(fields, indent=1) + "\n")
             durable.settle(self._directory)
         except OSError as error:
             raise OverweaveError(
@@ -105,12 +105,13 @@ class VfRecords:
     def remove(self, key: AttachmentKey) -> None:
         """Forget; nothing there is success. Raises OverweaveError."""
         try:
-            self._path(key).unlink(missing_ok=True)
+            self.path(key).unlink(missing_ok=True)
             durable.settle(self._directory)
         except OSError as error:
             raise OverweaveError(f"state directory {self._directory}: {error}") from error
 
-    def _path(self, key: AttachmentKey) -> Path:
+    def path(self, key: AttachmentKey) -> Path:
+        """Return where the record of ``key`` is, or would be."""
         return self._directory / ("+".join(quote(part, safe="") for part in key) + ".json")
 
 

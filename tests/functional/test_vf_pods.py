@@ -53,6 +53,8 @@ class HostWorld(World):
     dpu: FakeAttachments = field(default_factory=FakeAttachments)
     dpu_server: Any = None
     front: Front | None = None
+    serial: str = SERIAL
+    device_ids: tuple[str, str] = (VF0, VF1)
 
     def start_dpu(self) -> None:
         service = AttachmentService("dpu1", self.dpu, {SERIAL: ("rep0", "rep1")})
@@ -64,7 +66,10 @@ class HostWorld(World):
 
     def start(self) -> None:
         address = f"unix:{self.dpu_socket}"
-        vfs = (Vf(VF0, "vf0", SERIAL, 0, address), Vf(VF1, "vf1", SERIAL, 1, address))
+        vfs = [
+            Vf(device_id, f"vf{number}", self.serial, number, address)
+            for number, device_id in enumerate(self.device_ids)
+        ]
         self.front = Front(vfs, DpuClient(), VfRecords(self.directory / "vfs"))
         handler = Handler(
             self.attachments, self.wiring, Ipam(), self.limits, VfFront(self.front, VfWiring())
@@ -431,6 +436,47 @@ def test_a_restart_keeps_vf_pods(host: HostWorld) -> None:
     failed(host.add(CNI_CONTAINERID="c2"), 101, "c1/eth0")
     assert host.run("DEL", config).status == 0
     host.assert_home()
+
+
+RENAMED = "0000:07:00.2"
+
+
+def test_del_of_a_vf_that_is_called_otherwise_by_now(host: HostWorld) -> None:
+    added = host.add()
+    host.stop()
+    host.device_ids = (RENAMED, VF1)
+    host.start()
+    old = host.config(deviceID=VF0, prevResult=added.document)
+    assert host.run("CHECK", old).status == 0
+    new = host.config(deviceID=RENAMED)
+    failed(host.run("ADD", new, CNI_CONTAINERID="c2"), 101, f"{RENAMED} (vf0) is taken by c1/eth0")
+    assert host.run("DEL", old).status == 0
+    host.assert_home()
+    assert host.run("ADD", new, CNI_CONTAINERID="c2").status == 0
+
+
+def test_what_is_owed_of_a_vf_that_is_called_otherwise_by_now_is_made_up_for(
+    host: HostWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with owing(host, monkeypatch):
+        host.device_ids = (RENAMED, VF1)
+    assert wait_until(lambda: host.dpu.keys() == ())
+    assert wait_until(lambda: not list((host.directory / "vfs").iterdir()))
+    new = host.config(deviceID=RENAMED)
+    assert host.run("ADD", new, CNI_CONTAINERID="c2").status == 0
+
+
+def test_what_to_do_about_a_dpu_that_is_configured_no_more_is_said(host: HostWorld) -> None:
+    assert host.add().status == 0
+    host.stop()
+    host.serial = "MRV-2"
+    host.start()
+    assert host.front is not None
+    (said,) = host.front.faults(KEY)
+    assert said.startswith(f"serial {SERIAL} is in 'devices' of this agent's configuration no more")
+    record = host.directory / "vfs" / "c1+eth0.json"
+    assert said.endswith(f"stop the agent and remove {record}")
+    assert record.exists()
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

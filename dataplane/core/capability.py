@@ -60,7 +60,8 @@ class Capability:
     cannot do, ``limits`` what else to know, in the vendor's words. ``obstacle`` says why nothing
     can be placed at all, empty: it can. ``offloads``: it says itself that what it forwards by its
     tables is forwarded in hardware.
-    ``rows`` of ours it holds now in all, those among them that no entry counts as its own.
+    ``rows`` of ours it holds now in all, those among them that no entry counts as its own, and
+    ports and routes that they rely on.
     ``emulated`` devices prove nothing about speed.
     """
 

@@ -21,6 +21,7 @@ from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.model import EntryKey, Segment
 from ovs_client.database import Tls
+from ovs_client.unixctl import Unixctl
 from tests.functional.marvell_device import BRIDGE, Device, running_device
 from tests.functional.overlay_switch import in_netns
 from tests.functional.switch_world import NEXT_HOPS, MarvellWorld, Stage, entries
@@ -40,7 +41,7 @@ from tests.unit.overlay_builders import (
 )
 from vendors.marvell import driver
 from vendors.marvell.driver import MarvellPlace, MarvellSwitch
-from vendors.marvell.pipeline import FORWARD, Neighbour, Route, Row
+from vendors.marvell.pipeline import FORWARD, MARK_OUT, Neighbour, Route, Row
 
 
 def behind(number: int, segment: Segment) -> Port:
@@ -461,6 +462,38 @@ def test_neighbours_are_set_again_before_they_age(device: Device) -> None:
         assert [type(item) for item in change.add.values()] == [Neighbour]
         converge(switch)
         switch.apply(Change(remove=switch.observe()))
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        pytest.param(["tnl/neigh/flush"], id="neighbours"),
+        pytest.param(["ovs/route/del", "0.0.0.0/0", f"pkt_mark={MARK_OUT}"], id="a route"),
+    ],
+)
+def test_what_is_lost_beside_the_flows_is_counted(device: Device, lose: list[str]) -> None:
+    """As often as the device is watched, so that it is looked for, and put back, at once."""
+    with connected(device.place) as switch:
+        converge(switch)
+        whole = switch.describe().rows
+        assert whole == len([i for i in switch.observe().values() if not isinstance(i, Route)]) + (
+            len([i for i in switch.observe().values() if isinstance(i, Route) and i.live])
+        )
+        Unixctl(device.place.rundir).call(*lose)
+        assert switch.describe().rows < whole
+        converge(switch)
+        assert switch.describe().rows == whole
+        leave(switch)
+
+
+def test_a_neighbour_that_is_due_is_still_counted(device: Device) -> None:
+    now = 1000.0
+    with connected(device.place, lambda: now) as switch:
+        converge(switch)
+        whole = switch.describe().rows
+        now += 21
+        assert switch.describe().rows == whole
+        leave(switch)
 
 
 def test_fragments_go_to_the_cpu_however_the_bridge_looks_at_them(device: Device) -> None:

@@ -155,6 +155,7 @@ class MarvellSwitch:
                 ports=frozenset(names.values()),
                 addresses=tuple(tunnel_routes.local_addresses(self._unixctl, self._place.bridge)),
                 offloaded=self._count_offloaded(),
+                others=self._count_others(),
                 holder=self._holder(),
             )
         return capability(findings, self._wiring, emulated=self._emulated)
@@ -230,11 +231,21 @@ class MarvellSwitch:
                 yield Route(each.gateway, each.mark, live=live)
 
     def _neighbours(self) -> Iterator[Neighbour]:
-        for each in tunnel_routes.neighbours(self._unixctl):
+        """Yield those that were set lately: the others age, and are as good as gone."""
+        for each in self._set_neighbours():
             set_at = self._set_at.get(each.address)
-            fresh = set_at is not None and self._clock() - set_at < _REFRESH_S
-            if fresh and each.bridge == self._place.bridge:
+            if set_at is not None and self._clock() - set_at < _REFRESH_S:
+                yield each
+
+    def _set_neighbours(self) -> Iterator[Neighbour]:
+        for each in tunnel_routes.neighbours(self._unixctl):
+            if each.bridge == self._place.bridge and each.address in self._set_at:
                 yield Neighbour(each.address, each.mac)
+
+    def _count_others(self) -> int:
+        """Return how many ports, routes that are in use and neighbours are ours."""
+        live = sum(route.live for route in self._routes())
+        return len(self._tunnel_ports()) + live + len(list(self._set_neighbours()))
 
     def _count_offloaded(self) -> int | None:
         """Return how many flows its datapath says are in hardware; None: it cannot say."""

@@ -29,6 +29,7 @@ class Findings:
 
     Flows of others call ports by name; ours, of which there may be many, as the device does.
     ``offloaded``: how many flows the datapath says are in hardware; None: it cannot say.
+    ``others`` is how many ports, routes and neighbours of ours there are beside our flows.
     ``holder`` is another node that has its entries there.
     """
 
@@ -37,6 +38,7 @@ class Findings:
     ports: frozenset[str]
     addresses: tuple[IpAddress, ...]
     offloaded: int | None
+    others: int = 0
     holder: str = ""
 
 
@@ -55,7 +57,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         or _missing_port(findings, wiring)
         or _foreign_flow(findings, wiring),
         emulated=emulated,
-        rows=sum(map(is_ours, findings.flows)),
+        rows=sum(map(is_ours, findings.flows)) + findings.others,
     )
 
 

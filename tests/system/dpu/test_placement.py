@@ -20,7 +20,9 @@ from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
+from ovs_client import tunnel_routes
 from ovs_client.ofctl import Flow, FlowKey
+from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.cni_node import segment
@@ -169,6 +171,23 @@ def test_what_all_rely_on_is_missed_at_once(talk: Talk) -> None:
             time.sleep(1)  # until the agent has seen it, too
     print(f"without entry: lost {echo.lost}, longest gap {echo.longest_gap * 1000:.0f} ms")
     assert echo.longest_gap < PUT_BACK_S
+
+
+def test_the_ways_of_tunnel_packets_are_missed_at_once(talk: Talk) -> None:
+    talk.gap_s = PUT_BACK_S
+    ovs = Unixctl(talk.scene.paths.directory / "d1.switch" / "ovs")
+    routes = tunnel_routes.routes(ovs)
+    gateways = {route.gateway for route in routes}
+    ours = {each for each in tunnel_routes.neighbours(ovs) if each.address in gateways}
+    assert ours
+    ovs.call("tnl/neigh/flush")
+    took = until(lambda: ours <= {*tunnel_routes.neighbours(ovs)}, PUT_BACK_S)
+    print(f"neighbours put back after {took:.1f} s")
+    time.sleep(1)  # until the agent has seen it, too
+    for route in routes:
+        tunnel_routes.delete_route(ovs, route)
+    took = until(lambda: {*routes} <= {*tunnel_routes.routes(ovs)}, PUT_BACK_S)
+    print(f"routes put back after {took:.1f} s")
 
 
 def keys(scene: DpuScene) -> set[FlowKey]:

@@ -8,7 +8,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ MARK_BYTES = 16
 _INJECT = "PORT FRAME MARK ..."
 _ANSWER_S = 30.0
 _CATCH_S = 1.0  # a frame crosses a bridge in about a millisecond; this machine may be busy
+_QUIET_S, _PATIENCE = 0.2, 5  # after the last that came out; so many times what that one took
 _LOOK_S, _SETTLE_S = 0.005, 0.05  # what comes out twice comes within this
 
 Words = Sequence[str]
@@ -160,14 +161,23 @@ class Faults:
             ]
             for port, frame, _ in wanted:
                 self._relay.send(port, bytes.fromhex(frame))
-            until = time.monotonic() + _CATCH_S
-            while not all(caught) and time.monotonic() < until:
-                time.sleep(_LOOK_S)
-            time.sleep(_SETTLE_S)
+            _wait_for_all(caught)
         return [
             {name: [each.hex() for each in frames] for name, frames in answer.items()}
             for answer in caught
         ]
+
+
+def _wait_for_all(caught: Sequence[Sized]) -> None:
+    """Return once every frame came out somewhere, or none has for longer than any took."""
+    began = time.monotonic()
+    until, out = began + _CATCH_S, 0
+    while (now := time.monotonic()) < until and out < len(caught):
+        time.sleep(_LOOK_S)
+        before, out = out, sum(map(bool, caught))
+        if out > before:
+            until = now + max(_QUIET_S, _PATIENCE * (now - began))
+    time.sleep(_SETTLE_S)
 
 
 def _has_usage(words: Words, usage: str) -> bool:

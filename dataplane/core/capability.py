@@ -58,8 +58,8 @@ class Capability:
     those it enforces, by the AccessPort (representor) of each of its ports. ``cannot_set`` names
     (core.agreement.Field) what it writes otherwise than the other paths do, ``departures`` what it
     cannot do, ``limits`` what else to know, in the vendor's words. ``obstacle`` says why nothing
-    can be placed at all, empty: it can. ``offloads``: it says itself that what it forwards by its
-    tables is forwarded in hardware.
+    can be placed at all, empty: it can; ``forwards``: what it holds forwards all the same.
+    ``offloads``: it says itself that what it forwards by its tables is forwarded in hardware.
     ``rows`` of ours it holds now in all, those among them that no entry counts as its own, and
     ports and routes that they rely on.
     ``emulated`` devices prove nothing about speed.
@@ -74,6 +74,7 @@ class Capability:
     departures: frozenset[Departure] = frozenset()
     limits: tuple[str, ...] = ()
     obstacle: str = ""
+    forwards: bool = True
     offloads: bool = False
     emulated: bool = False
     rows: int = 0

@@ -59,7 +59,7 @@ class Snapshot:
     ) -> Holdings:
         """Return what the paths hold, given what they have counted, and why they hold no more."""
         known = self.state.switch.capability
-        if known is not None and known.obstacle:
+        if known is not None and not known.forwards:
             switched = {}  # they are there, and forward nothing
         return Holdings(
             fast=fast,

@@ -81,11 +81,18 @@ def snapshot(switch: SwitchView, choice: Choice, *refused: Pending) -> Snapshot:
             id="down by now",
         ),
         pytest.param(
-            SwitchView(replace(UP, obstacle="NORMAL is in the way")),
+            SwitchView(replace(UP, obstacle="NORMAL is in the way", forwards=False)),
             Choice(reasons={KEY: Reason.SWITCH_TAKEN}),
             (),
             Cause(Reason.SWITCH_TAKEN, "NORMAL is in the way"),
-            id="programmed by others",
+            id="programmed by others, before us",
+        ),
+        pytest.param(
+            SwitchView(replace(UP, obstacle="tunnels of others")),
+            Choice(reasons={KEY: Reason.SWITCH_TAKEN}),
+            (),
+            Cause(Reason.SWITCH_TAKEN, "tunnels of others"),
+            id="programmed by others, beside us",
         ),
     ],
 )
@@ -95,8 +102,8 @@ def test_why_an_entry_is_not_in_the_switch(
     other = Pending("the bridge", "it has no port")
     there = {KEY: Traffic(1, 10)}
     holdings = snapshot(switch, choice, other, *refused).holdings({}, there)
-    is_taken = cause is not None and cause.reason is Reason.SWITCH_TAKEN
-    assert holdings.switched == ({} if is_taken else there)
+    forwards = switch.capability is None or switch.capability.forwards
+    assert holdings.switched == (there if forwards else {})
     assert holdings.unswitched.get(KEY) == cause
     assert OTHER not in holdings.unswitched
 

@@ -97,10 +97,11 @@ def test_without_a_table_that_all_need_there_is_an_obstacle() -> None:
     faults = {"l2_fwd_rx_table": "its P4 program has no l2_fwd_rx_table"}
     found = capability(replace(FOUND, faults=faults), WIRING, emulated=False)
     assert "has no l2_fwd_rx_table" in found.obstacle
+    assert not found.forwards
 
 
 @pytest.mark.parametrize(
-    ("row", "word"),
+    ("row", "word", "forwards"),
     [
         pytest.param(
             DeviceRow(
@@ -110,6 +111,7 @@ def test_without_a_table_that_all_need_there_is_an_obstacle() -> None:
                 (("dst_addr", 1), ("vni", 10)),
             ),
             "vxlan_encap_mod_table has vmeta.common.mod_blob_ptr=0xa",
+            True,
             id="a tunnel",
         ),
         pytest.param(
@@ -120,14 +122,17 @@ def test_without_a_table_that_all_need_there_is_an_obstacle() -> None:
                 (("bridge_id", 3),),
             ),
             "source_port_to_bridge_map",
+            False,
             id="a VF of ours",
         ),
     ],
 )
-def test_who_else_programs_it_is_named(row: DeviceRow, word: str) -> None:
+def test_who_else_programs_it_is_named(row: DeviceRow, word: str, forwards: bool) -> None:
+    """What we have there goes on beside a tunnel of theirs; a VF in their bridge is in no other."""
     found = capability(replace(FOUND, rows=(*PORTS, row)), WIRING, emulated=False)
     assert word in found.obstacle
     assert "programmed by others" in found.obstacle
+    assert found.forwards == forwards
 
 
 def test_of_several_that_are_not_ours_the_same_is_named_in_any_order() -> None:
@@ -148,6 +153,7 @@ def test_of_several_that_are_not_ours_the_same_is_named_in_any_order() -> None:
 def test_what_keeps_us_from_writing_comes_first() -> None:
     found = capability(replace(FOUND, obstacle="another is primary"), WIRING, emulated=False)
     assert found.obstacle == "another is primary"
+    assert found.forwards
 
 
 def test_a_vf_that_is_not_wired_has_no_guards() -> None:

@@ -70,6 +70,7 @@ def test_a_vf_without_port_has_no_guards() -> None:
 def test_who_goes_before_our_flows_is_named(flow: Flow, named: bool) -> None:
     found = capability(replace(FOUND, flows=(flow,)), WIRING, emulated=False)
     assert bool(found.obstacle) == named
+    assert found.forwards == (not named)
     if named:
         assert f"table={flow.table},priority={flow.priority}" in found.obstacle
         assert flow.actions in found.obstacle
@@ -80,6 +81,7 @@ def test_who_goes_before_our_flows_is_named(flow: Flow, named: bool) -> None:
 def test_a_port_that_is_missing_is_named(port: str) -> None:
     found = capability(replace(FOUND, ports=FOUND.ports - {port}), WIRING, emulated=False)
     assert found.obstacle == f"br-mrv0 has no port {port}: add it"
+    assert not found.forwards
 
 
 def test_a_table_counts_what_is_ours_and_what_is_not_and_gives_no_room_to_what_all_share() -> None:

@@ -259,6 +259,25 @@ def test_the_switch_below() -> None:
     assert exposed(metrics)["overweave_entries"][held] == 1
 
 
+@pytest.mark.parametrize(
+    ("forwards", "placement", "reason"),
+    [
+        pytest.param(True, "emulated", "", id="beside others"),
+        pytest.param(False, "fastpath", "switch-taken", id="behind others"),
+    ],
+)
+def test_a_switch_of_somebody_else_s_is_not_ready_and_entries_are_where_they_forward(
+    forwards: bool, placement: str, reason: str
+) -> None:
+    known = Capability("x", "y", obstacle="not ours", forwards=forwards, emulated=True)
+    path = FakePath()
+    path.held[KEY], path.in_switch = 1, {KEY: 4}
+    found = exposed(made(path, with_switch(known, Reason.SWITCH_TAKEN)))
+    assert found["overweave_switch_ready"][("device", "030-dpu"),] == 0
+    where = (("placement", placement), ("reason", reason), ("segment", "blue"))
+    assert found["overweave_entries"][where] == 1
+
+
 def test_a_switch_that_is_down_and_back_is_counted_once() -> None:
     path = FakePath()
     path.in_switch = {KEY: 5}

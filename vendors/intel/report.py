@@ -69,7 +69,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     shared = _missing(SHARED, findings.faults)
     ours = ours_of(findings.rows, findings.pools)
     own = frozenset(row.key for row in ours)
-    others = [row for row in findings.rows if row.key not in own]
+    taken = _taken([row for row in findings.rows if row.key not in own], wiring)
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
@@ -81,7 +81,8 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         limits=(*_LIMITS, *(lacking[name] for name in sorted(lacking))),
         obstacle=findings.obstacle
         or (f"its P4 program cannot be used: {lacking[shared]}" if shared else "")
-        or _foreign(others, wiring),
+        or (_foreign(taken[0]) if taken else ""),
+        forwards=not shared and all(row.table != BRIDGES.name for row in taken),
         offloads=True,
         emulated=emulated,
         rows=len(ours),
@@ -130,21 +131,23 @@ _OVERLAY = frozenset(
 )
 
 
-def _foreign(others: Collection[DeviceRow], wiring: Wiring) -> str:
-    """Return which row of others says that somebody else has tunnels there, or our VFs.
+def _taken(others: Collection[DeviceRow], wiring: Wiring) -> tuple[DeviceRow, ...]:
+    """Return which rows of others say that somebody else has tunnels there, or our VFs.
 
-    Of several always the same, in whatever order the device tells them.
+    What we have goes on beside others' tunnels. A VF in their bridge is in none of ours: no row of
+    its has a lower priority. The order is always the same, whatever the device's.
     """
     vports = {vsi + VPORT_OFFSET for vsi in wiring.vfs.values()}
-    found = [
+    found = (
         row
         for row in others
         if row.table in _OVERLAY
         or (row.table == BRIDGES.name and dict(row.match).get(SOURCE_FIELD) in vports)
-    ]
-    if not found:
-        return ""
-    row = min(found, key=lambda each: each.key)
+    )
+    return tuple(sorted(found, key=lambda each: each.key))
+
+
+def _foreign(row: DeviceRow) -> str:
     match = ", ".join(f"{name}={value:#x}" for name, value in row.match)
     return (
         f"the device is programmed by others: {row.table} has {match} -> {row.action};"

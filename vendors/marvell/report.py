@@ -46,6 +46,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     """Return what can be placed in this bridge."""
     usable = tuple(address for address in findings.addresses if not address.is_link_local)
     families = {family_of(address) for address in usable}
+    obstacle = _obstacle(findings, wiring)
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
@@ -53,9 +54,8 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         guards={rep: frozenset(Guard) for rep, vf in wiring.vfs.items() if vf in findings.ports},
         tables=tuple(_tables(findings, common_rows(tuple(Encap), usable))),
         limits=tuple(_limits(findings)),
-        obstacle=_held(findings, wiring)
-        or _missing_port(findings, wiring)
-        or _foreign_flow(findings, wiring),
+        obstacle=obstacle,
+        forwards=not obstacle,  # what comes before our flows, or takes their ports away
         emulated=emulated,
         rows=sum(map(is_ours, findings.flows)) + findings.others,
     )
@@ -81,6 +81,14 @@ def _limits(findings: Findings) -> Iterator[str]:
     yield "a frame too large for the underlay moves its entry's counter, too (check_pkt_larger)"
     said = "does not say" if findings.offloaded is None else f"says {findings.offloaded}"
     yield f"flows in hardware: its datapath {said}"
+
+
+def _obstacle(findings: Findings, wiring: Wiring) -> str:
+    return (
+        _held(findings, wiring)
+        or _missing_port(findings, wiring)
+        or _foreign_flow(findings, wiring)
+    )
 
 
 def _held(findings: Findings, wiring: Wiring) -> str:

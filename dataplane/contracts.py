@@ -77,6 +77,10 @@ class Switch(Target, Protocol):
     longer than ``deadline_s`` for the device.
     """
 
+    def ping(self) -> None:
+        """Return if the device answers at all. Raises TargetError: it does not, within 0.7 s."""
+        ...
+
     def describe(self) -> Capability:
         """Ask the device what it can do and how full it is. Raises TargetError: it is down."""
         ...

@@ -15,7 +15,8 @@ from dataplane.core.events import SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey
 from dataplane.core.placement import Traffic
 
-WATCH_S = 0.5  # a device that has died is noticed within a second
+WATCH_S = 0.5
+PING_S = 0.25  # and what a ping takes: a device that is silent is noticed within a second
 MEASURE_S = 1.0
 _NOTHING = Traffic(0, 0)
 _Counts = Mapping[EntryKey, Traffic]
@@ -36,53 +37,75 @@ class SwitchFeed:
         self._clock = clock
         self._post: Post = _ignore
         self._seen: SwitchSeen | None = None
+        self._telling = threading.Lock()
         self._counted: tuple[_Counts | None, ...] = ()
         self._measured_at: float | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="switch-watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(each, pause_s), name=name, daemon=True)
+            for name, each, pause_s in (
+                ("switch-watch", self.watch, WATCH_S),
+                ("switch-ping", self.ping, PING_S),
+            )
+        ]
 
     def start(self, post: Post) -> None:
         """Begin to watch."""
         self._post = post
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Watch no more; what the switch holds stays. A look at a silent one ends by itself."""
         self._stopping.set()
-        self._thread.join(WATCH_S)
+        for thread in self._threads:
+            thread.join(WATCH_S)
 
-    def _run(self) -> None:
+    def _repeat(self, do: Callable[[], None], pause_s: float) -> None:
         while True:
-            self.watch()
-            if self._stopping.wait(WATCH_S):
+            do()
+            if self._stopping.wait(pause_s):
                 return
 
-    def watch(self) -> None:
-        """Ask once, and post what is news."""
-        before, measured = self._seen, None
+    def ping(self) -> None:
+        """Ask whether it answers at all, and post that it does not: a look would take long."""
         try:
-            seen = self._ask()
-            if seen.capability is not None and self._is_due():
+            self._switch.ping()
+        except Exception as caught:  # noqa: BLE001  # what is wrong is told, and asked again
+            if self._seen is None or self._seen.capability is not None:
+                self._tell(self._down(caught))
+
+    def watch(self) -> None:
+        """Ask once what it can do and holds, and post what is news."""
+        measured = None
+        try:
+            seen = SwitchSeen(self._switch.describe())
+            if self._is_due():
                 measured = self._measure()
-        except OverweaveError as error:  # it has died since it was asked
-            seen = SwitchSeen(None, str(error))
-        except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
-            seen = SwitchSeen(None, f"internal error, please report it: {caught!r}")
-            if seen != before:
-                log.exception("switch.crashed")
-        if seen != before:
-            self._seen = seen
-            self._post(seen)
+        except Exception as caught:  # noqa: BLE001  # what is wrong is told, and asked again
+            seen = self._down(caught)
+        before = self._tell(seen)
         if before is not None and _may_lack(before.capability, seen.capability):
             self._look()
         if measured is not None:
             self._post(measured)
 
-    def _ask(self) -> SwitchSeen:
-        try:
-            return SwitchSeen(self._switch.describe())
-        except OverweaveError as error:
-            return SwitchSeen(None, str(error))
+    def _down(self, caught: Exception) -> SwitchSeen:
+        """Return what to tell of a device that gave no answer; a fault of ours is logged, too."""
+        if isinstance(caught, OverweaveError):
+            return SwitchSeen(None, str(caught))
+        seen = SwitchSeen(None, f"internal error, please report it: {caught!r}")
+        if seen != self._seen:
+            log.error("switch.crashed", exc_info=caught)
+        return seen
+
+    def _tell(self, seen: SwitchSeen) -> SwitchSeen | None:
+        """Post it if it is news, and return what was told before."""
+        with self._telling:
+            before, self._seen = self._seen, seen
+            if seen != before:
+                self._post(seen)
+            return before
 
     def _is_due(self) -> bool:
         return self._measured_at is None or self._clock() - self._measured_at >= MEASURE_S

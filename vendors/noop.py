@@ -29,6 +29,9 @@ class NoSwitch:
         if change:
             raise ValueError(f"nothing can be placed here: {change}")
 
+    def ping(self) -> None:
+        """Do nothing: it is there."""
+
     def describe(self) -> Capability:
         return Capability(vendor="noop", product="no switch")
 

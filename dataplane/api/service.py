@@ -111,7 +111,8 @@ class AgentService(rpc.AgentServicer):
         if snapshot.desired is None:
             return pb.ListEntriesResponse()
         node = snapshot.state.node.name
-        switched = self._counters.switched() or {}
+        is_down = bool(snapshot.state.switch.error)  # and not waited for
+        switched = {} if is_down else self._counters.switched() or {}
         holdings = snapshot.holdings(self._counters.traffic(), switched)
         placed = placed_entries(snapshot.desired, holdings)
         return pb.ListEntriesResponse(entries=[_entry(node, each) for each in placed])

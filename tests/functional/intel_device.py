@@ -104,7 +104,7 @@ class Device(EmulatedE2100):
 
     def write(self, kind: p4r.Update.Type.ValueType, row: p4r.TableEntry) -> None:
         """Write a row as somebody without role."""
-        election = p4r.Uint128(high=1)
+        election = p4r.Uint128(low=time.time_ns())  # above whose stream is ending
         hello = p4r.StreamMessageRequest(
             arbitration=p4r.MasterArbitrationUpdate(device_id=1, election_id=election)
         )

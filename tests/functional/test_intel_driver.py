@@ -46,7 +46,14 @@ from tests.unit.overlay_builders import (
 from vendors.intel import client
 from vendors.intel.client import Certificates, Server
 from vendors.intel.driver import IntelSwitch, _Attempt
-from vendors.intel.pipeline import HOPS, RIFS, SMAC, tables_for
+from vendors.intel.pipeline import (
+    HOPS,
+    RIFS,
+    SMAC,
+    SOURCE_FIELD,
+    VLAN_FIELD,
+    tables_for,
+)
 
 
 def behind(number: int, segment: Segment) -> Port:
@@ -373,6 +380,23 @@ def test_a_route_of_somebody_else_stays_and_what_needs_it_goes_without(
             assert text.startswith(f"{Reason.SWITCH_TAKEN}: ipv4_table has ")
         assert before <= device.rows()
     stage.repair(WANTED, bound(WANTED))
+
+
+def test_a_vf_in_somebody_else_s_bridge_forwards_nothing_of_ours(
+    device: Device, stage: Stage
+) -> None:
+    stage.place(WANTED)
+    match = {SOURCE_FIELD: 43, VLAN_FIELD: 0}
+    theirs = device.row("source_port_to_bridge_map", match, "set_bridge_id", {"bridge_id": 3})
+    theirs.priority = 2
+    sent = talk(1, 10)["UDP over IPv4"]
+    with device.standing(theirs):
+        found = stage.switch.describe()
+        assert "source_port_to_bridge_map has " in found.obstacle
+        assert not found.forwards
+        assert device.ask("vf0", sent) == {"rep0": [sent]}
+    assert stage.switch.describe().forwards
+    assert list(device.ask("vf0", sent)) == ["up"]
 
 
 def test_vfs_between_which_the_plugin_has_no_way_go_without(device: Device, stage: Stage) -> None:

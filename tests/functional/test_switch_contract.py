@@ -46,6 +46,7 @@ from tests.unit.overlay_builders import (
     view,
 )
 
+PING_S = 0.7  # contracts, Switch.ping
 REASONS = {str(reason) for reason in Reason}
 
 
@@ -199,8 +200,10 @@ def test_who_has_programmed_it_is_named_and_what_was_placed_stays(
     wanted = pair()
     bound = stage.place(wanted)
     with device.taken() as word:
-        assert word in stage.switch.describe().obstacle
+        found = stage.switch.describe()
+        assert word in found.obstacle
         assert not stage.change(wanted, bound)
+        assert not found.forwards or goes_out(device, 10)
     assert stage.switch.describe().obstacle == ""
 
 
@@ -525,6 +528,10 @@ def test_a_device_that_hangs_is_an_error_in_time_and_no_loss(
     bound = stage.place(wanted)
     change = Change(remove=stage.switch.observe())
     with device.hung():
+        began = time.monotonic()
+        with pytest.raises(TargetError):
+            stage.switch.ping()
+        assert time.monotonic() - began < 5 * PING_S
         for call in (
             stage.switch.describe,
             stage.switch.observe,

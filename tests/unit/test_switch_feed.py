@@ -27,7 +27,7 @@ class Stand:
     """A switch, the fast path beside it, a clock, and who is told."""
 
     def __init__(self) -> None:
-        self.down = self.silent = ""
+        self.down = self.silent = self.mute = ""
         self.rows: int | None = 0  # None: it is down, too
         self.broken = False  # the fast path
         self.bug = ""  # the name of the question at which a fault of ours shows
@@ -36,8 +36,13 @@ class Stand:
         self.now = 100.0
         self.events: list[Event] = []
         self.looks = 0
-        self.feed = SwitchFeed(self, self, self._look, lambda: self.now)  # type: ignore[arg-type]  # it is asked for three things alone
+        self.feed = SwitchFeed(self, self, self._look, lambda: self.now)  # type: ignore[arg-type]  # it is asked for four things alone
         self.feed._post = self.events.append
+
+    def ping(self) -> None:
+        self._fail("ping")
+        if self.mute:
+            raise TargetError(self.mute)
 
     def describe(self) -> Capability:
         self._fail("describe")
@@ -162,6 +167,38 @@ def test_a_switch_that_dies_while_it_is_asked_is_told_of_at_once() -> None:
     assert stand.looks == 1
 
 
+def test_a_switch_that_falls_silent_in_the_middle_of_a_look_is_told_of_at_once() -> None:
+    """The look may take its time: it has more to wait for than whether anybody is there."""
+    stand = Stand()
+    stand.later()
+    stand.events.clear()
+    asked, answered = threading.Event(), threading.Event()
+    describe = stand.describe
+
+    def hanging() -> Capability:
+        asked.set()
+        assert answered.wait(30)
+        return describe()
+
+    stand.describe = hanging  # type: ignore[method-assign]
+    look = threading.Thread(target=stand.feed.watch)
+    look.start()
+    assert asked.wait(5)
+    stand.feed.ping()
+    assert stand.events == []
+    stand.mute = "no answer within 0.7 s"
+    for _ in range(2):
+        stand.feed.ping()
+        assert stand.events == [SwitchSeen(None, "no answer within 0.7 s")]
+    stand.mute = ""
+    stand.feed.ping()
+    assert len(stand.events) == 1  # that it is back, a look says
+    answered.set()
+    look.join()
+    assert stand.events[1] == SwitchSeen(Capability("test", "switch"))
+    assert stand.looks == 1
+
+
 def test_to_stop_waits_for_no_silent_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at one takes up to fifteen seconds, and who ends an agent waits for ten."""
     stand = Stand()
@@ -196,6 +233,17 @@ def test_another_number_of_rows_is_looked_at(counts: list[int | None], looks: in
     for stand.rows in counts:
         stand.later()
     assert stand.looks == looks
+
+
+def test_a_fault_of_ours_in_a_ping_is_said_and_ends_nothing() -> None:
+    stand = Stand()
+    stand.later()
+    stand.events.clear()
+    stand.bug = "ping"
+    stand.feed.ping()
+    assert stand.events == [
+        SwitchSeen(None, "internal error, please report it: KeyError('dl_dst')")
+    ]
 
 
 @pytest.mark.parametrize("question", ["describe", "counters", "traffic"])

@@ -103,6 +103,18 @@ class Client:
         """Return if we may write. Raises NotPrimaryError, P4RuntimeError."""
         self._primary()
 
+    def ping(self, timeout_s: float) -> None:
+        """Return if the device answers whatever it likes. Raises P4RuntimeError."""
+        try:
+            self._stub.Capabilities(p4r.CapabilitiesRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            code, _ = _code(error)
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                silent = f"{self._server.address}: no answer within {timeout_s:g} s"
+                raise P4RuntimeError(silent) from error
+            if code is grpc.StatusCode.UNAVAILABLE:
+                raise self._failed("a sign of life", error) from error
+
     def p4info(self) -> p4i.P4Info:
         """Return the P4 program that the device runs. Raises NoPipelineError, P4RuntimeError."""
         kind = p4r.GetForwardingPipelineConfigRequest.P4INFO_AND_COOKIE

@@ -60,7 +60,8 @@ from vendors.intel.pipeline import (
 from vendors.intel.report import Findings, capability
 from vendors.intel.rows import render_rows
 
-_CALL_S = 2.0  # within this a live device answers
+_ALIVE_S = 0.7  # within this a live device answers, however busy (contracts, Switch.ping)
+_CALL_S = 2.0  # and does what it is asked
 _MOST_ROUNDS = 32  # of one change; each learns that a table is full, or what is refused
 _FULL = "RESOURCE_EXHAUSTED"  # P4Runtime 1.4, 12.3
 _GONE = "NOT_FOUND"
@@ -94,14 +95,14 @@ class IntelSwitch:
         return render_rows(desired, bindings, self._wiring)
 
     def observe(self) -> Mapping[Hashable, Item]:
-        with _asking():
+        with self._asking():
             schema = self._schema()
             rows = ours_of(self._read(schema), schema.pools)
         names = learn(rows, schema.pools).names
         return {row.key: row for row in (from_device(each, names) for each in rows)}
 
     def apply(self, change: Change) -> None:
-        with _asking():
+        with self._asking():
             self._client.check_primary()
             schema = self._schema()
             present = {row.key: row for row in self._read(schema)}
@@ -110,8 +111,12 @@ class IntelSwitch:
             refused = attempt.make(change)
         check_refused(self.name, refused)
 
-    def describe(self) -> Capability:
+    def ping(self) -> None:
         with _asking():
+            self._client.ping(_ALIVE_S)
+
+    def describe(self) -> Capability:
+        with self._asking():
             obstacle = self._obstacle()
             schema = self._schema()
             rows = self._read(schema)
@@ -126,7 +131,7 @@ class IntelSwitch:
         return capability(findings, self._wiring, emulated=self._emulated)
 
     def counters(self) -> Mapping[EntryKey, Traffic]:
-        with _asking():
+        with self._asking():
             schema = self._schema()
             counted: dict[Key, Traffic] = {}
             rows = self._read(schema, counted)
@@ -142,6 +147,13 @@ class IntelSwitch:
         return found
 
     # --- asking ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """See first that somebody is there to answer, so that a silent device is not waited for."""
+        self.ping()
+        with _asking():
+            yield
 
     def _schema(self) -> Schema:
         return Schema.read(self._client.p4info())

@@ -48,7 +48,7 @@ from vendors.marvell.report import Findings, capability
 from vendors.marvell.rows import render_rows
 
 _TABLE_FULL = "OFPFMFC_TABLE_FULL"  # OpenFlow 1.4, section 7.4.4
-_ALIVE_S = 0.5  # within this a live ovs-vswitchd answers
+_ALIVE_S = 0.7  # within this a live ovs-vswitchd answers, however busy (contracts, Switch.ping)
 _COMMAND_S = 2.0
 _OPENFLOW_S = 5.0
 _PORT_S = 3.0  # ovs-vswitchd makes a tunnel port in milliseconds
@@ -142,6 +142,12 @@ class MarvellSwitch:
             self._remove(gone)
         check_refused(self.name, refused)
 
+    def ping(self) -> None:
+        try:
+            self._probe.call("version")
+        except UnixctlError as error:
+            raise _down(error) from error
+
     def describe(self) -> Capability:
         with self._asking():
             flows = self._openflow.dump_flows()
@@ -176,7 +182,7 @@ class MarvellSwitch:
     def _asking(self) -> Iterator[None]:
         """Make sure that somebody is there to answer; what goes wrong is a TargetError."""
         try:
-            self._probe.call("version")
+            self.ping()
             if self._vswitch.error is not None:
                 raise TargetError(self._vswitch.error)
             if self._place.bridge not in self._vswitch.bridges():
@@ -188,7 +194,7 @@ class MarvellSwitch:
         except TargetError:
             raise
         except (UnixctlError, OpenFlowError, DatabaseError) as error:
-            raise TargetError(f"the DPU's switch: {error}") from error
+            raise _down(error) from error
 
     def _numbers(self) -> dict[str, int]:
         ports = self._vswitch.ports()
@@ -386,6 +392,10 @@ class MarvellSwitch:
         words = f"{Reason.UNSUPPORTED_MATCH}: {refusal.code} for {row.flow.match}"
         refused = dict.fromkeys(row.entries, words)
         return Fit(without(rows, refused), refused)
+
+
+def _down(error: Exception) -> TargetError:
+    return TargetError(f"the DPU's switch: {error}")
 
 
 def _entry(flow: Flow) -> EntryKey | None:

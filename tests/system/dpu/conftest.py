@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
@@ -30,6 +31,7 @@ nodes:
 - {name: d1, dpu: {vendor: marvell, host: h1, vfs: 6}}
 - {name: n2}
 """
+CROWD = 13
 _VERIFY_S = 120.0
 PLACED_S = 20.0  # an entry is measured for a second or two before it is worth a row
 TRIES = 3  # the agent puts right what it finds, about every 30 s
@@ -40,14 +42,19 @@ BUSY = 0.02  # seconds between pings: 50 a second are well above the threshold
 class DpuScene(Scene):
     """``Scene`` with a switch: what it holds, what the agent says of it, and what is wrong."""
 
+    TABLE: ClassVar[str] = str(FORWARD.number)
+    """The table by which it reaches endpoints, as the device calls it."""
+    SPARE: ClassVar[int] = len(COLOURS)
+    """The VF that no pod of the lab has."""
+
     @property
     def dpu(self) -> LabNode:
         return self.topology.node("d1")
 
     @property
     def spare_vf(self) -> str:
-        """Return the VF that no pod of the lab has."""
-        return dpus.device_id(self.topology, self.dpu, len(COLOURS))
+        """Return the device ID of the VF that no pod of the lab has."""
+        return dpus.device_id(self.topology, self.dpu, self.SPARE)
 
     def tell(self, *words: str) -> object:
         """Tell the emulated switch what to do."""
@@ -68,6 +75,21 @@ class DpuScene(Scene):
             if {f"dl_dst={station.mac}", f"reg0={colour.vni:#x}"} <= set(match):
                 return counted
         return None
+
+    def packets(self, colour: Colour, station: Station) -> int | None:
+        """Return what the row counts by which it reaches ``station``, asked past the driver."""
+        row = self.row(colour, station)
+        return row.packets if row else None
+
+    def withdraw(self, colour: Colour, station: Station) -> None:
+        """Take that row out, past the driver."""
+        row = self.row(colour, station)
+        assert row is not None
+        self.bridge().apply_bundle((), [row.flow])
+
+    def rows_taken(self) -> int:
+        """Return how many rows its TABLE has."""
+        return sum(flow.table == FORWARD.number for flow in self.bridge().dump_flows())
 
     def entry(self, station: Station) -> Entry:
         """Return what the DPU's agent says of an endpoint's entry."""
@@ -185,6 +207,18 @@ def colour(request: pytest.FixtureRequest) -> Colour:
     return found
 
 
+@pytest.fixture
+def crowd(scene: DpuScene) -> Iterator[list[Station]]:
+    """Provide endpoints beyond the wire, more than a table of eight has rows for."""
+    with ExitStack() as stack:
+        made = []
+        for number in range(CROWD):
+            pod = Pod(f"crowd{number}", "n2", COLOURS[2].name)
+            stack.callback(scene.runtime.delete, pod.name)
+            made.append(scene.runtime.add(pod))
+        yield made
+
+
 @dataclass(slots=True)
 class Talk:
     """A VF pod and one beyond the wire that talk, so much that the switch does it by now.
@@ -202,7 +236,7 @@ class Talk:
 @pytest.fixture
 def talk(scene: DpuScene) -> Iterator[Talk]:
     blue = COLOURS[0]
-    vf, _, _, far = scene.segments[blue.name]
+    vf, _, _, far = scene.segments[blue.name][:4]
     with talking(Talk(scene, blue, vf, far)) as talk:
         yield talk
 

@@ -22,7 +22,7 @@ from tests.packets.e2100_frames import MAKE
 from tests.system.dpu.conftest import DpuScene, until
 from tests.unit.p4_entries import number, updates
 
-_VF, _REP, _VPORT = 27, 9, 16  # VSIs of the emulated device, and what a vport is above one
+FIRST_VF, _REP, _VPORT = 27, 9, 16  # VSIs of the emulated device, and what a vport is above one
 _SLOW_S = "4"
 _REPAIR_S = 60.0  # twice what an agent takes at most to look at all rows again
 _NOBODYS = 1  # the id of a tunnel that there is not
@@ -94,7 +94,7 @@ class Rows:
     @property
     def miss(self) -> p4r.TableEntry:
         """Return where frames of ``vf`` go that no row is for."""
-        return self.row("source_port_to_pr_map", source_port=vport(_VF))
+        return self.row("source_port_to_pr_map", source_port=vport(FIRST_VF))
 
     @property
     def wires_miss(self) -> p4r.TableEntry:
@@ -174,10 +174,11 @@ BUGS: Mapping[str, Seeded] = {
         "verdict: drop, not tunnel: ", lambda r: doing(r.behind, "drop"), at_once=True
     ),
     "to a VF in the place of the wire": Seeded(
-        "verdict: deliver, not tunnel: ", lambda r: doing(r.remote, "l2_fwd", port=vport(_VF + 1))
+        "verdict: deliver, not tunnel: ",
+        lambda r: doing(r.remote, "l2_fwd", port=vport(FIRST_VF + 1)),
     ),
     "wrong VF from the wire": Seeded(
-        "output: rep1, not rep0: ", lambda r: given(r.received(r.vf), port=vport(_VF + 1))
+        "output: rep1, not rep0: ", lambda r: given(r.received(r.vf), port=vport(FIRST_VF + 1))
     ),
     "from tunnel to wire": Seeded(
         "verdict: drop, not deliver: TCP", lambda r: given(r.received(r.vf), port=0)
@@ -185,12 +186,12 @@ BUGS: Mapping[str, Seeded] = {
     "swapped VFs": Seeded(
         "output: rep5, not rep0: ",
         lambda r: [
-            *given(r.received(r.vf), port=vport(_VF + 5)),
-            *given(r.received(r.near), port=vport(_VF)),
+            *given(r.received(r.vf), port=vport(FIRST_VF + 5)),
+            *given(r.received(r.near), port=vport(FIRST_VF)),
         ],
     ),
     "wrong VF next door": Seeded(
-        "output: rep1, not rep5: ", lambda r: given(r.sent(r.near), port=vport(_VF + 1))
+        "output: rep1, not rep5: ", lambda r: given(r.sent(r.near), port=vport(FIRST_VF + 1))
     ),
     "no decapsulation": Seeded("inner frame: ", lambda r: given(r.member, tunnel_id=_NOBODYS)),
     "another encapsulation is taken in": Seeded(
@@ -244,7 +245,7 @@ def planted(scene: DpuScene, rows: Rows, bug: Seeded) -> Iterator[None]:
 @contextmanager
 def rows_of(scene: DpuScene, colour: Colour) -> Iterator[Rows]:
     """Provide the rows of a colour's VF pods and of its pod on n2."""
-    vf, _, _, far, near = scene.segments[colour.name]
+    vf, _, _, far, near = scene.segments[colour.name][:5]
     addresses = scene.topology.node("n2").addresses
     vtep = next(address.ip for address in addresses if address.version == 4)
     with client(f"unix:{dpus.directory(scene.paths, scene.dpu)}/p4runtime.sock") as told:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from dataplane.core.reasons import Reason
-from dataplane.lab import lab, matrix, nodes, probes
+from dataplane.lab import lab, probes
 from dataplane.lab.probes import Pace
-from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
+from tests.system.dpu.proofs import goes_by_the_switch, late_pod
 
 SOFTWARE_S = 5.0  # five times the second after which a dead device's traffic is in software
 SLOW_S = 0.2
-CROWD = 100
 
 
 def test_a_device_that_crashes_is_used_again(talk: Talk) -> None:
@@ -95,31 +92,6 @@ def is_ready(scene: DpuScene) -> bool:
     return bool(found["status"])
 
 
-def goes_by_the_switch(talk: Talk) -> None:
-    """Wait until the counter of its row has risen."""
-    before = talk.scene.row(talk.colour, talk.far)
-    assert before is not None
-
-    def has_risen() -> bool:
-        now = talk.scene.row(talk.colour, talk.far)
-        return now is not None and now.packets > before.packets
-
-    until(has_risen, SOFTWARE_S, "its row counts nothing")
-
-
-@contextmanager
-def late_pod(scene: DpuScene) -> Iterator[probes.Station]:
-    """Provide a pod on a VF that is added now, whatever is wrong with the switch."""
-    began = time.monotonic()
-    late = scene.runtime.add(Pod("late", "h1", "blue", device=scene.spare_vf))
-    took = time.monotonic() - began
-    try:
-        assert took < SOFTWARE_S
-        yield late
-    finally:
-        scene.runtime.delete("late")
-
-
 def test_a_refused_write_is_tried_again(scene: DpuScene) -> None:
     green = COLOURS[1]
     vf, _, _, far = scene.segments[green.name]
@@ -152,47 +124,3 @@ def test_a_port_that_goes_and_comes(talk: Talk) -> None:
     talk.gap_s = time.monotonic() - began + SOFTWARE_S
     until(lambda: scene.placed(talk.vf) and scene.placed(talk.far))
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
-
-
-@pytest.fixture
-def crowd(scene: DpuScene) -> Iterator[list[probes.Station]]:
-    """Provide a hundred endpoints beyond the wire, all in four pods' names."""
-    teal = COLOURS[2].name
-    with ExitStack() as stack:
-        made = []
-        for number in range(CROWD // 4):
-            pod = Pod(f"crowd{number}", "n2", teal)
-            stack.callback(scene.runtime.delete, pod.name)
-            made.append(scene.runtime.add(pod))
-        yield made
-
-
-def test_a_table_of_eight_under_a_hundred_conversations(
-    scene: DpuScene, crowd: list[probes.Station]
-) -> None:
-    """Four senders to 25 endpoints each way; whoever has no row goes by software."""
-    teal = COLOURS[2]
-    vf = scene.segments[teal.name][0]
-    matrix.converge([vf, crowd[0]])
-    scene.tell("table-full", "30", "8")
-    with ExitStack() as stack:
-        echoes = [
-            stack.enter_context(probes.flow(source, sink.ip(version), 0.05))
-            for station in crowd
-            for source, sink in ((vf, station), (station, vf))
-            for version in (4, 6)
-        ]
-        assert len(echoes) == CROWD
-        until(lambda: full(scene) > 0, 30, "nothing is said to be full")
-        time.sleep(3)
-        placed = sum(scene.placed(station) for station in crowd)
-    assert placed >= 4
-    rows = [flow for flow in scene.bridge().dump_flows() if flow.table == 30]
-    assert len(rows) <= 8
-    assert sum(echo.lost for echo in echoes) == 0
-    assert sum(echo.duplicates for echo in echoes) == 0
-
-
-def full(scene: DpuScene) -> int:
-    found = nodes.entries(scene.paths.node("d1"))
-    return sum(entry.reason == Reason.TABLE_FULL for entry in found)

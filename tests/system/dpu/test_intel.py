@@ -1,4 +1,4 @@
-"""A lab with an Intel IPU: a host, its DPU and a plain host, pods on VFs and on the DPU."""
+"""A lab with an Intel IPU: a host, its DPUs of two vendors, a plain host, pods on all of them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from finsy.proto import p4r
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from dataplane.core.capability import Departure
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
-from dataplane.lab import dpus, lab, matrix, probes
+from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, Colour, silent
 from dataplane.lab.topology import read_topology
-from tests.functional.p4_client import client
+from tests.functional.p4_client import Client, client
 from tests.packets.e2100_frames import MAKE
 from tests.system.dpu.conftest import (
     BUSY,
@@ -30,21 +36,23 @@ from tests.system.dpu.conftest import (
     assert_told,
     differences,
     pinned,
-    talking,
     until,
     words,
 )
-from tests.system.dpu.e2100_bugs import BUGS, planted, rows_of
+from tests.system.dpu.e2100_bugs import BUGS, FIRST_VF, planted, rows_of, vport
+from tests.system.dpu.proofs import Proofs, full, goes_by_the_switch, late_pod
 from tests.system.dpu.test_verify_device import as_a_device, asked, assert_agrees
+from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
-from tests.unit.p4_entries import number
+from tests.unit.p4_entries import Key, number
 
 TOPOLOGY = """
 nodes:
 - {name: h1}
-- {name: d1, dpu: {vendor: intel, host: h1, vfs: 6}}
+- {name: d1, dpu: {vendor: intel, host: h1, vfs: 7}}
 - {name: n2}
+- {name: d2, dpu: {vendor: marvell, host: h1, vfs: 4}}
 """
 GUARDED = Colour("rose", 5, "geneve", "ipv4")
 # The device checks no sender, so that only what is not guarded can be in it.
@@ -53,15 +61,54 @@ INTENT = "---\n".join(
 )
 PLACES = ("h1", "d1", "n2")
 BLUE = COLOURS[0]
+BY_HAND = 5  # a bridge in the half that is not ours
 SMALL = 1  # rows
 GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
 
+@dataclass(slots=True)
+class IntelScene(DpuScene):
+    """The lab, and what its switch holds, asked by a client that is not the driver's."""
+
+    TABLE: ClassVar[str] = "l2_fwd_tx_table"
+    SPARE: ClassVar[int] = 6
+
+    @contextmanager
+    def told(self) -> Iterator[Client]:
+        """Provide a client that is not primary of anything."""
+        with client(f"unix:{dpus.directory(self.paths, self.dpu)}/p4runtime.sock") as made:
+            yield made
+
+    def packets(self, colour: Colour, station: Station) -> int | None:
+        with self.told() as reader:
+            rows = sends(reader, colour, station)
+        return rows[0].counter_data.packet_count if rows else None
+
+    def withdraw(self, colour: Colour, station: Station) -> None:
+        with self.told() as writer:
+            (row,) = sends(writer, colour, station)
+            row.ClearField("counter_data")
+            writer.become_primary(time.time_ns())
+            writer.delete(row)
+
+    def rows_taken(self) -> int:
+        with self.told() as reader:
+            return len(reader.entries(MAKE(self.TABLE, {})))
+
+
+def sends(reader: Client, colour: Colour, station: Station) -> list[p4r.TableEntry]:
+    """Return the rows, one or none, by which a colour's frames go to ``station``, with counters."""
+    asked = MAKE("l2_fwd_tx_table", {})
+    asked.counter_data.SetInParent()
+    mac = number(station.mac).to_bytes(6).lstrip(b"\0")
+    return [row for row in reader.entries(asked) if row.match[1].exact.value == mac]
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[DpuScene]:
+def shared() -> Iterator[IntelScene]:
     paths = LabPaths(f"t{os.getpid()}i")
-    made = DpuScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+    made = IntelScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
     try:
         made.up()
         lab.apply(paths, INTENT)
@@ -72,6 +119,11 @@ def shared() -> Iterator[DpuScene]:
             made.segments[name] = [made.runtime.add(pod) for pod in pods]
         second = Pod("bluew", "h1", BLUE.name, device=vf(made, 5))
         made.segments[BLUE.name].append(made.runtime.add(second))
+        octeon = made.topology.node("d2")
+        for nth, colour in enumerate(COLOURS):
+            device = dpus.device_id(made.topology, octeon, nth)
+            pod = Pod(f"{colour.name}m", "h1", colour.name, device=device)
+            made.segments[colour.name].append(made.runtime.add(pod))
         for stations in made.segments.values():
             matrix.converge(stations)
         yield made
@@ -81,13 +133,6 @@ def shared() -> Iterator[DpuScene]:
 
 def vf(scene: DpuScene, nth: int) -> str:
     return dpus.device_id(scene.topology, scene.dpu, nth)
-
-
-@pytest.fixture
-def scene(shared: DpuScene) -> Iterator[DpuScene]:
-    """Provide the lab with nothing wrong, and leave it so."""
-    yield shared
-    shared.tell("clear")
 
 
 def counted(scene: DpuScene, station: Station) -> int:
@@ -145,14 +190,6 @@ def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None
     assert echo.lost == 0
 
 
-@pytest.fixture
-def talk(scene: DpuScene) -> Iterator[Talk]:
-    """Provide a VF pod and one beyond the wire whose talk is in the switch."""
-    near, _, _, far = scene.segments[BLUE.name][:4]
-    with talking(Talk(scene, BLUE, near, far)) as talk:
-        yield talk
-
-
 @pytest.mark.parametrize("fault", ["kill", "reset"])
 def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
     talk.gap_s = GAP_S
@@ -162,34 +199,93 @@ def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> N
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
 
 
+class TestProofs(Proofs):
+    """On this vendor, too: the guarded segment is never in the switch."""
+
+    GUARDED = GUARDED.name
+
+
 def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
-    talk.scene.tell("hang")
-    until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S)
-    talk.scene.tell("revive")
-    until(lambda: talk.scene.placed(talk.far), 60)
+    scene = talk.scene
+    scene.tell("hang")
+    took = until(lambda: "no answer within 0.7 s" in switch_of(scene), DOWN_S)
+    print(f"said to be down after {took:.2f} s")
+    assert switch_of(scene).startswith(Reason.DEVICE_DOWN)
+    assert scene.entry(talk.far).reason == Reason.DEVICE_DOWN
+    with late_pod(scene) as late:
+        assert probes.ping(talk.vf, late.ip(4), Pace(20)).received > 0
+    scene.tell("revive")
+    until(lambda: scene.placed(talk.far), 60)
+
+
+def switch_of(scene: DpuScene) -> str:
+    """Return what the agent says of its switch; its entries would have to be asked for."""
+    return nodes.modes(scene.paths.node("d1"))["switch"]
 
 
 @pytest.mark.parametrize("fault", [["slow", "0.2"], ["garbage"]], ids=lambda words: words[0])
 def test_a_server_that_is_slow_or_babbles_loses_nothing(talk: Talk, fault: list[str]) -> None:
     talk.scene.tell(*fault)
-    time.sleep(2)
+    with late_pod(talk.scene) as late:
+        assert probes.ping(talk.vf, late.ip(4), Pace(20)).received > 0
     talk.scene.tell("clear")
     until(lambda: talk.scene.placed(talk.far), 60)
+    goes_by_the_switch(talk)
+
+
+def test_beside_somebody_elses_tunnels_what_is_placed_goes_on(
+    scene: IntelScene, talk: Talk
+) -> None:
+    """Theirs are left alone, nothing more is placed, and each entry is where it is forwarded."""
+    idle = scene.segments[BLUE.name][1]
+    scene.tell("take")
+    until(lambda: scene.entry(idle).reason == Reason.SWITCH_TAKEN)
+    assert "programmed by others: ipv4_tunnel_term_table" in scene.entry(idle).words
+    assert f": {Reason.SWITCH_TAKEN}: " in switch_of(scene)
+    assert scene.placed(talk.far)
+    goes_by_the_switch(talk)
+    with scene.told() as reader:
+        term: Key = {"ipv4_src": "198.51.100.10", "vni": 10}
+        assert reader.entries(MAKE("ipv4_tunnel_term_table", term))
+    scene.tell("clear")
+    until(lambda: scene.entry(idle).reason != Reason.SWITCH_TAKEN)
+
+
+def test_rows_written_by_hand_move_packets(scene: IntelScene) -> None:
+    """From one segment into another, where nothing else would, by a client of raw gRPC.
+
+    The VF is in somebody else's bridge by them: what the agent has there forwards nothing of it.
+    """
+    one, other = scene.segments["blue"][0], scene.segments["green"][0]
+    ip = IP(src=str(one.ip(4)), dst=str(other.ip(4)))
+    frames = {"by hand": Ether(src=one.mac, dst=other.mac) / ip / UDP()}
+    key: Key = {"source_port": (vport(FIRST_VF), 0xFFFF), "vid": (0, 0xFFF)}
+    moves: Key = {"bridge_id": BY_HAND, "dst_mac": other.mac}
+    rows = [
+        MAKE("source_port_to_bridge_map", key, "set_bridge_id", priority=2, bridge_id=BY_HAND),
+        MAKE("l2_fwd_smac_table", {"sa": one.mac, "bridge_id": BY_HAND}, "NoAction"),
+        MAKE("l2_fwd_tx_table", moves, "l2_fwd", port=vport(FIRST_VF + 1)),
+    ]
+    assert deliver(one, frames, [other])["by hand"] == {}
+    with scene.told() as hand:
+        hand.become_primary(time.time_ns())
+        hand.insert(*rows)
+        assert deliver(one, frames, [other])["by hand"] == {other.name: 1}
+        counter = p4r.Entity(direct_counter_entry=p4r.DirectCounterEntry(table_entry=rows[2]))
+        (found,) = hand.read(counter)
+        assert found.direct_counter_entry.data.packet_count == 1
+        until(lambda: scene.entry(one).reason == Reason.SWITCH_TAKEN)
+        hand.delete(*rows)
+    assert deliver(one, frames, [other])["by hand"] == {}
+    until(lambda: scene.entry(one).reason != Reason.SWITCH_TAKEN)
 
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
     talk.gap_s = GAP_S  # a row of the way may go before the one that leads there
     scene, far = talk.scene, talk.far
-    with client(f"unix:{dpus.directory(scene.paths, scene.dpu)}/p4runtime.sock") as reader:
-
-        def is_there() -> bool:
-            rows = reader.entries(MAKE("l2_fwd_tx_table", {}))
-            keys = {row.match[1].exact.value for row in rows}
-            return number(far.mac).to_bytes(6).lstrip(b"\0") in keys
-
-        while is_there():
-            assert scene.tell("lose-one")
-        until(is_there, 60, "not put back")
+    while scene.packets(talk.colour, far) is not None:
+        assert scene.tell("lose-one")
+    until(lambda: scene.packets(talk.colour, far) is not None, 60, "not put back")
     before = counted(scene, far)
     until(lambda: counted(scene, far) > before + 10, 60, "not in the switch again")
 
@@ -215,11 +311,6 @@ def test_a_port_that_goes_and_comes(talk: Talk) -> None:
     until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
 
 
-def full(scene: DpuScene) -> int:
-    stations = [each for stations in scene.segments.values() for each in stations]
-    return sum(scene.entry(each).reason == Reason.TABLE_FULL for each in stations)
-
-
 # --- overweave verify; all that it is about is pinned to the switch until the end ----------------
 
 
@@ -230,7 +321,10 @@ def placed(shared: DpuScene) -> Iterator[DpuScene]:
         yield shared
 
 
-def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(placed: DpuScene) -> None:
+def test_all_paths_of_all_vendors_agree_but_in_what_a_device_says_that_it_cannot(
+    placed: DpuScene,
+) -> None:
+    """An E2100, an Octeon 10 and a host without a DPU."""
     shown = Overweave(placed).run("verify", "--packets", "30", "-o", "json")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     (found,) = json.loads(shown.stdout)
@@ -244,6 +338,10 @@ def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(placed: DpuS
     assert set(switch["cannot"]) == set(Departure)
     assert min(switch["agree"], switch["handed_over"]) > 100
     assert 0 < switch["excused"] < switch["agree"] / 2
+    octeon = rows["d2", "switch"]
+    assert (octeon["unknown"], octeon["not_observed"]) == (0, {})
+    assert min(octeon["agree"], octeon["handed_over"]) > 100
+    assert {node for node, _ in rows} == {"h1", "d1", "n2", "d2"}
     assert not any(row["cannot"] for row in rows.values())
 
 

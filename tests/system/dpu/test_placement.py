@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 import time
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from bpf.layout import encode_entry_key, traffic_of
-from bpf.syscalls import open_map
-from dataplane.core.model import Mac, Vni
-from dataplane.lab import dpus, lab, matrix, nodes, probes
+from dataplane.lab import lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
@@ -25,12 +19,10 @@ from ovs_client.ofctl import Flow, FlowKey
 from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
-from tests.system.cni_node import segment
-from tests.system.damage import Node
 from tests.system.dpu.bugs import tables_of
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
+from tests.system.dpu.proofs import Proofs
 from tests.system.frames import deliver
-from tests.system.spoofs import HONEST, SPOOFS, Pods
 from tests.system.test_lab_cli import Overweave
 from tests.unit.test_metrics import documented
 from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
@@ -39,7 +31,6 @@ PUT_BACK_S = 5.0  # five times the second within which a loss is noticed and put
 MODERATE = 0.3  # seconds between pings: above what keeps an entry, below what makes one
 LOOKS = 80  # every 100 ms: past the first measurements of an agent that was just started
 
-OPEN = Colour("open", 25, "vxlan", "ipv6")
 WIDE = """\
 kind: Segment
 name: wide
@@ -90,53 +81,8 @@ def segments_of(scene: DpuScene) -> list[tuple[Colour, list[Station]]]:
     return [(colour, scene.segments[colour.name]) for colour in COLOURS]
 
 
-def test_without_its_software_entries_a_placed_pair_still_talks(talk: Talk) -> None:
-    """The agent is dead, eBPF and Open vSwitch on the DPU have lost both ends of the pair."""
-    scene, paths = talk.scene, talk.scene.paths.node("d1")
-    other = scene.segments["blue"][1]
-    nodes.kill_agent(paths)
-    node = Node(paths, random.Random(0))
-    ends = [talk.vf, talk.far]
-    forget(node, talk.colour, [station.mac for station in ends])
-    forget(node, talk.colour, [other.mac])
-    for source, sink in ((talk.vf, talk.far), (talk.far, talk.vf)):
-        echo = probes.ping(source, sink.ip(4), Pace(20))
-        assert echo.lost == 0
-    # The control: a pair that is not placed had nothing but what was taken away.
-    lost = probes.ping(talk.vf, other.ip(4), Pace(3, patience=0.5))
-    assert lost.received == 0
-
-
-def forget(node: Node, colour: Colour, macs: list[str]) -> None:
-    with open_map(node.maps()["entries"]) as entries:
-        for mac in macs:
-            entries.delete(encode_entry_key(Vni(colour.vni), Mac(mac)))
-    bridge = node.bridge("ow-int")
-    gone = [
-        flow for flow in bridge.dump_flows() if any(f"dl_dst={mac}" in flow.match for mac in macs)
-    ]
-    assert gone
-    bridge.apply_bundle((), gone)
-
-
-def test_without_its_hardware_entry_software_carries_on(talk: Talk) -> None:
-    scene = talk.scene
-    nodes.kill_agent(scene.paths.node("d1"))  # it would put it back
-    counted = scene.row(talk.colour, talk.far)
-    assert counted is not None
-    scene.bridge().apply_bundle((), [counted.flow])
-    software = software_packets(scene, talk)
-    echo = probes.ping(talk.vf, talk.far.ip(4), Pace(20))
-    assert echo.lost == 0
-    assert scene.row(talk.colour, talk.far) is None
-    assert software_packets(scene, talk) >= software + 20
-
-
-def software_packets(scene: DpuScene, talk: Talk) -> int:
-    node = Node(scene.paths.node("d1"), random.Random(0))
-    key = encode_entry_key(Vni(talk.colour.vni), Mac(talk.far.mac))
-    with open_map(node.maps()["entries"]) as entries:
-        return traffic_of(dict(entries.items())[key]).packets
+class TestProofs(Proofs):
+    """On this vendor, too."""
 
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
@@ -238,29 +184,6 @@ def counted(scene: DpuScene, colour: Colour, *stations: Station) -> list[int]:
     return [row.packets for row in rows if row]
 
 
-def test_a_spoof_reaches_nobody_though_its_target_is_in_the_switch(talk: Talk) -> None:
-    """Beside it a segment without guard, in the switch too, where each of them arrives."""
-    scene = talk.scene
-    neighbour = scene.segments["blue"][2]
-    device = dpus.device_id(scene.topology, scene.dpu, 5)
-    with segment(scene, OPEN, "guard: off\n"):
-        wanted = [Pod("open0", "h1", "open", device=device)]
-        wanted += [Pod("open1", "d1", "open"), Pod("open2", "n2", "open")]
-        vf, other, sink = (scene.runtime.add(pod) for pod in wanted)
-        matrix.converge([vf, other, sink])
-        with probes.flow(vf, sink.ip(4), BUSY):
-            until(lambda: scene.placed(sink) and scene.placed(vf), what="not placed")
-            loose = sent(Pods(vf, other, sink))
-        for pod in wanted:
-            scene.runtime.delete(pod.name)
-    tight = sent(Pods(talk.vf, neighbour, talk.far))
-    for name in SPOOFS:
-        assert loose[name][sink.name] == 1, name
-        assert tight[name] == {}, name
-    for name in HONEST:
-        assert tight[name][talk.far.name] == 1, name
-
-
 def test_pods_in_different_subnets_of_a_segment_reach_each_other(scene: DpuScene) -> None:
     lab.apply(scene.paths, WIDE)
     wanted = [Pod("wide0", "h1", "wide", ips=("10.27.0.130/24",), device=scene.spare_vf)]
@@ -275,11 +198,6 @@ def test_pods_in_different_subnets_of_a_segment_reach_each_other(scene: DpuScene
     for pod in wanted:
         scene.runtime.delete(pod.name)
     lab.overweave(scene.paths, "delete", "segment", "wide")
-
-
-def sent(pods: Pods) -> Mapping[str, Counter[str]]:
-    frames = {name: make(pods) for name, make in {**SPOOFS, **HONEST}.items()}
-    return deliver(pods.me, frames, [pods.other, pods.sink])
 
 
 def test_a_row_written_by_hand_moves_packets(scene: DpuScene) -> None:

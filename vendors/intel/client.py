@@ -19,6 +19,8 @@ from typing import cast
 
 import grpc
 from finsy.proto import p4i, p4r, p4r_grpc, rpc_status
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError
 
 from dataplane.core.errors import OverweaveError
 
@@ -185,7 +187,7 @@ class Client:
             self._stub.Write(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             errors = _errors(error)
-            if len(errors) != len(updates):
+            if len(errors) != len(updates) or not any(each.canonical_code for each in errors):
                 raise self._failed("a write", error) from error
             return [_refusal(each) for each in errors]
         return [None] * len(updates)
@@ -334,13 +336,22 @@ def _code(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
 
 def _errors(error: grpc.RpcError) -> list[p4r.Error]:
     """Return the error of each update (P4Runtime 1.4, 12.3); none: the whole request failed."""
-    found: list[p4r.Error] = []
-    for key, value in cast("grpc.Call", error).trailing_metadata() or ():
-        if key == _DETAILS and isinstance(value, bytes):
-            for detail in rpc_status.Status.FromString(value).details:
-                each = p4r.Error()
-                detail.Unpack(each)
-                found.append(each)
+    try:
+        return [
+            _unpacked(detail)
+            for key, value in cast("grpc.Call", error).trailing_metadata() or ()
+            if key == _DETAILS and isinstance(value, bytes)
+            for detail in rpc_status.Status.FromString(value).details
+        ]
+    except DecodeError:
+        return []
+
+
+def _unpacked(detail: AnyMessage) -> p4r.Error:
+    """Return what is in ``detail``. Raises DecodeError: it is no error of an update."""
+    found = p4r.Error()
+    if not detail.Unpack(found):
+        raise DecodeError(f"{detail.TypeName()} is no error of an update")
     return found
 
 

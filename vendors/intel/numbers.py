@@ -119,7 +119,7 @@ def ours_of(rows: Iterable[DeviceRow], pools: Pools) -> tuple[DeviceRow, ...]:
     found, vteps = [], []
     for row in rows:
         if row.table in _VTEPS:
-            vteps.append(row)
+            vteps += [row] if row.plain else []
         elif is_ours(row, pools):
             found.append(row)
     tables = _by_table(found)

@@ -18,6 +18,8 @@ from vendors.intel import pipeline
 from vendors.intel.numbers import KINDS, Pools
 from vendors.intel.pipeline import PIPELINE, PRIORITY, DeviceRow, Numbers
 
+_WIDEST = 128  # bits of a field: an address of IPv6
+_WIDEST_NUMBER = 32  # bits of a number that stands for something
 _EXACT, _LPM, _TERNARY = (
     p4i.MatchField.EXACT,
     p4i.MatchField.LPM,
@@ -176,9 +178,9 @@ class Schema:
             key, slot = fields.get(match.field_id, (f"field {match.field_id}", Slot(0, 0)))
             value, whole = _value(match, slot)
             values[key] = value
-            plain = plain and whole
-        action, params = _action(entry, table)
-        return DeviceRow(name, _sorted(values), action, _sorted(params), plain)
+            plain = plain and whole and not value >> slot.bits
+        action, params, whole = _action(entry, table)
+        return DeviceRow(name, _sorted(values), action, _sorted(params), plain and whole)
 
 
 def _pools(tables: Mapping[str, TableInfo]) -> Pools:
@@ -192,7 +194,8 @@ def _pools(tables: Mapping[str, TableInfo]) -> Pools:
         for names in (info.fields, *used):
             for name, slot in names.things.items():
                 if (kind := KINDS.get(name)) is not None:
-                    bits[kind] = min(slot.bits, bits.get(kind, slot.bits))
+                    width = min(max(1, slot.bits), _WIDEST_NUMBER)
+                    bits[kind] = min(width, bits.get(kind, width))
     return Pools({kind: bits.get(kind, 1) for kind in set(KINDS.values())})
 
 
@@ -235,6 +238,8 @@ def _faults(names: Names[Slot], wanted: Mapping[str, int]) -> Iterator[str]:
 
 def _bytes(value: int, slot: Slot, what: str) -> bytes:
     """Return a value in the shortest form (P4Runtime 1.4, 8.4)."""
+    if slot.bits > _WIDEST:
+        raise P4InfoError(f"{what} has {slot.bits} bits")
     if value >> slot.bits:
         raise P4InfoError(f"{value:#x} is too wide for the {slot.bits} bits of {what}")
     return value.to_bytes(max(1, (value.bit_length() + 7) // 8))
@@ -252,22 +257,26 @@ def _value(match: p4r.FieldMatch, slot: Slot) -> tuple[int, bool]:
         case "lpm":
             return int.from_bytes(match.lpm.value), match.lpm.prefix_len == slot.bits
         case "ternary":
-            ones = int.from_bytes(match.ternary.mask) == (1 << slot.bits) - 1
+            mask = int.from_bytes(match.ternary.mask)
+            ones = mask.bit_length() == mask.bit_count() == slot.bits
             return int.from_bytes(match.ternary.value), ones
         case _:
             return 0, False
 
 
-def _action(entry: p4r.TableEntry, table: TableInfo) -> tuple[str, dict[str, int]]:
+def _action(entry: p4r.TableEntry, table: TableInfo) -> tuple[str, dict[str, int], bool]:
+    """Return an action, its parameters, and whether those are all it has and fit."""
     direct = entry.action.action
     for name, action in table.actions.things.items():
         if action.id == direct.action_id:
-            names = {slot.id: key for key, slot in action.params.things.items()}
-            return name, {
-                names.get(param.param_id, str(param.param_id)): int.from_bytes(param.value)
-                for param in direct.params
-            }
-    return f"action {direct.action_id}", {}
+            slots = {slot.id: (key, slot) for key, slot in action.params.things.items()}
+            params, fit = {}, len(direct.params) == len(slots)
+            for param in direct.params:
+                key, slot = slots.get(param.param_id, (str(param.param_id), Slot(0, 0)))
+                params[key] = int.from_bytes(param.value)
+                fit = fit and not params[key] >> slot.bits
+            return name, params, fit and params.keys() == action.params.things.keys()
+    return f"action {direct.action_id}", {}, True
 
 
 def _sorted(values: Mapping[str, int]) -> Numbers:

@@ -340,6 +340,11 @@ def forgotten(_device: Device, _request: p4r.WriteRequest, _context: Any) -> Ans
     return p4r.WriteResponse()
 
 
+def late(_context: Any) -> Answer:
+    time.sleep(2 * ALIVE_S)
+    return p4r.CapabilitiesResponse()
+
+
 def hangs(device: Device, *_: Any) -> Answer:
     sleeps(device)
     return p4r.WriteResponse()
@@ -500,7 +505,8 @@ SIGNS = [
     case("not implemented", {"alive": ends(Code.UNIMPLEMENTED)}),
     case("garbage", {"alive": lambda _: GARBAGE}),
     case("who are you", {"alive": ends(Code.UNAUTHENTICATED)}),
-    case("gone", {"alive": ends(Code.UNAVAILABLE, "starting")}, "UNAVAILABLE starting"),
+    case("gone", {"alive": ends(Code.UNAVAILABLE, "up")}, "UNAVAILABLE up", ("ping",)),
+    case("silence", {"alive": late}, "no answer within 0.3 s", ("ping",)),
 ]
 
 
@@ -527,7 +533,7 @@ def test_what_a_server_answers_is_told_and_survived(world: World, spoilt: Case) 
         world.device.rows.clear()
     spoilt.spoil(world.device)
     world.stand_again()
-    for call in CALLS:
+    for call in ("ping", *CALLS):
         began = time.monotonic()
         said = outcome(world.switch, call, change)
         assert time.monotonic() - began < 5 * (ALIVE_S + 3 * CALL_S), call

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from finsy.proto import p4r
+from finsy.proto import p4i, p4r
 
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
@@ -86,6 +86,8 @@ class IntelSwitch:
         self._wiring = wiring
         self._emulated = emulated
         self._client = Client(server, started_at, _CALL_S)
+        self._program: _Program | None = None
+        self._seen: _Seen | None = None
 
     def close(self) -> None:
         """Let go of the device; what is placed stays."""
@@ -95,19 +97,19 @@ class IntelSwitch:
         return render_rows(desired, bindings, self._wiring)
 
     def observe(self) -> Mapping[Hashable, Item]:
-        with self._asking():
-            schema = self._schema()
-            rows = ours_of(self._read(schema), schema.pools)
-        names = learn(rows, schema.pools).names
-        return {row.key: row for row in (from_device(each, names) for each in rows)}
+        with _asking():
+            seen = self._look(self._schema())
+        rows = (from_device(each, seen.ids.names) for each in seen.ours)
+        return {row.key: row for row in rows}
 
     def apply(self, change: Change) -> None:
-        with self._asking():
+        with _asking():
             self._client.check_primary()
             schema = self._schema()
-            present = {row.key: row for row in self._read(schema)}
+            seen = self._look(schema)
+            present = {row.key: row for row in seen.rows}
             until = time.monotonic() + self.deadline_s - 2 * _CALL_S
-            attempt = _Attempt(self._client, schema, present, until)
+            attempt = _Attempt(self._client, schema, seen, present, until)
             refused = attempt.make(change)
         check_refused(self.name, refused)
 
@@ -116,10 +118,10 @@ class IntelSwitch:
             self._client.ping(_ALIVE_S)
 
     def describe(self) -> Capability:
-        with self._asking():
+        with _asking():
             obstacle = self._obstacle()
             schema = self._schema()
-            rows = self._read(schema)
+            rows = self._look(schema).rows
         found = {table.name: next(schema.faults(table), "") for table in PIPELINE}
         findings = Findings(
             rows=rows,
@@ -131,14 +133,13 @@ class IntelSwitch:
         return capability(findings, self._wiring, emulated=self._emulated)
 
     def counters(self) -> Mapping[EntryKey, Traffic]:
-        with self._asking():
+        with _asking():
             schema = self._schema()
             counted: dict[Key, Traffic] = {}
-            rows = self._read(schema, counted)
-        ours = ours_of(rows, schema.pools)
-        names = learn(ours, schema.pools).names
+            seen = self._look(schema, counted)
+        names = seen.ids.names
         found: dict[EntryKey, Traffic] = {}
-        for each in ours:
+        for each in seen.ours:
             if each.table in (SEND.name, RECEIVE.name):
                 key = _entry(from_device(each, names))
                 if key is not None:
@@ -148,15 +149,11 @@ class IntelSwitch:
 
     # --- asking ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """See first that somebody is there to answer, so that a silent device is not waited for."""
-        self.ping()
-        with _asking():
-            yield
-
     def _schema(self) -> Schema:
-        return Schema.read(self._client.p4info())
+        info, known = self._client.p4info(), self._program
+        if known is None or known.info != info:
+            self._program = known = _Program(info, Schema.read(info))
+        return known.schema
 
     def _obstacle(self) -> str:
         """Return why we may not write."""
@@ -166,25 +163,62 @@ class IntelSwitch:
             return str(error)
         return ""
 
-    def _read(
-        self, schema: Schema, counted: dict[Key, Traffic] | None = None
-    ) -> tuple[DeviceRow, ...]:
-        """Return the rows of all tables; ``counted`` is given what those that count have."""
+    def _look(self, schema: Schema, counted: dict[Key, Traffic] | None = None) -> _Seen:
+        """Return what the device has now; ``counted`` is given what the rows that count have."""
         wanted = [p4r.TableEntry()]
         if counted is not None:
             sends = p4r.TableEntry(table_id=schema.tables[SEND.name].id)
             sends.counter_data.SetInParent()
             wanted.append(sends)
-        found: dict[Key, DeviceRow] = {}
+        before = self._seen if self._seen and self._seen.schema is schema else None
+        known, told = before.told if before else {}, dict[bytes, DeviceRow | None]()
         for entry in self._client.read(*wanted):
-            row = schema.decode(entry)
-            if row is None or entry.is_default_action:
+            if entry.is_default_action:
                 continue
-            found[row.key] = row
-            if counted is not None and entry.HasField("counter_data"):
-                data = entry.counter_data
-                counted[row.key] = Traffic(data.packet_count, data.byte_count)
-        return tuple(found.values())
+            data = entry.counter_data if entry.HasField("counter_data") else None
+            packets, octets = (data.packet_count, data.byte_count) if data else (0, 0)
+            entry.ClearField("counter_data")
+            text = entry.SerializeToString()
+            row = told[text] = known[text] if text in known else schema.decode(entry)
+            if row is not None and data is not None and counted is not None:
+                counted[row.key] = Traffic(max(0, packets), max(0, octets))
+        seen = _Seen.of(schema, told, before)
+        self._seen = seen
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """The P4 program of the device, and what it means."""
+
+    info: p4i.P4Info
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The rows that were found in the device, those of ours, and what their numbers stand for.
+
+    ``told`` are the rows by the device's own bytes: of what is told again as it was, nothing has to
+    be found out anew. Every look asks for every row all the same.
+    """
+
+    schema: Schema
+    told: Mapping[bytes, DeviceRow | None]
+    rows: tuple[DeviceRow, ...]
+    ours: tuple[DeviceRow, ...]
+    ids: Ids
+
+    @classmethod
+    def of(
+        cls, schema: Schema, told: Mapping[bytes, DeviceRow | None], before: _Seen | None
+    ) -> _Seen:
+        """Return what ``told`` means, by what was found ``before`` if it is the same."""
+        rows = tuple({row.key: row for row in told.values() if row is not None}.values())
+        if before is not None and before.rows == rows:
+            return replace(before, told=told)
+        ours = ours_of(rows, schema.pools)
+        return cls(schema, told, rows, ours, learn(ours, schema.pools))
 
 
 @contextmanager
@@ -212,6 +246,7 @@ class _Attempt:
 
     client: Client
     schema: Schema
+    seen: _Seen
     present: dict[Key, DeviceRow]
     until: float
     room: dict[Hashable, int] = field(default_factory=dict)
@@ -221,8 +256,7 @@ class _Attempt:
 
     def make(self, change: Change) -> Mapping[EntryKey, str]:
         """Make ``change`` as far as the device takes it; return which entries go without."""
-        ours = ours_of(self.present.values(), self.schema.pools)
-        ids = learn(ours, self.schema.pools)
+        ours, ids = self.seen.ours, self.seen.ids
         wanted = (*change.add.values(), *change.update.values())
         rows = tuple(row for row in wanted if isinstance(row, Row))
         ids, lacking = allocate(ids, {s for row in rows for s in row.symbols}, self.schema.pools)

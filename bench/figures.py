@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -88,6 +88,11 @@ def median(name: str, samples: Sequence[float], unit: str, aim: float | None = N
     """Return the median of ``samples``, spread over the quartiles."""
     middle, *spread = (percentile(samples, percent) for percent in (50, 25, 75))
     return Figure(name, middle, unit, aim, (spread[0], spread[1]))
+
+
+def at_least(figure: Figure, aim: float) -> Figure:
+    """Return a figure that is to be ``aim`` or more."""
+    return replace(figure, aim=aim, at_least=True)
 
 
 def tail(name: str, samples: Sequence[float], unit: str) -> Figure:

@@ -1,7 +1,8 @@
 """``overweave bench offload``: how fast entries come into a DPU's switch, and leave a dead one.
 
-The driver is the product's, and so is what places entries; the switch is emulated, by a real Open
-vSwitch. So these are figures of ours and of Open vSwitch, and none of what a device forwards.
+The drivers are the product's, and so is what places entries; the switches are emulated, that of an
+Octeon 10 by a real Open vSwitch. So these are figures of ours, of Open vSwitch, and of the emulated
+E2100 (e2100.py), and none of what a device forwards.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench import switch_entries
-from bench.figures import YARDSTICK, Figure, fingerprint, median
+from bench import e2100, switch_entries
+from bench.figures import YARDSTICK, Figure, at_least, fingerprint, median
 from bench.in_lab import progress, require_root, scratch_lab
 from bench.report import tell
 from dataplane.api.agent_pb2 import Entry
@@ -36,6 +37,7 @@ from ovs_client import process
 from ovs_client.ofctl import OpenFlowBridge
 from vendors import registry
 from vendors.emulator.control import tell as tell_switch
+from vendors.intel.client import Server
 from vendors.marvell.pipeline import is_ours
 from vendors.registry import Driver, SwitchSettings
 
@@ -47,6 +49,7 @@ nodes:
 - {{name: h1}}
 - {{name: {switch_entries.NODE}, dpu: {{vendor: marvell, host: h1, vfs: 4}}}}
 - {{name: n2}}
+- {{name: {e2100.NODE}, dpu: {{vendor: intel, host: h1, vfs: 4}}}}
 """
 _SEGMENT = "blue"
 _SILENT = "quiet"  # the endpoint that a pin keeps in software
@@ -97,6 +100,7 @@ class Samples:
     placed: list[Outage] = field(default_factory=list)
     unplaced: list[Outage] = field(default_factory=list)
     said: dict[str, list[float]] = field(default_factory=dict)
+    e2100: e2100.Samples = field(default_factory=e2100.Samples)
 
 
 def figures(samples: Samples) -> Iterator[Figure]:
@@ -105,7 +109,7 @@ def figures(samples: Samples) -> Iterator[Figure]:
     name = "entries through OpenFlow bundles"
     rates, bare = ([MANY / took for took in each] for each in (samples.bundle, samples.bare))
     yield median(f"{YARDSTICK}{name}", bare, "/s")
-    yield _at_least(median(name, rates, "/s"), 5000.0)
+    yield at_least(median(name, rates, "/s"), 5000.0)
     yield median(f"render, {many}", samples.render, "s")
     yield median(f"look and compare, {many}", samples.look, "s")
     yield median(f"withdraw, {many}", samples.withdraw, "s")
@@ -121,10 +125,7 @@ def figures(samples: Samples) -> Iterator[Figure]:
         yield median(f"{name}, packets lost", lost, "packets")
     for fault, took in samples.said.items():
         yield median(f"switch that is told to {fault}, said to be down", took, "s", 1.0)
-
-
-def _at_least(figure: Figure, aim: float) -> Figure:
-    return Figure(figure.name, figure.value, figure.unit, aim, figure.spread, at_least=True)
+    yield from e2100.figures(samples.e2100)
 
 
 @dataclass(slots=True)
@@ -143,17 +144,39 @@ class Run:
         with closing(self._driver()) as switch:
             self._program(switch)
             self._decide(switch.describe())
+        self._e2100()
         lab.start_agents(self.paths, self.topology.agents)
         lab.apply(self.paths, INTENT)
         self._lose()
 
-    # --- the driver, and the decision ---
+    # --- the drivers, and the decision ---
+
+    def _e2100(self) -> None:
+        half = self._half(e2100.NODE)
+        with closing(registry.make(_settings(half, e2100.NODE))) as switch:
+            _expect(process.wait_until(lambda: _answers(switch), _CONNECTED_S), "it is not there")
+            server = Server(half["switch"]["address"])
+            run = e2100.Run(switch, server, self._reset_e2100, self._steps, self.samples.e2100)
+            vteps = [address.ip for address in self.topology.node(e2100.NODE).addresses]
+            run.measure(
+                lambda count, scale: switch_entries.desired(
+                    count, vteps, half["representors"], scale
+                ),
+                self.rounds,
+            )
+
+    def _reset_e2100(self) -> None:
+        self._fault("reset", node=e2100.NODE)
+
+    def _half(self, name: str) -> dict[str, Any]:
+        (half,) = dpus.devices(self.paths, self.topology, self.topology.node(name))
+        return half
 
     def _driver(self) -> Driver:
-        (half,) = dpus.devices(self.paths, self.topology, self.topology.node(switch_entries.NODE))
+        half = self._half(switch_entries.NODE)
         # Past the channel that can be disturbed: it is a program in Python, and no device has one.
         half["switch"]["openflow"] = f"unix:{self._management}"
-        switch = registry.make(_settings(half))
+        switch = registry.make(_settings(half, switch_entries.NODE))
         if not process.wait_until(lambda: _answers(switch), _CONNECTED_S):
             switch.describe()  # says why
         return switch
@@ -244,7 +267,11 @@ class Run:
             self._killed(vf, fast, slow)
         for fault in ("die", "hang"):
             for _ in self._steps(f"switch told to {fault}", self.rounds):
-                self._said(fault, vf, fast)
+                with probes.flow(vf, fast.ip(4), _PACE_S):
+                    self._await_placed(vf, fast)
+                self._said(fault, switch_entries.NODE, fault)
+        for _ in self._steps("E2100 told to hang", self.rounds):
+            self._said("hang", e2100.NODE, "hang, an E2100")
 
     def _killed(self, vf: Station, fast: Station, slow: Station) -> None:
         with (
@@ -258,16 +285,15 @@ class Run:
         self.samples.placed.append(Outage.of(by_switch))
         self.samples.unplaced.append(Outage.of(by_software))
 
-    def _said(self, fault: str, vf: Station, far: Station) -> None:
-        """Take the time until the agent says that the switch is down."""
-        with probes.flow(vf, far.ip(4), _PACE_S):
-            self._await_placed(vf, far)
+    def _said(self, fault: str, node: str, title: str) -> None:
+        """Take the time until the agent of ``node`` says that its switch is down."""
+        up = process.wait_until(lambda: not self._is_down(node), _SAID_S)
         began = time.monotonic()
-        self._fault(fault)
-        down = process.wait_until(self._is_down, _SAID_S)
-        self.samples.said.setdefault(fault, []).append(time.monotonic() - began)
-        self._fault("revive")
-        _expect(down, f"{fault}: nobody has noticed within {_SAID_S:g} s")
+        self._fault(fault, node=node)
+        down = process.wait_until(lambda: self._is_down(node), _SAID_S)
+        self.samples.said.setdefault(title, []).append(time.monotonic() - began)
+        self._fault("revive", node=node)
+        _expect(up and down, f"{fault}: nobody has noticed within {_SAID_S:g} s")
 
     def _await_placed(self, *stations: Station) -> None:
         def placed() -> bool:
@@ -275,18 +301,17 @@ class Run:
 
         _expect(process.wait_until(placed, _PLACED_S), "a busy pair is not placed")
 
-    def _is_down(self) -> bool:
+    def _is_down(self, node: str) -> bool:
         """Say whether the agent says so; its entries are not asked for, for they ask the switch."""
-        modes = nodes.modes(self.paths.node(switch_entries.NODE))
+        modes = nodes.modes(self.paths.node(node))
         return modes["switch"].startswith(Reason.DEVICE_DOWN)
 
     def _entry(self, station: Station) -> Entry:
         found = nodes.entries(self.paths.node(switch_entries.NODE))
         return next(entry for entry in found if entry.mac == station.mac)
 
-    def _fault(self, *words: str) -> None:
-        node = self.topology.node(switch_entries.NODE)
-        tell_switch(dpus.control(self.paths, node), *words)
+    def _fault(self, *words: str, node: str = switch_entries.NODE) -> None:
+        tell_switch(dpus.control(self.paths, self.topology.node(node)), *words)
 
     # --- what is shown meanwhile ---
 
@@ -311,11 +336,11 @@ def run(rounds: int, target: Path | None) -> None:
     tell(machine, list(figures(taken.samples)), target)
 
 
-def _settings(half: dict[str, Any]) -> SwitchSettings:
+def _settings(half: dict[str, Any], node: str) -> SwitchSettings:
     """Return what an agent's configuration says of the switch, as its driver is told."""
     return SwitchSettings(
         vendor=half["vendor"],
-        node=switch_entries.NODE,
+        node=node,
         representors=tuple(half["representors"]),
         values=half["switch"],
         emulated=half["emulated"],

@@ -1,12 +1,13 @@
-"""Many entries for a DPU's switch: four segments with a VF each, and endpoints behind 16 VTEPs."""
+"""Many entries for a DPU's switch: four segments with a VF each, and endpoints behind VTEPs."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
+from itertools import cycle
 
 from dataplane.core.capability import Capability
 from dataplane.core.desired import (
@@ -25,6 +26,7 @@ from dataplane.core.model import (
     EntryKey,
     Fabric,
     Family,
+    Guard,
     IpAddress,
     Mac,
     Segment,
@@ -34,24 +36,39 @@ from dataplane.core.offload import PROMOTE_AT, SwitchView
 
 NODE = "d1"
 SMALL_TABLE = 1024  # rows: the smallest table of the three vendors' switches
-_VTEPS = 16
 _MTU = 1400
 _NIC = Link("eth0", 1, "02:00:00:00:00:01", 1500, up=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Behind how many VTEPs a segment's endpoints are, and what checks their senders."""
+
+    vteps: int = 16
+    guard: Guard = Guard.IP
+
+
 _SEGMENTS = tuple(
     Segment(f"{encap}-{family}", Vni(5001 + number), encap, family)
     for number, (encap, family) in enumerate((e, f) for e in Encap for f in Family)
 )
 
 
-def desired(count: int, vteps: Sequence[IpAddress], representors: Sequence[str]) -> Desired:
+def desired(
+    count: int,
+    vteps: Sequence[IpAddress],
+    representors: Sequence[str],
+    scale: Scale = Scale(),  # a frozen one
+) -> Desired:
     """Return a node's desired state with ``count`` endpoints in all, of which each VF is one.
 
-    ``vteps`` are the node's own.
+    ``vteps`` are the node's own. No two endpoints share a MAC.
     """
     far = (count - len(_SEGMENTS)) // len(_SEGMENTS)
+    segments = [replace(segment, guard=scale.guard) for segment in _SEGMENTS]
     views = {
-        segment.name: _view(segment, number, far, representors[number])
-        for number, segment in enumerate(_SEGMENTS)
+        segment.name: _view(segment, number, _remotes(segment, number, far, scale), representor)
+        for number, (segment, representor) in enumerate(zip(segments, representors, strict=False))
     }
     return Desired(
         node=LocalNode(NODE, _NIC.name),
@@ -104,8 +121,9 @@ def small(capability: Capability) -> Capability:
     return replace(capability, tables=tables)
 
 
-def _view(segment: Segment, number: int, far: int, representor: str) -> SegmentView:
-    remotes = tuple(_remote(segment, each) for each in range(far))
+def _view(
+    segment: Segment, number: int, remotes: tuple[RemoteEndpoint, ...], representor: str
+) -> SegmentView:
     flood = tuple(sorted({remote.vtep for remote in remotes}, key=int))
     port = Port(_attachment(segment, number, representor), segment, _MTU)
     return SegmentView(segment, synced=True, mtu=_MTU, ports=(port,), remotes=remotes, flood=flood)
@@ -126,13 +144,17 @@ def _attachment(segment: Segment, number: int, representor: str) -> Attachment:
     )
 
 
-def _remote(segment: Segment, number: int) -> RemoteEndpoint:
-    vtep = _vtep(segment.underlay, number % _VTEPS)
+def _remotes(segment: Segment, number: int, far: int, scale: Scale) -> tuple[RemoteEndpoint, ...]:
+    vteps = [_vtep(segment.underlay, each) for each in range(scale.vteps)]
+    macs = [_mac(0xC0 + number, each) for each in range(far)]
+    ends = enumerate(zip(macs, cycle(vteps), strict=False))
+    return tuple(_remote(segment, each, mac, vtep) for each, (mac, vtep) in ends)
+
+
+def _remote(segment: Segment, number: int, mac: Mac, vtep: IpAddress) -> RemoteEndpoint:
     name = f"far{number}"
     ips = (IPv4Address("10.0.0.2") + number, IPv6Address("fd00::2") + number)
-    endpoint = Endpoint(
-        segment.name, f"n{vtep}", _mac(0xCC, number), ips, f"{name}/eth0", 1, name, "eth0"
-    )
+    endpoint = Endpoint(segment.name, f"n{vtep}", mac, ips, f"{name}/eth0", 1, name, "eth0")
     return RemoteEndpoint(endpoint, vtep)
 
 

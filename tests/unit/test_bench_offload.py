@@ -1,17 +1,23 @@
 """What is placed, how a switch's figures are made of samples, and when they meet their aims."""
 
+from collections import Counter
 from ipaddress import ip_address
 
 import pytest
 
-from bench import offload, switch_entries
+from bench import e2100, offload, switch_entries
 from bench.figures import YARDSTICK
 from bench.offload import Outage, Samples, figures
+from dataplane.core.desired import Bindings, Desired
+from dataplane.core.diff import Rendering
 from dataplane.core.offload import choose
 from dataplane.core.reasons import Reason
 from dataplane.fabric.intent import plan_apply
 from dataplane.fabric.intent_file import read_intent
 from dataplane.lab.topology import read_topology
+from vendors.intel.pipeline import ENCAPS, SEND, Row
+from vendors.intel.pipeline import Wiring as IntelWiring
+from vendors.intel.rows import render_rows as render_intel
 from vendors.marvell.pipeline import Wiring
 from vendors.marvell.report import Findings, capability
 from vendors.marvell.rows import render_rows
@@ -45,9 +51,24 @@ def test_all_are_chosen_where_there_is_room_and_a_full_table_leaves_the_rest() -
     assert len(choice.placed) + len(choice.reasons) == 2000
 
 
+def test_the_e2100_s_endpoints_are_behind_as_many_tunnels_as_is_said_and_fit() -> None:
+    wanted = switch_entries.desired(e2100.MANY, VTEPS, REPRESENTORS, e2100.SCALE)
+    rendering = intel_rows(wanted, switch_entries.bindings(wanted, switch_entries.keys(wanted)))
+    assert rendering.pending == ()
+    rows = Counter(row.table for row in rendering.items.values() if isinstance(row, Row))
+    assert sum(rows[table.name] for table in ENCAPS.values()) == e2100.TUNNELS
+    assert rows[SEND.name] == e2100.MANY
+    assert max(rows.values()) <= switch_entries.SMALL_TABLE
+
+
+def intel_rows(wanted: Desired, bound: Bindings) -> Rendering:
+    wiring = IntelWiring({rep: 27 + n for n, rep in enumerate(REPRESENTORS)})
+    return render_intel(wanted, bound, wiring)
+
+
 def test_the_stage_is_valid() -> None:
     topology = read_topology(offload.TOPOLOGY, "stage")
-    assert [node.name for node in topology.dpus] == [switch_entries.NODE]
+    assert [node.name for node in topology.dpus] == [switch_entries.NODE, e2100.NODE]
     assert len(plan_apply(read_intent(offload.INTENT, "stage"), ()).add) == 2
 
 
@@ -65,6 +86,7 @@ def samples(bundle: tuple[float, ...] = (1.0, 2.0, 4.0)) -> Samples:
         placed=outage,
         unplaced=[Outage(1, 0.1)],
         said={"die": [0.3], "hang": [1.6]},
+        e2100=e2100.Samples([1999.0, 2001.0], [5e3], {100: [0.01], 1000: [0.03]}, [1.9], [0.4], 1),
     )
 
 
@@ -78,6 +100,11 @@ def test_figures_are_medians_and_judged() -> None:
         "switch dies and restarts, silence": (0.9, True),
         "switch that is told to die, said to be down": (0.3, True),
         "switch that is told to hang, said to be down": (1.6, False),
+        "E2100, rows through P4Runtime batches": (1999.0, False),
+        "E2100, one endpoint more beside 100": (10.0, True),
+        "E2100, one endpoint more beside 1,000": (30.0, False),
+        "E2100, replay of 1,000 endpoints over 300 tunnels after a reset": (1.9, True),
+        "E2100, rows too many after 100 rounds of churn": (1.0, False),
     }
     lost = found["switch dies and restarts, packets lost"]
     assert (lost.value, lost.spread) == (500, (400, 700))

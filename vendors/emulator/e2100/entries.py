@@ -47,7 +47,7 @@ class Key(NamedTuple):
 class Row:
     """The rest of an entry, and what it has counted; ``is_own``: the device itself wrote it.
 
-    Metadata is taken and not kept.
+    Metadata is taken and not kept. ``told`` is the entry as it was read last, without what counts.
     """
 
     action: Action
@@ -55,6 +55,7 @@ class Row:
     packets: int = 0
     octets: int = 0
     is_own: bool = field(default=False, compare=False)
+    told: p4r.TableEntry | None = field(default=None, compare=False)
 
 
 def table_of(schema: Schema, number: int) -> Table:

@@ -239,6 +239,7 @@ class Tables:
         row = self._found(table, key)
         if has_action:
             row.action, row.args = read_action(self.schema, table, entry)
+            row.told = None
         if entry.HasField("counter_data"):
             row.packets = entry.counter_data.packet_count
             row.octets = entry.counter_data.byte_count
@@ -292,7 +293,9 @@ class Tables:
         for each, row in rows.items() if key is None else [(key, rows.get(key))]:
             if row is None or not _selects(asked, each, row):
                 continue
-            entry = write_entry(table, each, row)
+            row.told = row.told or write_entry(table, each, row)
+            entry = p4r.TableEntry()
+            entry.CopyFrom(row.told)
             if asked.HasField("counter_data") and table.counter:
                 entry.counter_data.packet_count = row.packets
                 entry.counter_data.byte_count = row.octets

@@ -15,10 +15,9 @@ from finsy.proto import p4r
 
 from bench import switch_entries
 from bench.figures import YARDSTICK, Figure, at_least, median
-from bench.switch_entries import Scale
-from dataplane.core.desired import Bindings, Desired, SegmentView
+from bench.switch_entries import Scale, all_placed, answers, expect
+from dataplane.core.desired import Desired, SegmentView
 from dataplane.core.diff import Change, diff
-from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Guard
 from ovs_client import process
 from vendors.intel.client import Client, Server
@@ -93,22 +92,22 @@ class Run:
         self._churn(many)
 
     def _place(self, wanted: Desired) -> Change:
-        rendering = self.switch.render(wanted, _all_placed(wanted))
-        _expect(not rendering.pending, f"it cannot be placed: {rendering.pending[:1]}")
+        rendering = self.switch.render(wanted, all_placed(wanted))
+        expect(NODE, not rendering.pending, f"it cannot be placed: {rendering.pending[:1]}")
         change = diff(rendering, self.switch.observe())
         self.switch.apply(change)
         return change
 
     def _withdraw(self) -> None:
         self.switch.apply(Change(remove=self.switch.observe()))
-        _expect(self.switch.describe().rows == 0, "something of ours is left")
+        expect(NODE, self.switch.describe().rows == 0, "something of ours is left")
 
     def _fill(self, wanted: Desired) -> None:
-        change = diff(self.switch.render(wanted, _all_placed(wanted)), self.switch.observe())
+        change = diff(self.switch.render(wanted, all_placed(wanted)), self.switch.observe())
         began = time.monotonic()
         self.switch.apply(change)
         self.samples.batched.append(len(change) / (time.monotonic() - began))
-        _expect(self.switch.counters().keys() == switch_entries.keys(wanted), "it lacks some")
+        expect(NODE, self.switch.counters().keys() == switch_entries.keys(wanted), "it lacks some")
 
     def _one_more(self, wanted: Desired, there: int) -> None:
         """Take an endpoint out, and time it from being wanted to being there, as a worker does."""
@@ -118,17 +117,21 @@ class Run:
         present = self.switch.observe()
         self.switch.describe()  # as the agent does all along
         began = time.monotonic()
-        self.switch.apply(diff(self.switch.render(wanted, _all_placed(wanted)), present))
+        self.switch.apply(diff(self.switch.render(wanted, all_placed(wanted)), present))
         self.samples.one_more.setdefault(there, []).append(time.monotonic() - began)
-        _expect(self.switch.counters().keys() == switch_entries.keys(wanted), "it is not there")
+        expect(
+            NODE, self.switch.counters().keys() == switch_entries.keys(wanted), "it is not there"
+        )
 
     def _replay(self, wanted: Desired) -> None:
         self.reset()
-        _expect(process.wait_until(self._answers, _BACK_S), "it does not come back")
+        expect(
+            NODE, process.wait_until(lambda: answers(self.switch), _BACK_S), "it does not come back"
+        )
         began = time.monotonic()
         change = self._place(wanted)
         self.samples.replay.append(time.monotonic() - began)
-        _expect(len(change) > MANY, "it had not lost all")
+        expect(NODE, len(change) > MANY, "it had not lost all")
 
     def _bare(self) -> None:
         """Write the rows that stand there once more, in one batch after the other, unthinking."""
@@ -142,8 +145,12 @@ class Run:
         refused = [each for each in raw.insert(rows) if each is not None]
         self.samples.bare.append(len(rows) / (time.monotonic() - began))
         raw.close()
-        _expect(not refused, f"it refuses by hand what it took: {refused[:1]}")
-        _expect(process.wait_until(self._answers, _BACK_S), "the driver is not primary again")
+        expect(NODE, not refused, f"it refuses by hand what it took: {refused[:1]}")
+        expect(
+            NODE,
+            process.wait_until(lambda: answers(self.switch), _BACK_S),
+            "the driver is not primary again",
+        )
 
     def _churn(self, wanted: Desired) -> None:
         """Have endpoints move and go at random, and count what is left behind in the end."""
@@ -159,16 +166,6 @@ class Run:
         self.samples.leaked = self.switch.describe().rows - held
         self._withdraw()
 
-    def _answers(self) -> bool:
-        try:
-            return not self.switch.describe().obstacle
-        except OverweaveError:
-            return False
-
-
-def _all_placed(wanted: Desired) -> Bindings:
-    return switch_entries.bindings(wanted, switch_entries.keys(wanted))
-
 
 def _less(view: SegmentView) -> SegmentView:
     return replace(view, remotes=view.remotes[1:])
@@ -182,8 +179,3 @@ def _churned(view: SegmentView, chance: random.Random) -> SegmentView:
     left = tuple(chance.sample(remotes, len(remotes) - _MOVED))
     flood = tuple(sorted({remote.vtep for remote in left}, key=int))
     return replace(view, remotes=left, flood=flood)
-
-
-def _expect(good: bool, fault: str) -> None:  # noqa: FBT001 - what is expected
-    if not good:
-        raise OverweaveError(f"the switch of {NODE}: {fault}")

@@ -20,11 +20,11 @@ from bench import e2100, switch_entries
 from bench.figures import YARDSTICK, Figure, at_least, fingerprint, median
 from bench.in_lab import progress, require_root, scratch_lab
 from bench.report import tell
+from bench.switch_entries import all_placed, answers, expect
 from dataplane.api.agent_pb2 import Entry
 from dataplane.core.capability import Capability
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Desired
 from dataplane.core.diff import Change, diff
-from dataplane.core.errors import OverweaveError
 from dataplane.core.offload import choose
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
@@ -141,10 +141,10 @@ class Run:
     def measure(self) -> None:
         """Bring the lab up and take every sample. Raises OverweaveError."""
         lab.build(self.paths, self.topology, self._say)
+        self._e2100()  # first: of what the other leaves in memory Python walks through all
         with closing(self._driver()) as switch:
             self._program(switch)
             self._decide(switch.describe())
-        self._e2100()
         lab.start_agents(self.paths, self.topology.agents)
         lab.apply(self.paths, INTENT)
         self._lose()
@@ -154,7 +154,8 @@ class Run:
     def _e2100(self) -> None:
         half = self._half(e2100.NODE)
         with closing(registry.make(_settings(half, e2100.NODE))) as switch:
-            _expect(process.wait_until(lambda: _answers(switch), _CONNECTED_S), "it is not there")
+            there = process.wait_until(lambda: answers(switch), _CONNECTED_S)
+            expect(e2100.NODE, there, "it does not answer")
             server = Server(half["switch"]["address"])
             run = e2100.Run(switch, server, self._reset_e2100, self._steps, self.samples.e2100)
             vteps = [address.ip for address in self.topology.node(e2100.NODE).addresses]
@@ -177,7 +178,7 @@ class Run:
         # Past the channel that can be disturbed: it is a program in Python, and no device has one.
         half["switch"]["openflow"] = f"unix:{self._management}"
         switch = registry.make(_settings(half, switch_entries.NODE))
-        if not process.wait_until(lambda: _answers(switch), _CONNECTED_S):
+        if not process.wait_until(lambda: answers(switch), _CONNECTED_S):
             switch.describe()  # says why
         return switch
 
@@ -189,7 +190,7 @@ class Run:
 
     def _fill(self, switch: Driver, wanted: Desired) -> None:
         """Place all at once in a switch that holds little, and withdraw it."""
-        bound = _all_placed(wanted)
+        bound = all_placed(wanted)
         ports = switch_entries.bindings(wanted, switch_entries.local_keys(wanted))
         switch.apply(diff(switch.render(wanted, ports), switch.observe()))
         began = time.monotonic()
@@ -220,11 +221,11 @@ class Run:
 
     def _replay(self, switch: Driver, wanted: Desired) -> None:
         """Place, let the device lose it all, and bring it back as a worker does."""
-        bound = _all_placed(wanted)
+        bound = all_placed(wanted)
         rendering = switch.render(wanted, bound)
         switch.apply(diff(rendering, switch.observe()))
         self._fault("reset")
-        _expect(process.wait_until(lambda: _answers(switch), _CONNECTED_S), "it does not come back")
+        _expect(process.wait_until(lambda: answers(switch), _CONNECTED_S), "it does not come back")
         began = time.monotonic()
         change = diff(switch.render(wanted, bound), switch.observe())
         switch.apply(change)
@@ -347,17 +348,6 @@ def _settings(half: dict[str, Any], node: str) -> SwitchSettings:
     )
 
 
-def _answers(switch: Driver) -> bool:
-    try:
-        return not switch.describe().obstacle
-    except OverweaveError:
-        return False
-
-
-def _all_placed(wanted: Desired) -> Bindings:
-    return switch_entries.bindings(wanted, switch_entries.keys(wanted))
-
-
 def _timed(action: Callable[[], object]) -> float:
     began = time.monotonic()
     action()
@@ -365,5 +355,4 @@ def _timed(action: Callable[[], object]) -> float:
 
 
 def _expect(good: bool, fault: str) -> None:  # noqa: FBT001 - what is expected
-    if not good:
-        raise OverweaveError(f"the switch of {switch_entries.NODE}: {fault}")
+    expect(switch_entries.NODE, good, fault)

@@ -18,6 +18,7 @@ from dataplane.core.desired import (
     RemoteEndpoint,
     SegmentView,
 )
+from dataplane.core.errors import OverweaveError
 from dataplane.core.events import Link
 from dataplane.core.model import (
     Attachment,
@@ -33,6 +34,7 @@ from dataplane.core.model import (
     Vni,
 )
 from dataplane.core.offload import PROMOTE_AT, SwitchView
+from vendors.registry import Driver
 
 NODE = "d1"
 SMALL_TABLE = 1024  # rows: the smallest table of the three vendors' switches
@@ -98,6 +100,25 @@ def keys(wanted: Desired) -> frozenset[EntryKey]:
 def bindings(wanted: Desired, placed: frozenset[EntryKey]) -> Bindings:
     """Return bindings in which the way to every VTEP is known and ``placed`` is to be held."""
     return Bindings(_NIC, next_hops=next_hops(wanted), placed=placed)
+
+
+def all_placed(wanted: Desired) -> Bindings:
+    """Return bindings in which everything is to be held."""
+    return bindings(wanted, keys(wanted))
+
+
+def answers(switch: Driver) -> bool:
+    """Say whether the device is there, and ours to write."""
+    try:
+        return not switch.describe().obstacle
+    except OverweaveError:
+        return False
+
+
+def expect(node: str, good: bool, fault: str) -> None:  # noqa: FBT001 - what is expected
+    """Raise OverweaveError, of the switch of ``node``, unless ``good``."""
+    if not good:
+        raise OverweaveError(f"the switch of {node}: {fault}")
 
 
 def next_hops(wanted: Desired) -> Mapping[IpAddress, Mac]:

@@ -59,8 +59,12 @@ class Client:
         self.claim(low, high)
         assert self.heard().arbitration.status.code == 0
 
-    def close(self) -> None:
+    def half_close(self) -> None:
+        """Say that nothing more is to be said; what is heard goes on."""
         self._said.put(None)
+
+    def close(self) -> None:
+        self.half_close()
         self.stream.cancel()
 
     def write(self, *wanted: p4r.Update, **fields: Any) -> None:

@@ -377,6 +377,75 @@ class TestBatches:
 METER = p4r.Entity(meter_entry=p4r.MeterEntry())
 
 
+INSERTED = p4r.WriteRequest(
+    device_id=1, election_id=p4r.Uint128(low=1), updates=updates(p4r.Update.INSERT, [fdb()])
+)
+ENCODED = INSERTED.SerializeToString()
+ROLE_OF_NO_UTF8 = b"\x32\x02\xff\xfe"  # field 6, two bytes
+
+
+class TestBytes:
+    """What comes in is no request, or none of a reasonable size; the server goes on."""
+
+    @pytest.mark.parametrize(
+        ("method", "sent", "code"),
+        [
+            pytest.param("Write", b"\xff" * 64, StatusCode.INTERNAL, id="garbage"),
+            pytest.param("Write", ENCODED[:-3], StatusCode.INTERNAL, id="cut short"),
+            pytest.param("Write", ENCODED + ROLE_OF_NO_UTF8, StatusCode.INTERNAL, id="no UTF-8"),
+            pytest.param("Write", b"", StatusCode.NOT_FOUND, id="nothing"),
+            pytest.param(
+                "Write",
+                ENCODED + b"\x0a\x00" * 2_600_000,
+                StatusCode.RESOURCE_EXHAUSTED,
+                id="five megabytes",
+            ),
+            pytest.param("Write", ENCODED + b"\x28\x63", StatusCode.UNIMPLEMENTED, id="enum 99"),
+            pytest.param("Read", b"\xff" * 64, StatusCode.INTERNAL, id="garbage to read"),
+            pytest.param(
+                "SetForwardingPipelineConfig", b"\xff" * 64, StatusCode.INTERNAL, id="no pipeline"
+            ),
+            pytest.param("Fly", b"", StatusCode.UNIMPLEMENTED, id="no such call"),
+        ],
+    )
+    def test_what_is_refused(
+        self, primary: Client, server: Server, method: str, sent: bytes, code: StatusCode
+    ) -> None:
+        with grpc.insecure_channel(f"unix:{server.path}") as channel:
+            call: Callable[..., bytes] = channel.unary_unary(f"/p4.v1.P4Runtime/{method}")
+            refused(code, lambda: call(sent, timeout=10))
+        assert primary.entries() == []
+
+    def test_fields_that_are_not_known_are_passed_over(
+        self, primary: Client, server: Server
+    ) -> None:
+        with grpc.insecure_channel(f"unix:{server.path}") as channel:
+            write: Callable[..., bytes] = channel.unary_unary("/p4.v1.P4Runtime/Write")
+            write(ENCODED + b"\xf2\x7f\x01x", timeout=10)
+        assert len(primary.entries()) == 1
+
+    def test_many_updates_of_nothing_have_an_error_each(self, primary: Client) -> None:
+        error = refused(StatusCode.UNKNOWN, lambda: primary.write(*[p4r.Update()] * 100))
+        assert codes(details(error)) == [rpc_code.INVALID_ARGUMENT] * 100
+
+    def test_who_waits_for_nothing_hears_nothing(self, primary: Client) -> None:
+        refused(
+            StatusCode.DEADLINE_EXCEEDED,
+            lambda: primary.stub.Write(INSERTED, timeout=0),
+        )
+        assert primary.entries() == []
+
+    def test_a_stream_that_is_half_closed_gives_the_primacy_up(
+        self, primary: Client, join: Join
+    ) -> None:
+        second = join()
+        second.claim(0)
+        assert status(second) == (rpc_code.ALREADY_EXISTS, 0, 1)
+        primary.half_close()
+        assert status(second) == (rpc_code.NOT_FOUND, 0, 1)
+        refused(StatusCode.PERMISSION_DENIED, lambda: primary.insert(fdb()))
+
+
 class TestReads:
     def test_a_device_that_is_not_there(self, primary: Client) -> None:
         refused(StatusCode.NOT_FOUND, lambda: primary.read(device_id=2))

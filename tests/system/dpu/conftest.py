@@ -91,6 +91,12 @@ class DpuScene(Scene):
         """Return how many rows its TABLE has."""
         return sum(flow.table == FORWARD.number for flow in self.bridge().dump_flows())
 
+    @property
+    def asked(self) -> list[str]:
+        """Return the words that name the agents of this lab alone: others may be up."""
+        sockets = [self.paths.node(node.name).api_socket for node in self.topology.agents]
+        return [word for socket in sockets for word in ("--agent", str(socket))]
+
     def entry(self, station: Station) -> Entry:
         """Return what the DPU's agent says of an endpoint's entry."""
         found = nodes.entries(self.paths.node("d1"))
@@ -217,6 +223,20 @@ def crowd(scene: DpuScene) -> Iterator[list[Station]]:
             stack.callback(scene.runtime.delete, pod.name)
             made.append(scene.runtime.add(pod))
         yield made
+
+
+@pytest.fixture
+def last(scene: DpuScene) -> Iterator[Station]:
+    """Provide a pod of the first segment on the spare VF, in the switch."""
+    blue = COLOURS[0].name
+    far = scene.segments[blue][3]
+    made = scene.runtime.add(Pod("last", "h1", blue, device=scene.spare_vf))
+    matrix.converge([made, far])
+    with probes.flow(made, far.ip(4), BUSY):
+        until(lambda: scene.placed(made) and scene.placed(far), what="not placed")
+        yield made
+    for name in ("last", "next"):
+        scene.runtime.delete(name)
 
 
 @dataclass(slots=True)

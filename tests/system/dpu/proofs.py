@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import random
+import secrets
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import ClassVar
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
 
 from bpf.layout import encode_entry_key, traffic_of
 from bpf.syscalls import open_map
@@ -20,10 +26,11 @@ from dataplane.lab.scene import COLOURS, Colour
 from tests.system.cni_node import segment
 from tests.system.damage import Node
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
-from tests.system.frames import deliver
-from tests.system.spoofs import HONEST, SPOOFS, Pods
+from tests.system.frames import Ears, deliver, raw
+from tests.system.spoofs import HONEST, SPOOFS, Pods, v4
 
 OPEN = Colour("open", 25, "vxlan", "ipv6")
+SILENT_S = 2.0
 ADD_S = 5.0  # of a pod whose switch does not answer
 CONVERSATIONS = 100
 ROWS = 8
@@ -153,6 +160,43 @@ def goes_by_the_switch(talk: Talk) -> None:
         return now is not None and now > before
 
     until(has_risen, what="its row counts nothing")
+
+
+def next_pod_is_alone(scene: DpuScene, last: Station, fault: list[str]) -> None:
+    """See that the next pod on a VF is in its own segment alone, with a switch that hears it late.
+
+    It has forwarded for the last one until then.
+    """
+    blue, green = COLOURS[:2]
+    far, home = scene.segments[blue.name][3], scene.segments[green.name][3]
+    scene.tell(*fault)
+    began = time.monotonic()
+    scene.runtime.delete("last")
+    deleted = time.monotonic()
+    recovery = threading.Timer(SILENT_S, scene.tell, ["revive"])
+    recovery.start()
+    made = scene.runtime.add(Pod("next", "h1", green.name, device=scene.spare_vf))
+    print(f"DEL took {deleted - began:.1f} s, ADD {time.monotonic() - deleted:.1f} s")
+    assert crossings(made, last, far) == {}
+    recovery.join()
+    assert scene.packets(blue, last) is None
+    assert probes.ping(made, home.ip(4), Pace(_ALONE)).lost == 0
+
+
+def crossings(made: Station, last: Station, far: Station) -> Counter[str]:
+    """Send for a while to the pod that is gone, and in its name; return who heard how much."""
+    token = secrets.token_bytes(16)
+    there, here = v4(far), v4(last)
+    to_last = Ether(src=far.mac, dst=last.mac) / IP(src=there, dst=here) / UDP() / Raw(token)
+    from_last = Ether(src=last.mac, dst=far.mac) / IP(src=here, dst=there) / UDP() / Raw(token)
+    heard: Counter[str] = Counter()
+    with Ears([made, far]) as ears, raw(far) as beyond, raw(made) as behind:
+        end = time.monotonic() + 2 * SILENT_S
+        while time.monotonic() < end:
+            beyond.sendto(bytes(to_last), (far.ifname, 0))
+            behind.sendto(bytes(from_last), (made.ifname, 0))
+            heard.update(name for name, data in ears.listen(0.05) if token in data)
+    return heard
 
 
 def sent(pods: Pods) -> Mapping[str, Counter[str]]:

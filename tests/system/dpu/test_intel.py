@@ -40,7 +40,13 @@ from tests.system.dpu.conftest import (
     words,
 )
 from tests.system.dpu.e2100_bugs import BUGS, FIRST_VF, planted, rows_of, vport
-from tests.system.dpu.proofs import Proofs, full, goes_by_the_switch, late_pod
+from tests.system.dpu.proofs import (
+    Proofs,
+    full,
+    goes_by_the_switch,
+    late_pod,
+    next_pod_is_alone,
+)
 from tests.system.dpu.test_verify_device import as_a_device, asked, assert_agrees
 from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
@@ -205,17 +211,24 @@ class TestProofs(Proofs):
     GUARDED = GUARDED.name
 
 
-def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
+@pytest.mark.parametrize("fault", ["hang", "die"])
+def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk, fault: str) -> None:
+    """One that had died comes back empty."""
     scene = talk.scene
-    scene.tell("hang")
-    took = until(lambda: "no answer within 0.7 s" in switch_of(scene), DOWN_S)
+    scene.tell(fault)
+    took = until(lambda: switch_of(scene).startswith(Reason.DEVICE_DOWN), DOWN_S)
     print(f"said to be down after {took:.2f} s")
-    assert switch_of(scene).startswith(Reason.DEVICE_DOWN)
     assert scene.entry(talk.far).reason == Reason.DEVICE_DOWN
     with late_pod(scene) as late:
         assert probes.ping(talk.vf, late.ip(4), Pace(20)).received > 0
+    talk.gap_s = GAP_S if fault == "die" else 0.0
     scene.tell("revive")
     until(lambda: scene.placed(talk.far), 60)
+
+
+def test_the_next_pod_on_a_vf_is_in_its_own_segment_alone(scene: IntelScene, last: Station) -> None:
+    """A silent E2100 goes on forwarding by what it has."""
+    next_pod_is_alone(scene, last, ["hang"])
 
 
 def switch_of(scene: DpuScene) -> str:
@@ -242,13 +255,23 @@ def test_beside_somebody_elses_tunnels_what_is_placed_goes_on(
     until(lambda: scene.entry(idle).reason == Reason.SWITCH_TAKEN)
     assert "programmed by others: ipv4_tunnel_term_table" in scene.entry(idle).words
     assert f": {Reason.SWITCH_TAKEN}: " in switch_of(scene)
-    assert scene.placed(talk.far)
     goes_by_the_switch(talk)
+    shown = lab.overweave(scene.paths, "explain", talk.far.mac, *scene.asked)
+    here = next(line for line in shown.splitlines() if line.startswith("d1 "))
+    assert " emulated " in here
+    assert f"switch of d1: Intel IPU E2100 (emulated): {Reason.SWITCH_TAKEN}: " in shown
     with scene.told() as reader:
         term: Key = {"ipv4_src": "198.51.100.10", "vni": 10}
         assert reader.entries(MAKE("ipv4_tunnel_term_table", term))
     scene.tell("clear")
     until(lambda: scene.entry(idle).reason != Reason.SWITCH_TAKEN)
+
+
+def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:
+    shown = Overweave(talk.scene).run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
+    verdict, head, *_ = shown.stdout.splitlines()
+    assert (shown.returncode, verdict) == (0, "reachable, fastpath both ways, in the switch of d1")
+    assert head.split()[4:] == ["PREDICTED", "SWITCH", "EBPF", "OVS"]
 
 
 def test_rows_written_by_hand_move_packets(scene: IntelScene) -> None:

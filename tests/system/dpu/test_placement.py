@@ -256,7 +256,7 @@ def test_a_pin_says_always_or_never(scene: DpuScene) -> None:
 
 def test_explain_says_it_of_an_endpoint_a_segment_and_a_device(talk: Talk) -> None:
     """By the command itself: a name of either half, as ``get dpu`` prints it, means the DPU."""
-    paths, here = talk.scene.paths, paths_of_agents(talk.scene)
+    paths, here = talk.scene.paths, talk.scene.asked
 
     def explained(name: str, form: str = "json") -> str:
         return lab.overweave(paths, "explain", name, "-o", form, *here)
@@ -274,12 +274,6 @@ def test_explain_says_it_of_an_endpoint_a_segment_and_a_device(talk: Talk) -> No
     for name in (*names, names[0].rpartition("-")[0]):
         assert {record["node"] for record in json.loads(explained(name))} == {"d1"}, name
         assert "switch of d1: Marvell Octeon 10 (emulated)" in explained(name, "table")
-
-
-def paths_of_agents(scene: DpuScene) -> list[str]:
-    """Return the words that name the agents of this lab alone: others may be up."""
-    sockets = [scene.paths.node(node.name).api_socket for node in scene.topology.agents]
-    return [word for socket in sockets for word in ("--agent", str(socket))]
 
 
 def test_the_agent_of_a_dpu_shows_every_documented_metric(scene: DpuScene) -> None:

@@ -428,13 +428,6 @@ class TestBytes:
         error = refused(StatusCode.UNKNOWN, lambda: primary.write(*[p4r.Update()] * 100))
         assert codes(details(error)) == [rpc_code.INVALID_ARGUMENT] * 100
 
-    def test_who_waits_for_nothing_hears_nothing(self, primary: Client) -> None:
-        refused(
-            StatusCode.DEADLINE_EXCEEDED,
-            lambda: primary.stub.Write(INSERTED, timeout=0),
-        )
-        assert primary.entries() == []
-
     def test_a_stream_that_is_half_closed_gives_the_primacy_up(
         self, primary: Client, join: Join
     ) -> None:

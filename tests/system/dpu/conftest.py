@@ -81,11 +81,14 @@ class DpuScene(Scene):
         row = self.row(colour, station)
         return row.packets if row else None
 
-    def withdraw(self, colour: Colour, station: Station) -> None:
-        """Take that row out, past the driver."""
+    @contextmanager
+    def withdrawn(self, colour: Colour, station: Station) -> Iterator[None]:
+        """Have that row away, past the driver."""
         row = self.row(colour, station)
         assert row is not None
         self.bridge().apply_bundle((), [row.flow])
+        yield
+        self.bridge().apply_bundle([row.flow], ())
 
     def rows_taken(self) -> int:
         """Return how many rows its TABLE has."""

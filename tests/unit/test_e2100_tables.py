@@ -318,6 +318,14 @@ class TestReading:
         tables.write(INSERT, bridged(2))
         assert len(tables.read(asked)) == found
 
+    def test_what_is_modified_is_told_as_it_is_now(self, tables: Tables) -> None:
+        tables.write(INSERT, fdb(port=43))
+        [before] = tables.read(fdb())
+        tables.write(MODIFY, fdb(port=44))
+        [now] = tables.read(fdb())
+        assert before.action.action.params[0].value == b"\x2b"
+        assert now.action.action.params[0].value == b"\x2c"
+
     def test_metadata_is_not_kept(self, tables: Tables) -> None:
         tables.write(INSERT, having(fdb(), metadata=b"mine"))
         [found] = tables.read(fdb())

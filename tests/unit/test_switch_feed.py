@@ -235,6 +235,16 @@ def test_another_number_of_rows_is_looked_at(counts: list[int | None], looks: in
     assert stand.looks == looks
 
 
+def test_of_a_switch_that_is_down_a_ping_says_nothing_else() -> None:
+    stand = Stand()
+    stand.down = "what it was asked for is not there"
+    stand.later()
+    stand.events.clear()
+    stand.mute = "no answer within 0.7 s"
+    stand.feed.ping()
+    assert stand.events == []
+
+
 def test_a_fault_of_ours_in_a_ping_is_said_and_ends_nothing() -> None:
     stand = Stand()
     stand.later()

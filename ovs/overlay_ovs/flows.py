@@ -14,9 +14,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from dataplane.core.addressing import eui64_link_local
-from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
+from dataplane.core.desired import Bindings, Datapath, Desired, PortState, SegmentView
 from dataplane.core.diff import Pending, Rendering
-from dataplane.core.model import Encap, Guard, IpAddress, Mac, UnknownUnicast
+from dataplane.core.model import Encap, Guard, IpAddress, Mac, Node, UnknownUnicast
 from dataplane.core.reasons import Reason
 from overlay_ovs.tables import (
     ANSWER,
@@ -62,7 +62,7 @@ Rules = tuple[Rule, ...]
 
 
 def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
-    """Return the flows of both bridges; what has no OpenFlow port number yet is pending.
+    """Return the flows of our bridges; what has no OpenFlow port number yet is pending.
 
     Flows of something pending are held: not to know its number is no reason to remove them.
     """
@@ -70,8 +70,9 @@ def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
     plan.add(_PIPELINE)
     for view in desired.segments.values():
         _plan_ports(plan, view)
-        _plan_fabric(plan, view)
-    _plan_wire(plan, desired)
+        _plan_fabric(plan, desired, view)
+    if desired.node.datapath is Datapath.USERSPACE:
+        _plan_wire(plan, desired)
     return Rendering(plan.items, tuple(dict.fromkeys(plan.pending)), frozenset(plan.held))
 
 
@@ -378,19 +379,20 @@ _GUARDS = {Guard.OFF: _no_guard, Guard.MAC: _mac_guard, Guard.IP: _ip_guard}
 # --- the other nodes -------------------------------------------------------------------------
 
 
-def _plan_fabric(plan: _Plan, view: SegmentView) -> None:
+def _plan_fabric(plan: _Plan, desired: Desired, view: SegmentView) -> None:
     """Plan what a segment needs to reach the other nodes, and to be reached by them."""
     vni, name = view.segment.vni, TUNNEL_PORTS[view.segment.encap]
-    tunnel = plan.number(name, name, vni)
-    if tunnel is None:
+    number = plan.number(name, name, vni)
+    if number is None:
         return
-    plan.add(_decapsulation_flow(vni, tunnel, vtep) for vtep in view.flood)
+    tunnel = _Tunnel(vni, number, _source(desired, view))
+    plan.add(_decapsulation_flow(vni, number, vtep) for vtep in view.flood)
     for remote in view.remotes:
         endpoint = remote.endpoint
-        plan.add(_remote_flows(_Tunnel(vni, tunnel, remote.vtep), endpoint.mac, endpoint.ips))
+        plan.add(_remote_flows(tunnel, remote.vtep, endpoint.mac, endpoint.ips))
     copies = tuple(sorted(view.flood, key=int))[:MAX_COPIES]
     if copies:
-        plan.add([_replication_flow(vni, tunnel, copies)])
+        plan.add([_replication_flow(tunnel, copies)])
     if len(copies) < len(view.flood):
         plan.pending.append(
             Pending(
@@ -402,11 +404,24 @@ def _plan_fabric(plan: _Plan, view: SegmentView) -> None:
 
 
 class _Tunnel(NamedTuple):
-    """The way to a VTEP on a segment."""
+    """The way to the VTEPs of a segment; ``source`` None: the datapath writes our own address."""
 
     vni: int
     port: int
-    vtep: IpAddress
+    source: IpAddress | None
+
+    @property
+    def enter(self) -> str:
+        """Return the actions that are the same whichever VTEP a frame goes to."""
+        key = _set(self.vni, "tun_id")
+        return _steps(key, _tunnel_end("src", self.source)) if self.source else key
+
+
+def _source(desired: Desired, view: SegmentView) -> IpAddress | None:
+    """Return our own VTEP where flows must write it: the kernel would choose one by its routes."""
+    if desired.node.datapath is Datapath.USERSPACE:
+        return None
+    return Node(desired.node.name, desired.vteps).vtep(view.segment.underlay)
 
 
 @lru_cache(_CACHE)
@@ -418,29 +433,28 @@ def _decapsulation_flow(vni: int, tunnel: int, vtep: IpAddress) -> BridgeFlow:
 
 
 @lru_cache(_CACHE)
-def _remote_flows(way: _Tunnel, mac: Mac, ips: tuple[IpAddress, ...]) -> Flows:
-    owner = cookie(Category.REMOTE, way.vni)
-    leave = _steps(
-        _set(way.vni, "tun_id"), _towards(way.vtep), _set(way.port, "reg2"), _goto(OUTPUT)
-    )
+def _remote_flows(tunnel: _Tunnel, vtep: IpAddress, mac: Mac, ips: tuple[IpAddress, ...]) -> Flows:
+    vni, owner = tunnel.vni, cookie(Category.REMOTE, tunnel.vni)
+    leave = _steps(tunnel.enter, _tunnel_end("dst", vtep), _set(tunnel.port, "reg2"), _goto(OUTPUT))
     return (
-        _flow(FORWARDING, 100, f"reg0={way.vni:#x},reg1=0,dl_dst={mac}", leave, owner),
+        _flow(FORWARDING, 100, f"reg0={vni:#x},reg1=0,dl_dst={mac}", leave, owner),
         *(
-            _flow(OWNER, 100, f"reg0={way.vni:#x},{_question(ip)}", _answer_with(mac), owner)
+            _flow(OWNER, 100, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac), owner)
             for ip in ips
         ),
     )
 
 
 @lru_cache(_CACHE)
-def _replication_flow(vni: int, tunnel: int, vteps: tuple[IpAddress, ...]) -> BridgeFlow:
-    copies = (f"{_towards(vtep)},output:{tunnel}" for vtep in vteps)
-    actions = _steps(_set(vni, "tun_id"), *copies, _goto(FLOOD_LOCAL))
-    return _flow(FLOOD, 100, f"reg0={vni:#x},reg1=0", actions, cookie(Category.REMOTE, vni))
+def _replication_flow(tunnel: _Tunnel, vteps: tuple[IpAddress, ...]) -> BridgeFlow:
+    copies = (f"{_tunnel_end('dst', vtep)},output:{tunnel.port}" for vtep in vteps)
+    actions = _steps(tunnel.enter, *copies, _goto(FLOOD_LOCAL))
+    match, owner = f"reg0={tunnel.vni:#x},reg1=0", cookie(Category.REMOTE, tunnel.vni)
+    return _flow(FLOOD, 100, match, actions, owner)
 
 
-def _towards(vtep: IpAddress) -> str:
-    return f"set_field:{vtep}->{'tun_dst' if vtep.version == 4 else 'tun_ipv6_dst'}"
+def _tunnel_end(end: str, vtep: IpAddress) -> str:
+    return f"set_field:{vtep}->tun_{'' if vtep.version == 4 else 'ipv6_'}{end}"
 
 
 # --- the underlay bridge ---------------------------------------------------------------------

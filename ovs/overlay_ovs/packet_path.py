@@ -96,7 +96,11 @@ class OvsPacketPath:
             if question.entry is None:
                 return self._received(question, names)
             entry = f"in_port={question.entry.ovs_port}"
-            return _observed(question, self._walk(INTEGRATION_BRIDGE, entry, question.frame), names)
+            walk = self._walk(INTEGRATION_BRIDGE, entry, question.frame)
+            found = _observed(question, walk, names)
+            if self._datapath is Datapath.KERNEL and _is_asked_of_all(question.frame, found):
+                return Observed({}, walk.rule, "the kernel's datapath cannot answer ND")
+            return found
         except UnknownActionError as error:
             return Observed({}, why=str(error))
 
@@ -152,6 +156,12 @@ def _outer_fields(frame: bytes) -> str:
         return ",".join((name, f"nw_proto={frame[protocol]}", *words))
     port = int.from_bytes(frame[l4 + 2 : l4 + 4], "big")
     return ",".join((udp, *words, f"udp_dst={port}"))
+
+
+def _is_asked_of_all(frame: bytes, found: Observed) -> bool:
+    """Say whether an NS goes to who is asked for, with all others: the fast path may answer it."""
+    is_solicitation = (frame[12:14].hex(), frame[20:21], frame[54:55]) == ("86dd", b":", b"\x87")
+    return is_solicitation and found.action is Action.FLOOD
 
 
 def _owner_of_refusal(message: str) -> str | None:

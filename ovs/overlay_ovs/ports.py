@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dataplane.core.desired import Bindings, Datapath, Desired
 from dataplane.core.diff import Change, Pending, Rendering
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Link
 from dataplane.core.model import Encap
+from dataplane.netlink import udp
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
 from overlay_ovs.tables import INTEGRATION_BRIDGE, UNDERLAY_BRIDGE
 from ovs_client.errors import DatabaseError
@@ -113,40 +115,48 @@ class PortsTarget:
                 )
 
     def _taken(self, bridges: Mapping[str, Bridge], wanted: Iterable[Port]) -> dict[Hashable, str]:
-        """Return whose UDP port each of our tunnels would have, in the same datapath.
-
-        Open vSwitch would share it, and give a packet to the port that names its sender.
-        """
-        others = {
-            _socket(port, bridges): port
-            for port in self._vswitch.ports().values()
-            if not self._owns(port)
-        }
-        held = {
-            port.name: others.get(_socket(port, bridges)) for port in wanted if _is_tunnel(port)
+        """Return which of our tunnels cannot have their UDP port, and whose that is."""
+        found = {
+            port.name: (socket, self._holder(port.name, socket, bridges))
+            for port in wanted
+            if (socket := _socket(port, bridges)) is not None
         }
         return {
-            name: f"{name}: UDP port {_udp_port(port)} is that of port {port.name} of bridge"
-            f" {port.bridge}, which is not ours; give the fabric another one (kind: Fabric)"
-            for name, port in held.items()
-            if port is not None
+            name: f"{name}: UDP port {socket.number} is held by {holder}, which is not ours; give"
+            " the fabric another one (kind: Fabric)"
+            for name, (socket, holder) in found.items()
+            if holder is not None
         }
 
+    def _holder(self, name: str, socket: _Socket, bridges: Mapping[str, Bridge]) -> str | None:
+        """Return who else has the socket that our tunnel ``name`` is to have.
 
-def _is_tunnel(port: Port) -> bool:
-    return port.type in _UDP_PORTS
+        Open vSwitch would share one of its own, and give a packet to the port that names its
+        sender. In the kernel it may be anybody's.
+        """
+        present = self._vswitch.ports()
+        for port in present.values():
+            if not self._owns(port) and _socket(port, bridges) == socket:
+                return f"port {port.name} of bridge {port.bridge}"
+        has_it = name in present and _socket(present[name], bridges) == socket
+        is_kernels = socket.datapath == _TYPES[Datapath.KERNEL]
+        return udp.holder(socket.number) if is_kernels and not has_it else None
 
 
-def _udp_port(port: Port) -> str:
-    return port.options.get("dst_port", _UDP_PORTS.get(port.type, ""))
+class _Socket(NamedTuple):
+    """Where a tunnel receives: the type of its bridge's datapath, and the UDP port."""
+
+    datapath: str
+    number: int
 
 
-def _socket(port: Port, bridges: Mapping[str, Bridge]) -> tuple[str, str] | None:
-    """Return datapath and UDP port of a tunnel; None: it is none."""
+def _socket(port: Port, bridges: Mapping[str, Bridge]) -> _Socket | None:
+    """Return where ``port`` receives; None: it is no tunnel over UDP."""
     bridge = bridges.get(port.bridge)
-    if bridge is None or not _is_tunnel(port):
+    if bridge is None or port.type not in _UDP_PORTS:
         return None
-    return bridge.datapath_type or _TYPES[Datapath.KERNEL], _udp_port(port)
+    number = port.options.get("dst_port", _UDP_PORTS[port.type])
+    return _Socket(bridge.datapath_type or _TYPES[Datapath.KERNEL], int(number))
 
 
 def _items(values: Iterable[Bridge | Port]) -> dict[Hashable, Configured]:

@@ -1,6 +1,8 @@
 """The three Targets of Open vSwitch and its feed, against real processes in a namespace."""
 
+import os
 import queue
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Event, OfportChanged
 from dataplane.core.model import Fabric, Mac
+from dataplane.netlink.netns import Netns
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
 from overlay_ovs.target import FlowsTarget
@@ -451,13 +454,34 @@ class TestPorts:
                 converge(target, wanted, nic)
             assert set(caught.value.refused) == {"ow-geneve"}
             assert (
-                "6081 is that of port theirs of bridge br-int" in caught.value.refused["ow-geneve"]
+                "6081 is held by port theirs of bridge br-int" in caught.value.refused["ow-geneve"]
             )
         else:
             converge(target, wanted, nic)
         found = set(empty.configure("list-ports", "ow-int").split())
         assert found == {"ow-vxlan", "ot1", "ot2", "ot3"} | (set() if is_held else {"ow-geneve"})
         assert empty.configure("list-ports", "br-int").split() == ["theirs"]
+
+    @pytest.mark.parametrize("datapath", Datapath)
+    def test_in_the_kernel_a_udp_port_may_be_anybodys(
+        self, empty: Switch, vswitch: VSwitch, datapath: Datapath
+    ) -> None:
+        """The userspace datapath has no socket there, so nobody is in its way."""
+        target, plain = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        wanted = replace(plain, node=replace(plain.node, datapath=datapath))
+        change = diff(target.render(wanted, Bindings(NIC)), target.observe())
+        with (
+            Netns(str(empty.netns)) as space,
+            space.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as held,
+        ):
+            held.bind(("::", 6081))
+            if datapath is Datapath.USERSPACE:
+                space.run(lambda: target.apply(change))
+                return
+            with pytest.raises(PartlyRefusedError) as caught:
+                space.run(lambda: target.apply(change))
+        assert set(caught.value.refused) == {"ow-geneve"}
+        assert f"({os.getpid()})" in caught.value.refused["ow-geneve"]
 
     def test_no_database_is_an_error_that_says_so(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.ovs.server.stop()

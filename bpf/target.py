@@ -285,10 +285,9 @@ class FastpathTarget:
 
 
 def _joints(desired: Desired) -> Iterator[_Joint]:
-    nic, ends = desired.node.underlay_interface, [(desired.node.underlay_interface, "underlay")]
-    if desired.node.datapath is Datapath.USERSPACE:
-        ends.append((OPHY, "ophy"))
-    yield _Joint(nic, tuple(ends))
+    nic = desired.node.underlay_interface
+    is_userspace = desired.node.datapath is Datapath.USERSPACE
+    yield _Joint(nic, ((nic, "underlay"), *(((OPHY, "ophy"),) if is_userspace else ())))
     # A blocked port is joined too: it is Open vSwitch that says who may send.
     for port in desired.ports:
         attachment = port.attachment

@@ -9,6 +9,7 @@ from dataplane.config import AgentConfig, DatapathChoice
 from dataplane.core.desired import Datapath
 from dataplane.core.errors import OverweaveError
 from dataplane.netlink.generic import has_family
+from dataplane.netlink.rtnl import KernelError
 from ovs_client.vswitch import VSwitch
 
 _FAMILY = "ovs_datapath"  # linux/openvswitch.h, OVS_DATAPATH_FAMILY
@@ -47,8 +48,11 @@ def _why_not_kernel(config: AgentConfig) -> str:
             "with ovs.manage the kernel's datapath is left to the node's own Open vSwitch: two"
             " would undo each other's work in it"
         )
-    if not has_family(_FAMILY):
-        return "the kernel has no datapath for Open vSwitch (load its module openvswitch)"
+    try:
+        if not has_family(_FAMILY):
+            return "the kernel has no datapath for Open vSwitch (load its module openvswitch)"
+    except KernelError as error:
+        return str(error)
     types = _datapath_types(config.ovs_remote)
     if types and _SYSTEM not in types:
         return f"the Open vSwitch of {config.ovs_remote} has the datapaths {', '.join(types)} only"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dataplane.core.desired import Datapath
 from dataplane.core.errors import OverweaveError
 from dataplane.datapath import choose_datapath
 from dataplane.netlink.generic import has_family
+from dataplane.netlink.rtnl import KernelError
 from ovs_client.daemons import OvsInstance, Place, run
 
 NO_MODULE = "the kernel has no datapath for Open vSwitch (load its module openvswitch)"
@@ -60,6 +62,14 @@ def test_a_kernel_without_the_module(
     assert found.datapath is Datapath.USERSPACE
     shown = f"userspace, because {NO_MODULE}" if mode == "auto" else "userspace"
     assert str(found) == shown
+
+
+def test_a_kernel_that_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_name: str) -> bool:
+        raise KernelError("look up a family", errno.EPERM)
+
+    monkeypatch.setattr(datapath, "has_family", refuse)
+    assert str(choose_datapath(config("auto", tmp_path))).startswith("userspace, because look up")
 
 
 @pytest.mark.parametrize(

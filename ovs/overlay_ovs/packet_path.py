@@ -98,7 +98,7 @@ class OvsPacketPath:
             entry = f"in_port={question.entry.ovs_port}"
             walk = self._walk(INTEGRATION_BRIDGE, entry, question.frame)
             found = _observed(question, walk, names)
-            if self._datapath is Datapath.KERNEL and _is_asked_of_all(question.frame, found):
+            if self._datapath is Datapath.KERNEL and _is_passed_on(question.frame, found):
                 return Observed({}, walk.rule, "the kernel's datapath cannot answer ND")
             return found
         except UnknownActionError as error:
@@ -158,10 +158,10 @@ def _outer_fields(frame: bytes) -> str:
     return ",".join((udp, *words, f"udp_dst={port}"))
 
 
-def _is_asked_of_all(frame: bytes, found: Observed) -> bool:
-    """Say whether an NS goes to who is asked for, with all others: the fast path may answer it."""
+def _is_passed_on(frame: bytes, found: Observed) -> bool:
+    """Say whether an NS goes to who is asked for: the fast path may answer it on the spot."""
     is_solicitation = (frame[12:14].hex(), frame[20:21], frame[54:55]) == ("86dd", b":", b"\x87")
-    return is_solicitation and found.action is Action.FLOOD
+    return is_solicitation and found.action is not Action.DROP
 
 
 def _owner_of_refusal(message: str) -> str | None:

@@ -222,13 +222,10 @@ def test_theirs_loses_nothing_while_ours_is_set_up(world: World) -> None:
 
 
 def expect_undisturbed(echo: Echo) -> None:
-    """All they send goes by ovs-vswitchd again and again, which may be late on such a processor.
-
-    That nothing is lost at all, tests/system/test_foreign_ovs.py shows.
-    """
+    """Expect no loss but in the moment in which a NIC gets its clsact (bpf/README.md)."""
     print(f"theirs: {echo.lost} of {echo.sent} lost")
     assert echo.sent > 10
-    assert echo.lost <= echo.sent // 100 + 1
+    assert echo.lost <= 2  # two NICs
     assert echo.duplicates == 0
 
 
@@ -281,8 +278,12 @@ def traced(world: World, colour: Colour, capsys: pytest.CaptureFixture[str]) -> 
 def test_verify_finds_what_pods_send_in_agreement(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """What comes from the wire nobody can ask the kernel's sockets about, and ND is left out."""
     overweave.run(["verify", "--packets", "40", "-o", "json"])
-    print(capsys.readouterr().out[:6000])
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["differences"] == []
+    fast = [each for each in record["paths"] if each["path"] == "fastpath"]
+    assert all(each["agree"] > 100 for each in fast), record["paths"]
 
 
 def test_nothing_leaves_its_segment(world: World) -> None:

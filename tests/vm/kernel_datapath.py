@@ -34,7 +34,8 @@ from dataplane.lab.layout import LabPaths, NodePaths
 from dataplane.lab.probes import Echo, Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, INTENT, Colour, silent
-from dataplane.lab.topology import Topology, read_topology
+from dataplane.lab.topology import LabNode, Topology, read_topology
+from dataplane.lab.underlay import NIC
 from dataplane.netlink.netns import Netns
 from dataplane.startup import run_agent
 from ovs_client.daemons import run
@@ -127,14 +128,28 @@ def plug_their_guest(paths: LabPaths, topology: Topology, number: int) -> Statio
     ips = (f"172.16.0.{number + 1}/24", f"fd77::{number + 1}/64")
     guest = Guest(f"g{number}", f"02:77:00:00:00:0{number}", ips, THEIR_MTU)
     station = foreign._make_guest(paths, node.name, guest, f"vg{number}")
-    remote = f"options:remote_ip={peer.addresses[0].ip}"
+    ends = [
+        f"options:{end}_ip={each.addresses[0].ip}"
+        for end, each in (("local", node), ("remote", peer))
+    ]
     vsctl(
         paths.node(node.name),
         *("add-br", "br-int", "--", "add-port", "br-int", f"vg{number}"),
         *("--", "add-port", "br-int", "theirs", "--", "set", "interface", "theirs"),
-        *("type=geneve", remote, "options:key=77"),
+        *("type=geneve", *ends, "options:key=77"),
     )
     return station
+
+
+def prefer_another_address(paths: LabPaths, node: LabNode) -> None:
+    """Let the kernel choose another source than our VTEP where it is left to its routes."""
+    space, vtep = paths.netns(node.name), node.addresses[0]
+    for words in (
+        ("del", vtep),
+        ("add", f"{vtep.ip + 100}/{vtep.network.prefixlen}"),
+        ("add", vtep),
+    ):
+        foreign.ip(space, "address", words[0], str(words[1]), "dev", NIC)
 
 
 def shown(paths: NodePaths) -> dict[str, str]:
@@ -177,6 +192,8 @@ def two_nodes() -> Iterator[World]:
     started: list[Agent] = []
     try:
         lab.build(paths, topology, silent)
+        for node in topology.nodes:
+            prefer_another_address(paths, node)
         places = [paths.node(node.name) for node in topology.nodes]
         # Forked before anything here uses gRPC, which survives no fork.
         agents, successors = ([prepared(each) for each in places] for _ in range(2))

@@ -20,7 +20,7 @@ from dataplane.config import INSTALLED_CONFIG, DatapathChoice, load_config
 )
 @click.option(
     "--datapath",
-    type=click.Choice(list(DatapathChoice)),
+    type=click.Choice([choice.value for choice in DatapathChoice]),
     help="which datapath of Open vSwitch carries the overlay, whatever the configuration says:"
     " auto is the kernel's where the node's own Open vSwitch has it, else userspace",
 )

@@ -23,7 +23,7 @@ from tests.vm.kernel import StockKernel
 ROOT = Path(__file__).resolve().parents[2]
 _GUEST = Path(__file__).with_name("guest")
 _UP = b"GUEST-IS-UP"
-_BOOT_S, _RUN_S = 60, 700
+_BOOT_S, _RUN_S = 60, 900
 _ATTEMPTS = 2
 _ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'ovs'}"}
 

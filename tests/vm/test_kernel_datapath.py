@@ -10,7 +10,7 @@ from tests.vm.machine import ROOT, Results
 
 NAMES = re.findall(r"(?m)^def (test_\w+)", (ROOT / DATAPATH_FILE).read_text(encoding="utf-8"))
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,7 @@ from tests.vm.features import FEATURES, FILES, column, faults_of, readme_columns
 from tests.vm.kernel import stock_kernel
 from tests.vm.machine import Results
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture

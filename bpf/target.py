@@ -24,7 +24,7 @@ from bpf.layout import (
     unused,
 )
 from bpf.syscalls import BpfFullError, BpfMissingError, open_map, open_program
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Datapath, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import OverweaveError, PartlyRefusedError, TargetError
 from dataplane.core.placement import FullMap
@@ -101,16 +101,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Joint:
-    """Two netdevs, each with the program that passes on what it receives."""
+    """Two netdevs, each with the program that passes on what it receives.
+
+    One alone leaves to the host what it does not take.
+    """
 
     about: Hashable
-    ends: tuple[tuple[str, str], tuple[str, str]]  # (netdev, program), twice
+    ends: tuple[tuple[str, str], ...]  # (netdev, program), twice or once
 
 
 class FastpathTarget:
     """What eBPF does by itself, and what it hands to whom, in the calling thread's netns.
 
-    vpN is joined with otN, and the underlay NIC with ophy0, whatever is known beyond that.
+    vpN is joined with otN, and the underlay NIC with ophy0, whatever is known beyond that. With the
+    kernel's datapath the NIC leaves what it does not take to the kernel's own tunnel sockets.
     """
 
     name = "fastpath"
@@ -282,7 +286,8 @@ class FastpathTarget:
 
 def _joints(desired: Desired) -> Iterator[_Joint]:
     nic = desired.node.underlay_interface
-    yield _Joint(nic, ((nic, "underlay"), (OPHY, "ophy")))
+    is_userspace = desired.node.datapath is Datapath.USERSPACE
+    yield _Joint(nic, ((nic, "underlay"), *(((OPHY, "ophy"),) if is_userspace else ())))
     # A blocked port is joined too: it is Open vSwitch that says who may send.
     for port in desired.ports:
         attachment = port.attachment
@@ -292,9 +297,8 @@ def _joints(desired: Desired) -> Iterator[_Joint]:
 
 def _joined(joint: _Joint, ifindexes: list[int | None]) -> Iterator[FilterItem | EntryItem]:
     """Yield what there is of a joint: the fast path needs no Open vSwitch at the other end."""
-    for (netdev, program), ifindex, other in zip(
-        joint.ends, ifindexes, reversed(ifindexes), strict=True
-    ):
+    others = ifindexes[::-1] if len(ifindexes) > 1 else [None]
+    for (netdev, program), ifindex, other in zip(joint.ends, ifindexes, others, strict=True):
         if ifindex is not None:
             yield FilterItem(ifindex, program, netdev)
         if ifindex is not None and other is not None:

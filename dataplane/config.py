@@ -98,6 +98,18 @@ class FastPath(StrEnum):
     OFF = "off"
 
 
+class DatapathChoice(StrEnum):
+    """Which datapath of Open vSwitch carries the overlay.
+
+    AUTO is the kernel's where the node's own Open vSwitch has it, else the userspace one. Only
+    KERNEL keeps the agent from starting where it cannot be had.
+    """
+
+    AUTO = "auto"
+    USERSPACE = "userspace"
+    KERNEL = "kernel"
+
+
 class Underlay(Strict):
     """The NIC that carries the tunnels; without ``addresses`` its first of each family is used.
 
@@ -164,6 +176,7 @@ class AgentConfig(Strict):
         AttachWithoutFabric.ALLOW
     )
     fastpath: Annotated[FastPath, Field(strict=False)] = FastPath.AUTO
+    datapath: Annotated[DatapathChoice, Field(strict=False)] = DatapathChoice.AUTO
     devices: Devices = []
 
     @model_validator(mode="after")
@@ -262,6 +275,9 @@ fabric:
 # fastpath: auto                       # eBPF forwards what it knows; where it cannot be loaded, all
 #                                      # packets go through Open vSwitch, and status says why.
 #                                      # off: they do in any case; required: no start without eBPF
+# datapath: auto                       # of Open vSwitch: auto is the kernel's where the node's own
+#                                      # Open vSwitch has it, else userspace, and status says why;
+#                                      # kernel: no start without it; agent --datapath goes first
 
 # devices:                     # the DPUs that this node is a half of
 # - serial: "0123456789"       # the same on both sides

@@ -40,11 +40,12 @@ from dataplane.contracts import (
     Target,
     Witness,
 )
-from dataplane.core.desired import Port
+from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
+from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.store import agent_database
@@ -133,6 +134,8 @@ def run_agent(config: AgentConfig) -> None:
 def _start(config: AgentConfig, stack: ExitStack) -> None:
     files = StateFiles(config.state_dir)
     loaded = files.load()
+    chosen = choose_datapath(config)
+    log.info("datapath.chosen", datapath=chosen.datapath.value, why=chosen.why)
     fast = load_ebpf(config)
     if isinstance(fast, NoEbpf):
         log.warning("fastpath.none", why=fast.reason)
@@ -142,19 +145,19 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
-    ways, device = _ways(fast, _switch(config, stack)), _own_device(config)
+    ways, device = _ways(fast, _switch(config, stack), chosen), _own_device(config)
     if isinstance(fast, Ebpf):
         stack.callback(fast.target.close)
     targets: tuple[Target, ...] = (
         files,
         PortsTarget(vswitch, config.node),
-        FlowsTarget(config.ovs_rundir),
+        FlowsTarget(config.ovs_rundir, chosen.datapath),
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
         *_targets(ways, lambda event: agent.post(event)),  # noqa: PLW0108  # agent is made below
         FabricTarget(database, config.node),
     )
-    node = replace(config.local_node, ebpf=isinstance(fast, Ebpf))
+    node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     watched = watched_devices(config.devices)
     dpus = [DpuFeed(watched, DpuClient())] if watched else []
     feeds: tuple[Feed, ...] = (
@@ -176,21 +179,23 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Ways:
-    """What takes packets off Open vSwitch on this node, and what all of it has counted."""
+    """What forwards packets on this node, and what all that takes them off OVS has counted."""
 
     fast: Ebpf | NoEbpf
     switch: Switch | None
     counters: PathCounters
+    chosen: ChosenDatapath
 
     @property
     def write_next_hops(self) -> bool:
         """Say whether somebody writes the next hop's MAC instead of the kernel."""
-        return self.switch is not None or isinstance(self.fast, NoEbpf)
+        userspace = self.chosen.datapath is Datapath.USERSPACE
+        return self.switch is not None or (userspace and isinstance(self.fast, NoEbpf))
 
 
-def _ways(fast: Ebpf | NoEbpf, switch: Switch | None) -> _Ways:
+def _ways(fast: Ebpf | NoEbpf, switch: Switch | None, chosen: ChosenDatapath) -> _Ways:
     readings = fast.readings if isinstance(fast, Ebpf) else fast
-    return _Ways(fast, switch, Counters(readings, switch or NoSwitch()))
+    return _Ways(fast, switch, Counters(readings, switch or NoSwitch()), chosen)
 
 
 def _targets(ways: _Ways, post: Post) -> Iterator[Target]:
@@ -247,9 +252,9 @@ def _device_path(
 
 def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -> AgentService:
     fast = ways.fast
-    modes = {"underlay": "userspace", "fastpath": _mode(config, fast)}
+    modes = {"datapath": str(ways.chosen), "fastpath": _mode(config, fast)}
     path = fast.path if isinstance(fast, Ebpf) else fast
-    ovs = OvsPacketPath(Unixctl(config.ovs_rundir))
+    ovs = OvsPacketPath(Unixctl(config.ovs_rundir), ways.chosen.datapath)
     device = _device_path(config, agent, ways, witness)
     paths = PacketPaths(path, ovs, _switch_path(config), device)
     return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))

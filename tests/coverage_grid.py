@@ -12,13 +12,17 @@ from typing import Literal, NamedTuple, Protocol
 
 import pytest
 
-ENCAPS, FAMILIES = ("geneve", "vxlan"), ("ipv4", "ipv6")
-PORTS, DATAPATHS = ("veth", "netdev", "representor"), ("userspace", "kernel")
-# What cannot be yet, and why: the first that applies.
-NOT_YET = {"kernel": "kernel datapath: not built yet"}
-
 Port = Literal["veth", "netdev", "representor"]
 Datapath = Literal["userspace", "kernel"]
+
+ENCAPS, FAMILIES = ("geneve", "vxlan"), ("ipv4", "ipv6")
+PORTS: tuple[Port, ...] = ("veth", "netdev", "representor")
+DATAPATHS: tuple[Datapath, ...] = ("userspace", "kernel")
+# What cannot be yet, and why, by kind of port and datapath.
+NOT_YET = {
+    ("netdev", "kernel"): "kernel datapath: no DPU in the virtual machine",
+    ("representor", "kernel"): "kernel datapath: no DPU in the virtual machine",
+}
 
 
 class Cell(NamedTuple):
@@ -27,8 +31,8 @@ class Cell(NamedTuple):
     encap: str
     outer: str
     inner: str
-    port: str
-    datapath: str
+    port: Port
+    datapath: Datapath
 
 
 class Proven(Protocol):
@@ -46,7 +50,7 @@ def proven(request: pytest.FixtureRequest) -> Proven:
     ) -> None:
         cell = Cell(encap, outer, inner, port, datapath)
         assert cell in CELLS, f"{cell} is no cell of the grid"
-        request.node.user_properties.append((_told(cell), True))
+        request.node.user_properties.append((told_as(cell), True))
 
     return record
 
@@ -54,7 +58,7 @@ def proven(request: pytest.FixtureRequest) -> Proven:
 CELLS = tuple(Cell(*words) for words in product(ENCAPS, FAMILIES, FAMILIES, PORTS, DATAPATHS))
 
 
-def _told(cell: Cell) -> str:
+def told_as(cell: Cell) -> str:
     """Return the name of the property of a test that has proven ``cell``."""
     return f"proven: {' '.join(cell)}"
 
@@ -71,7 +75,7 @@ class Grid:
             self._faulty.add(report.nodeid)
         elif report.when == "teardown" and report.nodeid not in self._faulty:
             told = {name for name, _ in report.user_properties}
-            self._tests.update(cell for cell in CELLS if _told(cell) in told)
+            self._tests.update(cell for cell in CELLS if told_as(cell) in told)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._tests:  # else nothing that ran sends packets
@@ -91,7 +95,7 @@ class Grid:
 
     def _empty(self) -> Iterator[str]:
         empty = [cell for cell in CELLS if not self._tests[cell]]
-        why = {cell: next((NOT_YET[w] for w in NOT_YET if w in cell), "") for cell in empty}
+        why = {cell: NOT_YET.get((cell.port, cell.datapath), "") for cell in empty}
         for reason, count in Counter(filter(None, why.values())).items():
             yield f"{count} empty: {reason}"
         for cell in empty:

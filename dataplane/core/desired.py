@@ -35,11 +35,20 @@ class Xdp(StrEnum):
     NATIVE = "native"
 
 
+class Datapath(StrEnum):
+    """Which of its datapaths Open vSwitch carries the overlay with: its own, or the kernel's."""
+
+    USERSPACE = "userspace"
+    KERNEL = "kernel"
+
+
 @dataclass(frozen=True, slots=True)
 class LocalNode:
     """What the configuration file says of this node; empty ``vteps``: the NIC's own addresses.
 
     ``ebpf`` is what the start-up found: without it the kernel's own filters join the netdevs.
+    So is ``datapath``: with the kernel's, the kernel itself sends and receives tunnel packets, and
+    nothing lies between the underlay NIC and Open vSwitch.
     ``devices`` are the halves of DPUs that this node is, none of them ready yet.
     """
 
@@ -49,6 +58,7 @@ class LocalNode:
     attach_without_fabric: bool = True
     fastpath: bool = True
     ebpf: bool = True
+    datapath: Datapath = Datapath.USERSPACE
     exclusive_ports: bool = False
     xdp: Xdp = Xdp.AUTO
     devices: tuple[Device, ...] = ()

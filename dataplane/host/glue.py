@@ -1,7 +1,8 @@
 """The "glue" Target: joins netdevs by the kernel's own filters, on a node without eBPF.
 
 vpN is joined with otN, and the underlay NIC with ophy0, as the eBPF programs do it: whatever a pod
-sends and whatever peers send to our tunnels is for Open vSwitch. What an earlier agent with eBPF
+sends and whatever peers send to our tunnels is for Open vSwitch. With the kernel's datapath nothing
+is done at the NIC: the kernel's own tunnel sockets receive. What an earlier agent with eBPF
 has left is taken away once the redirects are there; the other way round, bpf/target.py does it.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import NamedTuple
 
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Datapath, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import OverweaveError, TargetError
 from dataplane.core.model import Encap, Family, IpAddress, family_of
@@ -183,9 +184,10 @@ def _scope(redirect: Redirect) -> int:
 
 def _wanted(desired: Desired) -> Iterator[tuple[Hashable, str, str, tuple[Match, ...]]]:
     """Yield whom a joint is for, the netdevs it leads from and to, and what it takes along."""
-    nic = desired.node.underlay_interface
-    yield nic, nic, UNDERLAY_PORT, tuple(_tunnels(desired))
-    yield nic, UNDERLAY_PORT, nic, _ALL
+    if desired.node.datapath is Datapath.USERSPACE:
+        nic = desired.node.underlay_interface
+        yield nic, nic, UNDERLAY_PORT, tuple(_tunnels(desired))
+        yield nic, UNDERLAY_PORT, nic, _ALL
     # A blocked port is joined too: it is Open vSwitch that says who may send.
     for port in desired.ports:
         attachment = port.attachment

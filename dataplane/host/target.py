@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_interface
 
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Datapath, Desired
 from dataplane.core.diff import Change, Item, Pending, Rendering
 from dataplane.core.errors import TargetError
 from dataplane.core.model import IpInterface
@@ -123,10 +123,11 @@ class LinksTarget:
 
 def _wanted(desired: Desired, bindings: Bindings) -> Iterator[tuple[Hashable, str, LinkState]]:
     """Yield whom a link is for, its name, and how it should be set."""
-    lends_ipv6 = any(vtep.version == 6 for vtep in desired.vteps)
-    yield UNDERLAY_BRIDGE, UNDERLAY_BRIDGE, LinkState(up=False, mtu=None, ipv6=lends_ipv6)
-    if bindings.nic is not None:
-        yield UNDERLAY_PORT, UNDERLAY_PORT, LinkState(up=True, mtu=bindings.nic.mtu)
+    if desired.node.datapath is Datapath.USERSPACE:
+        lends_ipv6 = any(vtep.version == 6 for vtep in desired.vteps)
+        yield UNDERLAY_BRIDGE, UNDERLAY_BRIDGE, LinkState(up=False, mtu=None, ipv6=lends_ipv6)
+        if bindings.nic is not None:
+            yield UNDERLAY_PORT, UNDERLAY_PORT, LinkState(up=True, mtu=bindings.nic.mtu)
     for port in desired.ports:
         for name in (port.attachment.access_port, port.attachment.ovs_port):
             yield port.attachment.key, name, LinkState(up=True, mtu=port.mtu)

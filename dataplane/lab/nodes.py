@@ -70,6 +70,7 @@ def agent_config(
         "bpffs": str(paths.bpf),
         # A lab that is slow without a word would show nothing of what it is there to show.
         "fastpath": "required" if node.ebpf else "auto",
+        "datapath": node.datapath.value,
         "devices": list(devices),
     }
 

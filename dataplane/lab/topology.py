@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from dataplane.core.desired import Datapath
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import MIN_IPV6_MTU, IpNetwork, family_of
 from dataplane.documents import (
@@ -69,6 +70,7 @@ class _Node(Strict):
     name: Annotated[NodeName, Field(max_length=MAX_NAME)]
     kind: Annotated[Kind, Field(strict=False)] = Kind.AGENT
     ebpf: bool = True
+    datapath: Annotated[Datapath, Field(strict=False)] = Datapath.USERSPACE
     dpu: _Dpu | None = None
 
 
@@ -90,14 +92,16 @@ class Dpu:
 class LabNode:
     """A namespace that plays a machine, with the addresses of its eth0 on the underlay.
 
-    Without ``ebpf`` it has no place for pins: a file is where its bpffs would be mounted. The eth0
-    of a ``dpu`` is what its switch shows the CPU of the underlay.
+    Without ``ebpf`` it has no place for pins: a file is where its bpffs would be mounted. The
+    kernel's ``datapath`` is one per namespace, and not in every kernel. The eth0 of a ``dpu`` is
+    what its switch shows the CPU of the underlay.
     """
 
     name: str
     kind: Kind
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     ebpf: bool = True
+    datapath: Datapath = Datapath.USERSPACE
     dpu: Dpu | None = None
 
 
@@ -180,6 +184,7 @@ def _nodes(parsed: _File) -> list[LabNode]:
                 for prefix in parsed.underlay.prefixes
             ),
             node.ebpf,
+            node.datapath,
             Dpu(node.dpu.vendor, node.dpu.host, node.dpu.vfs) if node.dpu else None,
         )
         for number, node in enumerate(parsed.nodes, start=1)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from types import MappingProxyType
 
 from dataplane.core.errors import OverweaveError
 from dataplane.core.frames import ETHERNET, ICMPV6, Ip, TunnelPacket, checksum, mac_bytes
@@ -23,6 +24,10 @@ _PUSH = re.compile(
     r"udp\(src=\d+,dst=(?P<port>\d+),csum=\w+\),"
     r"(?:(?P<encap>geneve)\(vni=(?P<g>\w+)\)|vxlan\(flags=0x8000000,vni=(?P<v>\w+)\))\),"
     r"out_port\(\d+\)"
+)
+_KEY = re.compile(  # what the kernel is told of the outer headers of what leaves next
+    r"tunnel\(tun_id=(?P<vni>\w+),(?:ipv6_)?src=(?P<source>[^,]+),(?:ipv6_)?dst=(?P<target>[^,]+),"
+    r"(?:tos=(?P<tos>\w+),)?ttl=(?P<ttl>\d+),tp_dst=(?P<port>\d+),flags\((?P<flags>[\w|]*)\)\)"
 )
 _DONT_FRAGMENT = 0x4000
 _ICMP_AT, _OPTION_AT = ETHERNET + 40, ETHERNET + 40 + 24  # RFC 4861 section 4.3
@@ -41,26 +46,33 @@ class Output:
     packet: TunnelPacket | None = None
 
 
-def performed(actions: str, frame: bytes) -> tuple[Output, ...]:
+def performed(
+    actions: str, frame: bytes, tunnels: Mapping[str, Encap] = MappingProxyType({})
+) -> tuple[Output, ...]:
     """Return what leaves, in order, when ``actions`` are done with ``frame``; none: it is dropped.
 
-    Raises UnknownActionError.
+    ``tunnels`` are the ports behind which the kernel encapsulates. Raises UnknownActionError.
     """
-    return tuple(_perform(actions, frame)) if actions != "drop" else ()
+    return tuple(_perform(actions, frame, tunnels)) if actions != "drop" else ()
 
 
-def _perform(actions: str, frame: bytes) -> Iterator[Output]:
+def _perform(actions: str, frame: bytes, tunnels: Mapping[str, Encap]) -> Iterator[Output]:
     packet: TunnelPacket | None = None
+    key: re.Match[str] | None = None
     for word in _words(actions):
         call = _CALL.fullmatch(word)
-        if word.isdecimal():
+        if word in tunnels:
+            yield Output(word, frame, _keyed(key, tunnels[word], frame))
+        elif word.isdecimal():
             yield Output(word, frame, packet)
         elif call is None:
             raise UnknownActionError(f"datapath action {word} is not understood")
         elif call[1] == "clone":
-            yield from _perform(call[2], frame)
+            yield from _perform(call[2], frame, tunnels)
         elif call[1] == "tnl_push":
             packet = _pushed(call[2], frame)
+        elif call[1] == "set" and call[2].startswith("tunnel("):
+            key = _tunnel_key(call[2])
         elif call[1] == "set":
             frame = _changed(call[2], frame)
         else:
@@ -79,6 +91,23 @@ def _pushed(header: str, frame: bytes) -> TunnelPacket:
         df = bool(int(found["frag"], 0) & _DONT_FRAGMENT)
         return TunnelPacket(tunnel, frame, df, int(found["ttl"]), int(found["tos"], 0) & 3)
     return TunnelPacket(tunnel, frame, None, int(found["hlimit"]), int(found["tclass"], 0) & 3)
+
+
+def _tunnel_key(text: str) -> re.Match[str]:
+    found = _KEY.fullmatch(text)
+    if found is None:
+        raise UnknownActionError(f"datapath action set({text}) is not understood")
+    return found
+
+
+def _keyed(key: re.Match[str] | None, encap: Encap, frame: bytes) -> TunnelPacket:
+    """Return what the kernel makes of ``frame`` by the tunnel key that was set last."""
+    if key is None:
+        raise UnknownActionError("output to a tunnel without a key is not understood")
+    source, target = (ip_address(key[end]) for end in ("source", "target"))
+    tunnel = Tunnel(encap, Vni(int(key["vni"], 0)), source, target, int(key["port"]))
+    df = "df" in key["flags"].split("|") if source.version == 4 else None
+    return TunnelPacket(tunnel, frame, df, int(key["ttl"]), int(key["tos"] or "0", 0) & 3)
 
 
 def _changed(what: str, frame: bytes) -> bytes:

@@ -7,16 +7,25 @@ that has come here, here wins.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from dataplane.core.addressing import eui64_link_local
-from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
+from dataplane.core.desired import Bindings, Datapath, Desired, PortState, SegmentView
 from dataplane.core.diff import Pending, Rendering
-from dataplane.core.model import Encap, Guard, IpAddress, Mac, UnknownUnicast
+from dataplane.core.model import (
+    Encap,
+    Family,
+    Guard,
+    IpAddress,
+    Mac,
+    Node,
+    UnknownUnicast,
+    family_of,
+)
 from dataplane.core.reasons import Reason
 from overlay_ovs.tables import (
     ANSWER,
@@ -62,16 +71,17 @@ Rules = tuple[Rule, ...]
 
 
 def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
-    """Return the flows of both bridges; what has no OpenFlow port number yet is pending.
+    """Return the flows of our bridges; what has no OpenFlow port number yet is pending.
 
     Flows of something pending are held: not to know its number is no reason to remove them.
     """
-    plan = _Plan(bindings, held=set(desired.held))
-    plan.add(_PIPELINE)
+    plan = _Plan(bindings, _answered(desired), held=set(desired.held))
+    plan.add(_PIPELINES[desired.node.datapath])
     for view in desired.segments.values():
         _plan_ports(plan, view)
-        _plan_fabric(plan, view)
-    _plan_wire(plan, desired)
+        _plan_fabric(plan, desired, view)
+    if desired.node.datapath is Datapath.USERSPACE:
+        _plan_wire(plan, desired)
     return Rendering(plan.items, tuple(dict.fromkeys(plan.pending)), frozenset(plan.held))
 
 
@@ -80,6 +90,7 @@ class _Plan:
     """A Rendering in the making."""
 
     bindings: Bindings
+    answered: frozenset[Family]
     held: set[int]
     items: dict[Hashable, BridgeFlow] = field(default_factory=dict)
     pending: list[Pending] = field(default_factory=list)
@@ -99,6 +110,16 @@ class _Plan:
             why = self.bindings.port_faults.get(port, "Open vSwitch has not told one yet")
             self.pending.append(Pending(about, f"port {port} has no OpenFlow number: {why}"))
         return ofport
+
+
+def _answered(desired: Desired) -> frozenset[Family]:
+    """Return for which families a question is answered here; the others go to who is asked for.
+
+    The kernel's datapath cannot set what makes an NA of an NS, and Open vSwitch takes no flow that
+    asks it to.
+    """
+    is_userspace = desired.node.datapath is Datapath.USERSPACE
+    return frozenset(Family if is_userspace else (Family.IPV4,))
 
 
 # --- building blocks -------------------------------------------------------------------------
@@ -136,15 +157,11 @@ def _question(ip: IpAddress) -> str:
 # --- what is always there --------------------------------------------------------------------
 
 
-def _pipeline() -> Iterator[BridgeFlow]:
-    """Yield the flows that depend on nothing."""
+def _pipeline(*, nd: bool) -> Iterator[BridgeFlow]:
+    """Yield the flows that depend on nothing; ``nd``: with those that answer ND."""
     owner = cookie(Category.PIPELINE)
-    for table, priority, match, actions in (
-        *_guard_rules(),
-        *_question_rules(),
-        *_forwarding_rules(),
-        *_answer_rules(),
-    ):
+    rules = (*_guard_rules(), *_question_rules(), *_forwarding_rules(), *_arp_answer_rules())
+    for table, priority, match, actions in (*rules, *(_nd_rules() if nd else ())):
         yield _flow(table, priority, match, actions, owner)
 
 
@@ -174,21 +191,11 @@ def _guard_rules() -> Rules:
 
 
 def _question_rules() -> Rules:
-    """Return which frames are questions that can be answered, and how link-local ones travel."""
-    askable = (
-        f"icmp6,icmp_type={_SOLICITATION},icmp_code=0,nw_ttl=255"  # RFC 4861 section 7.1.1
-        ",nd_options_type=1"  # the space for the answer's own option
-    )
+    """Return which frames are questions that can be answered."""
     return (
         (ARP_ND, 300, "vlan_tci=0x1000/0x1000", _goto(FORWARDING)),  # another network, inside ours
         (ARP_ND, 200, "arp,arp_op=1", _goto(OWNER)),
-        (ARP_ND, 200, f"{askable},ipv6_src=::", _goto(FORWARDING)),
-        (ARP_ND, 100, askable, _goto(OWNER)),
         (ARP_ND, 10, "", _goto(FORWARDING)),
-        # An EUI-64 link-local address contains its owner's MAC: the question is sent there, and
-        # answered instead of being delivered. The bit that differs is inverted (RFC 4291 App. A).
-        (OWNER, 50, _link_local_question(0x0200), _as_if_to_owner("0")),
-        (OWNER, 50, _link_local_question(0x0000), _as_if_to_owner("0x1")),
         (OWNER, 10, "", _goto(FORWARDING)),
     )
 
@@ -211,30 +218,24 @@ def _as_if_to_owner(local_bit: str) -> str:
 
 
 def _forwarding_rules() -> Rules:
-    """Return what happens to groups, to questions without owner, and in the end."""
+    """Return what happens to groups, and in the end."""
     group = "dl_dst=01:00:00:00:00:00/01:00:00:00:00:00"
-    as_it_was = "move:OXM_OF_PKT_REG3[0..47]->NXM_OF_ETH_DST[]"
     return (
         (FORWARDING, 50, group, _goto(FLOOD)),
-        (FORWARDING, 20, "reg3=0x1", _steps(as_it_was, _goto(FLOOD))),
         (FLOOD, 10, "", _goto(FLOOD_LOCAL)),
-        (
-            OUTPUT,
-            100,
-            "reg3=0x1",
-            _steps("move:NXM_OF_ETH_DST[]->OXM_OF_PKT_REG2[0..47]", _goto(ANSWER)),
-        ),
         (OUTPUT, 10, "", "output:NXM_NX_REG2[]"),
     )
 
 
-def _answer_rules() -> Rules:
-    """Return how a question becomes its answer, with the MAC in xreg2, and goes back."""
-    mac_to_sender = _steps(
-        "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", "move:OXM_OF_PKT_REG2[0..47]->NXM_OF_ETH_SRC[]"
-    )
+_MAC_TO_SENDER = _steps(
+    "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", "move:OXM_OF_PKT_REG2[0..47]->NXM_OF_ETH_SRC[]"
+)
+
+
+def _arp_answer_rules() -> Rules:
+    """Return how an ARP question becomes its answer, with the MAC in xreg2, and goes back."""
     arp = _steps(
-        mac_to_sender,
+        _MAC_TO_SENDER,
         "set_field:2->arp_op",
         "move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[]",
         "move:OXM_OF_PKT_REG2[0..47]->NXM_NX_ARP_SHA[]",
@@ -243,8 +244,19 @@ def _answer_rules() -> Rules:
         "move:NXM_NX_REG7[]->NXM_OF_ARP_SPA[]",
         "IN_PORT",
     )
+    return ((ANSWER, 100, "arp", arp),)
+
+
+def _nd_rules() -> Rules:
+    """Return which ND questions are answered, how link-local ones travel, and the answer."""
+    askable = (
+        f"icmp6,icmp_type={_SOLICITATION},icmp_code=0,nw_ttl=255"  # RFC 4861 section 7.1.1
+        ",nd_options_type=1"  # the space for the answer's own option
+    )
+    as_it_was = "move:OXM_OF_PKT_REG3[0..47]->NXM_OF_ETH_DST[]"
+    found = "move:NXM_OF_ETH_DST[]->OXM_OF_PKT_REG2[0..47]"
     advertisement = _steps(
-        mac_to_sender,
+        _MAC_TO_SENDER,
         "move:NXM_NX_IPV6_SRC[]->NXM_NX_IPV6_DST[]",
         "move:NXM_NX_ND_TARGET[]->NXM_NX_IPV6_SRC[]",
         f"set_field:{_ADVERTISEMENT}->icmpv6_type",
@@ -253,7 +265,14 @@ def _answer_rules() -> Rules:
         _goto(ANSWER_ND),
     )
     return (
-        (ANSWER, 100, "arp", arp),
+        (ARP_ND, 200, f"{askable},ipv6_src=::", _goto(FORWARDING)),
+        (ARP_ND, 100, askable, _goto(OWNER)),
+        # An EUI-64 link-local address contains its owner's MAC: the question is sent there, and
+        # answered instead of being delivered. The bit that differs is inverted (RFC 4291 App. A).
+        (OWNER, 50, _link_local_question(0x0200), _as_if_to_owner("0")),
+        (OWNER, 50, _link_local_question(0x0000), _as_if_to_owner("0x1")),
+        (FORWARDING, 20, "reg3=0x1", _steps(as_it_was, _goto(FLOOD))),
+        (OUTPUT, 100, "reg3=0x1", _steps(found, _goto(ANSWER))),
         (ANSWER, 100, f"icmp6,icmp_type={_SOLICITATION}", advertisement),
         (
             ANSWER_ND,
@@ -264,7 +283,10 @@ def _answer_rules() -> Rules:
     )
 
 
-_PIPELINE: Flows = tuple(_pipeline())
+_PIPELINES: Mapping[Datapath, Flows] = {
+    Datapath.USERSPACE: tuple(_pipeline(nd=True)),
+    Datapath.KERNEL: tuple(_pipeline(nd=False)),
+}
 
 
 # --- local ports -----------------------------------------------------------------------------
@@ -286,7 +308,7 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
         else:
             active.append(ofport)
             access = _Access(vni, ofport, port.guard, attachment.mac, attachment.ips)
-            plan.add(_access_flows(access, port_owner))
+            plan.add(_access_flows(access, plan.answered, port_owner))
     if active:
         outputs = _steps(*(f"output:{ofport}" for ofport in sorted(active)))
         plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", outputs, owner)])
@@ -305,16 +327,21 @@ class _Access(NamedTuple):
 
 
 @lru_cache(_CACHE)
-def _access_flows(access: _Access, owner: int) -> Flows:
+def _access_flows(access: _Access, answered: frozenset[Family], owner: int) -> Flows:
     vni, ofport, guard, mac, ips = access
     own = (*ips, eui64_link_local(mac))
+    asked = [ip for ip in own if family_of(ip) in answered]
     enter = _steps(_set(vni, "reg0"), _goto(GUARD))
     leave = _steps(_set(ofport, "reg2"), _goto(OUTPUT))
     rules = (
         (CLASSIFY, 100, f"in_port={ofport}", enter),
         *_GUARDS[guard](ofport, mac, own),
-        *((OWNER, 200, f"in_port={ofport},{_question(ip)}", _goto(FORWARDING)) for ip in own),
-        *((OWNER, 110, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac)) for ip in ips),
+        *((OWNER, 200, f"in_port={ofport},{_question(ip)}", _goto(FORWARDING)) for ip in asked),
+        *(
+            (OWNER, 110, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac))
+            for ip in asked
+            if ip in ips
+        ),
         (FORWARDING, 110, f"reg0={vni:#x},dl_dst={mac}", leave),
     )
     return tuple(_flow(*rule, owner) for rule in rules)
@@ -378,19 +405,21 @@ _GUARDS = {Guard.OFF: _no_guard, Guard.MAC: _mac_guard, Guard.IP: _ip_guard}
 # --- the other nodes -------------------------------------------------------------------------
 
 
-def _plan_fabric(plan: _Plan, view: SegmentView) -> None:
+def _plan_fabric(plan: _Plan, desired: Desired, view: SegmentView) -> None:
     """Plan what a segment needs to reach the other nodes, and to be reached by them."""
     vni, name = view.segment.vni, TUNNEL_PORTS[view.segment.encap]
-    tunnel = plan.number(name, name, vni)
-    if tunnel is None:
+    number = plan.number(name, name, vni)
+    if number is None:
         return
-    plan.add(_decapsulation_flow(vni, tunnel, vtep) for vtep in view.flood)
+    tunnel = _Tunnel(vni, number, _source(desired, view))
+    plan.add(_decapsulation_flow(vni, number, vtep) for vtep in view.flood)
     for remote in view.remotes:
-        endpoint = remote.endpoint
-        plan.add(_remote_flows(_Tunnel(vni, tunnel, remote.vtep), endpoint.mac, endpoint.ips))
+        mac, ips = remote.endpoint.mac, remote.endpoint.ips
+        asked = tuple(ip for ip in ips if family_of(ip) in plan.answered)
+        plan.add(_remote_flows(tunnel, remote.vtep, mac, asked))
     copies = tuple(sorted(view.flood, key=int))[:MAX_COPIES]
     if copies:
-        plan.add([_replication_flow(vni, tunnel, copies)])
+        plan.add([_replication_flow(tunnel, copies)])
     if len(copies) < len(view.flood):
         plan.pending.append(
             Pending(
@@ -402,11 +431,24 @@ def _plan_fabric(plan: _Plan, view: SegmentView) -> None:
 
 
 class _Tunnel(NamedTuple):
-    """The way to a VTEP on a segment."""
+    """The way to the VTEPs of a segment; ``source`` None: the datapath writes our own address."""
 
     vni: int
     port: int
-    vtep: IpAddress
+    source: IpAddress | None
+
+    @property
+    def enter(self) -> str:
+        """Return the actions that are the same whichever VTEP a frame goes to."""
+        key = _set(self.vni, "tun_id")
+        return _steps(key, _tunnel_end("src", self.source)) if self.source else key
+
+
+def _source(desired: Desired, view: SegmentView) -> IpAddress | None:
+    """Return our own VTEP where flows must write it: the kernel would choose one by its routes."""
+    if desired.node.datapath is Datapath.USERSPACE:
+        return None
+    return Node(desired.node.name, desired.vteps).vtep(view.segment.underlay)
 
 
 @lru_cache(_CACHE)
@@ -418,29 +460,30 @@ def _decapsulation_flow(vni: int, tunnel: int, vtep: IpAddress) -> BridgeFlow:
 
 
 @lru_cache(_CACHE)
-def _remote_flows(way: _Tunnel, mac: Mac, ips: tuple[IpAddress, ...]) -> Flows:
-    owner = cookie(Category.REMOTE, way.vni)
-    leave = _steps(
-        _set(way.vni, "tun_id"), _towards(way.vtep), _set(way.port, "reg2"), _goto(OUTPUT)
-    )
+def _remote_flows(
+    tunnel: _Tunnel, vtep: IpAddress, mac: Mac, asked: tuple[IpAddress, ...]
+) -> Flows:
+    vni, owner = tunnel.vni, cookie(Category.REMOTE, tunnel.vni)
+    leave = _steps(tunnel.enter, _tunnel_end("dst", vtep), _set(tunnel.port, "reg2"), _goto(OUTPUT))
     return (
-        _flow(FORWARDING, 100, f"reg0={way.vni:#x},reg1=0,dl_dst={mac}", leave, owner),
+        _flow(FORWARDING, 100, f"reg0={vni:#x},reg1=0,dl_dst={mac}", leave, owner),
         *(
-            _flow(OWNER, 100, f"reg0={way.vni:#x},{_question(ip)}", _answer_with(mac), owner)
-            for ip in ips
+            _flow(OWNER, 100, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac), owner)
+            for ip in asked
         ),
     )
 
 
 @lru_cache(_CACHE)
-def _replication_flow(vni: int, tunnel: int, vteps: tuple[IpAddress, ...]) -> BridgeFlow:
-    copies = (f"{_towards(vtep)},output:{tunnel}" for vtep in vteps)
-    actions = _steps(_set(vni, "tun_id"), *copies, _goto(FLOOD_LOCAL))
-    return _flow(FLOOD, 100, f"reg0={vni:#x},reg1=0", actions, cookie(Category.REMOTE, vni))
+def _replication_flow(tunnel: _Tunnel, vteps: tuple[IpAddress, ...]) -> BridgeFlow:
+    copies = (f"{_tunnel_end('dst', vtep)},output:{tunnel.port}" for vtep in vteps)
+    actions = _steps(tunnel.enter, *copies, _goto(FLOOD_LOCAL))
+    match, owner = f"reg0={tunnel.vni:#x},reg1=0", cookie(Category.REMOTE, tunnel.vni)
+    return _flow(FLOOD, 100, match, actions, owner)
 
 
-def _towards(vtep: IpAddress) -> str:
-    return f"set_field:{vtep}->{'tun_dst' if vtep.version == 4 else 'tun_ipv6_dst'}"
+def _tunnel_end(end: str, vtep: IpAddress) -> str:
+    return f"set_field:{vtep}->tun_{'' if vtep.version == 4 else 'ipv6_'}{end}"
 
 
 # --- the underlay bridge ---------------------------------------------------------------------

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from dataplane.core.agreement import Observed, Question, done, tunnelled
+from dataplane.core.desired import Datapath
 from dataplane.core.frames import UDP, parse_tunnel, probe_inner
+from dataplane.core.model import Encap
 from dataplane.core.path import Action, FromPod, Outcome, Probe, Tunnel
 from overlay_ovs.datapath_actions import Output, UnknownActionError, performed
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
@@ -17,6 +19,7 @@ from ovs_client.unixctl import Unixctl, UnixctlError
 
 _BRIDGE = re.compile(r'\s*bridge\("(.+)"\)')
 _STEP = re.compile(r"\s*(\d+)\. ")
+_OF_BRIDGE = re.compile(r"  (\S+):")  # dpif/show: below a datapath, above its ports
 _PORT = re.compile(r"\s+(\S+) \d+/(\d+): ")  # dpif/show: name, OpenFlow number, datapath number
 _POP = re.compile(r"tnl_pop\((\d+)\)")
 _TOWARDS = re.compile(r"set_field:(\S+)->tun_(?:ipv6_)?dst")
@@ -24,6 +27,7 @@ _IP = {  # by EtherType: names, where source, its width, protocol and transport 
     "0800": ("ip", "udp", "nw_", 26, 4, 23, 34),
     "86dd": ("ipv6", "udp6", "ipv6_", 22, 16, 20, 54),
 }
+_TO_NIC = frozenset({UNDERLAY_PORT, *TUNNEL_PORTS.values()})
 _CARRY_OUT = (OUTPUT.name, WIRE.name)
 _TUNNELS_FAULTS = ("native tunnel routing failed", "neighbor cache miss")
 
@@ -56,16 +60,18 @@ class _Walk:
 
 
 class OvsPacketPath:
-    """A PacketPath over the flows of ow-int and ow-phy; any thread may ask.
+    """A PacketPath over the flows of our bridges; any thread may ask.
 
-    What the datapath itself looks at in outer headers, lengths and versions, is not walked.
+    What the datapath itself looks at in outer headers, lengths and versions, is not walked. The
+    kernel's takes tunnel packets in by its own sockets: which ones, nobody can ask.
     """
 
     name = "ovs"
 
-    def __init__(self, unixctl: Unixctl) -> None:
+    def __init__(self, unixctl: Unixctl, datapath: Datapath = Datapath.USERSPACE) -> None:
         """Ask the ovs-vswitchd that ``unixctl`` reaches."""
         self._unixctl = unixctl
+        self._datapath = datapath
 
     def outcome(self, probe: Probe) -> Outcome:
         """Return what the flows do. Raises UnixctlError."""
@@ -85,10 +91,16 @@ class OvsPacketPath:
 
     def _observe(self, question: Question, names: Mapping[str, str]) -> Observed:
         try:
+            if question.entry is None and self._datapath is Datapath.KERNEL:
+                return Observed({}, why="the kernel's own sockets take tunnel packets in")
             if question.entry is None:
                 return self._received(question, names)
             entry = f"in_port={question.entry.ovs_port}"
-            return _observed(question, self._walk(INTEGRATION_BRIDGE, entry, question.frame), names)
+            walk = self._walk(INTEGRATION_BRIDGE, entry, question.frame)
+            found = _observed(question, walk, names)
+            if self._datapath is Datapath.KERNEL and _is_passed_on(question.frame, found):
+                return Observed({}, walk.rule, "the kernel's datapath cannot answer ND")
+            return found
         except UnknownActionError as error:
             return Observed({}, why=str(error))
 
@@ -146,6 +158,12 @@ def _outer_fields(frame: bytes) -> str:
     return ",".join((udp, *words, f"udp_dst={port}"))
 
 
+def _is_passed_on(frame: bytes, found: Observed) -> bool:
+    """Say whether an NS goes to who is asked for: the fast path may answer it on the spot."""
+    is_solicitation = (frame[12:14].hex(), frame[20:21], frame[54:55]) == ("86dd", b":", b"\x87")
+    return is_solicitation and found.action is not Action.DROP
+
+
 def _owner_of_refusal(message: str) -> str | None:
     if "in_port" in message:
         return "ovs-ports"
@@ -171,10 +189,22 @@ def _walk(printed: str, frame: bytes) -> _Walk:
 
 
 def _datapath_ports(shown: str) -> Iterator[tuple[str, str]]:
-    """Yield number in the datapath and name of every port."""
+    """Yield number in the datapath and name of every port of our bridges.
+
+    Those of others may be in another datapath, with the same numbers.
+    """
+    bridge = ""
     for line in shown.splitlines():
-        if found := _PORT.match(line):
+        if found := _OF_BRIDGE.fullmatch(line):
+            bridge = found[1]
+        elif bridge in PIPELINES and (found := _PORT.match(line)):
             yield found[2], found[1]
+
+
+def _tunnels(names: Mapping[str, str]) -> dict[str, Encap]:
+    """Return the ports of the datapath that are tunnels; a userspace one sends nothing there."""
+    encaps = {name: encap for encap, name in TUNNEL_PORTS.items()}
+    return {number: encaps[name] for number, name in names.items() if name in encaps}
 
 
 def _outcome(probe: Probe, walk: _Walk, names: dict[str, str]) -> Outcome:
@@ -187,7 +217,7 @@ def _outcome(probe: Probe, walk: _Walk, names: dict[str, str]) -> Outcome:
         why = f"to {walk.towards}: {walk.fault}"
         return Outcome(Action.DROP, passed=passed, owner=owner, detail=why)
     try:
-        outputs = performed(walk.actions, walk.frame)
+        outputs = performed(walk.actions, walk.frame, _tunnels(names))
     except UnknownActionError as error:
         return Outcome(Action.UNKNOWN, passed=passed, owner=chooser, detail=str(error))
     if not outputs:
@@ -202,7 +232,7 @@ def _outcome(probe: Probe, walk: _Walk, names: dict[str, str]) -> Outcome:
 
 
 def _observed(question: Question, walk: _Walk, names: Mapping[str, str]) -> Observed:
-    outputs = performed(walk.actions, walk.frame)
+    outputs = performed(walk.actions, walk.frame, _tunnels(names))
     if walk.fault or not outputs:
         return Observed(done(Action.DROP), walk.fault or walk.rule)
     if len(outputs) > 1:
@@ -218,7 +248,7 @@ def _observed(question: Question, walk: _Walk, names: Mapping[str, str]) -> Obse
 def _netdev(output: Output, asked: Probe | Question, names: Mapping[str, str]) -> str:
     """Return the netdev behind a port of the datapath."""
     name = names.get(output.port, f"port {output.port}")
-    return asked.nic if name == UNDERLAY_PORT else asked.glued.get(name, name)
+    return asked.nic if name in _TO_NIC else asked.glued.get(name, name)
 
 
 def _owner_of_way(passed: tuple[str, ...]) -> str:

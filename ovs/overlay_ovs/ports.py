@@ -1,4 +1,4 @@
-"""Target "ovs-ports": our two bridges and their ports, in the database of Open vSwitch.
+"""Target "ovs-ports": our bridges and their ports, in the database of Open vSwitch.
 
 Rows carry the node's name in external_ids. What does not carry it is never touched: a bridge or
 port of somebody else under one of our names is an error that says so.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Datapath, Desired
 from dataplane.core.diff import Change, Pending, Rendering
-from dataplane.core.errors import TargetError
+from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Link
 from dataplane.core.model import Encap
+from dataplane.netlink import udp
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
 from overlay_ovs.tables import INTEGRATION_BRIDGE, UNDERLAY_BRIDGE
 from ovs_client.errors import DatabaseError
@@ -23,7 +25,9 @@ from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 _OFPORTS = {TUNNEL_PORTS[Encap.GENEVE]: 1, TUNNEL_PORTS[Encap.VXLAN]: 2, UNDERLAY_PORT: 1}
 _FROM_NIC = (UNDERLAY_BRIDGE, UNDERLAY_PORT)
 _NIC_SCOPE = 0  # no segment has VNI 0: held while the NIC is not known
-_USERSPACE = "netdev"
+# Those of tunnels over UDP that name none (ovs-vswitchd.conf.db(5), options:dst_port).
+_UDP_PORTS = {"geneve": "6081", "vxlan": "4789"}
+_TYPES = {Datapath.USERSPACE: "netdev", Datapath.KERNEL: "system"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,14 @@ class PortsTarget:
         self._node = node
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
-        marks = {OWNER_KEY: self._node}
+        marks, datapath = {OWNER_KEY: self._node}, desired.node.datapath
         values: list[Bridge | Port] = [
-            _bridge(INTEGRATION_BRIDGE, marks),
+            _bridge(INTEGRATION_BRIDGE, datapath, marks),
             *_tunnel_ports(desired, marks),
             *_pod_ports(desired, marks),
         ]
+        if datapath is Datapath.KERNEL:
+            return Rendering(_items(values))  # its tunnels send and receive by themselves
         if bindings.nic is None:
             waiting = Pending(UNDERLAY_BRIDGE, f"no link {desired.node.underlay_interface} yet")
             return Rendering(_items(values), (waiting,), frozenset({_NIC_SCOPE}))
@@ -69,18 +75,23 @@ class PortsTarget:
         return _items([*bridges, *(port for port in ports if port.name != port.bridge)])
 
     def apply(self, change: Change) -> None:
+        """Make ``change``; raises PartlyRefusedError for a tunnel whose UDP port is another's."""
         self._check_connected()
         wanted = [item.value for item in (*change.add.values(), *change.update.values())]
         gone = [item.value for item in change.remove.values()]
         self._check_names(wanted)
+        bridges = {each.name: each for each in wanted if isinstance(each, Bridge)}
+        ports = {each.name: each for each in wanted if isinstance(each, Port)}
+        taken = self._taken({**self._vswitch.bridges(), **bridges}, ports.values())
         try:
             self._vswitch.delete(_names(gone, Bridge), _names(gone, Port))
             self._vswitch.ensure(
-                (value for value in wanted if isinstance(value, Bridge)),
-                (value for value in wanted if isinstance(value, Port)),
+                bridges.values(), (port for name, port in ports.items() if name not in taken)
             )
         except DatabaseError as error:
             raise TargetError(str(error)) from error
+        if taken:
+            raise PartlyRefusedError("; ".join(taken.values()), taken, standing=True)
 
     def _owns(self, value: Bridge | Port) -> bool:
         return value.external_ids.get(OWNER_KEY) == self._node
@@ -103,6 +114,50 @@ class PortsTarget:
                     " of its own"
                 )
 
+    def _taken(self, bridges: Mapping[str, Bridge], wanted: Iterable[Port]) -> dict[Hashable, str]:
+        """Return which of our tunnels cannot have their UDP port, and whose that is."""
+        found = {
+            port.name: (socket, self._holder(port.name, socket, bridges))
+            for port in wanted
+            if (socket := _socket(port, bridges)) is not None
+        }
+        return {
+            name: f"{name}: UDP port {socket.number} is held by {holder}, which is not ours; give"
+            " the fabric another one (kind: Fabric)"
+            for name, (socket, holder) in found.items()
+            if holder is not None
+        }
+
+    def _holder(self, name: str, socket: _Socket, bridges: Mapping[str, Bridge]) -> str | None:
+        """Return who else has the socket that our tunnel ``name`` is to have.
+
+        Open vSwitch would share one of its own, and give a packet to the port that names its
+        sender. In the kernel it may be anybody's.
+        """
+        present = self._vswitch.ports()
+        for port in present.values():
+            if not self._owns(port) and _socket(port, bridges) == socket:
+                return f"port {port.name} of bridge {port.bridge}"
+        has_it = name in present and _socket(present[name], bridges) == socket
+        is_kernels = socket.datapath == _TYPES[Datapath.KERNEL]
+        return udp.holder(socket.number) if is_kernels and not has_it else None
+
+
+class _Socket(NamedTuple):
+    """Where a tunnel receives: the type of its bridge's datapath, and the UDP port."""
+
+    datapath: str
+    number: int
+
+
+def _socket(port: Port, bridges: Mapping[str, Bridge]) -> _Socket | None:
+    """Return where ``port`` receives; None: it is no tunnel over UDP."""
+    bridge = bridges.get(port.bridge)
+    if bridge is None or port.type not in _UDP_PORTS:
+        return None
+    number = port.options.get("dst_port", _UDP_PORTS[port.type])
+    return _Socket(bridge.datapath_type or _TYPES[Datapath.KERNEL], int(number))
+
 
 def _items(values: Iterable[Bridge | Port]) -> dict[Hashable, Configured]:
     return {(type(value).__name__, value.name): Configured(value) for value in values}
@@ -112,20 +167,26 @@ def _names(values: Iterable[Bridge | Port], kind: type[Bridge | Port]) -> list[s
     return [value.name for value in values if isinstance(value, kind)]
 
 
-def _bridge(name: str, marks: Mapping[str, str], mac: str = "") -> Bridge:
+def _bridge(name: str, datapath: Datapath, marks: Mapping[str, str], mac: str = "") -> Bridge:
     config = {"hwaddr": mac} if mac else {}
-    return Bridge(name, _USERSPACE, "secure", other_config=config, external_ids=marks)
+    return Bridge(name, _TYPES[datapath], "secure", other_config=config, external_ids=marks)
 
 
 def _tunnel_ports(desired: Desired, marks: Mapping[str, str]) -> Iterator[Port]:
-    """Yield one port per encapsulation; flows choose VTEP, family and VNI."""
+    """Yield one port per encapsulation; flows choose VTEP, family and VNI.
+
+    With the kernel's datapath our own address, too: the kernel would choose by its routes.
+    """
+    chosen = {"remote_ip": "flow", "key": "flow"}
+    if desired.node.datapath is Datapath.KERNEL:
+        chosen["local_ip"] = "flow"
     for encap, name in TUNNEL_PORTS.items():
         number = str(desired.fabric.port(encap))
         yield Port(
             name,
             INTEGRATION_BRIDGE,
             encap.value,
-            options={"remote_ip": "flow", "key": "flow", "dst_port": number},
+            options={**chosen, "dst_port": number},
             ofport_request=_OFPORTS[name],
             external_ids=marks,
         )
@@ -147,7 +208,7 @@ def _pod_ports(desired: Desired, marks: Mapping[str, str]) -> Iterator[Port]:
 def _underlay(nic: Link, marks: Mapping[str, str]) -> tuple[Bridge, Port]:
     """Return the bridge with the NIC's MAC and its one port, as large as the NIC's frames."""
     return (
-        _bridge(UNDERLAY_BRIDGE, marks, nic.mac),
+        _bridge(UNDERLAY_BRIDGE, Datapath.USERSPACE, marks, nic.mac),
         Port(
             UNDERLAY_PORT,
             UNDERLAY_BRIDGE,

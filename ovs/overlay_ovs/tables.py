@@ -1,4 +1,4 @@
-"""The pipelines of our two bridges as data, and the check that every flow keeps to them. Pure.
+"""The pipelines of our bridges as data, and the check that every flow keeps to them. Pure.
 
 A frame from a pod walks the tables of ow-int from top to bottom; one from a tunnel enters at
 ``forwarding``. Registers: reg0 the VNI; reg1 is 1 for a frame from a tunnel; reg2 the port to leave
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from dataplane.core.desired import Datapath
 from ovs_client.ofctl import Flow, FlowKey
 
 INTEGRATION_BRIDGE = "ow-int"
@@ -126,6 +127,10 @@ PIPELINES: Mapping[str, tuple[Table, ...]] = {
         ANSWER_ND,
     ),
     UNDERLAY_BRIDGE: (WIRE,),
+}
+BRIDGES = {
+    Datapath.USERSPACE: (INTEGRATION_BRIDGE, UNDERLAY_BRIDGE),
+    Datapath.KERNEL: (INTEGRATION_BRIDGE,),
 }
 
 

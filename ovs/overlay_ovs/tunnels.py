@@ -1,5 +1,7 @@
 """Target "ovs-tunnels": where OVS sends tunnel packets. All of it is lost when OVS restarts.
 
+With the kernel's datapath there is none of it: the kernel knows its ways.
+
 Each VTEP's gateway is this node's own address, and that address has one made-up neighbour: the
 kernel, behind ophy0, finds the real next hop. OVS takes tunnel packets in at the addresses of
 devices it has routes over, until one of these routes is deleted; so it has one to our own address
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from dataplane.contracts import Clock
-from dataplane.core.desired import Bindings, Desired
+from dataplane.core.desired import Bindings, Datapath, Desired
 from dataplane.core.diff import Change, Rendering
 from dataplane.core.errors import TargetError
 from dataplane.core.model import IpAddress
@@ -87,6 +89,8 @@ class TunnelsTarget:
         self._set_at: dict[Intake | Neighbour, float] = {}
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:  # noqa: ARG002  # Target's signature
+        if desired.node.datapath is Datapath.KERNEL:
+            return Rendering({})
         own = {address.version: address for address in desired.vteps}
         items: dict[Hashable, TunnelItem] = {"ageing": Ageing(AGEING_S)}
         for address in own.values():
@@ -98,14 +102,15 @@ class TunnelsTarget:
 
     def observe(self) -> Mapping[Hashable, TunnelItem]:
         with _target_errors():
-            found: dict[Hashable, TunnelItem] = {
-                "ageing": Ageing(int(self._unixctl.call("tnl/neigh/aging")))
-            }
+            found: dict[Hashable, TunnelItem] = {}
             for route in routes(self._unixctl):
                 is_old = isinstance(route, Intake) and not self._is_fresh(route)
                 found[route] = Intake(route.vtep, fresh=False) if is_old else route
             neighbours = _neighbours(self._unixctl)
-            return found | {each.address: each for each in neighbours if self._is_fresh(each)}
+            found |= {each.address: each for each in neighbours if self._is_fresh(each)}
+            if found:  # else it is of no concern to us what the switch does with those of others
+                found["ageing"] = Ageing(int(self._unixctl.call("tnl/neigh/aging")))
+            return found
 
     def apply(self, change: Change) -> None:
         with _target_errors():
@@ -151,7 +156,7 @@ class TunnelsTarget:
             case Neighbour():
                 self._set_at.pop(item, None)  # OVS cannot forget one alone: it ages
             case Ageing():
-                pass  # always wanted
+                pass  # it is of no use any more, and does no harm
 
 
 @contextmanager

@@ -40,13 +40,16 @@ def _table(indexes: Iterable[str], **columns: Mapping[str, object]) -> Mapping[s
     return {"columns": columns, "indexes": [[name] for name in indexes]}
 
 
-# The part of vswitch.ovsschema we use, as it has been since Open vSwitch 2.0 (mtu_request: 2.6).
+# The part of vswitch.ovsschema we use, as it has been since Open vSwitch 2.6 (mtu_request).
 _SCHEMA: Mapping[str, Any] = {
     "name": "Open_vSwitch",
     "version": "8.0.0",
     "tables": {
         "Open_vSwitch": {
-            "columns": {"bridges": _references("Bridge")},
+            "columns": {
+                "bridges": _references("Bridge"),
+                "datapath_types": {"type": {"key": "string", "min": 0, "max": "unlimited"}},
+            },
             "isRoot": True,
             "maxRows": 1,
         },
@@ -153,6 +156,11 @@ class VSwitch:
     def wait_connected(self, timeout_s: float) -> None:
         """Return once the rows are known. Raises DatabaseUnavailableError."""
         self._database.wait_connected(timeout_s)
+
+    def datapath_types(self) -> tuple[str, ...]:
+        """Return the types of datapath that ovs-vswitchd has; none before its first start."""
+        root = next(iter(self._view().roots), None)
+        return cast("tuple[str, ...]", root.columns["datapath_types"]) if root else ()
 
     def bridges(self) -> dict[str, Bridge]:
         """Return all bridges by name, also those of others."""

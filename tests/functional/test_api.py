@@ -91,7 +91,7 @@ WITHOUT_EBPF = PacketPaths(NoEbpf("there is no bcc"), OvsPath())
 
 def test_status_ports_and_tunnels_over_a_socket(tmp_path: Path) -> None:
     socket = tmp_path / "api.sock"
-    modes = {"underlay": "userspace"}
+    modes = {"datapath": "userspace"}
     server = serve(AgentService(Fixed(), FixedPath(), WITHOUT_EBPF, modes, "unix"), socket)
     with connect(socket) as agent:
         status: pb.Status = agent.GetStatus(pb.GetStatusRequest())
@@ -471,9 +471,9 @@ def test_how_it_is_with_xdp_and_why(kind: str, pending: list[object], mode: str)
         state=replace(source.snapshot.state, bindings=bindings),
         reports={"fastpath": report},
     )
-    service = AgentService(source, FixedPath(), WITHOUT_EBPF, {"underlay": "userspace"}, "unix")
+    service = AgentService(source, FixedPath(), WITHOUT_EBPF, {"datapath": "userspace"}, "unix")
     assert service.GetStatus(pb.GetStatusRequest(), None).modes == {
-        "underlay": "userspace",
+        "datapath": "userspace",
         "xdp": mode,
     }
 

@@ -44,7 +44,15 @@ from bpf.layout import (
 from bpf.loader import load
 from bpf.syscalls import BpfMissingError, create_map, open_map, open_program, pin
 from bpf.target import RENDERED_MAPS, FastpathTarget, FilterItem
-from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
+from dataplane.core.desired import (
+    Bindings,
+    Datapath,
+    Desired,
+    LocalNode,
+    Port,
+    PortState,
+    SegmentView,
+)
 from dataplane.core.diff import Change, Item, Pending, Rendering, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Link
@@ -658,6 +666,23 @@ def test_what_cannot_be_joined_is_pending(
     keys = {("glue", encode_ifindex(found[name])) for name in joined}
     assert {key for key in rendering.items if key in keys} == keys
     assert sizes(rendering.items.values())["glue"] == len(keys)
+
+
+def test_with_the_kernels_datapath_the_nic_leaves_the_rest_to_the_host(node: Node) -> None:
+    plain = desired(port())
+    wanted = replace(plain, node=replace(plain.node, datapath=Datapath.KERNEL))
+    change = node.converge(wanted)
+    assert {item.netdev for item in change.add.values() if isinstance(item, FilterItem)} == {
+        *("nic0", "vp1", "ot1")
+    }
+    with (
+        node.tap("wire0") as wire,
+        node.tap("inphy") as ovs,
+        host_socket(node.space, 6081) as host,
+    ):
+        wire.send(bytes(FROM_WIRE / IP(src=PEER4, dst=OWN4) / TO_GENEVE))
+        assert host.recv(1000).endswith(MARKER)
+        assert not ovs.received(MARKER[:8], 0.2)
 
 
 def test_netdev_that_vanishes_meanwhile_costs_only_itself(node: Node) -> None:

@@ -189,7 +189,7 @@ def told_back(space: Namespace, address: IpAddress, payload: bytes) -> bytes:
 
 
 def longest(tap: Tap) -> int:
-    return max(map(len, tap.received(PAYLOAD[:256], 0.1)), default=0)
+    return max(map(len, tap.received(PAYLOAD[:256])), default=0)
 
 
 @pytest.mark.parametrize("version", [4, 6], ids=["inner-ipv4", "inner-ipv6"])

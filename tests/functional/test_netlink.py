@@ -24,7 +24,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from bpf import syscalls
 from bpf.syscalls import Program
 from dataplane.core.events import Event, Link, LinksChanged
-from dataplane.netlink import addresses, links, netns, routes, sysctl, tc
+from dataplane.netlink import addresses, links, netns, routes, sysctl, tc, udp
 from dataplane.netlink.links import LinkChange, LinkSpec
 from dataplane.netlink.monitor import LinkFeed
 from dataplane.netlink.netns import Netns, NetnsError, NetnsGoneError
@@ -806,3 +806,34 @@ def dropped_notifications() -> int:
     """Return how many datagrams the kernel did not deliver to subscribers of this process."""
     lines = Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]
     return sum(int(line.split()[8]) for line in lines)
+
+
+# ---- udp
+
+
+@pytest.mark.parametrize(
+    ("words", "holder"),
+    [
+        pytest.param("vx7 type vxlan id 7 dstport 6081", "tunnel device vx7", id="theirs"),
+        pytest.param("vxlan_sys_6081 type vxlan id 7 dstport 6081", None, id="open-vswitch"),
+        pytest.param("vx7 type vxlan id 7 dstport 6082", None, id="another-port"),
+    ],
+)
+def test_a_tunnel_device_has_a_udp_port(space: Netns, words: str, holder: str | None) -> None:
+    name, *rest = words.split()
+    ip(space, "link", "add", name, *rest)
+    assert space.run(lambda: udp.holder(6081)) is None
+    ip(space, "link", "set", name, "up")
+    assert space.run(lambda: udp.holder(6081)) == holder
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
+def test_a_process_has_a_udp_port(space: Netns, family: socket.AddressFamily) -> None:
+    with space.run(lambda: socket.socket(family, socket.SOCK_DGRAM)) as opened:
+        opened.bind(("", 6081))
+        holder = space.run(lambda: udp.holder(6081))
+        assert holder is not None
+        assert holder.startswith("process ")
+        assert holder.endswith(f" ({os.getpid()})")
+        assert udp.holder(6081) != holder  # it is in another namespace
+    assert space.run(lambda: udp.holder(6081)) is None

@@ -1,6 +1,8 @@
 """The three Targets of Open vSwitch and its feed, against real processes in a namespace."""
 
+import os
 import queue
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,11 +15,12 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
 from dataplane.contracts import Target
-from dataplane.core.desired import Bindings, Desired, PortState, SegmentView
+from dataplane.core.desired import Bindings, Datapath, Desired, PortState, SegmentView
 from dataplane.core.diff import Change, diff
-from dataplane.core.errors import TargetError
+from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Event, OfportChanged
 from dataplane.core.model import Fabric, Mac
+from dataplane.netlink.netns import Netns
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
 from overlay_ovs.target import FlowsTarget
@@ -205,6 +208,16 @@ class TestTunnels:
             Route(VTEP4[0], OWN4),
         }
         assert not converge(target, wanted, Bindings())
+
+    def test_the_kernels_datapath_leaves_nothing_of_it(
+        self, switch: Switch, target: TunnelsTarget
+    ) -> None:
+        plain = desired(*self.WORLD)
+        converge(target, plain, Bindings())
+        kernels = replace(plain, node=replace(plain.node, datapath=Datapath.KERNEL))
+        assert converge(target, kernels, Bindings())
+        assert "User:" not in switch.control("ovs/route/show")
+        assert not converge(target, kernels, Bindings())
 
     def test_a_vtep_that_left_loses_its_route(self, switch: Switch, target: TunnelsTarget) -> None:
         converge(target, desired(*self.WORLD), Bindings())
@@ -412,6 +425,63 @@ class TestPorts:
         with pytest.raises(TargetError, match=message):
             converge(PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC))
         assert "ow-phy" not in empty.configure("list-br").split()
+
+    @pytest.mark.parametrize(
+        ("columns", "is_held"),
+        [
+            pytest.param(("type=geneve", "options:remote_ip=192.0.2.77"), True, id="default"),
+            pytest.param(
+                ("type=vxlan", "options:remote_ip=flow", "options:dst_port=6081"), True, id="named"
+            ),
+            pytest.param(
+                ("type=geneve", "options:remote_ip=flow", "options:dst_port=6082"),
+                False,
+                id="another-port",
+            ),
+        ],
+    )
+    def test_a_udp_port_that_somebody_has_is_said_with_its_holder(
+        self, empty: Switch, vswitch: VSwitch, columns: tuple[str, ...], is_held: bool
+    ) -> None:
+        empty.configure("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
+        empty.configure(
+            "add-port", "br-int", "theirs", "--", "set", "interface", "theirs", *columns
+        )
+        _until(lambda: "theirs" in vswitch.ports())
+        target, wanted, nic = PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC)
+        if is_held:
+            with pytest.raises(PartlyRefusedError) as caught:
+                converge(target, wanted, nic)
+            assert set(caught.value.refused) == {"ow-geneve"}
+            assert (
+                "6081 is held by port theirs of bridge br-int" in caught.value.refused["ow-geneve"]
+            )
+        else:
+            converge(target, wanted, nic)
+        found = set(empty.configure("list-ports", "ow-int").split())
+        assert found == {"ow-vxlan", "ot1", "ot2", "ot3"} | (set() if is_held else {"ow-geneve"})
+        assert empty.configure("list-ports", "br-int").split() == ["theirs"]
+
+    @pytest.mark.parametrize("datapath", Datapath)
+    def test_in_the_kernel_a_udp_port_may_be_anybodys(
+        self, empty: Switch, vswitch: VSwitch, datapath: Datapath
+    ) -> None:
+        """The userspace datapath has no socket there, so nobody is in its way."""
+        target, plain = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        wanted = replace(plain, node=replace(plain.node, datapath=datapath))
+        change = diff(target.render(wanted, Bindings(NIC)), target.observe())
+        with (
+            Netns(str(empty.netns)) as space,
+            space.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as held,
+        ):
+            held.bind(("::", 6081))
+            if datapath is Datapath.USERSPACE:
+                space.run(lambda: target.apply(change))
+                return
+            with pytest.raises(PartlyRefusedError) as caught:
+                space.run(lambda: target.apply(change))
+        assert set(caught.value.refused) == {"ow-geneve"}
+        assert f"({os.getpid()})" in caught.value.refused["ow-geneve"]
 
     def test_no_database_is_an_error_that_says_so(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.ovs.server.stop()

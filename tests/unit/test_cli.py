@@ -295,7 +295,7 @@ WELL: dict[str, Any] = {
     "ports": 2,
     "unpublished": [],
     "blocked": [],
-    "modes": {"underlay": "userspace"},
+    "modes": {"datapath": "userspace"},
 }
 TARGET = WELL["targets"][0]
 PORT = {"identity": "a", "segment": "blue", "mac": "m", "reason": "superseded", "detail": "by n2"}
@@ -304,7 +304,7 @@ PORT = {"identity": "a", "segment": "blue", "mac": "m", "reason": "superseded", 
 @pytest.mark.parametrize(
     ("change", "well", "told"),
     [
-        pytest.param({}, True, ["n1: ready: 2 ports", "  underlay: userspace"], id="well"),
+        pytest.param({}, True, ["n1: ready: 2 ports", "  datapath: userspace"], id="well"),
         pytest.param(
             {"obstacle": "no NIC"}, False, ["n1: NOT READY: no NIC"], id="an ADD would fail"
         ),
@@ -361,7 +361,7 @@ def test_status_of_several_agents_begins_with_the_sum() -> None:
 
 def test_no_fast_path_is_always_said_and_no_ill() -> None:
     why = "no fast path, because bcc is missing"
-    record = {**WELL, "modes": {"underlay": "userspace", "fastpath": why}}
+    record = {**WELL, "modes": {"datapath": "userspace", "fastpath": why}}
     assert _is_well(record)
     assert f"  {why}" in _lines([WELL, record], everything=False)
     assert f"  fastpath: {why}" in _lines([record], everything=True)

@@ -37,10 +37,10 @@ def test_the_example_is_valid() -> None:
 
 
 def test_the_example_shows_the_defaults() -> None:
-    keys = "ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|fastpath"
+    keys = "ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|fastpath|datapath"
     defaults = rf"(?m)^# (?=({keys}|  \w+):)"
     shown, count = re.subn(defaults, "", EXAMPLE.partition("# devices:")[0])
-    assert count == 10
+    assert count == 11
     example = parse_config(shown, "example without comments")
     plain = parse_config(EXAMPLE, "example")
     assert (example.ovs_rundir, example.ovs_remote) == (plain.ovs_rundir, plain.ovs_remote)

@@ -107,6 +107,46 @@ def test_an_nd_answer() -> None:
     assert performed(actions, bytes(asked) + b"mark") == (Output("6", bytes(answer) + b"mark"),)
 
 
+KEY4 = "tunnel(tun_id=0x3e9,src=192.0.2.2,dst=192.0.2.3,tos=0x2,ttl=64,tp_dst=6081,flags(df|key))"
+KEY6 = (
+    "tunnel(tun_id=0x3ea,ipv6_src=2001:db8::2,ipv6_dst=2001:db8::3,tos=0x1,ttl=64,tp_dst=4789,"
+    "flags(df|key))"
+)
+KERNEL = {"2": Encap.GENEVE, "3": Encap.VXLAN}
+
+
+@pytest.mark.parametrize(
+    ("actions", "outputs"),
+    [
+        pytest.param(f"set({KEY4}),2", (Output("2", FRAME, SENT4),), id="Geneve over IPv4"),
+        pytest.param(f"set({KEY6}),3", (Output("3", FRAME, SENT6),), id="VXLAN over IPv6"),
+        pytest.param(
+            f"set({KEY4}),2,7", (Output("2", FRAME, SENT4), Output("7", FRAME)), id="a flood"
+        ),
+        pytest.param(
+            f"set({KEY4.replace('df|key', 'key').replace('tos=0x2,', '')}),2",
+            (Output("2", FRAME, replace(SENT4, df=False, ecn=0)),),
+            id="without DF",
+        ),
+    ],
+)
+def test_what_the_kernel_encapsulates(actions: str, outputs: tuple[Output, ...]) -> None:
+    assert performed(actions, FRAME, KERNEL) == outputs
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [
+        pytest.param("2", id="no key"),
+        pytest.param(f"set({KEY4.replace('src=192.0.2.2,', '')}),2", id="no source"),
+        pytest.param(f"set({KEY4.replace('flags', 'geneve(),flags')}),2", id="options"),
+    ],
+)
+def test_a_tunnel_key_that_is_not_whole_is_refused(actions: str) -> None:
+    with pytest.raises(UnknownActionError, match="not understood"):
+        performed(actions, FRAME, KERNEL)
+
+
 @pytest.mark.parametrize(
     "actions",
     [

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.core.desired import Datapath
 from dataplane.core.errors import InvalidValueError
 from dataplane.documents import FaultyFileError
 from dataplane.lab.dpus import device_id
@@ -33,7 +34,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text(
         "underlay: {mtu: 9000, prefixes: [198.51.100.0/28]}\n"
-        "nodes:\n- {name: host, ebpf: false}\n- {name: peer, kind: bare}\n",
+        "nodes:\n- {name: host, ebpf: false, datapath: kernel}\n- {name: peer, kind: bare}\n",
         encoding="utf-8",
     )
     topology = load_topology(path)
@@ -46,6 +47,7 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     assert [node.name for node in topology.agents] == ["host"]
     assert topology.node("peer").kind is Kind.BARE
     assert [node.ebpf for node in topology.nodes] == [False, True]
+    assert [node.datapath for node in topology.nodes] == [Datapath.KERNEL, Datapath.USERSPACE]
 
 
 def test_a_dpu_in_a_host() -> None:

@@ -18,6 +18,7 @@ _INIT = Path(__file__).with_name("init")
 _MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_rng"),
     *("veth", "tun", "sch_ingress", "cls_bpf"),
+    *("bridge", "cls_u32", "act_mirred", "openvswitch", "vport_geneve", "vport_vxlan"),
 )
 _XZ = b"\xfd7zXZ\0"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overweave" / "kernels"

@@ -10,34 +10,45 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree as ET
 
+from tests.coverage_grid import CELLS, Cell, told_as
 from tests.vm.kernel import StockKernel
 
 ROOT = Path(__file__).resolve().parents[2]
 _GUEST = Path(__file__).with_name("guest")
 _UP = b"GUEST-IS-UP"
-_BOOT_S, _RUN_S = 60, 500
+_BOOT_S, _RUN_S = 60, 900
 _ATTEMPTS = 2
 _ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'ovs'}"}
 
 
 @dataclass(frozen=True)
 class Results:
-    """How each test ended on a kernel; the text of a fault, or None."""
+    """How each test ended on a kernel; the text of a fault, or None.
+
+    ``proven`` are the cells of the coverage grid that each has told.
+    """
 
     release: str
     faults: Mapping[str, str | None]
+    proven: Mapping[str, Sequence[Cell]]
 
     @property
     def series(self) -> str:
         """Return the first two numbers of the kernel's version."""
         return ".".join(self.release.split(".")[:2])
+
+    def of(self, files: Iterable[str]) -> Results:
+        """Return those of the tests in ``files``."""
+        modules = tuple(f"{file.removesuffix('.py').replace('/', '.')}::" for file in files)
+        faults = {name: fault for name, fault in self.faults.items() if name.startswith(modules)}
+        return replace(self, faults=faults)
 
 
 def run_here(files: Iterable[str], share: Path) -> Results:
@@ -45,7 +56,7 @@ def run_here(files: Iterable[str], share: Path) -> Results:
     for command in _commands(files, share):
         environment = {**os.environ, **_ENVIRONMENT}
         subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
-    return Results(os.uname().release, _faults(share))
+    return _results(os.uname().release, share)
 
 
 def run_on(kernel: StockKernel, files: Iterable[str], share: Path) -> Results:
@@ -57,9 +68,10 @@ def run_on(kernel: StockKernel, files: Iterable[str], share: Path) -> Results:
     for _ in range(_ATTEMPTS):
         if _boot(kernel, share, console):
             break
-    faults = _faults(share)
-    assert faults, f"no result from the virtual machine, which said:\n{_tail(console)}"
-    return Results((share / "release").read_text(encoding="ascii").strip(), faults)
+    release = share / "release"
+    found = _results(release.read_text(encoding="ascii").strip() if release.exists() else "", share)
+    assert found.faults, f"no result from the virtual machine, which said:\n{_tail(console)}"
+    return found
 
 
 def _commands(files: Iterable[str], share: Path) -> Iterator[list[str]]:
@@ -115,14 +127,17 @@ def _directory(tag: str, path: Path, options: str) -> Iterator[str]:
     yield from ("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
 
 
-def _faults(share: Path) -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+def _results(release: str, share: Path) -> Results:
+    faults: dict[str, str | None] = {}
+    proven: dict[str, list[Cell]] = {}
     for file in sorted(share.glob("*.xml")):
         for case in ET.parse(file).iter("testcase"):  # noqa: S314 our own pytest wrote it
             bad = [child for child in case if child.tag in {"failure", "error", "skipped"}]
             name = f"{case.get('classname')}::{case.get('name')}"
-            found[name] = f"{bad[0].get('message')}\n{bad[0].text}" if bad else None
-    return found
+            faults[name] = f"{bad[0].get('message')}\n{bad[0].text}" if bad else None
+            told = {each.get("name") for each in case.iter("property")}
+            proven[name] = [cell for cell in CELLS if told_as(cell) in told]
+    return Results(release, faults, proven)
 
 
 def _tail(console: Path) -> str:

@@ -1,25 +1,19 @@
 """The fast path on Debian's stock kernel: golden packets, and real ones between two nodes."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from tests.vm.features import FEATURES, FILES, column, faults_of, readme_columns
 from tests.vm.kernel import stock_kernel
-from tests.vm.machine import Results, run_here, run_on
+from tests.vm.machine import Results
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]:
+@pytest.fixture
+def both(on_both: tuple[Results, Results]) -> tuple[Results, Results]:
     """Return what the same tests say on the stock kernel and on the kernel here."""
-    kernel = stock_kernel()
-    shares = tmp_path_factory.mktemp("stock"), tmp_path_factory.mktemp("here")
-    with ThreadPoolExecutor() as pool:
-        stock = pool.submit(run_on, kernel, FILES, shares[0])
-        here = pool.submit(run_here, FILES, shares[1])
-        return stock.result(), here.result()
+    stock, here = on_both
+    return stock.of(FILES), here
 
 
 @pytest.mark.parametrize("feature", FEATURES)

@@ -29,7 +29,7 @@ from tests.packets.e2100_frames import (
     packet,
 )
 from vendors.emulator.control import FaultError, Injection, inject, new_mark
-from vendors.emulator.e2100.packets import Encap
+from vendors.emulator.packets import Encap
 
 OUT = outward(Encap.GENEVE, 4)
 GOLDEN = bytes(packet(Encap.GENEVE, 4, OWN[4], REMOTE[4], inner()))

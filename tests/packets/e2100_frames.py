@@ -13,7 +13,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from tests.unit.p4_entries import Entries, Key, e2100_info
-from vendors.emulator.e2100.packets import Encap
+from vendors.emulator.packets import Encap
 
 INFO = e2100_info()
 MAKE = Entries(INFO)

@@ -20,10 +20,10 @@ from dataplane.core.errors import InvalidValueError
 from vendors.emulator.e2100.engine import Engine
 from vendors.emulator.e2100.entries import Refusal
 from vendors.emulator.e2100.p4runtime import Pipeline, Server
-from vendors.emulator.e2100.packets import Encap
 from vendors.emulator.e2100.ports import MAX_VFS, make_entry, own_entries, ports_of
 from vendors.emulator.e2100.schema import parse_text
 from vendors.emulator.e2100.tables import Tables
+from vendors.emulator.packets import Encap
 from vendors.emulator.relay import Relay
 from vendors.emulator.settings import E2100Config, PortConfig, named_port
 from vendors.emulator.trouble import Trouble

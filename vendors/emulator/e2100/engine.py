@@ -5,23 +5,26 @@ Pure but for what the entries count.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from vendors.emulator.e2100.packets import (
+from vendors.emulator.e2100.ports import OFFSET, WIRE, Ports
+from vendors.emulator.e2100.tables import Outcome, Tables
+from vendors.emulator.packets import (
     ARP,
     Encap,
     Frame,
+    Outer,
     Tunnel,
     encapsulate,
     parse_frame,
     parse_tunnel,
 )
-from vendors.emulator.e2100.ports import OFFSET, WIRE, Ports
-from vendors.emulator.e2100.tables import Outcome, Tables
 
 _ROOT = 0
 _RIF = 0x7FF  # 11 bits
+_TTL = 64
 _UNDERLAYS = {
     f"set_{encap.name.lower()}_underlay_v{version}": (encap, version)
     for encap in Encap
@@ -117,7 +120,7 @@ class Engine:
         mod = self.tables.match(f"{name}_mod_table", mod_blob_ptr=tunnel_id)  # step 9
         if mod.action != name:
             return Sent(self.ports.uplink, macs + data[len(macs) :])
-        return Sent(self.ports.uplink, encapsulate(encap, mod.args, data, macs))
+        return Sent(self.ports.uplink, encapsulate(_outer(encap, mod.args), data, macs))
 
     def _next_hop(self, version: int, remote: Outcome) -> Outcome | None:
         if remote.action != f"set_tunnel_v{version}":
@@ -226,3 +229,20 @@ class Engine:
     def _deliver(self, port: int, data: bytes) -> Sent | Fate:
         name = self.ports.names.get(port - OFFSET)
         return Fate.DROP if name is None else Sent(name, data)
+
+
+def _outer(encap: Encap, args: Mapping[str, int]) -> Outer:
+    """Return what an encapsulation's action writes (6)."""
+    is_v6 = "hop_limit" in args
+    return Outer(
+        encap,
+        6 if is_v6 else 4,
+        args["src_addr"],
+        args["dst_addr"],
+        args["vni"],
+        args["src_port"],
+        args["dst_port"],
+        tos=args["ds"] << 2 | args["ecn"] if is_v6 else 0,
+        ttl=args["hop_limit"] if is_v6 else _TTL,
+        flow_label=args["flow_label"] if is_v6 else 0,
+    )

@@ -11,7 +11,7 @@ from dataplane.core.errors import OverweaveError
 PROBE_S = 1.0
 
 
-def remove_stale(path: Path, what: str) -> None:
+def remove_stale(path: Path, what: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
     """Remove the socket of an agent that died. Raises OverweaveError if ``path`` is in use.
 
     ``what`` names the socket in the error. A file that is no socket is not ours, and stays.
@@ -21,7 +21,7 @@ def remove_stale(path: Path, what: str) -> None:
             raise OverweaveError(
                 f"{what} {path} cannot be opened: a file that is no socket is there"
             )
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with socket.socket(socket.AF_UNIX, kind) as probe:
             probe.settimeout(PROBE_S)
             probe.connect(str(path))
     except FileNotFoundError:

@@ -213,6 +213,17 @@ class EmulatedE2100(EmulatedSwitch):
         return f"unix:{self.directory}/p4runtime.sock"
 
 
+class EmulatedSx904(EmulatedSwitch):
+    """A Senao SX904."""
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "vendor": "senao"}
+
+    @property
+    def rtnetlink(self) -> Path:
+        return self.directory / "rtnetlink.sock"
+
+
 Kind = TypeVar("Kind", bound=EmulatedSwitch)
 
 

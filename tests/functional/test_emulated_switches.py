@@ -19,6 +19,7 @@ from tests.functional.emulated_switch import (
     EmulatedE2100,
     EmulatedOcteon,
     EmulatedSwitch,
+    EmulatedSx904,
     emulated_switch,
     frame,
     run,
@@ -29,7 +30,7 @@ from vendors.injected import InjectedPath
 MISSES = {"vf0": "rep0", "rep0": "vf0", "vf1": "rep1", "rep1": "vf1", "up": "cpu0", "cpu0": "up"}
 
 
-@pytest.fixture(scope="module", params=[EmulatedOcteon, EmulatedE2100])
+@pytest.fixture(scope="module", params=[EmulatedOcteon, EmulatedE2100, EmulatedSx904])
 def device(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmulatedSwitch]:

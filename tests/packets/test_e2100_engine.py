@@ -42,11 +42,11 @@ from tests.packets.e2100_frames import (
     packet,
 )
 from tests.unit.p4_entries import Key
-from vendors.emulator.e2100.engine import Engine, Sent
+from vendors.emulator.e2100.engine import Engine
 from vendors.emulator.e2100.ports import Ports, own_entries
 from vendors.emulator.e2100.schema import read
 from vendors.emulator.e2100.tables import Tables
-from vendors.emulator.packets import Encap, checksum
+from vendors.emulator.packets import Encap, Sent, checksum
 
 SCHEMA = read(INFO)
 NAMES = {8: "cpu0", 9: "rep0", 10: "rep1", 27: "vf0", 28: "vf1"}

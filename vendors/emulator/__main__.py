@@ -14,7 +14,7 @@ import structlog
 from dataplane.core.errors import OverweaveError
 from vendors.emulator.control import Control, Device, Faults
 from vendors.emulator.relay import Relay
-from vendors.emulator.settings import E2100Config, OcteonConfig, load_config
+from vendors.emulator.settings import AnyConfig, E2100Config, OcteonConfig, load_config
 
 _SUPERVISE_S = 0.2
 
@@ -32,7 +32,7 @@ def main(path: Path) -> None:
         sys.exit(1)
 
 
-def _run(config: OcteonConfig | E2100Config) -> None:
+def _run(config: AnyConfig) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,15 +54,19 @@ def _run(config: OcteonConfig | E2100Config) -> None:
             _supervise(faults)
 
 
-def _device(config: OcteonConfig | E2100Config, relay: Relay) -> Device:
+def _device(config: AnyConfig, relay: Relay) -> Device:
     """Return the device; what only another vendor's needs is not imported."""
     if isinstance(config, OcteonConfig):
         from vendors.emulator.octeon import Octeon  # noqa: PLC0415
 
         return Octeon(config, relay)
-    from vendors.emulator.e2100.device import E2100  # noqa: PLC0415
+    if isinstance(config, E2100Config):
+        from vendors.emulator.e2100.device import E2100  # noqa: PLC0415
 
-    return E2100(config, relay)
+        return E2100(config, relay)
+    from vendors.emulator.sx904.device import Sx904  # noqa: PLC0415
+
+    return Sx904(config, relay)
 
 
 def _supervise(faults: Faults) -> None:

@@ -42,9 +42,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """A tunnel packet: outer addresses of ``version`` 4 or 6, and what it holds."""
+    """A tunnel packet to UDP ``port``: outer addresses of ``version`` 4 or 6, what it holds."""
 
     encap: Encap
+    port: int
     version: int
     source: int
     target: int
@@ -68,6 +69,14 @@ class Outer:
     flow_label: int = 0
     dont_fragment: bool = True
     checksummed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A frame that leaves by a port."""
+
+    port: str
+    frame: bytes
 
 
 KNOWN_PORTS: Mapping[int, Encap] = {encap.value: encap for encap in Encap}
@@ -170,13 +179,13 @@ def _in_udp(datagram: _Datagram, ports: Mapping[int, Encap]) -> Tunnel | None:
     pseudo = addresses + struct.pack("!II", len(data), _UDP_PROTOCOL)
     if data[6:8] != bytes(2) and checksum(pseudo + data):
         return None
-    encap, shim = ports.get(int.from_bytes(data[2:4])), data[UDP : UDP + SHIM]
+    port, shim = int.from_bytes(data[2:4]), data[UDP : UDP + SHIM]
+    encap = ports.get(port)
     if encap is None or not _is_sound(encap, shim):
         return None
     source, target = (int.from_bytes(half) for half in _halves(addresses))
-    return Tunnel(
-        encap, datagram.version, source, target, int.from_bytes(shim[4:7]), data[UDP + SHIM :]
-    )
+    vni, inner = int.from_bytes(shim[4:7]), data[UDP + SHIM :]
+    return Tunnel(encap, port, datagram.version, source, target, vni, inner)
 
 
 def _is_sound(encap: Encap, shim: bytes) -> bool:

@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
@@ -69,6 +69,24 @@ class Inside(Protocol):
     def close(self) -> None:
         """Take nothing in any more."""
         ...
+
+
+@dataclass(slots=True)
+class Entrance:
+    """The switch's end of a cable where ports are calls."""
+
+    take_in: Callable[[bytes], None]
+    is_closed: bool = False
+
+    def send(self, frame: bytes, /) -> None:
+        """Take a frame in. Raises OSError: the port is gone."""
+        if self.is_closed:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        self.take_in(frame)
+
+    def close(self) -> None:
+        """Take nothing in any more."""
+        self.is_closed = True
 
 
 @dataclass(slots=True)

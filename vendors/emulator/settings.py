@@ -22,6 +22,7 @@ from dataplane.documents import (
 )
 
 AbsolutePath = Annotated[Path, PlainValidator(absolute_path)]
+UdpPort = Annotated[int, Field(ge=1, le=0xFFFF)]
 
 
 class PortConfig(Strict):
@@ -58,6 +59,14 @@ class EmulatorConfig(Strict):
         }
 
     @property
+    def misses(self) -> dict[str, str]:
+        """Return by port where frames without entry go."""
+        ways = {self.uplink.port: self.cpu.port, self.cpu.port: self.uplink.port}
+        for vf, representor in zip(self.vfs, self.representors, strict=True):
+            ways |= {vf.port: representor.port, representor.port: vf.port}
+        return ways
+
+    @property
     def control(self) -> Path:
         """Return the socket that takes faults."""
         return self.run_dir / "control.sock"
@@ -74,14 +83,6 @@ class OcteonConfig(EmulatorConfig):
     bridge: InterfaceName
     addresses: Annotated[list[Ip], Field(min_length=1, max_length=2)]
     mtu: Annotated[int, Field(ge=MIN_IPV6_MTU)]
-
-    @property
-    def misses(self) -> dict[str, str]:
-        """Return by port where frames without entry go."""
-        ways = {self.uplink.port: self.cpu.port, self.cpu.port: self.uplink.port}
-        for vf, representor in zip(self.vfs, self.representors, strict=True):
-            ways |= {vf.port: representor.port, representor.port: vf.port}
-        return ways
 
     @property
     def ovs(self) -> Path:
@@ -111,9 +112,30 @@ class E2100Config(EmulatorConfig):
         return self.run_dir / "p4runtime.sock"
 
 
-VENDORS: Mapping[str, type[OcteonConfig | E2100Config]] = {
+class Sx904Config(EmulatorConfig):
+    """A Senao SX904 in switchdev mode; without ``tunnels`` it has the published ``ice`` driver.
+
+    ``capacity`` is how many filters it takes, ``geneve`` and ``vxlan`` are the UDP ports of the
+    tunnel devices on the card.
+    """
+
+    vendor: Literal["senao"]
+    tunnels: bool = True
+    capacity: Annotated[int, Field(ge=0)] = 4096
+    geneve: UdpPort = 6081
+    vxlan: UdpPort = 4789
+
+    @property
+    def rtnetlink(self) -> Path:
+        """Return the socket on which its kernel speaks rtnetlink."""
+        return self.run_dir / "rtnetlink.sock"
+
+
+AnyConfig = OcteonConfig | E2100Config | Sx904Config
+VENDORS: Mapping[str, type[AnyConfig]] = {
     "marvell": OcteonConfig,
     "intel": E2100Config,
+    "senao": Sx904Config,
 }
 
 
@@ -126,7 +148,7 @@ def named_port(config: EmulatorConfig, name: str) -> PortConfig:
     return found
 
 
-def load_config(path: Path) -> OcteonConfig | E2100Config:
+def load_config(path: Path) -> AnyConfig:
     """Return the configuration in the file at ``path``.
 
     Raises InvalidValueError, or FaultyFileError with every fault.
@@ -148,7 +170,7 @@ def load_config(path: Path) -> OcteonConfig | E2100Config:
     return parsed
 
 
-def _model(value: object) -> type[OcteonConfig | E2100Config]:
+def _model(value: object) -> type[AnyConfig]:
     """Return what ``value`` is to be; its faults are told by the first vendor's if it is none's."""
     vendor = value.get("vendor") if isinstance(value, Mapping) else None
     return VENDORS.get(str(vendor), OcteonConfig)

@@ -5,11 +5,7 @@ The pipeline itself outlives the server: while that is dead, frames go by what s
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -24,7 +20,7 @@ from vendors.emulator.e2100.ports import MAX_VFS, make_entry, own_entries, ports
 from vendors.emulator.e2100.schema import parse_text
 from vendors.emulator.e2100.tables import Tables
 from vendors.emulator.packets import Encap
-from vendors.emulator.relay import Relay
+from vendors.emulator.relay import Entrance, Relay
 from vendors.emulator.settings import E2100Config, PortConfig, named_port
 from vendors.emulator.trouble import Trouble
 
@@ -155,7 +151,7 @@ class E2100:
         self._tables.own()
 
     def _plug(self, port: PortConfig) -> None:
-        self._relay.plug(port, _Entrance(partial(self._take_in, port.port)))
+        self._relay.plug(port, Entrance(partial(self._take_in, port.port)))
 
     def _take_in(self, port: str, frame: bytes) -> None:
         with suppress(Refusal, KeyError):  # by a pipeline that is not this one, nothing goes
@@ -182,19 +178,3 @@ class E2100:
             make("rx_ipv4_tunnel_source_port", remote, "set_source_port", from_port, 0),
             make("source_port_to_bridge_map", bridged, "set_bridge_id", {"bridge_id": 1}, 1),
         ]
-
-
-@dataclass(slots=True)
-class _Entrance:
-    """Where frames come in at a port."""
-
-    take_in: Callable[[bytes], None]
-    is_closed: bool = False
-
-    def send(self, frame: bytes, /) -> None:
-        if self.is_closed:
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        self.take_in(frame)
-
-    def close(self) -> None:
-        self.is_closed = True

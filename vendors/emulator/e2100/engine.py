@@ -16,6 +16,7 @@ from vendors.emulator.packets import (
     Encap,
     Frame,
     Outer,
+    Sent,
     Tunnel,
     encapsulate,
     parse_frame,
@@ -37,14 +38,6 @@ class Fate(Enum):
 
     DROP = auto()
     CPU = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A frame that leaves by a port."""
-
-    port: str
-    frame: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The emulated switch of a Senao SX904."""

@@ -114,9 +114,19 @@ def _e2100(run_dir: Path, vfs: int) -> dict[str, Any]:
     }
 
 
+def _sx904(run_dir: Path, _vfs: int) -> dict[str, Any]:
+    return {
+        "address": f"unix:{run_dir}/rtnetlink.sock",
+        "uplink": NIC,
+        "geneve": "genev_sys_6081",
+        "vxlan": "vxlan_sys_4789",
+    }
+
+
 _SWITCHES: Mapping[Vendor, Callable[[Path, int], dict[str, Any]]] = {
     Vendor.INTEL: _e2100,
     Vendor.MARVELL: _octeon,
+    Vendor.SENAO: _sx904,
 }
 """What the vendor's driver needs to know of the switch whose files are here, with so many VFs."""
 

@@ -58,6 +58,7 @@ class Vendor(StrEnum):
 
     INTEL = "intel"
     MARVELL = "marvell"
+    SENAO = "senao"
 
 
 class _Dpu(Strict):

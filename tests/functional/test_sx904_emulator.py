@@ -13,14 +13,10 @@ from tests.functional.rtnl_client import Client, client
 from tests.packets.sx904_frames import (
     DEVICES,
     FAR,
-    HOP,
     KINDS,
     OWN,
-    OWN_MAC,
     POD,
     REMOTE,
-    REP0,
-    REP1,
     arriving,
     golden,
     inner,
@@ -38,6 +34,7 @@ from tests.unit.rtnl_by_hand import (
     new_filter,
     one_filter,
 )
+from tests.unit.sx904_card import HOP, OWN_MAC, REP0, REP1
 from vendors.emulator.control import FaultError, Injection, inject, new_mark
 from vendors.emulator.packets import Encap
 

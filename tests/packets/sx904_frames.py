@@ -18,14 +18,14 @@ from tests.unit.rtnl_by_hand import (
     tunnel_release,
     tunnel_set,
 )
+from tests.unit.sx904_card import GENEVE_DEVICE, HOP, OWN_MAC, REP0, REP1, VXLAN_DEVICE
 from vendors.emulator.packets import Encap
 
 MISSES = {"vf0": "rep0", "rep0": "vf0", "vf1": "rep1", "rep1": "vf1", "up": "cpu0", "cpu0": "up"}
-# The netdevs of a card with two VFs, in their order.
-UPLINK, REP0, REP1, GENEVE_DEVICE, VXLAN_DEVICE = 2, 3, 4, 5, 6
+
+
 DEVICES = {Encap.GENEVE: GENEVE_DEVICE, Encap.VXLAN: VXLAN_DEVICE}
 POD, NEAR, FAR = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
-OWN_MAC, HOP = "02:aa:bb:cc:dd:ee", "06:11:22:33:44:55"
 OWN = {4: "192.0.2.1", 6: "2001:db8::1"}
 REMOTE = {4: "192.0.2.77", 6: "2001:db8::77"}
 VNI = 0xABCDEF

@@ -221,7 +221,7 @@ class Shown:
 
     @property
     def actions(self) -> list[dict[int, bytes]]:
-        return [attributes(each) for each in attributes(self.options[3]).values()]
+        return [attributes(each) for each in attributes(self.options.get(3, b"")).values()]
 
     @property
     def counters(self) -> list[tuple[int, int]]:

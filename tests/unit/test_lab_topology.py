@@ -53,18 +53,21 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
 def test_a_dpu_in_a_host() -> None:
     topology = read_topology(
         "nodes: [{name: h1}, {name: d1, dpu: {vendor: marvell, host: h1}},"
-        " {name: d2, dpu: {vendor: intel, host: h1, vfs: 16}}]",
+        " {name: d2, dpu: {vendor: intel, host: h1, vfs: 16}},"
+        " {name: d3, dpu: {vendor: senao, host: h1}}]",
         "here",
     )
     assert [(node.name, node.dpu) for node in topology.dpus] == [
         ("d1", Dpu(Vendor.MARVELL, "h1", 4)),
         ("d2", Dpu(Vendor.INTEL, "h1", 16)),
+        ("d3", Dpu(Vendor.SENAO, "h1", 4)),
     ]
     assert topology.agents == topology.nodes
     ids = [device_id(topology, node, number) for node in topology.dpus for number in (0, 5, 6)]
     assert ids == [
         *("0000:06:00.2", "0000:06:00.7", "0000:06:01.0"),
         *("0000:07:00.2", "0000:07:00.7", "0000:07:01.0"),
+        *("0000:08:00.2", "0000:08:00.7", "0000:08:01.0"),
     ]
 
 

@@ -76,8 +76,35 @@ class Held:
 
 @dataclass(slots=True)
 class _Pref:
+    """The filters of one pref by handle; no two have the same match."""
+
     protocol: int
     filters: dict[int, Held] = field(default_factory=dict)
+    _matches: dict[object, int] = field(default_factory=dict)
+    _lowest: int = 1  # below all handles are taken
+
+    def handle(self) -> int:
+        """Return the lowest handle that is free."""
+        while self._lowest in self.filters:
+            self._lowest += 1
+        return self._lowest
+
+    def holder(self, flower: Flower) -> int | None:
+        """Return the handle of the filter that has this match."""
+        return self._matches.get(flower.match)
+
+    def put(self, handle: int, held: Held) -> None:
+        """Hold a filter at a handle that is free."""
+        self.filters[handle] = held
+        self._matches[held.flower.match] = handle
+
+    def pop(self, handle: int) -> Held | None:
+        """Let a filter go, and return it; None: there is none."""
+        held = self.filters.pop(handle, None)
+        if held is not None:
+            del self._matches[held.flower.match]
+            self._lowest = min(self._lowest, handle)
+        return held
 
 
 class Tc:
@@ -169,13 +196,10 @@ class Tc:
         if not prefs:
             raise Refusal(errno.ENOENT, _NO_CHAIN)
         pref = self._known(prefs, asked)
+        if asked.handle and asked.handle not in pref.filters:
+            raise Refusal(errno.ENOENT, "Specified filter handle not found")
         for handle in [asked.handle] if asked.handle else [*pref.filters]:
-            held = pref.filters.pop(handle, None)
-            if held is None:
-                raise Refusal(errno.ENOENT, "Specified filter handle not found")
-            self._take_out(held)
-        if not pref.filters:
-            del prefs[asked.pref]
+            self._drop(prefs, asked.pref, handle)
 
     def filter(self, asked: Asked) -> bytes:
         """Return the body of the RTM_NEWTFILTER for one filter. Raises Refusal."""
@@ -212,10 +236,8 @@ class Tc:
         if not found:
             return ""
         ifindex, number, handle = random.choice(found)  # noqa: S311  # not a secret
-        pref = self._hooks[ifindex][number]
-        self._take_out(pref.filters.pop(handle))
-        if not pref.filters:
-            del self._hooks[ifindex][number]
+        prefs = self._hooks[ifindex]
+        self._drop(prefs, number, handle)
         link = self._links.get(ifindex)
         return f"{link.name if link else ifindex} pref {number} handle {handle:#x}"
 
@@ -230,15 +252,14 @@ class Tc:
         if asked.options is None:
             raise Refusal(errno.EINVAL)
         flower = read_flower(asked.options, lambda ifindex: self._links.get(ifindex) is not None)
-        same = (held for held in pref.filters.values() if held.flower.match == flower.match)
-        if old is None and next(same, None) is not None:
+        if pref.holder(flower) not in (None, asked.handle or None):
             raise Refusal(errno.EEXIST)
         counter = Counter()
         entry, warning = self._offload(flower, link, counter)
-        handle = asked.handle or next(n for n in range(1, 1 << 32) if n not in pref.filters)
         if old is not None:
+            pref.pop(asked.handle)
             self._take_out(old)
-        pref.filters[handle] = Held(flower, counter, entry, self._actions)
+        pref.put(asked.handle or pref.handle(), Held(flower, counter, entry, self._actions))
         self._actions += len(flower.actions)
         return warning
 
@@ -253,6 +274,14 @@ class Tc:
             if flower.flags & SKIP_SW:
                 raise
             return None, refusal.words if flower.flags & VERBOSE else ""
+
+    def _drop(self, prefs: dict[int, _Pref], number: int, handle: int) -> None:
+        """Let one filter go, with its pref if it was the last."""
+        held = prefs[number].pop(handle)
+        if held is not None:
+            self._take_out(held)
+        if not prefs[number].filters:
+            del prefs[number]
 
     def _take_out(self, held: Held) -> None:
         if held.entry is not None:

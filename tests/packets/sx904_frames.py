@@ -90,7 +90,7 @@ def inward(version: int, target: int = REP0) -> bytes:
         f"enc_ipv{version}_dst": OWN[version],
         "enc_key_id": VNI,
     }
-    match = keys(**outer, eth_dst=POD, eth_src=FAR)  # type: ignore[arg-type]  # str is no pair
+    match = keys(**outer, eth_dst=POD, eth_src=FAR)
     return match + actions(tunnel_release(), mirred(target)) + flags(SKIP_SW)
 
 

@@ -471,7 +471,8 @@ def test_what_is_refused_leaves_nothing(
     card: HandCard, sent: bytes, number: int, words: str
 ) -> None:
     def state() -> list[object]:
-        return [card.dump(dump(GETQDISC)), *map(card.filters, (REP0, REP1, GENEVE_DEVICE))]
+        at = (REP0, REP1, GENEVE_DEVICE)
+        return [card.dump(dump(GETQDISC)), *(card.dump(dump(GETTFILTER, each)) for each in at)]
 
     before = state()
     found = card.ask(sent)
@@ -499,6 +500,11 @@ def test_a_filter_is_read_back_as_it_was_written(card: HandCard, options: bytes)
         assert {n: v for n, v in told.items() if n not in (1, 2)} == {
             n: v for n, v in asked.items() if n != 2
         }
+
+
+def test_a_key_without_mask_is_not_shown(card: HandCard) -> None:
+    card.do(new_filter(REP0, local(keys(ipv4_src=("10.0.0.1", "0.0.0.0"))), pref=9))
+    assert not {10, 11} & card.filters(REP0)[1].options.keys()
 
 
 def test_one_filter_is_shown_as_in_a_dump(card: HandCard) -> None:
@@ -595,6 +601,11 @@ OUT_TO_A = keys(eth_dst=A) + actions(SET, TO_GENEVE) + HARD
 
 
 class TestHandles:
+    def test_the_lowest_that_is_free_is_given(self, card: HandCard) -> None:
+        card.do(new_filter(REP0, OUT_TO_A, pref=5), one_filter(DELTFILTER, REP0, 5, 1))
+        card.do(new_filter(REP0, LOCAL, pref=5))
+        assert sorted(each.handle for each in card.filters(REP0)) == [1, 2]
+
     def test_one_that_is_there(self, card: HandCard) -> None:
         found = card.ask(new_filter(REP0, LOCAL, pref=5, handle=1))
         assert (found.error, found.words) == (errno.EEXIST, "Filter already exists")
@@ -682,6 +693,10 @@ class TestMessages:
     def test_no_ack_where_none_is_asked_for(self, card: HandCard) -> None:
         assert card.send(new_filter(REP0, LOCAL, how=REQUEST | CREATE)) == []
         assert card.ask(new_filter(REP0, LOCAL, how=REQUEST | CREATE)).error == errno.EEXIST
+
+    def test_a_dump_has_no_ack(self, card: HandCard) -> None:
+        found = card.send(message(GETLINK, REQUEST | DUMP | ACK, bytes(16)))
+        assert [each.kind for each in found] == [NEWLINK] * 5 + [DONE]
 
     def test_an_ack_has_the_header_alone(self, card: HandCard) -> None:
         found = card.ask(new_filter(REP0, LOCAL))

@@ -172,15 +172,13 @@ class Tc:
         link, prefs = self._hook(asked)
         number = asked.pref or _auto_pref(prefs)
         pref = _pref_of(prefs, number, asked)
-        is_new = pref is None
         if pref is None:
             _check_new(asked)
             pref = _Pref(asked.protocol)
         elif asked.kind not in (None, FLOWER):
             raise Refusal(errno.EINVAL, "Specified filter kind does not match existing one")
         warning = self._put(asked, link, pref)
-        if is_new:
-            prefs[number] = pref
+        prefs[number] = pref
         return warning
 
     def delete_filters(self, asked: Asked) -> None:

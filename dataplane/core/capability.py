@@ -27,6 +27,7 @@ class Departure(StrEnum):
 
     ND_ANSWERS = "answer an ND solicitation that is sent to one: who is asked gets it"
     FRAME_SIZE = "see that a frame is too large for the underlay: it leaves all the same"
+    LENGTHS = "see that a packet says it is longer than its frame: it leaves all the same"
     OUTER_ECN = "tell the frame inside what congestion its tunnel packet has met"
     OUTER_TARGET = "compare the address that a tunnel packet is for: others' are taken in"
 

@@ -432,7 +432,12 @@ def _rare(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:
         ):
             yield _Case(f"{name} {over}", _behind(way, replace(ip, protocol=protocol), head))
         at, data = ETHERNET + 4, b"\x05\xdc"
-    yield _Case(f"a length beyond the end {over}", _damage(_echo(way, ip), at, data))
+    yield _Case(
+        f"a length beyond the end {over}",
+        _damage(_echo(way, ip), at, data),
+        departure=Departure.LENGTHS,
+        instead=_echo(way, ip),
+    )
 
 
 def _astray(way: _Way) -> Iterator[_Case]:

@@ -193,6 +193,7 @@ def with_excuse(question: Question, departure: Departure) -> Question:
 
 ND = with_excuse(QUESTION, Departure.ND_ANSWERS)
 SIZE = with_excuse(TOO_LARGE, Departure.FRAME_SIZE)
+LENGTHS = with_excuse(QUESTION, Departure.LENGTHS)
 ECN = with_excuse(BACK, Departure.OUTER_ECN)
 TARGET = with_excuse(BACK, Departure.OUTER_TARGET)
 FLAWED = replace(TARGET, sound=False)
@@ -224,6 +225,9 @@ FLAWED = replace(TARGET, sound=False)
         pytest.param(SIZE, SENT, DROPPED, SHORTER, True, id="too large and whole"),
         pytest.param(SIZE, SHORTER, DROPPED, SHORTER, False, id="as large as may be, not as it is"),
         pytest.param(SIZE, SENT, DROPPED, DROPPED, False, id="too large and not let in anyhow"),
+        pytest.param(LENGTHS, SENT, DROPPED, SENT, True, id="a length that lies, and sent"),
+        pytest.param(LENGTHS, ELSEWHERE, DROPPED, SENT, False, id="a length that lies, elsewhere"),
+        pytest.param(LENGTHS, SENT, DROPPED, DROPPED, False, id="a length that lies, of a liar"),
         pytest.param(ECN, IN, TOLD, IN, True, id="congestion not told"),
         pytest.param(ECN, IN, DROPPED, IN, True, id="congestion that cannot be told"),
         pytest.param(ECN, ELSEWHERE, TOLD, IN, False, id="congestion told to another"),

@@ -92,6 +92,7 @@ def test_excuses_are_of_the_frames_that_they_are_about(segment: object) -> None:
     assert about == {
         Departure.ND_ANSWERS: {"ND solicitation to one", "ND with a false MAC"},
         Departure.FRAME_SIZE: {"too large"},
+        Departure.LENGTHS: {"a length beyond the end over IPv"},
         Departure.OUTER_TARGET: {"not to this node"},
     }
     for each, excuse in found:

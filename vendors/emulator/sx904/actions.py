@@ -144,7 +144,7 @@ def _read_action(data: bytes, exists: Exists) -> Action:
 
 
 def _read_gact(data: bytes | None, _exists: Exists) -> tuple[Gact, int]:
-    found = read_attributes(data or b"", {_PARMS: _GENERIC.size})
+    found = read_attributes(data or b"", {_PARMS: _GENERIC.size}, "")
     if _PARMS not in found:
         raise Refusal(errno.EINVAL)
     return Gact(), _GENERIC.unpack_from(found[_PARMS])[2]
@@ -152,15 +152,15 @@ def _read_gact(data: bytes | None, _exists: Exists) -> tuple[Gact, int]:
 
 def _read_mirred(data: bytes | None, exists: Exists) -> tuple[Mirred, int]:
     if data is None:
-        raise Refusal(errno.EINVAL, "Mirred requires attributes to be passed")
+        raise Refusal(errno.EINVAL, "act_mirred: Mirred requires attributes to be passed")
     found = read_attributes(data, {_PARMS: _MIRRED_PARMS.size})
     if _PARMS not in found:
-        raise Refusal(errno.EINVAL, "Missing required mirred parameters")
+        raise Refusal(errno.EINVAL, "act_mirred: Missing required mirred parameters")
     _, _, control, _, _, how, ifindex = _MIRRED_PARMS.unpack_from(found[_PARMS])
     if how not in _MIRRED_WAYS:
-        raise Refusal(errno.EINVAL, "Unknown mirred option")
+        raise Refusal(errno.EINVAL, "act_mirred: Unknown mirred option")
     if not ifindex:
-        raise Refusal(errno.EINVAL, "Specified device does not exist")
+        raise Refusal(errno.EINVAL, "act_mirred: Specified device does not exist")
     if not exists(ifindex):
         raise Refusal(errno.ENODEV)
     return Mirred(how, ifindex), control
@@ -169,7 +169,8 @@ def _read_mirred(data: bytes | None, exists: Exists) -> tuple[Mirred, int]:
 def _read_tunnel(data: bytes | None, _exists: Exists) -> tuple[TunnelSet | TunnelRelease, int]:
     if data is None:
         raise Refusal(errno.EINVAL, "Tunnel requires attributes to be passed")
-    found = read_attributes(data, _TUNNEL_LENGTHS)
+    words = "Failed to parse nested tunnel key attributes"
+    found = read_attributes(data, _TUNNEL_LENGTHS, words)
     if _PARMS not in found:
         raise Refusal(errno.EINVAL, "Missing tunnel key parameters")
     _, _, control, _, _, action = _TUNNEL_PARMS.unpack_from(found[_PARMS])

@@ -102,7 +102,7 @@ class Flower:
 
 def read_flower(options: bytes, exists: Exists) -> Flower:
     """Return the filter in TCA_OPTIONS; ``exists`` tells netdevs by ifindex. Raises Refusal."""
-    found = read_attributes(options, _LENGTHS)
+    found = read_attributes(options, _LENGTHS, "")
     flags = _U32.unpack_from(found[_FLAGS])[0] if _FLAGS in found else 0
     if flags & ~(SKIP_HW | SKIP_SW | VERBOSE) or flags & _BOTH == _BOTH:
         raise Refusal(errno.EINVAL)

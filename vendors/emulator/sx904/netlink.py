@@ -92,10 +92,10 @@ def write_dump(request: Request, port: int, parts: Iterable[tuple[int, bytes]]) 
     yield packet + write_message(DONE, MULTI, ends, _ERRNO.pack(0))
 
 
-def read_attributes(data: bytes, lengths: Lengths) -> dict[int, bytes]:
+def read_attributes(data: bytes, lengths: Lengths, words: str = _POLICY) -> dict[int, bytes]:
     """Return attributes by number, the last of each; what is behind a broken one is passed over.
 
-    Raises Refusal (ERANGE) for one that is shorter than it must be.
+    Raises Refusal (ERANGE) with ``words`` for one that is shorter than it must be.
     """
     found: dict[int, bytes] = {}
     while len(data) >= _ATTRIBUTE.size:
@@ -107,7 +107,7 @@ def read_attributes(data: bytes, lengths: Lengths) -> dict[int, bytes]:
     for kind, value in found.items():
         least = lengths.get(kind, 0)
         if len(value) < least or (least == FLAG and value):
-            raise Refusal(errno.ERANGE, _POLICY)
+            raise Refusal(errno.ERANGE, words)
     return found
 
 

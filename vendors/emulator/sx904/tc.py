@@ -37,7 +37,7 @@ from vendors.emulator.sx904.table import Entry, Table
 
 FLOWER = "flower"
 CLSACT, INGRESS = 0xFFFFFFF1, 0xFFFFFFF2  # TC_H_CLSACT; TC_H_MIN_INGRESS of it
-_CLSACT_HANDLE = 0xFFFF0000
+_CLSACT_HANDLE, _ROOT = 0xFFFF0000, 0xFFFFFFFF
 _HEADER = struct.Struct("=BxxxiIII")  # tcmsg: family, ifindex, handle, parent, info
 _KIND, _OPTIONS, _DUMP_INVISIBLE, _CHAIN = 1, 2, 10, 11
 _LENGTHS = {_DUMP_INVISIBLE: FLAG, _CHAIN: 4}
@@ -76,7 +76,7 @@ class Held:
 
 @dataclass(slots=True)
 class _Pref:
-    """The filters of one pref by handle; no two have the same match."""
+    """The filters of one pref by handle; only what replaces another may match as a third does."""
 
     protocol: int
     filters: dict[int, Held] = field(default_factory=dict)
@@ -89,20 +89,21 @@ class _Pref:
             self._lowest += 1
         return self._lowest
 
-    def holder(self, flower: Flower) -> int | None:
-        """Return the handle of the filter that has this match."""
-        return self._matches.get(flower.match)
+    def has(self, flower: Flower) -> bool:
+        """Say whether a filter has this match."""
+        return flower.match in self._matches
 
     def put(self, handle: int, held: Held) -> None:
         """Hold a filter at a handle that is free."""
         self.filters[handle] = held
-        self._matches[held.flower.match] = handle
+        self._matches.setdefault(held.flower.match, handle)
 
     def pop(self, handle: int) -> Held | None:
         """Let a filter go, and return it; None: there is none."""
         held = self.filters.pop(handle, None)
         if held is not None:
-            del self._matches[held.flower.match]
+            if self._matches.get(held.flower.match) == handle:
+                del self._matches[held.flower.match]
             self._lowest = min(self._lowest, handle)
         return held
 
@@ -123,6 +124,8 @@ class Tc:
     def add_qdisc(self, asked: Asked) -> None:
         """Have a clsact. Raises Refusal."""
         link = self._link(asked)
+        if asked.parent == _ROOT:
+            raise Refusal(errno.EOPNOTSUPP)
         if asked.parent != CLSACT or asked.handle not in (0, _CLSACT_HANDLE):
             raise Refusal(errno.ENOENT, "Failed to find specified qdisc")
         if link.ifindex in self._hooks:
@@ -142,7 +145,7 @@ class Tc:
         """Have a clsact no more, and none of its filters. Raises Refusal."""
         link = self._link(asked)
         if asked.parent != CLSACT or link.ifindex not in self._hooks:
-            raise Refusal(errno.ENOENT, "Cannot find specified qdisc on specified device")
+            raise Refusal(errno.EINVAL, "Invalid handle")
         self.forget(link.ifindex)
 
     def qdiscs(self) -> Iterator[bytes]:
@@ -220,7 +223,7 @@ class Tc:
             if asked.pref not in (0, number) or asked.protocol not in (0, pref.protocol):
                 continue
             yield _write_filter(asked.ifindex, number, pref, None)
-            for item in pref.filters.items():
+            for item in sorted(pref.filters.items()):
                 yield _write_filter(asked.ifindex, number, pref, item)
 
     def lose_one(self) -> str:
@@ -250,7 +253,7 @@ class Tc:
         if asked.options is None:
             raise Refusal(errno.EINVAL)
         flower = read_flower(asked.options, lambda ifindex: self._links.get(ifindex) is not None)
-        if pref.holder(flower) not in (None, asked.handle or None):
+        if old is None and pref.has(flower):
             raise Refusal(errno.EEXIST)
         counter = Counter()
         entry, warning = self._offload(flower, link, counter)
@@ -288,7 +291,7 @@ class Tc:
     def _link(self, asked: Asked) -> Link:
         found = self._links.get(asked.ifindex)
         if found is None:
-            raise Refusal(errno.ENODEV, "Cannot find device")
+            raise Refusal(errno.ENODEV)
         return found
 
     def _hook(self, asked: Asked) -> tuple[Link, dict[int, _Pref]]:

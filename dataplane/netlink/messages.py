@@ -149,6 +149,22 @@ def nested(payload: bytes, wanted: int) -> bytes:
     return b""
 
 
+def attribute_map(payload: bytes) -> dict[int, bytes]:
+    """Return what each attribute holds, by its type, in their order; the last of a type wins.
+
+    Raises ValueError for one that is cut short. A list of filters is full of them: so no generator.
+    """
+    found = {}
+    offset, end, head = 0, len(payload), _ATTRIBUTE.size
+    while offset + head <= end:
+        length, kind = _ATTRIBUTE.unpack_from(payload, offset)
+        if not head <= length <= end - offset:
+            raise ValueError(f"attribute {kind & _NLA_TYPE_MASK} is cut short")
+        found[kind & _NLA_TYPE_MASK] = payload[offset + head : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
 def text(payload: bytes) -> str:
     """Return the string that an attribute holds, without its NUL."""
     return payload.split(b"\0", 1)[0].decode(errors="replace")

@@ -15,6 +15,7 @@ from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, nlmsg
 from pyroute2.netlink.rtnl import RTM_DELTFILTER, RTM_GETTFILTER, RTM_NEWTFILTER
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
+from dataplane.netlink import actions
 from dataplane.netlink.messages import Filter, attribute, attributes, nested, text
 from dataplane.netlink.rtnl import KernelError, Rtnl
 from dataplane.netlink.tc import INGRESS
@@ -26,13 +27,9 @@ _KIND = b"u32\0"
 _WHOLE = 0  # a handle: to add, one that the kernel chooses; to delete, the whole list of a place
 _TCA_KIND, _TCA_OPTIONS = 1, 2  # linux/rtnetlink.h
 _U32_SEL, _U32_ACT = 5, 7  # linux/pkt_cls.h: TCA_U32_...
-_FIRST = 1  # TCA_ACT_TAB: actions are numbered from 1
-_ACT_KIND, _ACT_OPTIONS, _ACT_COOKIE = 1, 2, 6  # TCA_ACT_...
-_MIRRED_PARMS = 2
 _SELECTOR = struct.Struct("=BBBxHHhhI")  # struct tc_u32_sel, followed by its keys
 _MATCH, _WHERE = struct.Struct("!II"), struct.Struct("=ii")  # both halves of struct tc_u32_key
-_MIRRED = struct.Struct("=IIiiiiI")  # struct tc_mirred
-_TERMINAL, _STOLEN, _EGRESS_REDIR = 1, 4, 1  # TC_U32_TERMINAL, TC_ACT_STOLEN, TCA_EGRESS_REDIR
+_TERMINAL = 1  # TC_U32_TERMINAL
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,14 +82,9 @@ class Listing:
 def add(rtnl: Rtnl, redirect: Redirect) -> None:
     """Add a redirect behind those in its place. Raises KernelError."""
     selector = _SELECTOR.pack(_TERMINAL, 0, len(redirect.keys), 0, 0, 0, 0, 0)
-    parameters = _MIRRED.pack(0, 0, _STOLEN, 0, 0, _EGRESS_REDIR, redirect.target)
-    action = (
-        attribute(_ACT_KIND, b"mirred\0")
-        + attribute(_ACT_OPTIONS, attribute(_MIRRED_PARMS, parameters))
-        + attribute(_ACT_COOKIE, COOKIE)
-    )
+    action = actions.encode((actions.Redirect(redirect.target),), COOKIE)
     options = attribute(_U32_SEL, selector + b"".join(map(_packed, redirect.keys))) + attribute(
-        _U32_ACT, attribute(_FIRST, action)
+        _U32_ACT, action
     )
     what = f"redirect from {redirect.place} to netdev {redirect.target}"
     rtnl.ask(
@@ -169,12 +161,11 @@ def _kind_and_options(reply: nlmsg) -> tuple[str, bytes]:
 
 
 def _redirect(reply: nlmsg, ifindex: int, options: bytes) -> Redirect | None:
-    action = nested(nested(options, _U32_ACT), _FIRST)
-    parameters = nested(nested(action, _ACT_OPTIONS), _MIRRED_PARMS)
-    if nested(action, _ACT_COOKIE) != COOKIE or len(parameters) < _MIRRED.size:
+    found = [each for each in actions.decode(nested(options, _U32_ACT)) if each.cookie == COOKIE]
+    if len(found) != 1 or not isinstance(found[0].action, actions.Redirect):
         return None
     place = Place(ifindex, reply["info"] >> 16, socket.ntohs(reply["info"] & 0xFFFF))
-    target = _MIRRED.unpack_from(parameters)[-1]
+    target = found[0].action.ifindex
     return Redirect(place, _keys(nested(options, _U32_SEL)), target, reply["handle"])
 
 

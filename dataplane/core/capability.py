@@ -10,13 +10,19 @@ from dataplane.core.model import Encap, Family, Guard
 
 
 class Part(StrEnum):
-    """What an entry of the overlay is made of in a switch; entries of one segment share parts."""
+    """What an entry of the overlay is made of in a switch; entries of one segment share parts.
+
+    Where tables follow each other, a port and an endpoint have a row each. Where there is one
+    alone, there is a row for every pair of them: ways and arrivals.
+    """
 
     PORT = "port"  # a port of the switch on its segment, with what its guard checks
     ADDRESS = "address"  # an address that such a port may send from
     LOCAL = "local"  # frames for the endpoint behind such a port
     MEMBER = "member"  # tunnel packets of one VTEP and VNI
     REMOTE = "remote"  # frames for an endpoint behind a VTEP
+    WAY = "way"  # frames of one address, or IP version, of such a port for one endpoint
+    ARRIVAL = "arrival"  # tunnel packets of one VTEP and VNI for one such port
 
 
 class Departure(StrEnum):

@@ -97,7 +97,7 @@ class _Candidate(NamedTuple):
 
 
 _Parts = tuple[tuple[Part, int], ...]
-_REMOTE: _Parts = ((Part.REMOTE, 1),)
+_VERSIONS = 2  # of IP: a port that may send from any address has a way for each
 
 
 @dataclass(slots=True, eq=False)  # two of the same parts are two
@@ -237,22 +237,25 @@ class _Segment:
         """Yield of each entry that it may be placed, or why not."""
         ports: dict[EntryKey, _Bundle] = {}
         waits = not self._view.synced
+        neighbours = len(self._behind) - 1
         for port in self._view.ports:
             key, why = self._key(port.attachment.mac), self._why_not(port)
             if why is None:
-                ports[key] = _port(port)
+                ports[key] = _port(port, neighbours)
                 pinned = self._is(Hardware.ALWAYS, port.attachment)
                 yield key, _Candidate(key, frozenset(), (), (ports[key],), pinned, waits)
             else:
                 yield key, why
         local, bundles = frozenset(ports), tuple(ports.values())
-        shared = {vtep: (_Bundle(((Part.MEMBER, 1),)), *bundles) for vtep in self._view.flood}
+        member = (Part.MEMBER, 1), (Part.ARRIVAL, len(local))
+        own = (Part.REMOTE, 1), (Part.WAY, sum(map(_senders, self._behind)))
+        shared = {vtep: (_Bundle(member), *bundles) for vtep in self._view.flood}
         for remote in self._view.remotes:
             endpoint = remote.endpoint
             key, why = self._key(endpoint.mac), self._why_not_remote(remote)
             if why is None:
                 pinned = self._is(Hardware.ALWAYS, endpoint)
-                yield key, _Candidate(key, local, _REMOTE, shared[remote.vtep], pinned, waits)
+                yield key, _Candidate(key, local, own, shared[remote.vtep], pinned, waits)
             else:
                 yield key, why
 
@@ -309,6 +312,11 @@ class _Segment:
         return EntryKey(self._view.segment.vni, mac)
 
 
-def _port(port: Port) -> _Bundle:
+def _port(port: Port, neighbours: int) -> _Bundle:
     addresses = len(port.attachment.ips) if port.guard is Guard.IP else 0
-    return _Bundle(((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1)))
+    ways = (Part.WAY, _senders(port) * neighbours)
+    return _Bundle(((Part.PORT, 1), (Part.ADDRESS, addresses), (Part.LOCAL, 1), ways))
+
+
+def _senders(port: Port) -> int:
+    return len(port.attachment.ips) if port.guard is Guard.IP else _VERSIONS

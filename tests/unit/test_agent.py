@@ -609,7 +609,7 @@ class TestSwitch:
     FAR = Endpoint("blue", "n2", Mac("02:00:00:00:00:02"), (), "far", 0, "far", "eth0")
     KEY = EntryKey(BLUE.vni, FAR.mac)
     VTEP = ip_address("192.0.2.2")
-    TABLE = Table("all", 100, rows=dict.fromkeys(Part, 1))
+    TABLE = Table("all", 100, rows={Part.LOCAL: 1, Part.REMOTE: 1, Part.MEMBER: 1})
     SEEN = SwitchSeen(
         Capability(
             "test",

@@ -40,7 +40,8 @@ from tests.unit.overlay_builders import (
 ALL_GUARDS = frozenset(Guard)
 TUNNELS = frozenset((encap, family) for encap in Encap for family in Family)
 BUSY, IDLE = 1000.0, 0.0
-ROWS: Mapping[Part, int] = dict.fromkeys(Part, 1)
+STAGED = frozenset(Part) - {Part.WAY, Part.ARRIVAL}
+ROWS: Mapping[Part, int] = dict.fromkeys(STAGED, 1)
 LOCAL_ROWS = 4  # of one port with two addresses: itself, each address, frames for it
 
 

@@ -54,7 +54,8 @@ def _product(text: str) -> str:
     return text
 
 
-def _unix_socket(value: object) -> Path:
+def unix_socket(value: object) -> Path:
+    """Return the path of ``unix:/PATH``. Raises InvalidValueError for all else."""
     method, _, path = value.partition(":") if isinstance(value, str) else ("", "", "")
     if method != "unix":
         raise InvalidValueError(f"{shown(value)} is not unix:/PATH, a socket")
@@ -81,11 +82,11 @@ class DeviceConfig(Strict):
     product: Annotated[str, AfterValidator(_product)] | None = None
     side: Annotated[Side, Field(strict=False)]
     emulated: bool = False
-    attachment: Annotated[Path, PlainValidator(_unix_socket)] | None = None
+    attachment: Annotated[Path, PlainValidator(unix_socket)] | None = None
     vfs: list[VfConfig] = []
     representors: list[InterfaceName] = []
     switch: dict[str, Any] | None = None
-    control: Annotated[Path, PlainValidator(_unix_socket)] | None = None
+    control: Annotated[Path, PlainValidator(unix_socket)] | None = None
 
     @model_validator(mode="after")
     def _keys_of_its_side(self) -> DeviceConfig:

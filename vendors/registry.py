@@ -11,6 +11,7 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.device_config import DeviceConfig
 from vendors import noop
 from vendors.marvell import settings as marvell
+from vendors.senao import settings as senao
 
 
 class Driver(Switch, Protocol):
@@ -52,10 +53,15 @@ def _intel(settings: SwitchSettings) -> Driver:
     return intel.make(settings.values or {}, settings.representors, emulated=settings.emulated)
 
 
+def _senao(settings: SwitchSettings) -> Driver:
+    return senao.make(settings.values or {}, settings.representors, emulated=settings.emulated)
+
+
 DRIVERS: Mapping[str, Callable[[SwitchSettings], Driver]] = {
     "noop": _noop,
     "intel": _intel,
     "marvell": _marvell,
+    "senao": _senao,
 }
 
 

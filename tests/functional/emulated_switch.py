@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -28,6 +29,10 @@ from vendors.emulator.relay import open_port, receive
 HOST, OTHER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 PLACES = ("switch", "host", "dpu", "wire")
 SETTLE_S = 0.4
+VFS = 3
+OTHER_END = {"up": "cpu0", "cpu0": "up"}
+OTHER_END |= {f"vf{number}": f"rep{number}" for number in range(VFS)}
+OTHER_END |= {f"rep{number}": f"vf{number}" for number in range(VFS)}
 START_S = 20.0
 
 
@@ -165,6 +170,55 @@ class EmulatedSwitch:
             each.close()
         for name in self.names.values():
             run("ip", "netns", "delete", name)
+
+
+class ThreeVfs(EmulatedSwitch):
+    """A switch with a VF more, of whose answers no frame comes late."""
+
+    TAPS: Mapping[str, tuple[str, str]] = {
+        **{f"vf{number}": ("host", f"vf{number}") for number in range(VFS)},
+        **{f"rep{number}": ("dpu", f"rep{number}") for number in range(VFS)},
+        "cpu0": ("dpu", "eth0"),
+        "up": ("wire", "d1"),
+    }
+
+    def settings(self) -> dict[str, Any]:
+        def port(name: str) -> dict[str, str]:
+            place, netdev = self.TAPS[name]
+            return {"port": name, "netdev": netdev, "netns": str(self.space(place))}
+
+        return {
+            **super().settings(),
+            "vfs": [port(f"vf{number}") for number in range(VFS)],
+            "representors": [port(f"rep{number}") for number in range(VFS)],
+        }
+
+    def ask(self, port: str, frame: bytes) -> dict[str, list[bytes]]:
+        """Send ``frame`` into a TAP, and return what comes out of others, by port.
+
+        Each port's frames are forwarded in their order: once a second frame that always misses is
+        out, nothing more comes of the first.
+        """
+        self.heard()
+        fence = b"\xff" * 6 + b"\x02\x99\x00\x00\x00\x01\x88\xb6" + secrets.token_bytes(50)
+        self.sockets[port].send(frame)
+        self.sockets[port].send(fence)
+        found: dict[str, list[bytes]] = {}
+        give_up = time.monotonic() + 5
+        while fence not in found.get(OTHER_END[port], []):
+            left = give_up - time.monotonic()
+            assert left > 0, f"a frame that always misses was lost at {port}"
+            for ready in select.select(list(self.sockets.values()), [], [], left)[0]:
+                if (received := receive(ready)) is not None:
+                    name = next(n for n, each in self.sockets.items() if each is ready)
+                    found.setdefault(name, []).append(received)
+        for name, each in self.sockets.items():
+            with suppress(BlockingIOError):
+                while True:
+                    if (received := receive(each)) is not None:
+                        found.setdefault(name, []).append(received)
+        found[OTHER_END[port]].remove(fence)
+        return {name: frames for name, frames in found.items() if frames}
 
 
 class EmulatedOcteon(EmulatedSwitch):

@@ -22,7 +22,7 @@ from scapy.layers.l2 import Ether
 from dataplane.core.desired import Bindings, Desired, SegmentView
 from dataplane.core.diff import Change, diff
 from dataplane.core.model import EntryKey, Guard, IpAddress, Mac
-from tests.functional import intel_device
+from tests.functional import intel_device, senao_device
 from tests.functional.marvell_device import BRIDGE, Device, running_device
 from tests.unit.overlay_builders import NIC, VTEP4, VTEP6
 from vendors.intel.driver import IntelSwitch
@@ -49,6 +49,10 @@ class World(Protocol):
     """Whether it counts by endpoint what comes in from the wire."""
     takes_any_source: bool
     """Whether it forwards frames from MACs that nobody has, where the guard is off."""
+    left: frozenset[str]
+    """What it leaves to the software though the guard allows it, by name."""
+    says_room: bool
+    """Whether it says how many rows its tables take."""
     unseen: frozenset[str]
     """What it forwards by its tables though the suite would leave it to the software, by name."""
 
@@ -108,6 +112,8 @@ class NoWorld:
     guard = Guard.IP
     counts_arrivals = True
     takes_any_source = True
+    left = frozenset[str]()
+    says_room = True
     unseen = frozenset[str]()
 
     def driver(self) -> Driver:
@@ -130,6 +136,8 @@ class MarvellWorld:
     guard = Guard.IP
     counts_arrivals = True
     takes_any_source = True
+    left = frozenset[str]()
+    says_room = True
     unseen = frozenset[str]()
 
     def __init__(self, device: Device) -> None:
@@ -233,6 +241,8 @@ class IntelWorld:
     guard = Guard.OFF
     counts_arrivals = False  # pipeline.md, 8
     takes_any_source = False  # 4: l2_fwd_smac_table
+    left = frozenset[str]()
+    says_room = True
     # 6: no look at the size; 3: at ARP alone, and VLAN 0 is none
     unseen = frozenset({"too large", "IPv4 behind a tag", *_ND})
 
@@ -294,6 +304,74 @@ class IntelWorld:
             self.device.tell("clear")
 
 
+class SenaoWorld:
+    """An emulated Senao SX904."""
+
+    full_words = "No space left on device"
+    guard = Guard.IP
+    counts_arrivals = True
+    takes_any_source = True
+    says_room = False  # pipeline.md, 7
+    # pipeline.md, 5: no look at the size; 6: nor at what is a fragment, which is no ND below 255
+    unseen = frozenset({"too large", "a fragment of its own"})
+    left = frozenset({"no IP"})  # 3: an ethertype to each filter
+
+    def __init__(self, device: senao_device.Device) -> None:
+        self.device = device
+        device.furnish({str(vtep): mac for vtep, mac in NEXT_HOPS.items()})
+
+    def driver(self) -> Driver:
+        return self.device.driver()
+
+    def others(self) -> object:
+        return self.device.filters(ours=False)
+
+    def leftovers(self) -> object:
+        return self.device.filters(ours=True)
+
+    def refresh(self) -> None:
+        """Do nothing: it tells its counts as they are."""
+
+    def ask(self, port: str, frame: bytes) -> Answer:
+        return self.device.ask(port, frame)
+
+    def limit(self, table: str, rows: int) -> None:
+        self.device.tell("table-full", table, str(rows))
+
+    def unlimit(self) -> None:
+        self.device.tell("clear")
+
+    def losses(self) -> Mapping[str, Callable[[], None]]:
+        device = self.device
+        return {
+            "all filters": lambda: _quietly(device.tell, "reset"),
+            "one filter": lambda: _quietly(device.tell, "lose-one"),
+            "a restart": lambda: _quietly(device.tell, "kill"),
+        }
+
+    @contextmanager
+    def taken(self) -> Iterator[str]:
+        self.device.tell("take")
+        try:
+            yield "rep0 is programmed by others"
+        finally:
+            self.device.tell("clear")
+
+    @contextmanager
+    def shared(self, table: str) -> Iterator[None]:
+        assert table == "filters"
+        with self.device.standing("rep2"):
+            yield
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        self.device.tell("hang")
+        try:
+            yield
+        finally:
+            self.device.tell("clear")
+
+
 def _quietly(call: Callable[..., object], *words: str) -> None:
     call(*words)
 
@@ -315,9 +393,16 @@ def _intel(directory: Path) -> Iterator[ForwardingWorld]:
         yield IntelWorld(device)
 
 
+@contextmanager
+def _senao(directory: Path) -> Iterator[ForwardingWorld]:
+    with senao_device.running_device(directory) as device:
+        yield SenaoWorld(device)
+
+
 FORWARDING: Mapping[str, Callable[[Path], AbstractContextManager[ForwardingWorld]]] = {
     "intel": _intel,
     "marvell": _marvell,
+    "senao": _senao,
 }
 WORLDS: Mapping[str, Callable[[Path], AbstractContextManager[World]]] = {
     "noop": _no_world,

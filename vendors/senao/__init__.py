@@ -1,0 +1,1 @@
+"""Senao SX904: its switch takes tc filters."""

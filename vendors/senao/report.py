@@ -1,0 +1,179 @@
+"""What the device says it can do, and how full it is. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from dataplane.core.agreement import Field
+from dataplane.core.capability import Capability, Departure, Part, Table
+from dataplane.core.model import Encap, Family, Guard
+from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Found, Listing, Skip
+from dataplane.netlink.switchdev import SwitchNetdev
+from dataplane.netlink.tc import Slot
+from vendors.senao.pipeline import PREFERENCES, TABLE, Tunnel, Wiring, is_ours
+
+VENDOR, PRODUCT = "senao", "Senao SX904"
+DEPARTURES = frozenset(  # each with its source in the README
+    {Departure.FRAME_SIZE, Departure.LENGTHS, Departure.OUTER_ECN}
+)
+_ROWS: Mapping[Part, int] = {Part.WAY: 1, Part.ARRIVAL: 1}
+_REPRESENTOR = re.compile(r"pf\d+vf(\d+)")
+_FORWARDS_BETWEEN = (6, 8)  # ice before takes filters from VF to VF, and then loses the frames
+_LIMITS = (
+    "IPv6 with a hop limit above 127 stays in software: no key tells ND apart, which has 255",
+    "its driver does not say how many filters it takes, nor, if it is Intel's own, what they count",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of a filter that was tried: whether the device has tunnels, for all that is known.
+
+    ``words`` are those of who refused it, which may be about something else. ``dont_fragment``: the
+    kernel knows DF of an outer header.
+    """
+
+    tunnels: bool
+    words: str = ""
+    dont_fragment: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found: netdevs, filters by netdev, and how many the table takes at most.
+
+    ``release`` is the kernel's; None: its driver is not Intel's for sure.
+    """
+
+    netdevs: Mapping[str, SwitchNetdev]
+    listings: Mapping[str, Listing]
+    trial: Trial
+    capacity: int
+    release: tuple[int, int] | None = None
+    said: tuple[str, ...] = field(default=())
+
+
+def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capability:
+    """Return what can be placed in this device."""
+    held = [found for each in findings.listings.values() for found in each.found]
+    ours = sum(map(is_ours, held))
+    foreign = sum(found.in_hardware and not is_ours(found) for found in held)
+    tunnels = usable(findings.netdevs, wiring) if findings.trial.tunnels else {}
+    cannot_set = {Field.ECN} if findings.trial.dont_fragment else {Field.ECN, Field.DF}
+    return Capability(
+        vendor=VENDOR,
+        product=PRODUCT,
+        tunnels=frozenset((encap, family) for encap in tunnels for family in Family),
+        guards={name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
+        tables=(
+            Table(TABLE, max(findings.capacity, ours + foreign), ours + foreign, foreign, _ROWS),
+        ),
+        cannot_set=frozenset(cannot_set),
+        departures=DEPARTURES,
+        limits=tuple(_limits(findings, wiring)),
+        obstacle=_mode(findings, wiring) or _foreign(findings, wiring),
+        offloads=wiring.skip is Skip.KERNEL,
+        emulated=emulated,
+        rows=ours,
+    )
+
+
+def ports(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> tuple[str, ...]:
+    """Return the representors that are there and stand for the VF that they are said to."""
+    return tuple(
+        name
+        for number, name in enumerate(wiring.representors)
+        if name in netdevs and not _is_other(netdevs[name], number, wiring)
+    )
+
+
+def _is_other(netdev: SwitchNetdev, number: int, wiring: Wiring) -> bool:
+    """Say whether a netdev is no representor, or that of another VF."""
+    if wiring.skip is not Skip.KERNEL:
+        return False  # no device, so no representors
+    found = _REPRESENTOR.fullmatch(netdev.port)
+    return found is None or int(found[1]) != number
+
+
+def usable(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> dict[Encap, Tunnel]:
+    """Return the tunnel devices that are there and of the right kind, with their UDP ports."""
+    named = ((encap, netdevs.get(each.netdev)) for encap, each in wiring.tunnels.items())
+    there = {encap: netdev for encap, netdev in named if netdev and netdev.kind == encap}
+    return {encap: Tunnel(netdev.name, netdev.udp_port) for encap, netdev in there.items()}
+
+
+def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
+    yield from _LIMITS
+    yield from findings.said
+    if words := findings.trial.words:
+        known = (
+            "that it encapsulates could not be tried" if findings.trial.tunnels else "no tunnels"
+        )
+        yield f"{known}: {words}"
+    for encap, tunnel in wiring.tunnels.items():
+        if encap not in usable(findings.netdevs, wiring):
+            yield f"there is no {encap} device {tunnel.netdev}: Open vSwitch makes it with its port"
+    for number, name in enumerate(wiring.representors):
+        netdev = findings.netdevs.get(name)
+        if netdev is None:
+            other = [n.name for n in findings.netdevs.values() if n.port == f"pf0vf{number}"]
+            called = f"; {other[0]} stands for VF {number} now" if other else ""
+            yield f"representor {name} is not there{called}"
+        elif netdev.switch and _is_other(netdev, number, wiring):
+            yield f"{name} stands for {netdev.port}, and not for VF {number}"
+
+
+def _mode(findings: Findings, wiring: Wiring) -> str:
+    """Return why nothing can be placed in this mode of the device."""
+    if wiring.skip is not Skip.KERNEL:
+        return ""
+    there = [findings.netdevs[n] for n in wiring.representors if n in findings.netdevs]
+    if there and not any(netdev.switch for netdev in there):
+        return (
+            f"its NIC is not in switchdev mode: {there[0].name} is a VF, one end of a VLAN lane to"
+            " the host; devlink dev eswitch set pci/... mode switchdev makes it a switch"
+        )
+    release = findings.release
+    if release is not None and release < _FORWARDS_BETWEEN and not findings.trial.tunnels:
+        return (
+            f"Linux {release[0]}.{release[1]} takes filters from VF to VF and loses their frames:"
+            f" its ice driver needs {_FORWARDS_BETWEEN[0]}.{_FORWARDS_BETWEEN[1]}"
+        )
+    return ""
+
+
+def _foreign(findings: Findings, wiring: Wiring) -> str:
+    """Return which filter of others gets, or keeps from us, what our filters are for."""
+    for netdev in wiring.hooks:
+        listing = findings.listings.get(netdev, Listing(()))
+        at = [each for each in listing.found if not is_ours(each) and _is_in_the_way(each)]
+        slots = {each.filter.slot: "flower" for each in at}
+        slots |= {slot: k for slot, k in listing.others.items() if slot.preference in _OUR_PLACES}
+        if slots:
+            slot, kind = min(slots.items(), key=lambda each: _order(each[0]))
+            return (
+                f"{netdev} is programmed by others: ingress pref {slot.preference} handle"
+                f" {slot.handle:#x} {kind}; remove it to have entries placed:"
+                f" tc filter del dev {netdev} ingress pref {slot.preference}"
+            )
+    return ""
+
+
+_OUR_PLACES = frozenset(PREFERENCES.values())
+
+
+def _is_in_the_way(found: Found) -> bool:
+    """Say whether a filter of others may be for a frame that one of ours is for.
+
+    The device looks at no preference, and takes any of two that match.
+    """
+    if found.filter.slot.preference in _OUR_PLACES:
+        return True
+    ethertype = found.filter.match.ethertype
+    return found.in_hardware and ethertype in (None, 0, ETH_P_ALL, ETH_P_IP, ETH_P_IPV6)
+
+
+def _order(slot: Slot) -> tuple[int, int]:
+    return slot.preference, slot.handle

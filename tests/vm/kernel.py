@@ -19,6 +19,7 @@ _MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_rng"),
     *("veth", "tun", "sch_ingress", "cls_bpf"),
     *("bridge", "cls_u32", "act_mirred", "openvswitch", "vport_geneve", "vport_vxlan"),
+    *("cls_flower", "act_tunnel_key", "act_gact"),
 )
 _XZ = b"\xfd7zXZ\0"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "overweave" / "kernels"

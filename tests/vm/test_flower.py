@@ -1,0 +1,52 @@
+"""The driver of the SX904 on Debian's stock kernel, which has cls_flower and act_tunnel_key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.vm.kernel import stock_kernel
+from tests.vm.machine import Results, run_on
+
+FILE = "tests/vm/flower_kernel.py"
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("flower")
+
+
+@pytest.fixture(scope="module")
+def results(share: Path) -> Results:
+    return run_on(stock_kernel(), (FILE,), share)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            f"frames_cross_both_ways_and_counters_move[{name}]"
+            for name in ("geneve4", "geneve6", "vxlan4", "vxlan6")
+        ),
+        "what_is_placed_is_found_by_another_driver",
+        "made_anew",
+        "stays[another kind]",
+        "stays[another ethertype]",
+        "takes_no_filter_into_a_device",
+        "who_may_not",
+        "what_tc_writes",
+        "describe",
+    ],
+)
+def test_it_works_on_the_stock_kernel(results: Results, words: str) -> None:
+    (name,) = (name for name in results.faults if words in name)
+    assert results.faults[name] is None
+
+
+def test_every_test_of_the_kernel_is_asked_for(results: Results, share: Path) -> None:
+    assert [name for name, fault in results.faults.items() if fault] == []
+    for case in ET.parse(share / "flower_kernel.xml").iter("property"):  # noqa: S314 our own
+        print(f"{case.get('name')}: {case.get('value')}")

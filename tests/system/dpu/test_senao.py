@@ -1,0 +1,248 @@
+"""A lab with a Senao SX904: a host, its DPU and a plain host, guarded pods on VFs and the DPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from dataplane.core.placement import Placement
+from dataplane.core.reasons import Reason
+from dataplane.lab import dpus, lab, matrix, probes
+from dataplane.lab.layout import LabPaths
+from dataplane.lab.probes import Pace, Station
+from dataplane.lab.runtime import Pod, Runtime
+from dataplane.lab.scene import COLOURS, INTENT, Colour, silent
+from dataplane.lab.topology import read_topology
+from tests.system.dpu.conftest import (
+    BUSY,
+    DpuScene,
+    Talk,
+    assert_told,
+    differences,
+    pinned,
+    talking,
+    until,
+    words,
+)
+from tests.system.dpu.senao_bugs import BUGS, filters_of, planted
+from tests.system.test_lab_cli import Overweave
+from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
+
+TOPOLOGY = """
+nodes:
+- {name: h1}
+- {name: d1, dpu: {vendor: senao, host: h1, vfs: 6}}
+- {name: n2}
+"""
+PLACES = ("h1", "d1", "n2")
+BLUE = COLOURS[0]
+SMALL = 3  # filters: less than one conversation needs
+GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
+DOWN_S = 5.0  # five times the second after which a silent device is said to be down
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[DpuScene]:
+    paths = LabPaths(f"t{os.getpid()}s")
+    made = DpuScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+    try:
+        made.up()
+        lab.apply(paths, INTENT)
+        for nth, colour in enumerate(COLOURS):
+            name = colour.name
+            pods = [Pod(f"{name}v", "h1", name, device=vf(made, nth))]
+            pods += [Pod(f"{name}{node}", node, name) for node in PLACES]
+            made.segments[name] = [made.runtime.add(pod) for pod in pods]
+        second = Pod("bluew", "h1", BLUE.name, device=vf(made, 5))
+        made.segments[BLUE.name].append(made.runtime.add(second))
+        for stations in made.segments.values():
+            matrix.converge(stations)
+        yield made
+    finally:
+        lab.down(paths, silent)
+
+
+def vf(scene: DpuScene, nth: int) -> str:
+    return dpus.device_id(scene.topology, scene.dpu, nth)
+
+
+@pytest.fixture
+def scene(shared: DpuScene) -> Iterator[DpuScene]:
+    """Provide the lab with nothing wrong, and leave it so."""
+    yield shared
+    shared.tell("clear")
+
+
+def counted(scene: DpuScene, station: Station) -> int:
+    return scene.entry(station).counted[Placement.EMULATED]
+
+
+@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
+def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
+    verdict = matrix.verify(scene.segments[colour.name])
+    assert (verdict.faults, verdict.lost) == ((), 0)
+    assert verdict.reachable == verdict.pairs
+
+
+def test_segments_stay_apart(scene: DpuScene) -> None:
+    assert not matrix.leaks(scene.segments)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
+def test_busy_pairs_come_into_the_switch_and_lose_nothing(
+    scene: DpuScene, colour: Colour, version: int
+) -> None:
+    near, _, _, far = scene.segments[colour.name][:4]
+    with probes.flow(near, far.ip(version), BUSY) as echo:
+        until(lambda: scene.placed(far) and scene.placed(near), what="not placed")
+        before = counted(scene, far)
+        until(lambda: counted(scene, far) > before + 10, what="not counted")
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
+    one, other = (scene.segments[BLUE.name][n] for n in (0, 4))
+    with probes.flow(one, other.ip(4), BUSY) as echo:
+        until(lambda: scene.placed(one) and scene.placed(other), what="not placed")
+        before = counted(scene, one), counted(scene, other)
+        until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
+        until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+@pytest.fixture
+def talk(scene: DpuScene) -> Iterator[Talk]:
+    """Provide a VF pod and one beyond the wire whose talk is in the switch."""
+    near, _, _, far = scene.segments[BLUE.name][:4]
+    with talking(Talk(scene, BLUE, near, far)) as talk:
+        yield talk
+
+
+@pytest.mark.parametrize("fault", ["kill", "reset"])
+def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
+    talk.gap_s = GAP_S
+    before = counted(talk.scene, talk.far)
+    talk.scene.tell(fault)
+    until(lambda: talk.scene.placed(talk.far) and counted(talk.scene, talk.far) > before + 10, 60)
+    assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
+
+
+def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
+    talk.scene.tell("hang")
+    until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S)
+    talk.scene.tell("revive")
+    until(lambda: talk.scene.placed(talk.far), 60)
+
+
+@pytest.mark.parametrize("fault", [["slow", "0.2"], ["garbage"]], ids=lambda words: words[0])
+def test_a_device_that_is_slow_or_babbles_loses_nothing(talk: Talk, fault: list[str]) -> None:
+    talk.scene.tell(*fault)
+    time.sleep(2)
+    talk.scene.tell("clear")
+    until(lambda: talk.scene.placed(talk.far), 60)
+
+
+def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
+    scene = talk.scene
+    with filters_of(scene, BLUE) as filters:
+        whole = len(filters.remote)
+        while len(filters.remote) == whole:
+            assert scene.tell("lose-one")
+        until(lambda: len(filters.remote) == whole, 60, "not put back")
+    before = counted(scene, talk.far)
+    until(lambda: counted(scene, talk.far) > before + 10, 60, "not in the switch again")
+
+
+def test_a_port_that_goes_and_comes(talk: Talk) -> None:
+    talk.gap_s = GAP_S
+    near, address = talk.vf, talk.far.ip(4)
+    talk.scene.tell("port-gone", "vf0")
+    until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")
+    talk.scene.tell("port-back", "vf0")
+    until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
+
+
+# --- overweave verify; all that it is about is pinned to the switch until the end ----------------
+
+
+@pytest.fixture(scope="module")
+def placed(shared: DpuScene) -> Iterator[DpuScene]:
+    shared.tell("clear")
+    with pinned(shared):
+        yield shared
+
+
+def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(placed: DpuScene) -> None:
+    shown = Overweave(placed).run("verify", "--packets", "30", "-o", "json")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    (found,) = json.loads(shown.stdout)
+    print(found["verdict"])
+    assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
+    assert found["differences"] == []
+    assert found["left_out"] == 0
+    rows = {(row["node"], row["path"]): row for row in found["paths"]}
+    switch = rows.pop(("d1", "switch"))
+    assert (switch["unknown"], switch["not_observed"]) == (0, {})
+    assert min(switch["agree"], switch["handed_over"]) > 100
+    assert 0 < switch["excused"] < switch["agree"] / 2
+    assert not any(row["cannot"] for row in rows.values())
+
+
+@pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")
+def test_what_the_switch_puts_on_the_wire_is_what_the_standards_say(
+    placed: DpuScene, colour: Colour, tmp_path: Path
+) -> None:
+    near, _, _, far = placed.segments[colour.name][:4]
+    file, before = tmp_path / "underlay.pcap", counted(placed, far)
+    with capture(placed, placed.dpu.name, file):
+        for version, pace in product((4, 6), (Pace(5), Pace(5, size=near.mtu))):
+            assert probes.ping(near, far.ip(version), pace).lost == 0
+    until(lambda: counted(placed, far) >= before + 20, what="somebody else sent it")
+    vtep = next(a.ip for a in placed.dpu.addresses if f"ipv{a.version}" == colour.underlay)
+    layer = "ip" if vtep.version == 4 else "ipv6"
+    sent = f"{colour.encap}.vni == {colour.vni} && {layer}.src == {vtep}"
+    fields, values = OUTER[colour.underlay]
+    echoes = dissect(file, f"{sent} && (icmp || icmpv6.type == 128)", fields)
+    assert len(echoes) == 20
+    assert set(echoes) == {(*values, PORTS[colour.encap])}
+    assert dissect(file, f"{sent} && ({WRONG})", ("frame.number", "frame.protocols")) == []
+    inner = dissect(file, sent, ("frame.protocols",))
+    assert all(f":{colour.encap}:eth:" in protocols for (protocols,) in inner)
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
+    bug = BUGS[name]
+    with filters_of(placed, BLUE) as filters:
+        assert_told(placed, bug.told, partial(planted, filters, bug))
+
+
+def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:
+    assert [words(difference) for difference in differences(placed, BLUE)] == []
+
+
+# --- the last, since for ten minutes the driver remembers at how many filters it was full ---------
+
+
+def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
+    talk.gap_s = GAP_S
+    scene, on_dpu = talk.scene, talk.scene.segments[BLUE.name][2]
+    scene.tell("table-full", "filters", str(SMALL))
+    scene.tell("reset")
+    with probes.flow(talk.vf, on_dpu.ip(4), BUSY) as echo:
+        until(lambda: full(scene) > 0, 60, "nothing is said to be full")
+        time.sleep(2)
+    assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def full(scene: DpuScene) -> int:
+    stations = [each for stations in scene.segments.values() for each in stations]
+    return sum(scene.entry(each).reason == Reason.TABLE_FULL for each in stations)

@@ -1,4 +1,7 @@
-"""The driver of the SX904 on Debian's stock kernel, which has cls_flower and act_tunnel_key."""
+"""Debian's stock kernel, which has cls_flower and act_tunnel_key: the SX904's driver programs it.
+
+And it answers the same bytes as the emulated SX904 does.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 from tests.vm.kernel import stock_kernel
 from tests.vm.machine import Results, run_on
 
-FILE = "tests/vm/flower_kernel.py"
+FILES = ("tests/vm/flower_kernel.py", "tests/vm/tc_kernel.py")
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -21,7 +24,7 @@ def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(share: Path) -> Results:
-    return run_on(stock_kernel(), (FILE,), share)
+    return run_on(stock_kernel(), FILES, share)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,12 @@ def results(share: Path) -> Results:
 def test_it_works_on_the_stock_kernel(results: Results, words: str) -> None:
     (name,) = (name for name in results.faults if words in name)
     assert results.faults[name] is None
+
+
+def test_the_emulated_card_answers_as_the_kernel_does(results: Results) -> None:
+    asked = [name for name in results.faults if "tc_kernel" in name]
+    assert len(asked) > 50
+    assert [name for name in asked if results.faults[name]] == []
 
 
 def test_every_test_of_the_kernel_is_asked_for(results: Results, share: Path) -> None:

@@ -45,11 +45,10 @@ from vendors.intel.pipeline import (
     encap_action,
     underlay_action,
 )
-from vendors.scene import Scene
+from vendors.scene import NO_NIC, Scene
 
 # A source MAC is checked, and nothing else: no router's advertisement, redirect or second tag.
 GUARDS = frozenset({Guard.OFF})
-_NO_NIC = "the underlay's NIC is not known yet"
 _HOP_LIMIT = 64  # as every path's
 _Planned = tuple[Table, Mapping[str, Value], str, Mapping[str, Value]]
 
@@ -142,7 +141,7 @@ def _local_entries(plan: _Plan, scene: Scene) -> Iterator[tuple[EntryKey, Port]]
             continue
         why = _why_not(plan.wiring, port)
         if why is None and scene.bindings.nic is None:
-            why = Reason.NO_NEXTHOP, _NO_NIC
+            why = Reason.NO_NEXTHOP, NO_NIC
         if why is None:
             yield key, port
         else:
@@ -173,7 +172,7 @@ def _remote_entries(
 def _why_nobody(plan: _Plan, scene: Scene) -> tuple[Reason, str]:
     """Return why no VF of the segment may send by way of the device."""
     if scene.bindings.nic is None:
-        return Reason.NO_NEXTHOP, _NO_NIC
+        return Reason.NO_NEXTHOP, NO_NIC
     whys = [why for port in scene.view.ports if (why := _why_not(plan.wiring, port))]
     unguarded = next((why for why in whys if why[0] is Reason.UNSUPPORTED_GUARD), None)
     detail = f"no VF of this switch on segment {scene.segment.name} is placed"

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint
+from dataplane.core.desired import Bindings, Desired, Port, RemoteEndpoint
 from dataplane.core.diff import Item, Pending, Rendering
 from dataplane.core.events import Link
 from dataplane.core.model import Encap, EntryKey, Guard, IpAddress, family_of
@@ -42,10 +42,9 @@ from vendors.marvell.pipeline import (
     flow,
     goto,
 )
-from vendors.scene import Scene
+from vendors.scene import NO_NIC, Scene
 
 _ETHERNET = 14
-_NO_NIC = "the underlay's NIC is not known yet"
 
 NO_ENTRIES: frozenset[EntryKey] = frozenset()
 
@@ -135,15 +134,11 @@ def _local_entries(plan: _Plan, scene: _Scene) -> Iterator[tuple[EntryKey, Port]
         key = EntryKey(scene.segment.vni, port.attachment.mac)
         if key not in scene.bindings.placed:
             continue
-        if port.state is PortState.BLOCKED:
-            plan.refuse(key, port.reason or Reason.PENDING, port.detail or "its port is blocked")
-        elif port.attachment.netdev not in plan.wiring.vfs:
-            detail = f"{port.attachment.access_port} is no representor of this switch"
-            plan.refuse(key, Reason.NO_SWITCH_PORT, detail)
-        elif scene.bindings.nic is None:
-            plan.refuse(key, Reason.NO_NEXTHOP, _NO_NIC)
-        else:
+        why = scene.why_not_at(port, plan.wiring.vfs)
+        if why is None:
             yield key, port
+        else:
+            plan.refuse(key, *why)
 
 
 def _remote_entries(
@@ -155,7 +150,7 @@ def _remote_entries(
         if key not in scene.bindings.placed:
             continue
         if scene.bindings.nic is None:
-            plan.refuse(key, Reason.NO_NEXTHOP, _NO_NIC)
+            plan.refuse(key, Reason.NO_NEXTHOP, NO_NIC)
         elif not is_reached:
             detail = f"no VF of this switch on segment {scene.segment.name} is placed"
             plan.refuse(key, Reason.NO_SWITCH_PORT, detail)

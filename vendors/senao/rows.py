@@ -12,16 +12,15 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint
+from dataplane.core.desired import Bindings, Desired, Port, RemoteEndpoint
 from dataplane.core.diff import Item, Pending, Rendering
 from dataplane.core.model import EntryKey, Guard, IpAddress, Mac, family_of
 from dataplane.core.reasons import Reason
 from dataplane.netlink.actions import Action, TunnelSet, TunnelUnset
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Match, Skip
-from vendors.scene import Scene
+from vendors.scene import NO_NIC, Scene
 from vendors.senao.pipeline import Kind, Out, Row, Tunnel, Wiring, held_by
 
-_NO_NIC = "the underlay's NIC is not known yet"
 _HOP_LIMIT = 64  # as every path's
 # ND is heard with a hop limit of 255 alone (RFC 4861 6.1, 7.1), and there is no key for ICMPv6. So
 # IPv6 goes by the device with one below 128: no solicitation, advertisement or redirect does.
@@ -94,15 +93,11 @@ def _local_entries(plan: _Plan, scene: Scene) -> Iterator[Port]:
         key = scene.key(port.attachment.mac)
         if key not in scene.bindings.placed:
             continue
-        if port.state is PortState.BLOCKED:
-            plan.refuse(key, port.reason or Reason.PENDING, port.detail or "its port is blocked")
-        elif port.attachment.netdev not in plan.wiring.representors:
-            detail = f"{port.attachment.access_port} is no representor of this switch"
-            plan.refuse(key, Reason.NO_SWITCH_PORT, detail)
-        elif scene.bindings.nic is None:
-            plan.refuse(key, Reason.NO_NEXTHOP, _NO_NIC)
-        else:
+        why = scene.why_not_at(port, plan.wiring.representors)
+        if why is None:
             yield port
+        else:
+            plan.refuse(key, *why)
 
 
 def _remote_entries(plan: _Plan, scene: Scene, *, is_reached: bool) -> Iterator[RemoteEndpoint]:
@@ -123,7 +118,7 @@ def _why_not_to(
 ) -> tuple[Reason, str] | None:
     """Return why no frame can be sent to a VTEP."""
     if scene.bindings.nic is None:
-        return Reason.NO_NEXTHOP, _NO_NIC
+        return Reason.NO_NEXTHOP, NO_NIC
     if not is_reached:
         detail = f"no VF of this switch on segment {scene.segment.name} is placed"
         return Reason.NO_SWITCH_PORT, detail

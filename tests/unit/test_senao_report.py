@@ -134,6 +134,18 @@ def test_netdevs_without_a_switch_are_vlan_lanes() -> None:
 
 
 @pytest.mark.parametrize(
+    "findings",
+    [
+        pytest.param(without("eth0"), id="not there"),
+        pytest.param(without(eth0=SwitchNetdev(2, "eth0")), id="no port of a switch"),
+        pytest.param(without(eth0=SwitchNetdev(2, "eth0", switch="bb", port="p0")), id="another's"),
+    ],
+)
+def test_an_uplink_that_is_none_is_an_obstacle(findings: Findings) -> None:
+    assert said(findings).obstacle == "eth0 is no port of its switch: correct switch.uplink"
+
+
+@pytest.mark.parametrize(
     ("release", "tunnels", "stands"),
     [
         pytest.param((6, 1), False, True, id="published, old"),

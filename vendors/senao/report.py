@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure, Part, Table
@@ -19,6 +19,7 @@ DEPARTURES = frozenset(  # each with its source in the README
     {Departure.FRAME_SIZE, Departure.LENGTHS, Departure.OUTER_ECN}
 )
 _ROWS: Mapping[Part, int] = {Part.WAY: 1, Part.ARRIVAL: 1}
+_OUR_PLACES = frozenset(PREFERENCES.values())
 _REPRESENTOR = re.compile(r"pf\d+vf(\d+)")
 _FORWARDS_BETWEEN = (6, 8)  # ice before takes filters from VF to VF, and then loses the frames
 _LIMITS = (
@@ -52,7 +53,6 @@ class Findings:
     trial: Trial
     capacity: int
     release: tuple[int, int] | None = None
-    said: tuple[str, ...] = field(default=())
 
 
 def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capability:
@@ -106,7 +106,6 @@ def usable(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> dict[Encap, T
 
 def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     yield from _LIMITS
-    yield from findings.said
     if words := findings.trial.words:
         known = (
             "that it encapsulates could not be tried" if findings.trial.tunnels else "no tunnels"
@@ -135,6 +134,9 @@ def _mode(findings: Findings, wiring: Wiring) -> str:
             f"its NIC is not in switchdev mode: {there[0].name} is a VF, one end of a VLAN lane to"
             " the host; devlink dev eswitch set pci/... mode switchdev makes it a switch"
         )
+    uplink = findings.netdevs.get(wiring.uplink)
+    if there and (uplink is None or uplink.switch not in {netdev.switch for netdev in there}):
+        return f"{wiring.uplink} is no port of its switch: correct switch.uplink"
     release = findings.release
     if release is not None and release < _FORWARDS_BETWEEN and not findings.trial.tunnels:
         return (
@@ -159,9 +161,6 @@ def _foreign(findings: Findings, wiring: Wiring) -> str:
                 f" tc filter del dev {netdev} ingress pref {slot.preference}"
             )
     return ""
-
-
-_OUR_PLACES = frozenset(PREFERENCES.values())
 
 
 def _is_in_the_way(found: Found) -> bool:

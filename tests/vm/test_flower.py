@@ -55,7 +55,7 @@ def test_the_emulated_card_answers_as_the_kernel_does(results: Results) -> None:
     assert [name for name in asked if results.faults[name]] == []
 
 
-def test_every_test_of_the_kernel_is_asked_for(results: Results, share: Path) -> None:
+def test_nothing_else_fails_there_and_the_rates_are_told(results: Results, share: Path) -> None:
     assert [name for name, fault in results.faults.items() if fault] == []
     for case in ET.parse(share / "flower_kernel.xml").iter("property"):  # noqa: S314 our own
         print(f"{case.get('name')}: {case.get('value')}")

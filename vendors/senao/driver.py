@@ -34,6 +34,7 @@ from vendors.senao.room import End, behind, ends, lacking
 from vendors.senao.rows import render_rows, trial_row
 
 _ANSWER_S, _WHOLE_S = 2.0, 12.0  # within these a live device answers
+_ALIVE_S = 0.7  # within this a live kernel answers, however busy (contracts, Switch.ping)
 _MOST_ROUNDS = 8  # of one change; each learns who is refused, or that it is full
 _NONE = Traffic(0, 0)
 _TUNNEL_KINDS = frozenset(encap.value for encap in Encap)
@@ -86,6 +87,10 @@ class SenaoSwitch:
         self._remember(attempt)
         check_refused(self.name, refused)
 
+    def ping(self) -> None:
+        with self._asking(_ALIVE_S, _ALIVE_S) as exchange:
+            switchdev.every(exchange)
+
     def describe(self) -> Capability:
         with self._asking() as exchange:
             seen = self._look(exchange)
@@ -116,10 +121,10 @@ class SenaoSwitch:
     # --- asking ------------------------------------------------------------------------------
 
     @contextmanager
-    def _asking(self) -> Iterator[Exchange]:
+    def _asking(self, answer_s: float = _ANSWER_S, whole_s: float = _WHOLE_S) -> Iterator[Exchange]:
         """Lend an Exchange; what goes wrong is a TargetError."""
         try:
-            with Exchange(self._opens, _ANSWER_S, _WHOLE_S) as exchange:
+            with Exchange(self._opens, answer_s, whole_s) as exchange:
                 yield exchange
         except KernelError as error:
             raise TargetError(f"the DPU's switch: {error}") from error

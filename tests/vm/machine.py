@@ -32,12 +32,13 @@ _ENVIRONMENT = {"PYTHONPATH": f"{ROOT}:{ROOT / 'ovs'}"}
 class Results:
     """How each test ended on a kernel; the text of a fault, or None.
 
-    ``proven`` are the cells of the coverage grid that each has told.
+    ``proven`` are the cells of the coverage grid that each has told, ``rates`` what was measured.
     """
 
     release: str
     faults: Mapping[str, str | None]
     proven: Mapping[str, Sequence[Cell]]
+    rates: Mapping[str, str]
 
     @property
     def series(self) -> str:
@@ -130,14 +131,18 @@ def _directory(tag: str, path: Path, options: str) -> Iterator[str]:
 def _results(release: str, share: Path) -> Results:
     faults: dict[str, str | None] = {}
     proven: dict[str, list[Cell]] = {}
+    rates: dict[str, str] = {}
     for file in sorted(share.glob("*.xml")):
-        for case in ET.parse(file).iter("testcase"):  # noqa: S314 our own pytest wrote it
+        written = ET.parse(file)  # noqa: S314 our own pytest wrote it
+        for each in written.iterfind("testsuite/properties/property"):
+            rates[each.get("name", "")] = each.get("value", "")
+        for case in written.iter("testcase"):
             bad = [child for child in case if child.tag in {"failure", "error", "skipped"}]
             name = f"{case.get('classname')}::{case.get('name')}"
             faults[name] = f"{bad[0].get('message')}\n{bad[0].text}" if bad else None
             told = {each.get("name") for each in case.iter("property")}
             proven[name] = [cell for cell in CELLS if told_as(cell) in told]
-    return Results(release, faults, proven)
+    return Results(release, faults, proven, rates)
 
 
 def _tail(console: Path) -> str:

@@ -1,61 +1,35 @@
-"""Debian's stock kernel, which has cls_flower and act_tunnel_key: the SX904's driver programs it.
-
-And it answers the same bytes as the emulated SX904 does.
-"""
+"""The stock kernel's tc: the SX904's driver programs it, the emulated SX904 answers as it does."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from xml.etree import ElementTree as ET
+import re
 
 import pytest
 
-from tests.vm.kernel import stock_kernel
-from tests.vm.machine import Results, run_on
+from tests.vm.features import TC_FILES
+from tests.vm.machine import ROOT, Results
 
-FILES = ("tests/vm/flower_kernel.py", "tests/vm/tc_kernel.py")
-pytestmark = pytest.mark.timeout(900)
+DRIVER, CARD = TC_FILES
+NAMES = re.findall(r"(?m)^def (test_\w+)", (ROOT / DRIVER).read_text(encoding="utf-8"))
 
-
-@pytest.fixture(scope="module")
-def share(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("flower")
+pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.fixture(scope="module")
-def results(share: Path) -> Results:
-    return run_on(stock_kernel(), FILES, share)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_driver_works_on_the_stock_kernel(on_both: tuple[Results, Results], name: str) -> None:
+    stock = on_both[0].of([DRIVER])
+    ran = [each for each in stock.faults if re.search(rf"::{name}(\[|$)", each)]
+    assert ran, f"it did not run on {stock.release}"
+    assert {each: fault for each in ran if (fault := stock.faults[each])} == {}
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        *(
-            f"frames_cross_both_ways_and_counters_move[{name}]"
-            for name in ("geneve4", "geneve6", "vxlan4", "vxlan6")
-        ),
-        "what_is_placed_is_found_by_another_driver",
-        "made_anew",
-        "stays[another kind]",
-        "stays[another ethertype]",
-        "takes_no_filter_into_a_device",
-        "who_may_not",
-        "what_tc_writes",
-        "describe",
-    ],
-)
-def test_it_works_on_the_stock_kernel(results: Results, words: str) -> None:
-    (name,) = (name for name in results.faults if words in name)
-    assert results.faults[name] is None
-
-
-def test_the_emulated_card_answers_as_the_kernel_does(results: Results) -> None:
-    asked = [name for name in results.faults if "tc_kernel" in name]
+def test_the_emulated_card_answers_as_the_kernel_does(on_both: tuple[Results, Results]) -> None:
+    asked = on_both[0].of([CARD]).faults
     assert len(asked) > 50
-    assert [name for name in asked if results.faults[name]] == []
+    assert {name: fault for name, fault in asked.items() if fault} == {}
 
 
-def test_nothing_else_fails_there_and_the_rates_are_told(results: Results, share: Path) -> None:
-    assert [name for name, fault in results.faults.items() if fault] == []
-    for case in ET.parse(share / "flower_kernel.xml").iter("property"):  # noqa: S314 our own
-        print(f"{case.get('name')}: {case.get('value')}")
+def test_the_rates_are_told(on_both: tuple[Results, Results]) -> None:
+    rates = on_both[0].rates
+    assert set(rates) == {"tc -batch, filters/s", "ours, filters/s"}
+    print(rates)

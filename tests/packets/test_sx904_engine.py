@@ -191,6 +191,8 @@ V4 = IP(src="10.0.0.1", dst="10.0.0.2", tos=8, ttl=33)
 V6 = IPv6(src="fd00::1", dst="fd00::2", tc=0x88, hlim=33)
 TCP4, UDP6 = V4 / TCP(sport=80, dport=81), V6 / UDP(sport=80, dport=81)
 OTHER_TOS = IP(src="10.0.0.1", dst="10.0.0.2", tos=4) / UDP()
+LONG4 = IP(src="10.0.0.1", dst="10.0.0.2", len=1500) / UDP()
+LONG6 = IPv6(src="fd00::1", dst="fd00::2", plen=1500) / UDP()
 FRAGMENT = IP(src="10.0.0.1", dst="10.0.0.2", tos=8, ttl=33, frag=5, proto=6)
 FIRST = IP(src="10.0.0.1", dst="10.0.0.2", flags="MF") / TCP(sport=80, dport=81)
 BY_TCP = keys(eth_type=0x800, ip_proto=6, tcp_dst=81)
@@ -212,6 +214,8 @@ BY_TCP = keys(eth_type=0x800, ip_proto=6, tcp_dst=81)
         ),
         pytest.param(keys(ipv4_src="10.0.0.1"), [TCP4, FRAGMENT], [UDP6, ARP()], id="IPv4 source"),
         pytest.param(keys(ipv4_dst="10.0.0.1"), [], [TCP4], id="another IPv4 destination"),
+        pytest.param(keys(ipv4_src="10.0.0.1"), [LONG4], [LONG6], id="whose length lies"),
+        pytest.param(keys(ipv6_src="fd00::1"), [LONG6], [LONG4], id="IPv6 whose length lies"),
         pytest.param(
             keys(ipv4_src=("10.0.0.0", "255.255.255.0")), [TCP4], [UDP6], id="an IPv4 prefix"
         ),

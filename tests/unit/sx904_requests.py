@@ -97,7 +97,27 @@ BY_THE_KERNEL: list[Refused] = [
         "at the egress",
         message(NEWTFILTER, NEW, tcm(REP0, 0, 0xFFFFFFF3, INFO) + FLOWER + attr(2, LOCAL)),
         errno.EOPNOTSUPP,
-        "Class doesn't support blocks",
+        "",
+    ),
+    (
+        "at another class",
+        message(NEWTFILTER, NEW, tcm(REP0, 0, 0xFFFF0007, INFO) + FLOWER + attr(2, LOCAL)),
+        errno.ENOENT,
+        "Specified class doesn't exist",
+    ),
+    ("an empty kind", filter_message(INFO, attr(1, b""), attr(2, LOCAL)), errno.ERANGE, POLICY),
+    ("a class of one byte", new_filter(REP0, attr(1, b"\1")), errno.ERANGE, ""),
+    (
+        "an action whose name is too long",
+        new_filter(REP0, done(action("x" * 16, b""))),
+        errno.EINVAL,
+        "TC action name too long",
+    ),
+    (
+        "an action that ends in nothing",
+        new_filter(REP0, done(gact(9))),
+        errno.EINVAL,
+        "invalid control action",
     ),
     (
         "at another parent",

@@ -24,6 +24,8 @@ SHOT, PIPE, STOLEN = 2, 3, 4  # linux/pkt_cls.h, TC_ACT_*
 EGRESS_REDIRECT = 1
 
 _MIRRED_WAYS = range(1, 5)
+_LAST_CONTROL, _JUMP_OR_GOTO = 8, (1, 2)  # TC_ACT_TRAP; above 28 bits
+_MAX_NAME = 16  # IFNAMSIZ
 _MOST_ACTIONS = 32
 _KIND, _OPTIONS, _STATS, _COOKIE = 1, 2, 4, 6
 _COOKIE_BYTES = 16
@@ -126,13 +128,15 @@ def read_actions(data: bytes, exists: Exists) -> Iterator[Action]:
 
 
 def _read_action(data: bytes, exists: Exists) -> Action:
-    found = read_attributes(data, {})
+    found = read_attributes(data, {_KIND: 1})
     cookie = found.get(_COOKIE, b"")
     if len(cookie) > _COOKIE_BYTES:
         raise Refusal(errno.ERANGE, "Attribute failed policy validation")
     if _KIND not in found:
         raise Refusal(errno.EINVAL, "TC action kind must be specified")
     kind = read_text(found[_KIND])
+    if len(kind) >= _MAX_NAME:
+        raise Refusal(errno.EINVAL, "TC action name too long")
     options = found.get(_OPTIONS)
     if kind in _OTHER_KINDS:
         return Action(Other(kind, options or b""), PIPE, cookie)
@@ -140,6 +144,8 @@ def _read_action(data: bytes, exists: Exists) -> Action:
     if reader is None:
         raise Refusal(errno.ENOENT, "Failed to load TC action module")
     does, control = reader(options, exists)
+    if control > _LAST_CONTROL and control >> 28 not in _JUMP_OR_GOTO:
+        raise Refusal(errno.EINVAL, "invalid control action")
     return Action(does, control, cookie)
 
 

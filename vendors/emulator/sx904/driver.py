@@ -16,7 +16,7 @@ from vendors.emulator.sx904.actions import (
     TunnelRelease,
     TunnelSet,
 )
-from vendors.emulator.sx904.flower import SCTP, Flower, Key, Part
+from vendors.emulator.sx904.flower import SCTP_KEYS, Flower, Key, Part
 from vendors.emulator.sx904.links import Kind, Link, Links
 from vendors.emulator.sx904.netlink import Refusal
 
@@ -82,7 +82,7 @@ def rule_of(flower: Flower, at: Link, links: Links, *, tunnels: bool) -> Rule:
 def _match(flower: Flower, at: Link, links: Links) -> Iterator[Part]:
     asked = {part.key for part in flower.parts}
     rest = {number for number, _ in flower.rest}
-    if rest - SCTP:
+    if rest - SCTP_KEYS:
         raise _refusal(errno.EOPNOTSUPP, "Unsupported key used")
     if asked & _ENC and not _names_tunnel(flower, at, links):
         raise _refusal(errno.EOPNOTSUPP, "Tunnel key used, but device isn't a tunnel")

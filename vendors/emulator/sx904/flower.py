@@ -56,16 +56,58 @@ class Key(Enum):
         return self.value[2]
 
 
-SCTP = frozenset({41, 42})
-# VLAN, fragments, ICMP, ARP, MPLS, TCP flags, CVLAN, outer TOS and TTL, options, ranges, CT, PPPoE.
-_REST = frozenset(
-    {23, 24, 25, *SCTP, 47, 49, 51, 53, 55, 57, 59, 61, 63, 65, 67, 68, 69, 70, 71, 77, 78, 79}
-    | {80, 82, 84, 87, 88, 89, 90, 91, 93, 95, 97, 99, 100, 102, 103, 104, 105}
-)
+SCTP_KEYS = frozenset({39, 40, 41, 42})
+_INDEV, _CLASSID, _KEY_FLAGS = 2, 1, 47
+# What else the kernel compares: by number, the number of the mask (0: none) and bytes (0: any).
+_REST = {
+    _INDEV: (0, 1),
+    23: (0, 2),
+    24: (0, 1),
+    25: (0, 2),
+    77: (0, 2),
+    78: (0, 1),
+    79: (0, 2),
+    102: (0, 1),  # VLAN
+    41: (39, 2),
+    42: (40, 2),
+    71: (72, 2),  # SCTP, TCP flags
+    87: (0, 2),
+    88: (0, 2),
+    89: (0, 2),
+    90: (0, 2),  # ranges of ports
+    49: (50, 1),
+    51: (52, 1),
+    53: (54, 1),
+    55: (56, 1),  # ICMP
+    57: (58, 4),
+    59: (60, 4),
+    61: (62, 1),
+    63: (64, 6),
+    65: (66, 6),  # ARP
+    67: (0, 1),
+    68: (0, 1),
+    69: (0, 1),
+    70: (0, 4),
+    99: (0, 0),  # MPLS
+    80: (81, 1),
+    82: (83, 1),
+    84: (85, 0),  # outer TOS, TTL, options
+    91: (92, 2),
+    93: (94, 2),
+    95: (96, 4),
+    97: (98, 16),  # connection tracking
+    _KEY_FLAGS: (48, 4),
+    100: (101, 4),
+    103: (0, 2),
+    104: (0, 2),
+    105: (0, 4),
+}
 _LENGTHS = (
     {key.number: key.size for key in Key}
     | {key.value[1]: key.size for key in Key if key.value[1]}
-    | {_FLAGS: 4}
+    | {number: size for number, (_, size) in _REST.items()}
+    | {mask: size for mask, size in _REST.values() if mask}
+    | {_CLASSID: 4, _FLAGS: 4}
 )
 _IP_TYPES = frozenset({0x0800, 0x86DD})
 _NEEDS = {Key.IP_PROTO: 0, Key.IP_TOS: 0, Key.IP_TTL: 0} | {
@@ -87,7 +129,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Flower:
-    """A filter as the kernel has read it; ``rest`` are keys of which we know no more."""
+    """A filter as the kernel has read it; ``rest`` are attributes of keys that the device lacks."""
 
     parts: tuple[Part, ...]
     rest: tuple[tuple[int, bytes], ...]
@@ -107,7 +149,7 @@ def read_flower(options: bytes, exists: Exists) -> Flower:
     if flags & ~(SKIP_HW | SKIP_SW | VERBOSE) or flags & _BOTH == _BOTH:
         raise Refusal(errno.EINVAL)
     actions = tuple(read_actions(found.get(_ACT, b""), exists))
-    rest = tuple(sorted((n, v) for n, v in found.items() if n in _REST and _is_asked(n, found)))
+    rest = tuple(sorted(_read_rest(found)))
     return Flower(tuple(_read_parts(found)), rest, actions, flags)
 
 
@@ -160,6 +202,11 @@ def _write_part(part: Part) -> bytes:
     )
 
 
-def _is_asked(number: int, found: Mapping[int, bytes]) -> bool:
-    """Say whether a key of which we know no more counts; fragments do if their mask has ones."""
-    return number != 47 or any(found.get(48, b"\xff"))
+def _read_rest(found: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield keys of which we know no more, and their masks; of fragments only if those count."""
+    for number, (mask, size) in _REST.items():
+        if number not in found or (number == _KEY_FLAGS and not any(found.get(mask, b""))):
+            continue
+        yield number, found[number]
+        if mask:
+            yield mask, found.get(mask, b"\xff" * size)

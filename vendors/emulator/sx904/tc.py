@@ -36,11 +36,11 @@ from vendors.emulator.sx904.netlink import (
 from vendors.emulator.sx904.table import Entry, Table
 
 FLOWER = "flower"
-CLSACT, INGRESS = 0xFFFFFFF1, 0xFFFFFFF2  # TC_H_CLSACT; TC_H_MIN_INGRESS of it
+CLSACT, INGRESS, _EGRESS = 0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_CLSACT; its two hooks
 _CLSACT_HANDLE, _ROOT = 0xFFFF0000, 0xFFFFFFFF
 _HEADER = struct.Struct("=BxxxiIII")  # tcmsg: family, ifindex, handle, parent, info
 _KIND, _OPTIONS, _DUMP_INVISIBLE, _CHAIN = 1, 2, 10, 11
-_LENGTHS = {_DUMP_INVISIBLE: FLAG, _CHAIN: 4}
+_LENGTHS = {_KIND: 1, _DUMP_INVISIBLE: FLAG, _CHAIN: 4}
 _U32 = struct.Struct("=I")
 _MAX_NAME = 16  # IFNAMSIZ
 _FIRST_AUTO, _LEAST_AUTO = 0xC000, 0x8000
@@ -168,11 +168,11 @@ class Tc:
 
     def add_filter(self, asked: Asked) -> str:
         """Take a filter, or put it in another's place; return a warning. Raises Refusal."""
-        if asked.kind is not None and len(asked.kind) >= _MAX_NAME:
-            raise Refusal(errno.EINVAL, "Specified TC filter name too long")
         if not asked.pref and not asked.flags & CREATE:
             raise Refusal(errno.ENOENT, "Invalid filter command with priority of zero")
         link, prefs = self._hook(asked)
+        if asked.kind is not None and len(asked.kind) >= _MAX_NAME:
+            raise Refusal(errno.EINVAL, "Specified TC filter name too long")
         number = asked.pref or _auto_pref(prefs)
         pref = _pref_of(prefs, number, asked)
         if pref is None:
@@ -301,8 +301,10 @@ class Tc:
         prefs = self._hooks.get(found.ifindex)
         if prefs is None or asked.parent & 0xFFFF0000 != _CLSACT_HANDLE:
             raise Refusal(errno.EINVAL, "Parent Qdisc doesn't exists")
+        if asked.parent == _EGRESS:
+            raise Refusal(errno.EOPNOTSUPP)
         if asked.parent != INGRESS:
-            raise Refusal(errno.EOPNOTSUPP, "Class doesn't support blocks")
+            raise Refusal(errno.ENOENT, "Specified class doesn't exist")
         if asked.chain:
             raise Refusal(errno.EOPNOTSUPP, "Chain not supported")
         return found, prefs

@@ -44,6 +44,8 @@ class DpuScene(Scene):
 
     TABLE: ClassVar[str] = str(FORWARD.number)
     """The table by which it reaches endpoints, as the device calls it."""
+    FEW: ClassVar[int] = 8
+    """Rows of that table that take some of a crowd, four of it at least, and not all."""
     SPARE: ClassVar[int] = len(COLOURS)
     """The VF that no pod of the lab has."""
 

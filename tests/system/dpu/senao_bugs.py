@@ -20,7 +20,6 @@ from tests.unit.rtnl_by_hand import (
     DELTFILTER,
     GETLINK,
     KEYS,
-    NEW,
     SKIP_SW,
     Shown,
     actions,
@@ -49,12 +48,11 @@ Wrong = tuple[Shown, bytes]
 class Filters:
     """The filters of the pair ``vf``, on port vf0, and ``far``, behind n2, of a Geneve segment.
 
-    ``near`` is the pod on vf5; vf1 is of another segment.
+    ``near`` is the pod on vf5, if it is of that segment; vf1 is of another one.
     """
 
     told: Client
     netdevs: Mapping[str, int]
-    colour: Colour
     vf: Station
     far: Station
     near: Station
@@ -64,6 +62,14 @@ class Filters:
         mac = bytes.fromhex(station.mac.replace(":", ""))
         found = self.told.filters(self.netdevs[netdev])
         return [each for each in found if each.options.get(KEYS["eth_dst"][0]) == mac]
+
+    @property
+    def all(self) -> list[Shown]:
+        return [each for ifindex in self.netdevs.values() for each in self.told.filters(ifindex)]
+
+    def to(self, station: Station) -> list[Shown]:
+        """Return the filters at any netdev for frames to ``station``."""
+        return [each for netdev in self.netdevs for each in self.of(netdev, station)]
 
     @property
     def remote(self) -> list[Shown]:
@@ -260,14 +266,27 @@ def planted(filters: Filters, bug: Seeded) -> Iterator[None]:
             changed(filters.told, right)
 
 
+@contextmanager
+def without(filters: Filters, which: Sequence[Shown]) -> Iterator[None]:
+    """Have filters away."""
+    assert which
+    filters.told.do(*(gone(shown) for shown in which))
+    yield
+    filters.told.do(*(made(*matching(shown)) for shown in which))
+
+
+def gone(shown: Shown) -> bytes:
+    return one_filter(DELTFILTER, shown.ifindex, shown.pref, shown.handle, protocol=shown.protocol)
+
+
+def made(shown: Shown, options: bytes) -> bytes:
+    place = {"pref": shown.pref, "handle": shown.handle, "protocol": shown.protocol}
+    return new_filter(shown.ifindex, options, **place)
+
+
 def changed(told: Client, wanted: Sequence[Wrong]) -> None:
     """Give filters other options, all in one packet."""
-    requests = []
-    for shown, options in wanted:
-        place = {"pref": shown.pref, "handle": shown.handle, "protocol": shown.protocol}
-        at = (DELTFILTER, shown.ifindex, shown.pref, shown.handle)
-        requests += [one_filter(*at, protocol=shown.protocol)]
-        requests += [new_filter(shown.ifindex, options, how=NEW, **place)]
+    requests = [each for one in wanted for each in (gone(one[0]), made(*one))]
     told.send(*requests)
     answers = [answer for _ in requests for answer in told.receive()]
     for answer in answers:
@@ -277,10 +296,10 @@ def changed(told: Client, wanted: Sequence[Wrong]) -> None:
 @contextmanager
 def filters_of(scene: DpuScene, colour: Colour) -> Iterator[Filters]:
     """Provide the filters of a colour's VF pods and of its pod on n2."""
-    vf, _, _, far, near = scene.segments[colour.name]
+    vf, _, _, far, *others = scene.segments[colour.name]
     with client(dpus.directory(scene.paths, scene.dpu) / "rtnetlink.sock") as told:
         found = {}
         for each in told.dump(dump(GETLINK)):
             name = attributes(each.body[16:])[3].rstrip(b"\0").decode()
             (found[name],) = struct.unpack_from("=i", each.body, 4)
-        yield Filters(told, found, colour, vf, far, near)
+        yield Filters(told, found, vf, far, others[0] if others else far)

@@ -6,9 +6,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -27,11 +29,11 @@ from tests.system.dpu.conftest import (
     assert_told,
     differences,
     pinned,
-    talking,
     until,
     words,
 )
-from tests.system.dpu.senao_bugs import BUGS, filters_of, planted
+from tests.system.dpu.proofs import Proofs, full
+from tests.system.dpu.senao_bugs import BUGS, filters_of, planted, without
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 
@@ -48,10 +50,31 @@ GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it 
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
 
+class SenaoScene(DpuScene):
+    """The lab, and what its switch holds, asked by a client that is not the driver's."""
+
+    TABLE: ClassVar[str] = "filters"
+    FEW: ClassVar[int] = 12  # an endpoint takes a filter for each IP version, and all of them one
+
+    def packets(self, colour: Colour, station: Station) -> int | None:
+        with filters_of(self, colour) as filters:
+            found = filters.to(station)
+        return sum(each.counters[0][0] for each in found) if found else None
+
+    @contextmanager
+    def withdrawn(self, colour: Colour, station: Station) -> Iterator[None]:
+        with filters_of(self, colour) as filters, without(filters, filters.to(station)):
+            yield
+
+    def rows_taken(self) -> int:
+        with filters_of(self, BLUE) as filters:
+            return len(filters.all)
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[DpuScene]:
+def shared() -> Iterator[SenaoScene]:
     paths = LabPaths(f"t{os.getpid()}s")
-    made = DpuScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
+    made = SenaoScene(paths, read_topology(TOPOLOGY, "tests"), Runtime(paths))
     try:
         made.up()
         lab.apply(paths, INTENT)
@@ -71,13 +94,6 @@ def shared() -> Iterator[DpuScene]:
 
 def vf(scene: DpuScene, nth: int) -> str:
     return dpus.device_id(scene.topology, scene.dpu, nth)
-
-
-@pytest.fixture
-def scene(shared: DpuScene) -> Iterator[DpuScene]:
-    """Provide the lab with nothing wrong, and leave it so."""
-    yield shared
-    shared.tell("clear")
 
 
 def counted(scene: DpuScene, station: Station) -> int:
@@ -118,14 +134,6 @@ def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
     assert (echo.lost, echo.duplicates) == (0, 0)
 
 
-@pytest.fixture
-def talk(scene: DpuScene) -> Iterator[Talk]:
-    """Provide a VF pod and one beyond the wire whose talk is in the switch."""
-    near, _, _, far = scene.segments[BLUE.name][:4]
-    with talking(Talk(scene, BLUE, near, far)) as talk:
-        yield talk
-
-
 @pytest.mark.parametrize("fault", ["kill", "reset"])
 def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
     talk.gap_s = GAP_S
@@ -151,14 +159,13 @@ def test_a_device_that_is_slow_or_babbles_loses_nothing(talk: Talk, fault: list[
 
 
 def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
-    scene = talk.scene
-    with filters_of(scene, BLUE) as filters:
-        whole = len(filters.remote)
-        while len(filters.remote) == whole:
-            assert scene.tell("lose-one")
-        until(lambda: len(filters.remote) == whole, 60, "not put back")
-    before = counted(scene, talk.far)
-    until(lambda: counted(scene, talk.far) > before + 10, 60, "not in the switch again")
+    with filters_of(talk.scene, BLUE) as filters:
+        whole = len(filters.to(talk.far))
+        while len(filters.to(talk.far)) == whole:
+            assert talk.scene.tell("lose-one")
+        until(lambda: len(filters.to(talk.far)) == whole, 60, "not put back")
+    before = counted(talk.scene, talk.far)
+    until(lambda: counted(talk.scene, talk.far) > before + 10, 60, "not in the switch again")
 
 
 def test_a_port_that_goes_and_comes(talk: Talk) -> None:
@@ -170,66 +177,76 @@ def test_a_port_that_goes_and_comes(talk: Talk) -> None:
     until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
 
 
-# --- overweave verify; all that it is about is pinned to the switch until the end ----------------
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def placed(shared: DpuScene) -> Iterator[DpuScene]:
     shared.tell("clear")
     with pinned(shared):
         yield shared
 
 
-def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(placed: DpuScene) -> None:
-    shown = Overweave(placed).run("verify", "--packets", "30", "-o", "json")
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    (found,) = json.loads(shown.stdout)
-    print(found["verdict"])
-    assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
-    assert found["differences"] == []
-    assert found["left_out"] == 0
-    rows = {(row["node"], row["path"]): row for row in found["paths"]}
-    switch = rows.pop(("d1", "switch"))
-    assert (switch["unknown"], switch["not_observed"]) == (0, {})
-    assert min(switch["agree"], switch["handed_over"]) > 100
-    assert 0 < switch["excused"] < switch["agree"] / 2
-    assert not any(row["cannot"] for row in rows.values())
+class TestVerify:
+    """All that it is about is pinned to the switch until the end."""
+
+    def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(
+        self, placed: DpuScene
+    ) -> None:
+        shown = Overweave(placed).run("verify", "--packets", "30", "-o", "json")
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        (found,) = json.loads(shown.stdout)
+        print(found["verdict"])
+        assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
+        assert found["differences"] == []
+        assert found["left_out"] == 0
+        rows = {(row["node"], row["path"]): row for row in found["paths"]}
+        switch = rows.pop(("d1", "switch"))
+        assert (switch["unknown"], switch["not_observed"]) == (0, {})
+        assert min(switch["agree"], switch["handed_over"]) > 100
+        assert 0 < switch["excused"] < switch["agree"] / 2
+        assert not any(row["cannot"] for row in rows.values())
+
+    @pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")
+    def test_what_the_switch_puts_on_the_wire_is_what_the_standards_say(
+        self, placed: DpuScene, colour: Colour, tmp_path: Path
+    ) -> None:
+        near, _, _, far = placed.segments[colour.name][:4]
+        file, before = tmp_path / "underlay.pcap", counted(placed, far)
+        with capture(placed, placed.dpu.name, file):
+            for version, pace in product((4, 6), (Pace(5), Pace(5, size=near.mtu))):
+                assert probes.ping(near, far.ip(version), pace).lost == 0
+        until(lambda: counted(placed, far) >= before + 20, what="somebody else sent it")
+        vtep = next(a.ip for a in placed.dpu.addresses if f"ipv{a.version}" == colour.underlay)
+        layer = "ip" if vtep.version == 4 else "ipv6"
+        sent = f"{colour.encap}.vni == {colour.vni} && {layer}.src == {vtep}"
+        fields, values = OUTER[colour.underlay]
+        echoes = dissect(file, f"{sent} && (icmp || icmpv6.type == 128)", fields)
+        assert len(echoes) == 20
+        assert set(echoes) == {(*values, PORTS[colour.encap])}
+        assert dissect(file, f"{sent} && ({WRONG})", ("frame.number", "frame.protocols")) == []
+        inner = dissect(file, sent, ("frame.protocols",))
+        assert all(f":{colour.encap}:eth:" in protocols for (protocols,) in inner)
+
+    @pytest.mark.parametrize("name", BUGS)
+    def test_a_bug_of_the_switch_is_found(self, placed: DpuScene, name: str) -> None:
+        bug = BUGS[name]
+        with filters_of(placed, BLUE) as filters:
+            assert_told(placed, bug.told, partial(planted, filters, bug))
+
+    def test_all_is_well_once_the_bugs_are_gone(self, placed: DpuScene) -> None:
+        assert [words(difference) for difference in differences(placed, BLUE)] == []
 
 
-@pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")
-def test_what_the_switch_puts_on_the_wire_is_what_the_standards_say(
-    placed: DpuScene, colour: Colour, tmp_path: Path
-) -> None:
-    near, _, _, far = placed.segments[colour.name][:4]
-    file, before = tmp_path / "underlay.pcap", counted(placed, far)
-    with capture(placed, placed.dpu.name, file):
-        for version, pace in product((4, 6), (Pace(5), Pace(5, size=near.mtu))):
-            assert probes.ping(near, far.ip(version), pace).lost == 0
-    until(lambda: counted(placed, far) >= before + 20, what="somebody else sent it")
-    vtep = next(a.ip for a in placed.dpu.addresses if f"ipv{a.version}" == colour.underlay)
-    layer = "ip" if vtep.version == 4 else "ipv6"
-    sent = f"{colour.encap}.vni == {colour.vni} && {layer}.src == {vtep}"
-    fields, values = OUTER[colour.underlay]
-    echoes = dissect(file, f"{sent} && (icmp || icmpv6.type == 128)", fields)
-    assert len(echoes) == 20
-    assert set(echoes) == {(*values, PORTS[colour.encap])}
-    assert dissect(file, f"{sent} && ({WRONG})", ("frame.number", "frame.protocols")) == []
-    inner = dissect(file, sent, ("frame.protocols",))
-    assert all(f":{colour.encap}:eth:" in protocols for (protocols,) in inner)
+class TestProofs(Proofs):
+    """On this vendor, too; the last of them fills the table, which the driver remembers."""
+
+    def test_a_table_of_a_few_rows_under_a_hundred_conversations(
+        self, scene: DpuScene, crowd: list[Station]
+    ) -> None:
+        scene.tell("table-full", scene.TABLE, str(scene.FEW))
+        scene.tell("reset")  # what stands there would stay, however small the table is said to be
+        super().test_a_table_of_a_few_rows_under_a_hundred_conversations(scene, crowd)
 
 
-@pytest.mark.parametrize("name", BUGS)
-def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
-    bug = BUGS[name]
-    with filters_of(placed, BLUE) as filters:
-        assert_told(placed, bug.told, partial(planted, filters, bug))
-
-
-def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:
-    assert [words(difference) for difference in differences(placed, BLUE)] == []
-
-
-# --- the last, since for ten minutes the driver remembers at how many filters it was full ---------
+# For ten minutes the driver remembers at how many filters the device was full: so this comes last.
 
 
 def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
@@ -241,8 +258,3 @@ def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
         until(lambda: full(scene) > 0, 60, "nothing is said to be full")
         time.sleep(2)
     assert (echo.lost, echo.duplicates) == (0, 0)
-
-
-def full(scene: DpuScene) -> int:
-    stations = [each for stations in scene.segments.values() for each in stations]
-    return sum(scene.entry(each).reason == Reason.TABLE_FULL for each in stations)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -414,6 +416,29 @@ def test_vfs_that_are_no_representors_are_vlan_lanes() -> None:
         assert "VLAN lane" in found.obstacle
         assert found.guards == {}
         assert space.run(switch.observe) == {}
+
+
+ASKING = """
+from tests.functional.test_senao_driver import *
+switch = SenaoSwitch(kernel_socket, Wiring(("rep0", "rep1"), {}), Limits(MOST))
+wanted = desired(view(GENEVE4, [vf(1, GENEVE4), vf(2, GENEVE4)]))
+bound = Bindings(NIC, placed=entries(wanted))
+try:
+    switch.apply(Change(add=switch.render(wanted, bound).items))
+except TargetError as error:
+    print(error)
+"""
+
+
+def test_who_may_not_write_is_told_so() -> None:
+    """The root of a user namespace of its own is nobody in ours."""
+    with namespace() as space:
+        ip(space, "link", "add", "rep0", "type", "veth", "peer", "rep1")
+        words = ["unshare", "--user", "--map-root-user", sys.executable, "-c", ASKING]
+        inside = ["nsenter", f"--net={space.path}", *words]
+        said = subprocess.run(inside, capture_output=True, text=True, check=False)
+    assert "the DPU's switch: " in said.stdout, said.stderr
+    assert "Operation not permitted" in said.stdout
 
 
 def test_a_kernel_s_own_words_are_told_and_nothing_stays_behind() -> None:

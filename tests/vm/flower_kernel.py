@@ -8,7 +8,6 @@ with tunnels of its own kernel.
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -259,29 +258,6 @@ def test_a_netdev_that_takes_no_filter_into_a_device_says_so(world: World) -> No
     for why in refused(strict, wanted(GENEVE4)).values():
         assert why.startswith(f"{Reason.UNSUPPORTED_MATCH}: Operation not supported")
     assert not world.card.run(world.switch.observe)
-
-
-def test_who_may_not_is_told_so(world: World) -> None:
-    """A user namespace's root is nobody in ours."""
-    words = ["unshare", "--user", "--map-root-user", sys.executable, "-c", ASKING]
-    inside = ["nsenter", f"--net={world.card.path}", *words]
-    said = subprocess.run(inside, capture_output=True, text=True, check=False)
-    assert "the DPU's switch: " in said.stdout, said.stderr
-    assert "Operation not permitted" in said.stdout
-
-
-ASKING = """
-from dataplane.core.errors import TargetError
-from tests.vm.flower_kernel import *
-switch = SenaoSwitch(exchange.kernel_socket, wiring_of(), Limits(4096))
-asked = wanted(GENEVE4)
-placed = frozenset(EntryKey(GENEVE4.vni, mac_of(n)) for n in (NEAR, OTHER, FAR))
-bound = Bindings(NIC, next_hops={VTEP4[0]: Mac("02:00:00:00:bb:01")}, placed=placed)
-try:
-    switch.apply(Change(add=switch.render(asked, bound).items))
-except TargetError as error:
-    print(error)
-"""
 
 
 # --- beside iproute2 -----------------------------------------------------------------------------

@@ -41,15 +41,17 @@ nodes:
 - {name: d1, dpu: {vendor: marvell, host: h1, vfs: 5}}
 - {name: h2}
 - {name: d2, dpu: {vendor: intel, host: h2, vfs: 5}}
+- {name: h3}
+- {name: d3, dpu: {vendor: senao, host: h3, vfs: 5}}
 """
 _DPU = "d1"  # whose table is filled
 _UNGUARDED = COLOURS[-1]  # the one segment that a switch takes which checks no sender
 # A VF pod and who it talks to, of each segment that the switch takes.
-_ROWS = {"d1": 2 * len(COLOURS), "d2": 2}
+_ROWS = {"d1": 2 * len(COLOURS), "d2": 2, "d3": 2 * len(COLOURS)}
 _FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
 _SMALL_TABLE = 10  # rows
 _BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch
-_PLACED_S = 15.0
+_PLACED_S = 30.0
 _KILLED_S = 5.0  # five times the second within which a dead switch's traffic is in software
 
 
@@ -134,8 +136,8 @@ class Demo:
         gaps = [self._move_to(node) for node in others]
         matrix.converge(self.scene.segments[MOVER.segment])
         self._note(MOVER.segment, matrix.verify(self.scene.segments[MOVER.segment]))
-        way, unheard = " to ".join((first, *others)), ", ".join(f"{gap:.0f}" for gap in gaps)
-        return f"{MOVER.name}, VF {way}, same MAC and IPs: {unheard} ms unheard"
+        way, unheard = ", ".join((first, *others)), ", ".join(f"{gap:.0f}" for gap in gaps)
+        return f"{MOVER.name}, VFs of {way}, same MAC, IPs: {unheard} ms unheard"
 
     def _move_to(self, node: str) -> float:
         """Move it, and return for how many milliseconds it was not heard."""
@@ -196,7 +198,7 @@ class Demo:
         each = ", ".join(
             f"{dpu.name} {gap * 1000:.0f}" for dpu, gap in zip(all_dpus, gaps, strict=True)
         )
-        return f"all under traffic: {lost} lost; ms to software: {each}"
+        return f"all: {lost} lost; ms until software: {each}"
 
     def _fill(self) -> str:
         """Leave a switch less room than there are conversations."""

@@ -20,7 +20,7 @@ test: ## everything: lint and all tests, on real servers and the lab (as root, a
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest -n 2 $(QUICK)
-	@$(BIN)/pytest -n 2 $(SLOW)
+	@$(BIN)/pytest -n 3 $(SLOW)
 
 check: ## lint, types, imports, unit and packet tests (as root, at most 60 seconds)
 	@.ci/setup --root

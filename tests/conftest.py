@@ -15,11 +15,12 @@ EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
 
 
 class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Gives whole files to a worker, and to one of them all that uses labs: they mostly wait."""
+    """Gives whole files to a worker, and to one all that share a lab; labs mostly wait."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "labs" if path.startswith("tests/system/") else path
+        shared = ("tests/system/dpu/", "tests/system/", "tests/vm/")
+        return next((folder for folder in shared if path.startswith(folder)), path)
 
 
 @pytest.hookimpl(optionalhook=True)  # known in runs of several workers only

@@ -1,7 +1,8 @@
 """What a real switch does with a frame: a pod on the host sends it, and what comes out is seen.
 
 Seen are the VFs of the host's pods, and all that the switch hands to the DPU. Not seen is what
-leaves by the uplink: that the entry's counter has grown by it says so.
+leaves by the uplink. That an entry's counter has grown by it says that the entry took it, no more:
+what rewrites it and sends it on comes behind.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class _Round:
 
 @dataclass(frozen=True, slots=True)
 class _Awaited:
-    """How many frames an entry must have counted if all that nobody saw left by it."""
+    """How many frames an entry must have counted if it took all that nobody saw."""
 
     unseen: int
     in_all: int
@@ -217,9 +218,9 @@ class _Judge:
         if about is None or counted is None:
             return Observed(done(Action.DROP), f"{found.rule}; no entry is there to count it")
         awaited = self.awaited[about]
-        has_left = counted >= awaited.in_all and about not in self._behind
+        is_taken = counted >= awaited.in_all and about not in self._behind
         rule = f"{found.rule}; its entry has counted {counted} of {awaited.in_all}"
-        return Observed(done(Action.TUNNEL if has_left else Action.DROP), rule)
+        return Observed(done(Action.COUNTED if is_taken else Action.DROP), rule)
 
     def is_doubtful(self, question: Question) -> bool:
         """Say whether a frame is one of several unseen ones of which its entry counted a part."""

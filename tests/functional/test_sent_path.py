@@ -200,11 +200,11 @@ def is_counted_late(device: Device, each: Sending) -> None:
 @pytest.mark.parametrize(
     ("case", "action", "output", "rule"),
     [
-        ((2, leaves), Action.TUNNEL, None, "at no port; its entry has counted 1 of 1"),
-        ((2, is_counted_late), Action.TUNNEL, None, "its entry has counted 1 of 1"),
-        ((2, is_answered), Action.TUNNEL, None, "at no port; its entry has counted 1 of 1"),
-        ((2, leaves_among_others), Action.TUNNEL, None, "its entry has counted 9 of 1"),
-        ((2, begins_anew), Action.TUNNEL, None, "its entry has counted 1 of 1"),
+        ((2, leaves), Action.COUNTED, None, "at no port; its entry has counted 1 of 1"),
+        ((2, is_counted_late), Action.COUNTED, None, "its entry has counted 1 of 1"),
+        ((2, is_answered), Action.COUNTED, None, "at no port; its entry has counted 1 of 1"),
+        ((2, leaves_among_others), Action.COUNTED, None, "its entry has counted 9 of 1"),
+        ((2, begins_anew), Action.COUNTED, None, "its entry has counted 1 of 1"),
         ((2, is_lost), Action.DROP, None, "at no port; its entry has counted 0 of 1"),
         ((1, leaves_among_others), Action.DROP, None, "its entry has counted 0 of 1"),
         ((1, vanishes_behind_its_entry), Action.DROP, None, "its entry has counted 1 of 1"),
@@ -265,7 +265,7 @@ def test_one_that_could_not_send_is_not_awaited(device: Device) -> None:
 
     device.fate = only_of_the_first
     first, second = device.asked(question(), question(2, source=1))
-    assert (first.action, second.action, device.rounds) == (Action.TUNNEL, Action.UNKNOWN, 1)
+    assert (first.action, second.action, device.rounds) == (Action.COUNTED, Action.UNKNOWN, 1)
 
 
 def test_a_tap_that_has_missed_frames_leaves_it_unknown(
@@ -307,7 +307,7 @@ def test_of_those_that_an_entry_counts_in_part_each_lost_one_is_found(
     device.fate = some_leave
     seen = device.asked(*questions)
     assert {number for number, each in enumerate(seen) if each.action is Action.DROP} == lost
-    assert {each.action for each in seen} <= {Action.DROP, Action.TUNNEL}
+    assert {each.action for each in seen} <= {Action.DROP, Action.COUNTED}
     print(f"{len(lost)} of 8 lost: {device.rounds} rounds")
     assert device.rounds < 16
 
@@ -332,7 +332,7 @@ def test_answers_stand_in_the_order_of_the_questions(device: Device) -> None:
     device.fate = leaves
     asked = [unlike(entry=None), question(), unlike(harmless=False), *[question()] * 40, question()]
     actions = [each.action for each in device.asked(*asked)]
-    assert actions == [Action.NONE, Action.TUNNEL, Action.NONE, *[Action.TUNNEL] * 41]
+    assert actions == [Action.NONE, Action.COUNTED, Action.NONE, *[Action.COUNTED] * 41]
 
 
 def test_a_host_that_does_not_answer_is_an_error_and_keeps_nobody_waiting(device: Device) -> None:
@@ -345,7 +345,7 @@ def test_a_host_that_does_not_answer_is_an_error_and_keeps_nobody_waiting(device
         device.space.run(lambda: path.observed([question()]))
     device.fate = leaves
     (seen,) = device.space.run(lambda: path.observed([question()]))
-    assert seen.action is Action.TUNNEL
+    assert seen.action is Action.COUNTED
 
 
 def test_two_at_once_are_not_counted_together(device: Device) -> None:
@@ -364,7 +364,7 @@ def test_two_at_once_are_not_counted_together(device: Device) -> None:
         ]
         first, second = ([each.action for each in future.result()] for future in asked)
     assert first == [Action.DROP] * 4
-    assert second == [Action.TUNNEL] * 4
+    assert second == [Action.COUNTED] * 4
 
 
 def test_who_waits_too_long_for_a_turn_is_told(

@@ -96,9 +96,9 @@ def assert_agrees(found: dict[str, Any]) -> None:
     assert (found["status"], found["differences"]) == (0, [])
     switch = switch_of(found)
     assert (switch["unknown"], switch["differ"]) == (0, 0)
-    assert switch["agree"] > switch["not_observed"]["VNI"] > 20  # the rest came out at a VF
+    assert switch["agree"] > 10  # those that came out at a VF
+    assert switch["counted"] == switch["not_observed"]["verdict"] > 20
     assert {"output", "inner frame", "DF"} < set(switch["not_observed"])
-    assert "verdict" not in switch["not_observed"]
     assert switch["handed_over"] > 4
     assert switch["absent"] > switch["asked"]
 

@@ -32,6 +32,7 @@ _COUNTED_S = 3.0  # Open vSwitch counts twice a second, hardware about once
 _LOOK_S = 0.1
 _TURN_S = 30.0
 _NOTHING = Traffic(0, 0)
+_OTHERS = "others' packets go by the same entry, so that its counter may hide a loss"
 _NOT_SENT = "a real switch is asked only about plain frames that pods with a VF can send"
 
 
@@ -87,7 +88,7 @@ class SentPath:
     def _ask(
         self, questions: Sequence[Question], pods: Mapping[str, Port]
     ) -> dict[bytes, Observed]:
-        """Return what was seen, by mark; of what an entry has counted in part, ask by halves."""
+        """Return what was seen, by mark; of what is doubtful, ask by halves."""
         with self._taking_turns():
             seen = self._send(questions, pods)
         judge = _Judge(questions, pods, seen)
@@ -217,21 +218,27 @@ class _Judge:
         counted = self._seen.counted.get(about) if about else None
         if about is None or counted is None:
             return Observed(done(Action.DROP), f"{found.rule}; no entry is there to count it")
-        awaited = self.awaited[about]
-        is_taken = counted >= awaited.in_all and about not in self._behind
-        rule = f"{found.rule}; its entry has counted {counted} of {awaited.in_all}"
+        awaited, is_behind = self.awaited[about].in_all, about in self._behind
+        rule = f"{found.rule}; its entry has counted {counted} of {awaited}"
+        if counted > awaited and not is_behind:
+            return Observed({}, rule, _OTHERS)
+        is_taken = counted == awaited and not is_behind
         return Observed(done(Action.COUNTED if is_taken else Action.DROP), rule)
 
     def is_doubtful(self, question: Question) -> bool:
-        """Say whether a frame is one of several unseen ones of which its entry counted a part."""
+        """Say whether what its entry has counted does not tell of a frame, and might of fewer.
+
+        A part of several unseen ones, or more than was sent at all: others' packets went by it.
+        """
         about = question.about
         awaited = self.awaited.get(about) if about else None
         if about is None or awaited is None or about in self._behind:
             return False
         if self._out(question).action is not Action.DROP or self._why_unknown(question):
             return False
-        counted = self._seen.counted.get(about, 0)
-        return awaited.unseen > 1 and awaited.in_all - awaited.unseen < counted < awaited.in_all
+        counted, in_all = self._seen.counted.get(about, 0), awaited.in_all
+        is_part = awaited.unseen > 1 and in_all - awaited.unseen < counted < in_all
+        return is_part or (in_all > 1 and counted > in_all)
 
     def _awaited(self, questions: Sequence[Question]) -> dict[EntryKey, _Awaited]:
         """Return what the entries of frames that were not seen have to count."""

@@ -203,7 +203,7 @@ def is_counted_late(device: Device, each: Sending) -> None:
         ((2, leaves), Action.COUNTED, None, "at no port; its entry has counted 1 of 1"),
         ((2, is_counted_late), Action.COUNTED, None, "its entry has counted 1 of 1"),
         ((2, is_answered), Action.COUNTED, None, "at no port; its entry has counted 1 of 1"),
-        ((2, leaves_among_others), Action.COUNTED, None, "its entry has counted 9 of 1"),
+        ((2, leaves_among_others), Action.UNKNOWN, None, "its entry has counted 9 of 1"),
         ((2, begins_anew), Action.COUNTED, None, "its entry has counted 1 of 1"),
         ((2, is_lost), Action.DROP, None, "at no port; its entry has counted 0 of 1"),
         ((1, leaves_among_others), Action.DROP, None, "its entry has counted 0 of 1"),
@@ -310,6 +310,29 @@ def test_of_those_that_an_entry_counts_in_part_each_lost_one_is_found(
     assert {each.action for each in seen} <= {Action.DROP, Action.COUNTED}
     print(f"{len(lost)} of 8 lost: {device.rounds} rounds")
     assert device.rounds < 16
+
+
+def test_what_others_have_an_entry_count_hides_no_loss(device: Device) -> None:
+    """They send once: whoever is asked about again is alone."""
+    questions = [question() for _ in range(4)]
+    lost = {questions[0].mark, questions[3].mark}
+
+    def others_send_once(device: Device, each: Sending) -> None:
+        device.counts[FAR] += each.mark not in lost
+        device.counts[FAR] += 3 if device.rounds == 1 else 0
+
+    device.fate = others_send_once
+    actions = [each.action for each in device.asked(*questions)]
+    assert actions == [Action.DROP, Action.COUNTED, Action.COUNTED, Action.DROP]
+
+
+def test_an_entry_that_others_use_all_the_time_tells_nothing(device: Device) -> None:
+    device.fate = leaves_among_others
+    seen = device.asked(*[question() for _ in range(4)])
+    assert {(each.action, each.why.partition(",")[0]) for each in seen} == {
+        (Action.UNKNOWN, "others' packets go by the same entry")
+    }
+    assert device.rounds == 7
 
 
 def unlike(**changes: Any) -> Question:

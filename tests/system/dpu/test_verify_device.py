@@ -113,12 +113,12 @@ def test_nothing_is_sent_unless_one_asks_for_it(device: DpuScene, overweave: Ove
 
 @contextmanager
 def nothing_sent(scene: DpuScene) -> Iterator[None]:
-    """See that no frame to the echo port leaves a VF pod of blue."""
+    """See that no frame to the discard port leaves a VF pod of blue."""
     vf, *_, second = scene.segments["blue"]
     with Ears([vf, second]) as ears:
         yield
         heard = [frame for _, frame in ears.listen(0.1)]
-    assert not [frame for frame in heard if b"\xc0\x00\x00\x07" in frame]
+    assert not [frame for frame in heard if b"\xc0\x00\x00\x09" in frame]
 
 
 OF_A_DEVICE: dict[str, Seeded] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,6 +206,10 @@ class _Judge:
             EntryKey(port.segment.vni, port.attachment.mac): port.attachment.key
             for port in pods.values()
         }
+        self._senders: defaultdict[EntryKey | None, set[AttachmentKey]] = defaultdict(set)
+        for question in questions:
+            if question.about is not None:
+                self._senders[question.about].add(self._sender(question))
         self.awaited = self._awaited(questions)
 
     def observed(self, question: Question) -> Observed:
@@ -245,7 +249,7 @@ class _Judge:
         unseen, switched = Counter[EntryKey](), Counter[EntryKey]()
         for question in questions:
             action = self._out(question).action
-            if question.about is None or self._sender(question) in self._seen.faults:
+            if question.about is None or self._why_unknown(question):
                 continue
             unseen[question.about] += action is Action.DROP
             switched[question.about] += action is not Action.HAND_OVER
@@ -259,9 +263,12 @@ class _Judge:
         return self._keys[_netdev(question)]
 
     def _why_unknown(self, question: Question) -> str:
-        """Return why a frame that was not seen may be anywhere; empty: it would have been seen."""
-        ends = [self._sender(question)]
+        """Return why of a frame that was not seen nothing follows; empty: all was watched.
+
+        Whoever could not be watched may have sent, and the entry has counted that, too.
+        """
+        ends = {self._sender(question), *self._senders[question.about]}
         if question.about in self._behind:
-            ends.append(self._behind[question.about])
-        faults = [self._seen.faults[key] for key in ends if key in self._seen.faults]
+            ends.add(self._behind[question.about])
+        faults = [why for key, why in self._seen.faults.items() if key in ends]
         return "; ".join(filter(None, (*faults, self._seen.blind)))

@@ -257,15 +257,31 @@ def test_a_pod_that_cannot_be_watched_leaves_it_unknown(
     assert (seen.action, seen.why) == (Action.UNKNOWN, "the pod is gone")
 
 
-def test_one_that_could_not_send_is_not_awaited(device: Device) -> None:
-    device.faults = {KEYS[1]: "the pod is gone"}
+@pytest.mark.parametrize("has_sent", [True, False])
+def test_what_a_pod_that_is_not_watched_may_have_sent_hides_no_loss(
+    device: Device, *, has_sent: bool
+) -> None:
+    """Its own frame leaves, if any does; that of the other pod is lost."""
+    device.faults = {KEYS[1]: "too fast"}
 
-    def only_of_the_first(device: Device, each: Sending) -> None:
+    def of_the_second(device: Device, each: Sending) -> None:
+        device.counts[FAR] += has_sent and each.key == KEYS[1]
+
+    device.fate = of_the_second
+    seen = device.asked(question(), question(2, source=1))
+    assert [(each.action, each.why) for each in seen] == [(Action.UNKNOWN, "too fast")] * 2
+    assert device.rounds == 1
+
+
+def test_a_pod_that_is_not_watched_spoils_nothing_that_it_has_no_part_in(device: Device) -> None:
+    device.faults = {KEYS[1]: "too fast"}
+
+    def leaves_from_the_first(device: Device, each: Sending) -> None:
         device.counts[FAR] += each.key == KEYS[0]
 
-    device.fate = only_of_the_first
-    first, second = device.asked(question(), question(2, source=1))
-    assert (first.action, second.action, device.rounds) == (Action.COUNTED, Action.UNKNOWN, 1)
+    device.fate = leaves_from_the_first
+    first, second = device.asked(question(), question(0, source=1))
+    assert (first.action, second.action) == (Action.COUNTED, Action.UNKNOWN)
 
 
 def test_a_tap_that_has_missed_frames_leaves_it_unknown(

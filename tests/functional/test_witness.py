@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import secrets
 import threading
 import time
@@ -216,6 +218,33 @@ def test_a_tap_that_cannot_keep_up_says_so(host: Host, monkeypatch: pytest.Monke
             taps.send("pod", sending().frame)
         missed = taps.missed()
     assert "frames came faster than they are read" in missed["rep0"]
+
+
+def test_a_tap_hears_whatever_number_its_socket_has(host: Host) -> None:
+    """An agent of many pods has more than a thousand files open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        out = sending()
+        found = witnessed(host, out)
+        assert (found.came, found.faults) == ([(OTHER, out.frame)], {})
+    finally:
+        for each in files:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_taps_whose_thread_has_ended_say_so_of_each(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Taps, "_read", breaks)
+    found = witnessed(host, sending())
+    said = "internal error, please report it: ValueError('a fault of ours')"
+    assert found.faults == {ONE: f"pod c1/eth0: {said}", OTHER: f"pod c2/eth0: {said}"}
 
 
 # --- over the DPU's channel ------------------------------------------------------------------

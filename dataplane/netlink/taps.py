@@ -7,8 +7,9 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Collection, Hashable
-from contextlib import suppress
+import time
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -25,6 +26,7 @@ _TOLD = socket.CMSG_SPACE(_AUXDATA.size)
 _VLAN_VALID = 0x10  # TP_STATUS_VLAN_VALID
 _BUFFER, _LARGEST = 1 << 22, 65535
 _LOOK_S = 0.02
+_DRAIN_S = 1.0
 
 
 _Name = TypeVar("_Name", bound=Hashable)
@@ -67,8 +69,7 @@ class Taps(Generic[_Name]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closing.set()
-        self._thread.join()
+        self._end()
         self._selector.close()
         for each in self._sockets.values():
             each.close()
@@ -103,7 +104,9 @@ class Taps(Generic[_Name]):
         return list(self._heard)
 
     def missed(self) -> dict[_Name, str]:
-        """Return the taps that may have missed frames until now, and why."""
+        """Hear what has come by now, and no more; return the taps that missed some, and why."""
+        self._end()
+        self._drain()
         for tap, each in self._sockets.items():
             told = each.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
             _, dropped = _STATISTICS.unpack(told)
@@ -112,27 +115,49 @@ class Taps(Generic[_Name]):
         broken = dict.fromkeys(self._sockets, self._broken) if self._broken else {}
         return {**broken, **self._missed}
 
+    def _end(self) -> None:
+        self._closing.set()
+        self._thread.join()
+
     def _listen(self) -> None:
-        try:
+        with self._watched():
             while not self._closing.is_set():
                 for ready, _ in self._selector.select(_LOOK_S):
                     self._read(ready.data)
-        except Exception as caught:  # noqa: BLE001  # who asks what was missed is told
+
+    def _drain(self) -> None:
+        """Read what waits in the sockets; where more and more comes, for some time only."""
+        give_up = time.monotonic() + _DRAIN_S
+        with self._watched():
+            for tap in self._sockets:
+                while self._read(tap):
+                    if time.monotonic() > give_up:
+                        self._missed.setdefault(tap, "more frames came than could be read")
+                        break
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Keep what goes wrong for who asks what was missed."""
+        try:
+            yield
+        except Exception as caught:  # noqa: BLE001  # it is told
             self._broken = f"internal error, please report it: {caught!r}"
 
-    def _read(self, tap: _Name) -> None:
+    def _read(self, tap: _Name) -> bool:
+        """Read a frame; say whether there may be another one."""
         ready = self._sockets[tap]
         try:
             frame, told, _, where = ready.recvmsg(_LARGEST, _TOLD, socket.MSG_DONTWAIT)
         except BlockingIOError:  # as select(2) has it, ready may be nothing
-            return
+            return False
         except OSError as error:  # the netdev is down or gone
             self._missed[tap] = str(error.strerror)
-            return
+            return True
         found = self._marks.search(frame)
         if found is not None:
             is_sent = where[2] == socket.PACKET_OUTGOING
             self._heard.append(Heard(tap, found.group(), _tagged(frame, told), is_sent))
+        return True
 
 
 def _tagged(frame: bytes, told: Collection[tuple[int, int, bytes]]) -> bytes:

@@ -220,6 +220,24 @@ def test_a_tap_that_cannot_keep_up_says_so(host: Host, monkeypatch: pytest.Monke
     assert "frames came faster than they are read" in missed["rep0"]
 
 
+def test_what_still_waits_in_a_taps_socket_is_heard(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may come to the thread too late."""
+    monkeypatch.setattr(Taps, "_listen", lambda self: self._closing.wait())
+    out, back = sending(), sending(OTHER, 1, 0)
+    found = witnessed(host, out, back)
+    assert set(found.came) == {(OTHER, out.frame), (ONE, back.frame)}
+    assert found.faults == {}
+
+
+def test_a_tap_that_is_never_empty_says_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Taps, "_listen", lambda self: self._closing.wait())
+    monkeypatch.setattr("dataplane.netlink.taps._DRAIN_S", 0.0)
+    found = witnessed(host, sending())
+    assert found.faults[ONE] == "pod c1/eth0: more frames came than could be read"
+
+
 def test_a_tap_hears_whatever_number_its_socket_has(host: Host) -> None:
     """An agent of many pods has more than a thousand files open."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -109,6 +109,12 @@ class _Way:
     source: _Who
     target: _Who
 
+    @property
+    def mtu(self) -> int:
+        """Return how many bytes an IP packet of its source has at most."""
+        mtu = self.view.mtu
+        return min(mtu, self.port.mtu) if self.source.vtep is None else mtu
+
     def ip(self, version: int, protocol: int = UDP) -> Ip | None:
         """Return the header of a packet of a family; None: one of the two has no such address."""
         source, target = self.source.ip(version), self.target.ip(version)
@@ -416,7 +422,7 @@ def _usual(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:
     yield _Case(f"UDP {over}, DSCP 46", _udp(way, replace(ip, tos=46 << 2)))
     yield _Case(f"UDP {over}, TTL 1", _udp(way, replace(ip, hops=1)))
     yield _Case(f"UDP {over}, TTL 255", _udp(way, replace(ip, hops=255)))
-    yield _Case(f"the largest {over}", _udp(way, ip, way.view.mtu))
+    yield _Case(f"the largest {over}", _udp(way, ip, way.mtu))
 
 
 def _rare(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:

@@ -127,6 +127,17 @@ def test_harmless_is_only_what_claims_nothing(segment: object) -> None:
         assert draws_no_more_than_one_answer(what)
 
 
+def test_the_largest_is_as_large_as_its_own_pod_may_send() -> None:
+    small = pair()
+    one, other = small.ports
+    state = desired(replace(small, ports=(replace(one, mtu=MTU - 100), other)))
+    largest = [each for each in asked(state) if each.name.startswith("the largest")]
+    sizes = {(each.entry.access_port if each.entry else "", len(each.frame)) for each in largest}
+    senders = {name: size - 14 for name, size in sizes if name}
+    assert senders == {"vp1": MTU - 100, "vp2": MTU}
+    assert any(size > MTU + 14 for name, size in sizes if not name)  # from the wire, in a tunnel
+
+
 def draws_no_more_than_one_answer(what: Packet) -> bool:
     """Say whether the sender has nothing to answer to what it may get for that."""
     if UDP in what:

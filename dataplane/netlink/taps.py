@@ -25,6 +25,8 @@ _AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata
 _TOLD = socket.CMSG_SPACE(_AUXDATA.size)
 _VLAN_VALID = 0x10  # TP_STATUS_VLAN_VALID
 _BUFFER, _LARGEST = 1 << 22, 65535
+_NONE = b"(?!)"
+_MOST_HEARD = 4096  # frames of one Taps: many times those that are sent at once
 _LOOK_S = 0.02
 _DRAIN_S = 1.0
 
@@ -49,8 +51,8 @@ class Taps(Generic[_Name]):
     """
 
     def __init__(self, marks: Collection[bytes]) -> None:
-        """Hear nothing yet; marks are of equal rank and no part of each other."""
-        self._marks = re.compile(b"|".join(map(re.escape, marks)), re.DOTALL)
+        """Hear nothing yet; marks are of equal rank and no part of each other, nor empty."""
+        self._marks = re.compile(b"|".join(map(re.escape, marks)) or _NONE, re.DOTALL)
         self._sockets: dict[_Name, socket.socket] = {}
         self._heard: list[Heard[_Name]] = []
         self._missed: dict[_Name, str] = {}
@@ -154,7 +156,9 @@ class Taps(Generic[_Name]):
             self._missed[tap] = str(error.strerror)
             return True
         found = self._marks.search(frame)
-        if found is not None:
+        if found is not None and len(self._heard) >= _MOST_HEARD:
+            self._missed[tap] = f"more than {_MOST_HEARD} frames had a mark in them"
+        elif found is not None:
             is_sent = where[2] == socket.PACKET_OUTGOING
             self._heard.append(Heard(tap, found.group(), _tagged(frame, told), is_sent))
         return True

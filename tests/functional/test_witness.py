@@ -150,6 +150,7 @@ def test_what_is_not_the_pods_own_is_not_sent(host: Host, forged: dict[str, obje
         pytest.param(lambda f: f[:12] + b"\x08\x06" + f[14:], None, id="ARP"),
         pytest.param(lambda f: f, b"another", id="another mark"),
         pytest.param(lambda f: f, b"", id="no mark"),
+        pytest.param(lambda f: f, b"\x02", id="a mark that many frames have"),
         pytest.param(lambda _: b"", None, id="nothing"),
     ],
 )
@@ -236,6 +237,33 @@ def test_a_tap_that_is_never_empty_says_so(host: Host, monkeypatch: pytest.Monke
     monkeypatch.setattr("dataplane.netlink.taps._DRAIN_S", 0.0)
     found = witnessed(host, sending())
     assert found.faults[ONE] == "pod c1/eth0: more frames came than could be read"
+
+
+def test_without_a_mark_nothing_is_heard(host: Host) -> None:
+    with Taps[str](()) as taps:
+        host.dpu.run(lambda: taps.add("rep0", "rep0"))
+        host.pods[0].run(lambda: taps.add("pod", "eth0"))
+        taps.send("pod", sending().frame)
+        assert (taps.missed(), taps.heard) == ({}, [])
+
+
+def test_the_mark_of_a_pod_that_is_not_there_is_not_listened_for(host: Host) -> None:
+    out = sending()
+    with Taps[str](()) as taps:
+        host.dpu.run(lambda: taps.add("rep1", "rep1"))
+        waiting = threading.Timer(LISTEN_S / 2, taps.send, ("rep1", out.frame))
+        waiting.start()
+        found = witnessed(host, Sending(NOBODY, out.frame, out.mark))
+        waiting.join()
+    assert found.came == []
+
+
+def test_a_flood_of_marks_is_not_kept_and_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplane.netlink.taps._MOST_HEARD", 3)
+    out = sending()
+    found = witnessed(host, *[out] * 10)
+    assert len(found.came) <= 3
+    assert "more than 3 frames had a mark in them" in found.faults[OTHER]
 
 
 def test_a_tap_hears_whatever_number_its_socket_has(host: Host) -> None:

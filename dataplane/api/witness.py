@@ -164,15 +164,18 @@ class WitnessStand:
             for each in wanted.sendings
         ]
         try:
-            found = self._witnesses[address].send(sendings, wanted.listen_ms / 1000)
+            return _told(self._witnesses[address].send(sendings, wanted.listen_ms / 1000))
         except OverweaveError as error:
             return pb.Witnessed(error=str(error))
         except Exception as caught:  # a fault of ours must not end the thread: say it
             log.exception("witness.crashed", address=address)
             return pb.Witnessed(error=f"internal error, please report it: {caught!r}")
-        answer = pb.Witnessed()
-        for key, frame in found.came:
-            answer.sights.add(**key._asdict(), frame=frame)
-        for key, fault in found.faults.items():
-            answer.sights.add(**key._asdict(), fault=fault)
-        return answer
+
+
+def _told(found: Witnessed) -> pb.Witnessed:
+    answer = pb.Witnessed()
+    for key, frame in found.came:
+        answer.sights.add(**key._asdict(), frame=frame)
+    for key, fault in found.faults.items():
+        answer.sights.add(**key._asdict(), fault=fault)
+    return answer

@@ -332,6 +332,7 @@ class Told:
     def __init__(self, delay_s: float = 0.0, error: Exception | None = None) -> None:
         self.delay_s = delay_s
         self.error = error
+        self.fault = "deaf"
         self.asked: list[tuple[Sequence[Sending], float]] = []
         self.reached = threading.Event()
 
@@ -341,7 +342,7 @@ class Told:
         time.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
-        return Witnessed([(OTHER, each.frame) for each in sendings], {ONE: "deaf"})
+        return Witnessed([(OTHER, each.frame) for each in sendings], {ONE: self.fault})
 
 
 def test_what_the_host_sees_reaches_the_dpu(host: Host, channel: Channel) -> None:
@@ -448,6 +449,17 @@ def test_a_host_that_goes_while_it_is_asked_is_said(channel: Channel) -> None:
     stand.stop()
     asking.join(2)
     assert errors == ["the agent of the DPU's host has gone; try again"]
+
+
+def test_an_answer_that_cannot_be_written_is_an_error(channel: Channel) -> None:
+    told = Told()
+    stand = channel.stand(told)
+    assert wait_until(channel.answers)
+    told.fault = "no such file: \udcff"  # a name that is no UTF-8, as Python keeps it
+    for _ in range(2):  # and the stream goes on
+        with pytest.raises(OverweaveError, match="internal error, please report it: "):
+            channel.dpu.send([sending()], 0)
+    stand.stop()
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,13 @@ def fields_of(info: p4i.P4Info, **values: Any) -> None:
                 setattr(each, name, value)
 
 
+def params_of(info: p4i.P4Info, **values: Any) -> None:
+    for action in info.actions:
+        for each in action.params:
+            for name, value in values.items():
+                setattr(each, name, value)
+
+
 def unaliased(info: p4i.P4Info) -> None:
     for table in info.tables:
         table.preamble.ClearField("alias")
@@ -394,6 +401,18 @@ PROGRAM = [
     case(
         "fields of no bits",
         {"program": altered(lambda i: fields_of(i, bitwidth=0))},
+        "0 bits",
+        LOOK,
+    ),
+    case(
+        "fields of less than no bits",
+        {"program": altered(lambda i: fields_of(i, bitwidth=-1))},
+        "0 bits",
+        LOOK,
+    ),
+    case(
+        "parameters of less than no bits",
+        {"program": altered(lambda i: params_of(i, bitwidth=-1))},
         "0 bits",
         LOOK,
     ),

@@ -335,11 +335,12 @@ class Told:
         self.fault = "deaf"
         self.asked: list[tuple[Sequence[Sending], float]] = []
         self.reached = threading.Event()
+        self.released = threading.Event()
 
     def send(self, sendings: Sequence[Sending], listen_s: float) -> Witnessed:
         self.asked.append((sendings, listen_s))
         self.reached.set()
-        time.sleep(self.delay_s)
+        self.released.wait(self.delay_s)
         if self.error is not None:
             raise self.error
         return Witnessed([(OTHER, each.frame) for each in sendings], {ONE: self.fault})
@@ -418,10 +419,12 @@ def test_a_host_that_hangs_is_not_waited_for(
     stand = channel.stand(told)
     assert wait_until(channel.answers)
     monkeypatch.setattr(witness_module, "_ANSWER_S", 0.2)
-    told.delay_s = 1.0
+    told.delay_s = 30.0
     with pytest.raises(OverweaveError, match=r"has not answered within 0\.2 s"):
         channel.dpu.send([sending()], 0)
+    assert wait_until(lambda: not stand._calls[channel.address].is_active())
     told.delay_s = 0.0
+    told.released.set()
     monkeypatch.setattr(witness_module, "_ANSWER_S", 5.0)
     out = sending()  # the late answer is nobody's
     assert wait_until(channel.answers)

@@ -21,7 +21,7 @@ from dataplane.core.errors import OverweaveError
 from dataplane.core.frames import is_answer, parse_tunnel
 from dataplane.core.model import AttachmentKey, EntryKey
 from dataplane.core.path import Action
-from dataplane.core.placement import Traffic
+from dataplane.core.placement import Traffic, forwarded
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.netlink.taps import Taps
 from vendors.outputs import Came, Out, Wiring, out
@@ -31,7 +31,6 @@ _LISTEN_S = 0.5  # a switch takes microseconds, an emulated one milliseconds; ma
 _COUNTED_S = 3.0  # Open vSwitch counts twice a second, hardware about once
 _LOOK_S = 0.1
 _TURN_S = 30.0
-_NOTHING = Traffic(0, 0)
 _OTHERS = "others' packets go by the same entry, so that its counter may hide a loss"
 _NOT_SENT = "a real switch is asked only about plain frames that pods with a VF can send"
 
@@ -134,21 +133,11 @@ class SentPath:
         """Read the counters until they have grown by all that is awaited, or had the time to."""
         give_up = time.monotonic() + _COUNTED_S
         while True:
-            now = self._switch.counters()
-            grown = {key: _grown(before, now, key) for key in now}
-            seen.counted = grown
+            grown = seen.counted = forwarded(before, self._switch.counters())
             is_late = any(grown.get(k, each.in_all) < each.in_all for k, each in awaited.items())
             if not is_late or time.monotonic() > give_up:
                 return
             time.sleep(_LOOK_S)
-
-
-def _grown(
-    before: Mapping[EntryKey, Traffic], now: Mapping[EntryKey, Traffic], key: EntryKey
-) -> int:
-    """Return by how much a counter has grown; one that began anew, from nothing."""
-    grown = now[key].packets - before.get(key, _NOTHING).packets
-    return grown if grown >= 0 else now[key].packets
 
 
 def _netdev(question: Question) -> str:

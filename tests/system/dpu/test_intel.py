@@ -88,13 +88,13 @@ class IntelScene(DpuScene):
 
     def packets(self, colour: Colour, station: Station) -> int | None:
         with self.told() as reader:
-            rows = sends(reader, colour, station)
+            rows = sends(reader, station)
         return rows[0].counter_data.packet_count if rows else None
 
     @contextmanager
     def withdrawn(self, colour: Colour, station: Station) -> Iterator[None]:
         with self.told() as writer:
-            (row,) = sends(writer, colour, station)
+            (row,) = sends(writer, station)
             row.ClearField("counter_data")
             writer.become_primary(time.time_ns())
             writer.delete(row)
@@ -106,8 +106,8 @@ class IntelScene(DpuScene):
             return len(reader.entries(MAKE(self.TABLE, {})))
 
 
-def sends(reader: Client, colour: Colour, station: Station) -> list[p4r.TableEntry]:
-    """Return the rows, one or none, by which a colour's frames go to ``station``, with counters."""
+def sends(reader: Client, station: Station) -> list[p4r.TableEntry]:
+    """Return the rows, one or none, by which frames go to ``station``, with counters."""
     asked = MAKE("l2_fwd_tx_table", {})
     asked.counter_data.SetInParent()
     mac = number(station.mac).to_bytes(6).lstrip(b"\0")

@@ -171,8 +171,8 @@ def verify(  # noqa: PLR0913, PLR0917 - one for each option
     With --send, the switch of a real device is asked, too, as far as it can be: pods on its host
     that have a VF really send plain UDP, TCP and echo requests of their own to other endpoints,
     which may answer. What comes out at another VF or at the DPU is compared whole. What leaves by
-    the uplink is not seen: of a frame that comes out nowhere it is told whether its entry has
-    counted it, which is not known to be right, or not: then it is lost.
+    the uplink is not seen: what comes out nowhere is lost if its entry has not counted it; if it
+    has, whether the frame left as it should is not known.
 
     Exits 0 if all agree, 1 if not, 3 if an agent or its Open vSwitch was not heard.
     """

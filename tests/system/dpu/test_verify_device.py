@@ -145,6 +145,17 @@ def test_a_bug_that_can_be_seen_is_found(device: DpuScene, name: str) -> None:
     assert_told(device, bug.told, partial(planted, tables_of(device, BLUE), bug), send=True)
 
 
+def test_what_is_lost_behind_the_entry_that_counts_it_is_not_said_to_agree(
+    device: DpuScene, overweave: Overweave
+) -> None:
+    well = switch_of(asked(overweave))
+    with planted(tables_of(device, BLUE), BUGS["lost entry that drops"]):
+        found = asked(overweave)
+    lost = switch_of(found)
+    assert found["verdict"].startswith("all agree, as far as is seen: ")
+    assert (lost["agree"], lost["counted"]) == (well["agree"], well["counted"])
+
+
 def test_without_the_host_nothing_can_be_sent(device: DpuScene, overweave: Overweave) -> None:
     nodes.stop_agent(device.paths.node("h1"))
     try:

@@ -418,6 +418,22 @@ def test_what_its_entries_have_counted_is_no_difference_and_does_not_agree(tmp_p
     assert {(tally.differed, tally.unknown) for tally in tallies} == {(0, 0)}
 
 
+def test_what_was_lost_and_then_counted_is_no_difference(tmp_path: Path) -> None:
+    """An entry that comes back has lost the first, and takes the second."""
+
+    class Returns(DevicePath):
+        def observed(self, questions: Sequence[Question]) -> list[Observed]:
+            known = {each.mark for each in self.asked}
+            again = all(each.mark in known for each in questions)
+            self.action = Action.COUNTED if again else Action.DELIVER
+            return super().observed(questions)
+
+    paths = PacketPaths(FastPacketPath(), OvsPath(), device=Returns())
+    found = verified(tmp_path, paths, send=True)
+    assert sum(tally.verdicts["deliver"] for tally in tallied(found, "switch")) > 0
+    assert not [one for each in found for one in each.differences]
+
+
 def test_an_emulated_switch_is_asked_without_sending(tmp_path: Path) -> None:
     device = DevicePath()
     paths = PacketPaths(FastPacketPath(), OvsPath(), SwitchPath(), device)

@@ -47,7 +47,7 @@ from tests.system.dpu.proofs import (
     late_pod,
     next_pod_is_alone,
 )
-from tests.system.dpu.test_verify_device import as_a_device, asked, assert_agrees
+from tests.system.dpu.test_verify_device import as_a_device, asked, assert_agrees, row_of_switch
 from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
@@ -183,10 +183,16 @@ def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
 
 
 def test_taken_for_a_real_device_it_agrees_in_what_is_seen_of_it(scene: DpuScene) -> None:
+    """Of what is lost behind the entry that counts it, nothing is said to agree."""
     with as_a_device(scene), pinned(scene, [BLUE]):
         found = asked(Overweave(scene))
-    print(found["verdict"])
+        with rows_of(scene, BLUE) as rows, planted(scene, rows, BUGS["lost next hop"]):
+            lost = asked(Overweave(scene))
+    print(found["verdict"], row_of_switch(lost))
     assert_agrees(found)
+    assert lost["differences"] == []
+    known = [(row["agree"], row["counted"]) for row in map(row_of_switch, (found, lost))]
+    assert known[0] == known[1]
 
 
 def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None:

@@ -78,7 +78,7 @@ def asked(overweave: Overweave, *options: str) -> dict[str, Any]:
     return found
 
 
-def switch_of(found: dict[str, Any]) -> dict[str, Any]:
+def row_of_switch(found: dict[str, Any]) -> dict[str, Any]:
     return next(row for row in found["paths"] if row["path"] == "switch")
 
 
@@ -86,7 +86,7 @@ def test_what_is_seen_of_a_real_switch_agrees_also_for_two_at_once(overweave: Ov
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: asked(overweave), range(2)))
-    print(both[0]["verdict"], f"after {time.monotonic() - began:.1f} s:", switch_of(both[0]))
+    print(both[0]["verdict"], f"after {time.monotonic() - began:.1f} s:", row_of_switch(both[0]))
     for found in both:
         assert_agrees(found)
 
@@ -94,7 +94,7 @@ def test_what_is_seen_of_a_real_switch_agrees_also_for_two_at_once(overweave: Ov
 def assert_agrees(found: dict[str, Any]) -> None:
     """See that a switch between two VFs, the wire and the DPU does what it should."""
     assert (found["status"], found["differences"]) == (0, [])
-    switch = switch_of(found)
+    switch = row_of_switch(found)
     assert (switch["unknown"], switch["differ"]) == (0, 0)
     assert switch["agree"] > 10  # those that came out at a VF
     assert switch["counted"] == switch["not_observed"]["verdict"] > 20
@@ -148,10 +148,10 @@ def test_a_bug_that_can_be_seen_is_found(device: DpuScene, name: str) -> None:
 def test_what_is_lost_behind_the_entry_that_counts_it_is_not_said_to_agree(
     device: DpuScene, overweave: Overweave
 ) -> None:
-    well = switch_of(asked(overweave))
+    well = row_of_switch(asked(overweave))
     with planted(tables_of(device, BLUE), BUGS["lost entry that drops"]):
         found = asked(overweave)
-    lost = switch_of(found)
+    lost = row_of_switch(found)
     assert found["verdict"].startswith("all agree, as far as is seen: ")
     assert (lost["agree"], lost["counted"]) == (well["agree"], well["counted"])
 

@@ -208,7 +208,7 @@ class Sending:
 class Witnessed:
     """Which frames with a mark came in at which VF pods, and which pods could not be watched.
 
-    Who could not be watched has sent nothing.
+    Whether one who could not be watched has sent is not known.
     """
 
     came: Sequence[tuple[AttachmentKey, bytes]]

@@ -13,12 +13,11 @@ from dataplane.core.capability import Capability
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import SwitchSeen, TrafficMeasured
 from dataplane.core.model import EntryKey
-from dataplane.core.placement import Traffic
+from dataplane.core.placement import Traffic, forwarded
 
 WATCH_S = 0.5
 PING_S = 0.25  # and what a ping takes: a device that is silent is noticed within a second
 MEASURE_S = 1.0
-_NOTHING = Traffic(0, 0)
 _Counts = Mapping[EntryKey, Traffic]
 
 log = structlog.get_logger()
@@ -157,18 +156,11 @@ def _rates(
     Each path for itself: one that has let go of an entry has forwarded nothing of it, however much
     another has counted in its life. One that could not be read says nothing.
     """
-    forwarded: Counter[EntryKey] = Counter()
+    total: Counter[EntryKey] = Counter()
     for earlier, later in zip(before, now, strict=True):
-        if earlier is None or later is None:
-            continue
-        for key, each in later.items():
-            forwarded[key] += _since(earlier.get(key, _NOTHING).packets, each.packets)
-    return {key: packets / seconds for key, packets in forwarded.items()}
-
-
-def _since(before: int, now: int) -> int:
-    """Return by how much a counter grew; one that has begun anew counts from nothing."""
-    return now - before if now >= before else now
+        if earlier is not None and later is not None:
+            total.update(forwarded(earlier, later))
+    return {key: packets / seconds for key, packets in total.items()}
 
 
 def _may_lack(before: Capability | None, now: Capability | None) -> bool:

@@ -1,14 +1,15 @@
 """What a real switch does with a frame: a pod on the host sends it, and what comes out is seen.
 
 Seen are the VFs of the host's pods, and all that the switch hands to the DPU. Not seen is what
-leaves by the uplink: that the entry's counter has grown by it says so.
+leaves by the uplink. That an entry's counter has grown by it says that the entry took it, no more:
+what rewrites it and sends it on comes behind.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dataplane.core.errors import OverweaveError
 from dataplane.core.frames import is_answer, parse_tunnel
 from dataplane.core.model import AttachmentKey, EntryKey
 from dataplane.core.path import Action
-from dataplane.core.placement import Traffic
+from dataplane.core.placement import Traffic, forwarded
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.netlink.taps import Taps
 from vendors.outputs import Came, Out, Wiring, out
@@ -30,7 +31,7 @@ _LISTEN_S = 0.5  # a switch takes microseconds, an emulated one milliseconds; ma
 _COUNTED_S = 3.0  # Open vSwitch counts twice a second, hardware about once
 _LOOK_S = 0.1
 _TURN_S = 30.0
-_NOTHING = Traffic(0, 0)
+_OTHERS = "others' packets go by the same entry, so that its counter may hide a loss"
 _NOT_SENT = "a real switch is asked only about plain frames that pods with a VF can send"
 
 
@@ -50,7 +51,7 @@ class _Round:
 
 @dataclass(frozen=True, slots=True)
 class _Awaited:
-    """How many frames an entry must have counted if all that nobody saw left by it."""
+    """How many frames an entry must have counted if it took all that nobody saw."""
 
     unseen: int
     in_all: int
@@ -86,7 +87,7 @@ class SentPath:
     def _ask(
         self, questions: Sequence[Question], pods: Mapping[str, Port]
     ) -> dict[bytes, Observed]:
-        """Return what was seen, by mark; of what an entry has counted in part, ask by halves."""
+        """Return what was seen, by mark; of what is doubtful, ask by halves."""
         with self._taking_turns():
             seen = self._send(questions, pods)
         judge = _Judge(questions, pods, seen)
@@ -132,21 +133,11 @@ class SentPath:
         """Read the counters until they have grown by all that is awaited, or had the time to."""
         give_up = time.monotonic() + _COUNTED_S
         while True:
-            now = self._switch.counters()
-            grown = {key: _grown(before, now, key) for key in now}
-            seen.counted = grown
+            grown = seen.counted = forwarded(before, self._switch.counters())
             is_late = any(grown.get(k, each.in_all) < each.in_all for k, each in awaited.items())
             if not is_late or time.monotonic() > give_up:
                 return
             time.sleep(_LOOK_S)
-
-
-def _grown(
-    before: Mapping[EntryKey, Traffic], now: Mapping[EntryKey, Traffic], key: EntryKey
-) -> int:
-    """Return by how much a counter has grown; one that began anew, from nothing."""
-    grown = now[key].packets - before.get(key, _NOTHING).packets
-    return grown if grown >= 0 else now[key].packets
 
 
 def _netdev(question: Question) -> str:
@@ -204,6 +195,10 @@ class _Judge:
             EntryKey(port.segment.vni, port.attachment.mac): port.attachment.key
             for port in pods.values()
         }
+        self._senders: defaultdict[EntryKey | None, set[AttachmentKey]] = defaultdict(set)
+        for question in questions:
+            if question.about is not None:
+                self._senders[question.about].add(self._sender(question))
         self.awaited = self._awaited(questions)
 
     def observed(self, question: Question) -> Observed:
@@ -216,28 +211,34 @@ class _Judge:
         counted = self._seen.counted.get(about) if about else None
         if about is None or counted is None:
             return Observed(done(Action.DROP), f"{found.rule}; no entry is there to count it")
-        awaited = self.awaited[about]
-        has_left = counted >= awaited.in_all and about not in self._behind
-        rule = f"{found.rule}; its entry has counted {counted} of {awaited.in_all}"
-        return Observed(done(Action.TUNNEL if has_left else Action.DROP), rule)
+        awaited, is_behind = self.awaited[about].in_all, about in self._behind
+        rule = f"{found.rule}; its entry has counted {counted} of {awaited}"
+        if counted > awaited and not is_behind:
+            return Observed({}, rule, _OTHERS)
+        is_taken = counted == awaited and not is_behind
+        return Observed(done(Action.COUNTED if is_taken else Action.DROP), rule)
 
     def is_doubtful(self, question: Question) -> bool:
-        """Say whether a frame is one of several unseen ones of which its entry counted a part."""
+        """Say whether what its entry has counted does not tell of a frame, and might of fewer.
+
+        A part of several unseen ones, or more than was sent at all: others' packets went by it.
+        """
         about = question.about
         awaited = self.awaited.get(about) if about else None
         if about is None or awaited is None or about in self._behind:
             return False
         if self._out(question).action is not Action.DROP or self._why_unknown(question):
             return False
-        counted = self._seen.counted.get(about, 0)
-        return awaited.unseen > 1 and awaited.in_all - awaited.unseen < counted < awaited.in_all
+        counted, in_all = self._seen.counted.get(about, 0), awaited.in_all
+        is_part = awaited.unseen > 1 and in_all - awaited.unseen < counted < in_all
+        return is_part or (in_all > 1 and counted > in_all)
 
     def _awaited(self, questions: Sequence[Question]) -> dict[EntryKey, _Awaited]:
         """Return what the entries of frames that were not seen have to count."""
         unseen, switched = Counter[EntryKey](), Counter[EntryKey]()
         for question in questions:
             action = self._out(question).action
-            if question.about is None or self._sender(question) in self._seen.faults:
+            if question.about is None or self._why_unknown(question):
                 continue
             unseen[question.about] += action is Action.DROP
             switched[question.about] += action is not Action.HAND_OVER
@@ -251,9 +252,12 @@ class _Judge:
         return self._keys[_netdev(question)]
 
     def _why_unknown(self, question: Question) -> str:
-        """Return why a frame that was not seen may be anywhere; empty: it would have been seen."""
-        ends = [self._sender(question)]
+        """Return why of a frame that was not seen nothing follows; empty: all was watched.
+
+        Whoever could not be watched may have sent, and the entry has counted that, too.
+        """
+        ends = {self._sender(question), *self._senders[question.about]}
         if question.about in self._behind:
-            ends.append(self._behind[question.about])
-        faults = [self._seen.faults[key] for key in ends if key in self._seen.faults]
+            ends.add(self._behind[question.about])
+        faults = [why for key, why in self._seen.faults.items() if key in ends]
         return "; ".join(filter(None, (*faults, self._seen.blind)))

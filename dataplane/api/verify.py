@@ -169,7 +169,7 @@ class _Judge:
 
 def _is_unjudged(question: Question, here: Observed, there: Observed) -> bool:
     """Say whether what a path did has nothing that it could be held against."""
-    is_done = here.action not in (Action.UNKNOWN, *UPWARDS)
+    is_done = here.action not in (Action.UNKNOWN, Action.COUNTED, *UPWARDS)
     return is_done and _lacks_truth(question, there)
 
 

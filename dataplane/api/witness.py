@@ -25,13 +25,16 @@ log = structlog.get_logger()
 class _Call:
     """One host's open stream; what is put in is never None, which says that it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
         self.wanted: queue.SimpleQueue[pb.Wanted | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[pb.Witnessed | None] = queue.SimpleQueue()
 
     def end(self) -> None:
+        """Have both who asks and who answers go on, and hang up if the host has not."""
         self.wanted.put(None)
         self.answers.put(None)
+        self._context.cancel()
 
 
 class HostWitness:
@@ -61,7 +64,7 @@ class HostWitness:
         self, answers: Iterator[pb.Witnessed], context: grpc.ServicerContext
     ) -> Iterator[pb.Wanted]:
         """Yield what is wanted of a host until it is gone, or another call takes its place."""
-        call = _Call()
+        call = _Call(context)
         if not context.add_callback(call.end):
             return
         with self._guard:
@@ -164,15 +167,18 @@ class WitnessStand:
             for each in wanted.sendings
         ]
         try:
-            found = self._witnesses[address].send(sendings, wanted.listen_ms / 1000)
+            return _told(self._witnesses[address].send(sendings, wanted.listen_ms / 1000))
         except OverweaveError as error:
             return pb.Witnessed(error=str(error))
         except Exception as caught:  # a fault of ours must not end the thread: say it
             log.exception("witness.crashed", address=address)
             return pb.Witnessed(error=f"internal error, please report it: {caught!r}")
-        answer = pb.Witnessed()
-        for key, frame in found.came:
-            answer.sights.add(**key._asdict(), frame=frame)
-        for key, fault in found.faults.items():
-            answer.sights.add(**key._asdict(), fault=fault)
-        return answer
+
+
+def _told(found: Witnessed) -> pb.Witnessed:
+    answer = pb.Witnessed()
+    for key, frame in found.came:
+        answer.sights.add(**key._asdict(), frame=frame)
+    for key, fault in found.faults.items():
+        answer.sights.add(**key._asdict(), fault=fault)
+    return answer

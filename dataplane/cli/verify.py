@@ -23,12 +23,13 @@ PATHS = Listing(
     "path",
     (
         *("node", "path", "asked", "agree", "handed_over"),
-        *("excused", "differ", "unknown", "not_observed"),
+        *("counted", "excused", "differ", "unknown", "not_observed"),
     ),
 )
 VERIFIES = Listing("verify", ())
 _TRUTH = "ovs"
 _SHOWN = 20  # differences with -o wide
+_COUNTED = "their entries have counted them; what leaves by the uplink is not seen"
 _PACKETS, _MOST_PACKETS = 100, 100_000
 
 
@@ -41,6 +42,7 @@ class Tally:
     why_not: str = ""
     asked: int = 0
     handed_over: int = 0
+    counted: int = 0
     differ: int = 0
     unknown: int = 0
     why_unknown: str = ""
@@ -57,6 +59,7 @@ class Tally:
         self.asked += tally.asked
         self.absent += tally.absent
         self.handed_over += tally.verdicts.get(Action.HAND_OVER, 0)
+        self.counted += tally.verdicts.get(Action.COUNTED, 0)
         self.differ += tally.differed
         self.unknown += tally.unknown
         self.not_observed.update(tally.not_observed)
@@ -66,13 +69,14 @@ class Tally:
     def record(self) -> Record:
         """Return it as a row."""
         excused = self.cannot.total()
-        agree = self.asked - self.handed_over - excused - self.differ - self.unknown
+        apart = self.handed_over + self.counted + excused + self.differ + self.unknown
         return {
             "node": self.node,
             "path": self.path,
             "asked": self.asked,
-            "agree": agree,
+            "agree": self.asked - apart,
             "handed_over": self.handed_over,
+            "counted": self.counted,
             "excused": excused,
             "differ": self.differ,
             "unknown": self.unknown,
@@ -127,8 +131,10 @@ class Found:
 
     @property
     def _but(self) -> str:
-        """Return an exception to that, if there is one."""
-        return ", but in what the device cannot do" if any(t.cannot for t in self.tallies) else ""
+        """Return the exceptions to that, if there are any."""
+        seen = ", as far as is seen" if any(t.counted for t in self.tallies) else ""
+        able = ", but in what the device cannot do" if any(t.cannot for t in self.tallies) else ""
+        return seen + able
 
 
 @click.command()
@@ -164,8 +170,9 @@ def verify(  # noqa: PLR0913, PLR0917 - one for each option
 
     With --send, the switch of a real device is asked, too, as far as it can be: pods on its host
     that have a VF really send plain UDP, TCP and echo requests of their own to other endpoints,
-    which may answer. What comes out at another VF or at the DPU is compared whole; of what leaves
-    by the uplink only that its entry has counted it.
+    which may answer. What comes out at another VF or at the DPU is compared whole. What leaves by
+    the uplink is not seen: what comes out nowhere is lost if its entry has not counted it; if it
+    has, whether the frame left as it should is not known.
 
     Exits 0 if all agree, 1 if not, 3 if an agent or its Open vSwitch was not heard.
     """
@@ -228,6 +235,8 @@ def _lines(found: Found, most: int) -> Iterator[str]:
         if tally.why_absent:
             why = f"{tally.absent} frames: {tally.why_absent}" if tally.asked else tally.why_absent
             yield f"not asked: {tally.path} of {tally.node}: {why}"
+        if tally.counted:
+            yield f"not observed: {tally.path} of {tally.node}: {tally.counted} frames: {_COUNTED}"
         for what, count in sorted(tally.cannot.items()):
             said = f"{count} frames: the device says that it cannot {what}"
             yield f"excused: {tally.path} of {tally.node}: {said}"

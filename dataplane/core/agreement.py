@@ -211,13 +211,14 @@ def unobserved(seen: Observed, truth: Observed) -> tuple[Field, ...]:
     """Return what the truth has and the path was not seen to do."""
     if seen.action in UPWARDS | ENDS:
         return ()
-    return tuple(name for name in Field if name in truth.values and name not in seen.values)
+    known = {} if seen.action is Action.COUNTED else seen.values
+    return tuple(name for name in Field if name in truth.values and name not in known)
 
 
 def _expected(question: Question, seen: Observed, truth: Observed) -> Observed:
     """Return what ``seen`` is to be compared with: what it must have done, having done that."""
     match seen.action:
-        case Action.NONE:
+        case Action.NONE | Action.COUNTED:
             return Observed({})
         case Action.HAND_OVER:
             return Observed({Field.INNER: question.frame}, "what is handed over goes as it came")

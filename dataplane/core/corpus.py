@@ -46,6 +46,8 @@ _BROADCAST = "ff:ff:ff:ff:ff:ff"
 _NOBODY = Mac("02:6f:77:76:66:79")  # no agent gives it out: default_mac's are hashes
 _LOCAL_EXPERIMENT = 0x88B5  # IEEE 802, for whoever wants it
 _LLDP_GROUP = "01:80:c2:00:00:0e"
+_DISCARD = 9  # RFC 863: draws no answer, and where nobody listens one that draws none
+_RST = 4  # RFC 9293 section 3.10.7.1: draws no answer
 _NO_OPTION = b"\x01\x01\x01\x01"  # RFC 791: four times "no operation"
 
 
@@ -107,6 +109,12 @@ class _Way:
     source: _Who
     target: _Who
 
+    @property
+    def mtu(self) -> int:
+        """Return how many bytes an IP packet of its source has at most."""
+        mtu = self.view.mtu
+        return min(mtu, self.port.mtu) if self.source.vtep is None else mtu
+
     def ip(self, version: int, protocol: int = UDP) -> Ip | None:
         """Return the header of a packet of a family; None: one of the two has no such address."""
         source, target = self.source.ip(version), self.target.ip(version)
@@ -126,7 +134,8 @@ class _Case:
     """A frame in the making; ``make`` is given the mark.
 
     ``instead`` makes the frame that a device with ``departure`` takes it for. ``harmless``: a pod
-    that sends it to who is known claims nothing, and asks no more than an echo or a port does.
+    that sends it to who is known claims nothing, and draws nothing that it answers in its turn,
+    which the same entry would count.
     """
 
     name: str
@@ -282,7 +291,7 @@ class _Node:
         tunnel = self._tunnel(way)
         for ip in way.headers():
             for outer, inner in product(range(4), range(4)):
-                make = _echo(way, replace(ip, tos=inner))
+                make = _udp(way, replace(ip, tos=inner))
                 name = f"ECN {outer} outside, {inner} inside IPv{ip.source.version}"
                 yield _Case(
                     name,
@@ -354,13 +363,13 @@ def _damage(whole: Make, at: int, data: bytes) -> Make:
 # --- frames of endpoints -------------------------------------------------------------------------
 
 
-def _echo(way: _Way, ip: Ip, size: int = 0) -> Make:
+def _udp(way: _Way, ip: Ip, size: int = 0) -> Make:
     """Return how a UDP frame is made; ``size``: bytes of the IP packet, 0: as small as can be."""
 
     def make(mark: bytes) -> bytes:
         head = len(ip.packet(b"")) + 8
         payload = mark + bytes(max(0, size - head - len(mark)))
-        return way.frame(ip.packet(ip.summed(udp(7, payload), 6)))
+        return way.frame(ip.packet(ip.summed(udp(_DISCARD, payload), 6)))
 
     return make
 
@@ -371,15 +380,15 @@ def _packet(way: _Way, ip: Ip, message: Callable[[Ip, bytes], bytes]) -> Make:
 
 def _behind(way: _Way, ip: Ip, head: bytes) -> Make:
     """Return how a UDP frame with an extension header is made."""
-    return lambda mark: way.frame(ip.packet(head + udp(7, mark)))
+    return lambda mark: way.frame(ip.packet(head + udp(_DISCARD, mark)))
 
 
 def _datagram(_ip: Ip, payload: bytes) -> bytes:
-    return udp(7, payload)
+    return udp(_DISCARD, payload)
 
 
 def _tcp(ip: Ip, payload: bytes) -> bytes:
-    head = struct.pack("!HHIIBBHHH", 49152, 80, 1, 0, 5 << 4, 2, 1024, 0, 0)  # RFC 9293: SYN
+    head = struct.pack("!HHIIBBHHH", 49152, _DISCARD, 1, 0, 5 << 4, _RST, 1024, 0, 0)
     return ip.summed(head + payload, 16)
 
 
@@ -390,7 +399,7 @@ def _ping(ip: Ip, payload: bytes) -> bytes:
 
 def _plain(way: _Way) -> list[_Case]:
     return [
-        _Case(f"UDP over IPv{ip.source.version}", _echo(way, ip), harmless=True)
+        _Case(f"UDP over IPv{ip.source.version}", _udp(way, ip), harmless=True)
         for ip in way.headers()
     ]
 
@@ -409,21 +418,21 @@ def _usual(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:
     yield _Case(f"TCP {over}", _packet(way, replace(ip, protocol=TCP), _tcp))
     yield _Case(f"ping {over}", _packet(way, replace(ip, protocol=icmp), _ping))
     for ecn in (1, 2, 3):
-        yield _Case(f"UDP {over}, ECN {ecn}", _echo(way, replace(ip, tos=ecn)))
-    yield _Case(f"UDP {over}, DSCP 46", _echo(way, replace(ip, tos=46 << 2)))
-    yield _Case(f"UDP {over}, TTL 1", _echo(way, replace(ip, hops=1)))
-    yield _Case(f"UDP {over}, TTL 255", _echo(way, replace(ip, hops=255)))
-    yield _Case(f"the largest {over}", _echo(way, ip, way.view.mtu))
+        yield _Case(f"UDP {over}, ECN {ecn}", _udp(way, replace(ip, tos=ecn)))
+    yield _Case(f"UDP {over}, DSCP 46", _udp(way, replace(ip, tos=46 << 2)))
+    yield _Case(f"UDP {over}, TTL 1", _udp(way, replace(ip, hops=1)))
+    yield _Case(f"UDP {over}, TTL 255", _udp(way, replace(ip, hops=255)))
+    yield _Case(f"the largest {over}", _udp(way, ip, way.mtu))
 
 
 def _rare(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:
     """Yield fragments, options and lengths that are wrong."""
     if ip.source.version == 4:
-        yield _Case(f"UDP {over} without DF", _echo(way, replace(ip, fragment=0)))
+        yield _Case(f"UDP {over} without DF", _udp(way, replace(ip, fragment=0)))
         for name, bits in (("first", MF), ("last", 3)):
             part = replace(ip, fragment=bits)
             yield _Case(f"{name} fragment {over}", _packet(way, part, _datagram))
-        yield _Case(f"options {over}", _echo(way, replace(ip, options=_NO_OPTION)))
+        yield _Case(f"options {over}", _udp(way, replace(ip, options=_NO_OPTION)))
         at, data = ETHERNET + 2, b"\x05\xdc"
     else:
         for name, protocol, head in (
@@ -434,9 +443,9 @@ def _rare(way: _Way, ip: Ip, over: str) -> Iterator[_Case]:
         at, data = ETHERNET + 4, b"\x05\xdc"
     yield _Case(
         f"a length beyond the end {over}",
-        _damage(_echo(way, ip), at, data),
+        _damage(_udp(way, ip), at, data),
         departure=Departure.LENGTHS,
-        instead=_echo(way, ip),
+        instead=_udp(way, ip),
     )
 
 
@@ -466,14 +475,14 @@ def _said(way: _Way) -> Iterator[_Case]:
     if way.target.vtep is not None:
         yield _Case(
             "too large",
-            _echo(way, ip, way.view.mtu + 4),
+            _udp(way, ip, way.view.mtu + 4),
             fits=False,
             departure=Departure.FRAME_SIZE,
-            instead=_echo(way, ip, way.view.mtu),
+            instead=_udp(way, ip, way.view.mtu),
         )
-    yield _Case("to an address beyond", _echo(way, replace(ip, target=ip.target + 3)))
-    yield _Case("from a false address", _echo(way, replace(ip, source=ip.source + 3)))
-    yield _Case("from its target's address", _echo(way, replace(ip, source=ip.target)))
+    yield _Case("to an address beyond", _udp(way, replace(ip, target=ip.target + 3)))
+    yield _Case("from a false address", _udp(way, replace(ip, source=ip.source + 3)))
+    yield _Case("from its target's address", _udp(way, replace(ip, source=ip.target)))
     liar = replace(way, source=replace(way.source, mac=_NOBODY))
     yield _Case("from a false MAC", _plain(liar)[0].make)
     yield from _false_claims(way)
@@ -606,4 +615,4 @@ def _any(way: _Way, dice: _Dice, name: str) -> _Case:
     if dice.chance(3):
         tcp = replace(ip, protocol=TCP)
         return _Case(name, lambda mark: way.frame(tcp.packet(_tcp(tcp, mark + bytes(size % 512)))))
-    return _Case(name, _echo(way, ip, size))
+    return _Case(name, _udp(way, ip, size))

@@ -31,6 +31,7 @@ class Action(StrEnum):
     HOST = "host"  # left to the host's own stack
     HAND_OVER = "hand over"  # of a switch or the fast path: the next path above decides
     NONE = "none"  # there is no such path here, and none is wanted
+    COUNTED = "counted"  # of a real switch: its entry took it, and what became of it is not seen
     UNKNOWN = "unknown"  # it cannot be asked
 
 

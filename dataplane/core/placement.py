@@ -41,6 +41,20 @@ class Traffic:
     bytes: int
 
 
+_NOTHING = Traffic(0, 0)
+
+
+def forwarded(
+    before: Mapping[EntryKey, Traffic], now: Mapping[EntryKey, Traffic]
+) -> dict[EntryKey, int]:
+    """Return how many packets each entry has forwarded since; a counter may have begun anew."""
+    found = {}
+    for key, each in now.items():
+        earlier = before.get(key, _NOTHING).packets
+        found[key] = each.packets - (earlier if earlier <= each.packets else 0)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """A reason, and the words of the kernel or the device behind it."""

@@ -38,7 +38,7 @@ def loaded_standing(attachments: Iterable[Attachment]) -> dict[Hashable, Rows]:
 def first_standing(desired: Desired, generation: int, loaded: Standing) -> dict[Hashable, Rows]:
     """Return what an earlier run of the agent may have left: rows of the ports that it knew.
 
-    A port that is another's by now, or nobody's, keeps what it had in ``loaded``.
+    A port that is another's by now, nobody's or blocked keeps what it had in ``loaded``.
     """
     now = {port.attachment.netdev: _whose(port.attachment) for port in desired.ports}
     known: dict[Hashable, Rows] = {
@@ -49,7 +49,7 @@ def first_standing(desired: Desired, generation: int, loaded: Standing) -> dict[
     changed = {
         netdev: Rows(rows.made_of, generation)
         for netdev, rows in loaded.items()
-        if now.get(str(netdev)) != rows.made_of
+        if netdev not in known or now.get(str(netdev)) != rows.made_of
     }
     return {**known, **changed}
 

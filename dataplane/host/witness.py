@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from dataplane.contracts import Sending, Witnessed
 from dataplane.core.addressing import eui64_link_local
+from dataplane.core.corpus import MARK_BYTES
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.frames import ETHERNET, ip_ends, mac_bytes
@@ -34,7 +35,8 @@ class PodWitness:
             for each in sendings
             if each.key not in ports
         }
-        with Taps[AttachmentKey]({each.mark for each in sendings}) as taps:
+        marks = {each.mark for each in sendings if each.key in ports}
+        with Taps[AttachmentKey](marks) as taps:
             for key, port in ports.items():
                 try:
                     _tap(taps, port.attachment)
@@ -76,7 +78,7 @@ def _is_own(sending: Sending, port: Port) -> bool:
     own = {ip.packed for ip in (*attachment.ips, eui64_link_local(attachment.mac))}
     return (
         len(frame) <= port.mtu + ETHERNET
-        and bool(sending.mark)
+        and len(sending.mark) >= MARK_BYTES
         and sending.mark in frame
         and not frame[0] & 1
         and frame[6:12] == mac_bytes(attachment.mac)

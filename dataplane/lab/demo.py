@@ -46,8 +46,8 @@ nodes:
 """
 _DPU = "d1"  # whose table is filled
 _UNGUARDED = COLOURS[-1]  # the one segment that a switch takes which checks no sender
-# A VF pod and who it talks to, of each segment that the switch takes.
-_ROWS = {"d1": 2 * len(COLOURS), "d2": 2, "d3": 2 * len(COLOURS)}
+# A VF pod and who it talks to, of each segment that the switch takes; MOVER has left the first.
+_ROWS = {"d1": 2 * len(COLOURS) - 2, "d2": 2, "d3": 2 * len(COLOURS)}
 _FORWARD_TABLE = "30"  # of the Marvell driver's pipeline
 _SMALL_TABLE = 10  # rows
 _BUSY = 0.02  # seconds between pings: 50 a second deserve a row of the switch

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import select
+import selectors
 import socket
 import struct
 import threading
-from collections.abc import Collection, Hashable
-from contextlib import suppress
+import time
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -21,9 +22,13 @@ _SOL_PACKET = 263  # linux/socket.h
 _PACKET_STATISTICS, _PACKET_AUXDATA = 6, 8  # linux/if_packet.h
 _STATISTICS = struct.Struct("II")  # struct tpacket_stats: frames, and those dropped
 _AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata
+_TOLD = socket.CMSG_SPACE(_AUXDATA.size)
 _VLAN_VALID = 0x10  # TP_STATUS_VLAN_VALID
 _BUFFER, _LARGEST = 1 << 22, 65535
+_NONE = b"(?!)"
+_MOST_HEARD = 4096  # frames of one Taps: many times those that are sent at once
 _LOOK_S = 0.02
+_DRAIN_S = 1.0
 
 
 _Name = TypeVar("_Name", bound=Hashable)
@@ -46,11 +51,13 @@ class Taps(Generic[_Name]):
     """
 
     def __init__(self, marks: Collection[bytes]) -> None:
-        """Hear nothing yet; marks are of equal rank and no part of each other."""
-        self._marks = re.compile(b"|".join(map(re.escape, marks)), re.DOTALL)
+        """Hear nothing yet; marks are of equal rank and no part of each other, nor empty."""
+        self._marks = re.compile(b"|".join(map(re.escape, marks)) or _NONE, re.DOTALL)
         self._sockets: dict[_Name, socket.socket] = {}
         self._heard: list[Heard[_Name]] = []
         self._missed: dict[_Name, str] = {}
+        self._broken = ""
+        self._selector = selectors.DefaultSelector()  # takes any number of files: select does not
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="taps", daemon=True)
 
@@ -64,8 +71,8 @@ class Taps(Generic[_Name]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closing.set()
-        self._thread.join()
+        self._end()
+        self._selector.close()
         for each in self._sockets.values():
             each.close()
 
@@ -84,6 +91,7 @@ class Taps(Generic[_Name]):
         except OSError as error:
             raise OverweaveError(f"frames of {netdev} cannot be seen: {error.strerror}") from None
         self._sockets[tap] = made
+        self._selector.register(made, selectors.EVENT_READ, tap)
 
     def send(self, tap: _Name, frame: bytes) -> None:
         """Send a frame from the netdev that is ``tap``. Raises OverweaveError."""
@@ -98,30 +106,62 @@ class Taps(Generic[_Name]):
         return list(self._heard)
 
     def missed(self) -> dict[_Name, str]:
-        """Return the taps that may have missed frames until now, and why."""
+        """Hear what has come by now, and no more; return the taps that missed some, and why."""
+        self._end()
+        self._drain()
         for tap, each in self._sockets.items():
             told = each.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
             _, dropped = _STATISTICS.unpack(told)
             if dropped:
                 self._missed.setdefault(tap, f"{dropped} frames came faster than they are read")
-        return dict(self._missed)
+        broken = dict.fromkeys(self._sockets, self._broken) if self._broken else {}
+        return {**broken, **self._missed}
+
+    def _end(self) -> None:
+        self._closing.set()
+        self._thread.join()
 
     def _listen(self) -> None:
-        while not self._closing.is_set():
-            taps = {each: tap for tap, each in list(self._sockets.items())}
-            for ready in select.select(list(taps), [], [], _LOOK_S)[0]:
-                self._read(taps[ready], ready)
+        with self._watched():
+            while not self._closing.is_set():
+                for ready, _ in self._selector.select(_LOOK_S):
+                    self._read(ready.data)
 
-    def _read(self, tap: _Name, ready: socket.socket) -> None:
+    def _drain(self) -> None:
+        """Read what waits in the sockets; where more and more comes, for some time only."""
+        give_up = time.monotonic() + _DRAIN_S
+        with self._watched():
+            for tap in self._sockets:
+                while self._read(tap):
+                    if time.monotonic() > give_up:
+                        self._missed.setdefault(tap, "more frames came than could be read")
+                        break
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Keep what goes wrong for who asks what was missed."""
         try:
-            frame, told, _, where = ready.recvmsg(_LARGEST, socket.CMSG_SPACE(_AUXDATA.size))
+            yield
+        except Exception as caught:  # noqa: BLE001  # it is told
+            self._broken = f"internal error, please report it: {caught!r}"
+
+    def _read(self, tap: _Name) -> bool:
+        """Read a frame; say whether there may be another one."""
+        ready = self._sockets[tap]
+        try:
+            frame, told, _, where = ready.recvmsg(_LARGEST, _TOLD, socket.MSG_DONTWAIT)
+        except BlockingIOError:  # as select(2) has it, ready may be nothing
+            return False
         except OSError as error:  # the netdev is down or gone
             self._missed[tap] = str(error.strerror)
-            return
+            return True
         found = self._marks.search(frame)
-        if found is not None:
+        if found is not None and len(self._heard) >= _MOST_HEARD:
+            self._missed[tap] = f"more than {_MOST_HEARD} frames had a mark in them"
+        elif found is not None:
             is_sent = where[2] == socket.PACKET_OUTGOING
             self._heard.append(Heard(tap, found.group(), _tagged(frame, told), is_sent))
+        return True
 
 
 def _tagged(frame: bytes, told: Collection[tuple[int, int, bytes]]) -> bytes:

@@ -40,6 +40,7 @@ BOUND = Bindings(NIC, next_hops=NEXT_HOPS, placed=entries(WANTED))
 ALIVE_S, CALL_S = 0.3, 1.0  # in place of 0.7 and 2, where an answer is spoilt
 GARBAGE = b"\xff" * 64
 LOOK, WRITES = ("describe",), ("apply",)
+FOREIGN = "is programmed by others: geneve_encap_mod_table has "  # a row that is none of ours
 CALLS = ("describe", "observe", "counters", "apply")
 Code = grpc.StatusCode
 Answer = Message | bytes
@@ -205,6 +206,13 @@ def tables(info: p4i.P4Info, **fields: Any) -> None:
 def fields_of(info: p4i.P4Info, **values: Any) -> None:
     for table in info.tables:
         for each in table.match_fields:
+            for name, value in values.items():
+                setattr(each, name, value)
+
+
+def params_of(info: p4i.P4Info, **values: Any) -> None:
+    for action in info.actions:
+        for each in action.params:
             for name, value in values.items():
                 setattr(each, name, value)
 
@@ -397,6 +405,18 @@ PROGRAM = [
         LOOK,
     ),
     case(
+        "fields of less than no bits",
+        {"program": altered(lambda i: fields_of(i, bitwidth=-1))},
+        "0 bits",
+        LOOK,
+    ),
+    case(
+        "parameters of less than no bits",
+        {"program": altered(lambda i: params_of(i, bitwidth=-1))},
+        "0 bits",
+        LOOK,
+    ),
+    case(
         "fields of two thousand million bits",
         {"program": altered(lambda i: fields_of(i, bitwidth=2**31 - 1))},
         "2147483647 bits",
@@ -440,12 +460,14 @@ READS = [
     case("a field twice", {"read": reads(fdb(match=fdb().table_entry.match[:1]))}),
     case("a match of no kind", {"read": reads(fdb(match=[{"field_id": 9}]))}),
     case("a priority that it has not", {"read": reads(fdb(priority=7))}),
-    case("a parameter is missing", {"read": reads(encap("dst_addr"))}),
+    case("a parameter is missing", {"read": reads(encap("dst_addr"))}, FOREIGN, LOOK),
     case(
         "all parameters are missing",
         {"read": reads(encap(*["src_addr", "dst_addr", "src_port", "vni"]))},
+        FOREIGN,
+        LOOK,
     ),
-    case("a wide parameter", {"read": reads(encap(dst_addr=b"\1" * 9))}),
+    case("a wide parameter", {"read": reads(encap(dst_addr=b"\1" * 9))}, FOREIGN, LOOK),
     case("an empty parameter", {"read": reads(encap(vni=b""))}),
     case("a wide VTEP", {"read": reads(behind_vtep(b"\1" * 9))}),
     case("an empty VTEP", {"read": reads(behind_vtep(b""))}),
@@ -537,9 +559,12 @@ def test_what_a_server_answers_is_told_and_survived(
     world.stand_again()
     for call in ("ping", *CALLS):
         began = time.monotonic()
-        said = outcome(world.switch, call, change)
+        said, limits = outcome(world.switch, call, change)
         assert time.monotonic() - began < 5 * (ALIVE_S + 3 * CALL_S), call
-        assert call not in spoilt.calls or spoilt.words in said, call
+        if not spoilt.words:
+            assert said == "", call
+        elif call in spoilt.calls:
+            assert spoilt.words in f"{said} {limits}", call
     vars(world.device).update(honest)
     monkeypatch.undo()
     world.stand_again()
@@ -547,18 +572,18 @@ def test_what_a_server_answers_is_told_and_survived(
     assert world.device.rows == rows_
 
 
-def outcome(switch: IntelSwitch, call: str, change: Change) -> str:
-    """Return what is said of a call: an error, who is refused and why, or an obstacle; never else.
+def outcome(switch: IntelSwitch, call: str, change: Change) -> tuple[str, str]:
+    """Return what a call complains of (an error, who is refused and why, an obstacle), and limits.
 
     Whatever is no error of ours would be told as a fault of ours.
     """
     try:
         if call == "apply":
             switch.apply(change)
-            return ""
+            return "", ""
         found = getattr(switch, call)()
     except PartlyRefusedError as error:
-        return " ".join(error.refused.values())
+        return " ".join(error.refused.values()), ""
     except TargetError as error:
-        return str(error)
-    return f"{found.obstacle} {found.limits}" if call == "describe" else ""
+        return str(error), ""
+    return (found.obstacle, " ".join(found.limits)) if call == "describe" else ("", "")

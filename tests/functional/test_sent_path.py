@@ -200,11 +200,11 @@ def is_counted_late(device: Device, each: Sending) -> None:
 @pytest.mark.parametrize(
     ("case", "action", "output", "rule"),
     [
-        ((2, leaves), Action.TUNNEL, None, "at no port; its entry has counted 1 of 1"),
-        ((2, is_counted_late), Action.TUNNEL, None, "its entry has counted 1 of 1"),
-        ((2, is_answered), Action.TUNNEL, None, "at no port; its entry has counted 1 of 1"),
-        ((2, leaves_among_others), Action.TUNNEL, None, "its entry has counted 9 of 1"),
-        ((2, begins_anew), Action.TUNNEL, None, "its entry has counted 1 of 1"),
+        ((2, leaves), Action.COUNTED, None, "at no port; its entry has counted 1 of 1"),
+        ((2, is_counted_late), Action.COUNTED, None, "its entry has counted 1 of 1"),
+        ((2, is_answered), Action.COUNTED, None, "at no port; its entry has counted 1 of 1"),
+        ((2, leaves_among_others), Action.UNKNOWN, None, "its entry has counted 9 of 1"),
+        ((2, begins_anew), Action.COUNTED, None, "its entry has counted 1 of 1"),
         ((2, is_lost), Action.DROP, None, "at no port; its entry has counted 0 of 1"),
         ((1, leaves_among_others), Action.DROP, None, "its entry has counted 0 of 1"),
         ((1, vanishes_behind_its_entry), Action.DROP, None, "its entry has counted 1 of 1"),
@@ -257,15 +257,31 @@ def test_a_pod_that_cannot_be_watched_leaves_it_unknown(
     assert (seen.action, seen.why) == (Action.UNKNOWN, "the pod is gone")
 
 
-def test_one_that_could_not_send_is_not_awaited(device: Device) -> None:
-    device.faults = {KEYS[1]: "the pod is gone"}
+@pytest.mark.parametrize("has_sent", [True, False])
+def test_what_a_pod_that_is_not_watched_may_have_sent_hides_no_loss(
+    device: Device, *, has_sent: bool
+) -> None:
+    """Its own frame leaves, if any does; that of the other pod is lost."""
+    device.faults = {KEYS[1]: "too fast"}
 
-    def only_of_the_first(device: Device, each: Sending) -> None:
+    def of_the_second(device: Device, each: Sending) -> None:
+        device.counts[FAR] += has_sent and each.key == KEYS[1]
+
+    device.fate = of_the_second
+    seen = device.asked(question(), question(2, source=1))
+    assert [(each.action, each.why) for each in seen] == [(Action.UNKNOWN, "too fast")] * 2
+    assert device.rounds == 1
+
+
+def test_a_pod_that_is_not_watched_spoils_nothing_that_it_has_no_part_in(device: Device) -> None:
+    device.faults = {KEYS[1]: "too fast"}
+
+    def leaves_from_the_first(device: Device, each: Sending) -> None:
         device.counts[FAR] += each.key == KEYS[0]
 
-    device.fate = only_of_the_first
-    first, second = device.asked(question(), question(2, source=1))
-    assert (first.action, second.action, device.rounds) == (Action.TUNNEL, Action.UNKNOWN, 1)
+    device.fate = leaves_from_the_first
+    first, second = device.asked(question(), question(0, source=1))
+    assert (first.action, second.action) == (Action.COUNTED, Action.UNKNOWN)
 
 
 def test_a_tap_that_has_missed_frames_leaves_it_unknown(
@@ -307,9 +323,32 @@ def test_of_those_that_an_entry_counts_in_part_each_lost_one_is_found(
     device.fate = some_leave
     seen = device.asked(*questions)
     assert {number for number, each in enumerate(seen) if each.action is Action.DROP} == lost
-    assert {each.action for each in seen} <= {Action.DROP, Action.TUNNEL}
+    assert {each.action for each in seen} <= {Action.DROP, Action.COUNTED}
     print(f"{len(lost)} of 8 lost: {device.rounds} rounds")
     assert device.rounds < 16
+
+
+def test_what_others_have_an_entry_count_hides_no_loss(device: Device) -> None:
+    """They send once: whoever is asked about again is alone."""
+    questions = [question() for _ in range(4)]
+    lost = {questions[0].mark, questions[3].mark}
+
+    def others_send_once(device: Device, each: Sending) -> None:
+        device.counts[FAR] += each.mark not in lost
+        device.counts[FAR] += 3 if device.rounds == 1 else 0
+
+    device.fate = others_send_once
+    actions = [each.action for each in device.asked(*questions)]
+    assert actions == [Action.DROP, Action.COUNTED, Action.COUNTED, Action.DROP]
+
+
+def test_an_entry_that_others_use_all_the_time_tells_nothing(device: Device) -> None:
+    device.fate = leaves_among_others
+    seen = device.asked(*[question() for _ in range(4)])
+    assert {(each.action, each.why.partition(",")[0]) for each in seen} == {
+        (Action.UNKNOWN, "others' packets go by the same entry")
+    }
+    assert device.rounds == 7
 
 
 def unlike(**changes: Any) -> Question:
@@ -332,7 +371,7 @@ def test_answers_stand_in_the_order_of_the_questions(device: Device) -> None:
     device.fate = leaves
     asked = [unlike(entry=None), question(), unlike(harmless=False), *[question()] * 40, question()]
     actions = [each.action for each in device.asked(*asked)]
-    assert actions == [Action.NONE, Action.TUNNEL, Action.NONE, *[Action.TUNNEL] * 41]
+    assert actions == [Action.NONE, Action.COUNTED, Action.NONE, *[Action.COUNTED] * 41]
 
 
 def test_a_host_that_does_not_answer_is_an_error_and_keeps_nobody_waiting(device: Device) -> None:
@@ -345,7 +384,7 @@ def test_a_host_that_does_not_answer_is_an_error_and_keeps_nobody_waiting(device
         device.space.run(lambda: path.observed([question()]))
     device.fate = leaves
     (seen,) = device.space.run(lambda: path.observed([question()]))
-    assert seen.action is Action.TUNNEL
+    assert seen.action is Action.COUNTED
 
 
 def test_two_at_once_are_not_counted_together(device: Device) -> None:
@@ -364,7 +403,7 @@ def test_two_at_once_are_not_counted_together(device: Device) -> None:
         ]
         first, second = ([each.action for each in future.result()] for future in asked)
     assert first == [Action.DROP] * 4
-    assert second == [Action.TUNNEL] * 4
+    assert second == [Action.COUNTED] * 4
 
 
 def test_who_waits_too_long_for_a_turn_is_told(

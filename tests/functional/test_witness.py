@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import secrets
 import threading
 import time
@@ -148,6 +150,7 @@ def test_what_is_not_the_pods_own_is_not_sent(host: Host, forged: dict[str, obje
         pytest.param(lambda f: f[:12] + b"\x08\x06" + f[14:], None, id="ARP"),
         pytest.param(lambda f: f, b"another", id="another mark"),
         pytest.param(lambda f: f, b"", id="no mark"),
+        pytest.param(lambda f: f, b"\x02", id="a mark that many frames have"),
         pytest.param(lambda _: b"", None, id="nothing"),
     ],
 )
@@ -218,6 +221,78 @@ def test_a_tap_that_cannot_keep_up_says_so(host: Host, monkeypatch: pytest.Monke
     assert "frames came faster than they are read" in missed["rep0"]
 
 
+def test_what_still_waits_in_a_taps_socket_is_heard(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may come to the thread too late."""
+    monkeypatch.setattr(Taps, "_listen", lambda self: self._closing.wait())
+    out, back = sending(), sending(OTHER, 1, 0)
+    found = witnessed(host, out, back)
+    assert set(found.came) == {(OTHER, out.frame), (ONE, back.frame)}
+    assert found.faults == {}
+
+
+def test_a_tap_that_is_never_empty_says_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Taps, "_listen", lambda self: self._closing.wait())
+    monkeypatch.setattr("dataplane.netlink.taps._DRAIN_S", 0.0)
+    found = witnessed(host, sending())
+    assert found.faults[ONE] == "pod c1/eth0: more frames came than could be read"
+
+
+def test_without_a_mark_nothing_is_heard(host: Host) -> None:
+    with Taps[str](()) as taps:
+        host.dpu.run(lambda: taps.add("rep0", "rep0"))
+        host.pods[0].run(lambda: taps.add("pod", "eth0"))
+        taps.send("pod", sending().frame)
+        assert (taps.missed(), taps.heard) == ({}, [])
+
+
+def test_the_mark_of_a_pod_that_is_not_there_is_not_listened_for(host: Host) -> None:
+    out = sending()
+    with Taps[str](()) as taps:
+        host.dpu.run(lambda: taps.add("rep1", "rep1"))
+        waiting = threading.Timer(LISTEN_S / 2, taps.send, ("rep1", out.frame))
+        waiting.start()
+        found = witnessed(host, Sending(NOBODY, out.frame, out.mark))
+        waiting.join()
+    assert found.came == []
+
+
+def test_a_flood_of_marks_is_not_kept_and_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplane.netlink.taps._MOST_HEARD", 3)
+    out = sending()
+    found = witnessed(host, *[out] * 10)
+    assert len(found.came) <= 3
+    assert "more than 3 frames had a mark in them" in found.faults[OTHER]
+
+
+def test_a_tap_hears_whatever_number_its_socket_has(host: Host) -> None:
+    """An agent of many pods has more than a thousand files open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        out = sending()
+        found = witnessed(host, out)
+        assert (found.came, found.faults) == ([(OTHER, out.frame)], {})
+    finally:
+        for each in files:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_taps_whose_thread_has_ended_say_so_of_each(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Taps, "_read", breaks)
+    found = witnessed(host, sending())
+    said = "internal error, please report it: ValueError('a fault of ours')"
+    assert found.faults == {ONE: f"pod c1/eth0: {said}", OTHER: f"pod c2/eth0: {said}"}
+
+
 # --- over the DPU's channel ------------------------------------------------------------------
 
 
@@ -257,16 +332,18 @@ class Told:
     def __init__(self, delay_s: float = 0.0, error: Exception | None = None) -> None:
         self.delay_s = delay_s
         self.error = error
+        self.fault = "deaf"
         self.asked: list[tuple[Sequence[Sending], float]] = []
         self.reached = threading.Event()
+        self.released = threading.Event()
 
     def send(self, sendings: Sequence[Sending], listen_s: float) -> Witnessed:
         self.asked.append((sendings, listen_s))
         self.reached.set()
-        time.sleep(self.delay_s)
+        self.released.wait(self.delay_s)
         if self.error is not None:
             raise self.error
-        return Witnessed([(OTHER, each.frame) for each in sendings], {ONE: "deaf"})
+        return Witnessed([(OTHER, each.frame) for each in sendings], {ONE: self.fault})
 
 
 def test_what_the_host_sees_reaches_the_dpu(host: Host, channel: Channel) -> None:
@@ -342,10 +419,12 @@ def test_a_host_that_hangs_is_not_waited_for(
     stand = channel.stand(told)
     assert wait_until(channel.answers)
     monkeypatch.setattr(witness_module, "_ANSWER_S", 0.2)
-    told.delay_s = 1.0
+    told.delay_s = 30.0
     with pytest.raises(OverweaveError, match=r"has not answered within 0\.2 s"):
         channel.dpu.send([sending()], 0)
+    assert wait_until(lambda: not stand._calls[channel.address].is_active())
     told.delay_s = 0.0
+    told.released.set()
     monkeypatch.setattr(witness_module, "_ANSWER_S", 5.0)
     out = sending()  # the late answer is nobody's
     assert wait_until(channel.answers)
@@ -373,6 +452,17 @@ def test_a_host_that_goes_while_it_is_asked_is_said(channel: Channel) -> None:
     stand.stop()
     asking.join(2)
     assert errors == ["the agent of the DPU's host has gone; try again"]
+
+
+def test_an_answer_that_cannot_be_written_is_an_error(channel: Channel) -> None:
+    told = Told()
+    stand = channel.stand(told)
+    assert wait_until(channel.answers)
+    told.fault = "no such file: \udcff"  # a name that is no UTF-8, as Python keeps it
+    for _ in range(2):  # and the stream goes on
+        with pytest.raises(OverweaveError, match="internal error, please report it: "):
+            channel.dpu.send([sending()], 0)
+    stand.stop()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ DIED = pb.PathTally(path="switch", why_not="the switch is away", asked=10, unkno
 NO_SWITCH = pb.PathTally(path="switch", why_not="not emulated")
 NO_EBPF = pb.PathTally(path="fastpath", absent=10, why_absent="there is no bcc")
 DEVICE = pb.PathTally(path="switch", asked=4, absent=6, why_absent="not plain")
+SENT = pb.PathTally(path="switch", asked=4, verdicts={"counted": 3, "deliver": 1})
 DIFFERENCES = [
     pb.Difference(
         path="switch",
@@ -66,6 +67,13 @@ DIFFERS = [told("d1", WRONG, FAST, OVS, differences=DIFFERENCES)]
         ),
         pytest.param(
             [told("d1", DEVICE, NO_EBPF, OVS)], [], 0, "all agree: 10", id="asked in part"
+        ),
+        pytest.param(
+            [told("d1", SENT, FAST, OVS)],
+            [],
+            0,
+            "all agree, as far as is seen: 10 frames on 1 nodes",
+            id="a real device that was sent frames",
         ),
         pytest.param(
             [told("d1", BUT, FAST, OVS)],
@@ -125,6 +133,17 @@ def test_what_is_excused_is_counted_apart_and_named(capsys: pytest.CaptureFixtur
     assert said in capsys.readouterr().out.splitlines()
     switch = next(tally.record for tally in found.tallies if tally.path == "switch")
     assert (switch["agree"], switch["handed_over"], switch["excused"]) == (2, 12, 6)
+
+
+def test_what_was_counted_and_not_seen_is_said_and_does_not_agree(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = _found([told("d1", SENT, OVS), told("d1", SENT)], [])
+    _tell(found, Format.TABLE)
+    said = "not observed: switch of d1: 6 frames: their entries have counted them; what leaves by"
+    assert f"{said} the uplink is not seen" in capsys.readouterr().out.splitlines()
+    switch = next(tally.record for tally in found.tallies if tally.path == "switch")
+    assert (switch["agree"], switch["counted"], switch["unknown"]) == (2, 6, 0)
 
 
 def test_programs_read_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,7 @@ FLOODED = Observed(done(Action.FLOOD, "vp1, vp2"))
 LEFT = Observed(done(Action.HAND_OVER, inner=FRAME))
 ALTERED = Observed(done(Action.HAND_OVER, inner=FRAME[:-1]))
 ABSENT, UNKNOWN = Observed(done(Action.NONE)), Observed({}, why="not seen")
+COUNTED = Observed(done(Action.COUNTED), "its entry has counted 1 of 1")
 DAMAGED, TOO_LARGE = replace(QUESTION, sound=False), replace(QUESTION, fits=False)
 TRUTHS = (SENT, DELIVERED, ANSWERED, DROPPED, TO_HOST, FLOODED, UNKNOWN)
 
@@ -151,6 +152,12 @@ def test_what_was_not_observed_is_told_and_no_difference(missing: set[Field]) ->
     assert disagreement(QUESTION, SENT, Observed(values)) is None
     assert set(unobserved(Observed(values), SENT)) == missing
     assert unobserved(LEFT, SENT) == unobserved(DROPPED, SENT) == ()
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_what_an_entry_has_counted_is_neither_right_nor_wrong(truth: Observed) -> None:
+    assert disagreement(QUESTION, COUNTED, truth) is None
+    assert unobserved(COUNTED, truth) == tuple(name for name in Field if name in truth.values)
 
 
 def wrapped(tunnel: Tunnel = TUNNEL, tos: int = 0, inner_tos: int = 0) -> bytes:

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS
+from scapy.layers.inet import ICMP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NA, ICMPv6ND_NS
 from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet
 
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.agreement import Question
@@ -123,6 +125,27 @@ def test_harmless_is_only_what_claims_nothing(segment: object) -> None:
         assert ip_ends(each.frame)[0] in own
         what = Ether(each.frame)
         assert not [layer for layer in (ARP, ICMPv6ND_NS, ICMPv6ND_NA) if layer in what]
+        assert draws_no_more_than_one_answer(what)
+
+
+def test_the_largest_is_as_large_as_its_own_pod_may_send() -> None:
+    small = pair()
+    one, other = small.ports
+    state = desired(replace(small, ports=(replace(one, mtu=MTU - 100), other)))
+    largest = [each for each in asked(state) if each.name.startswith("the largest")]
+    sizes = {(each.entry.access_port if each.entry else "", len(each.frame)) for each in largest}
+    senders = {name: size - 14 for name, size in sizes if name}
+    assert senders == {"vp1": MTU - 100, "vp2": MTU}
+    assert any(size > MTU + 14 for name, size in sizes if not name)  # from the wire, in a tunnel
+
+
+def draws_no_more_than_one_answer(what: Packet) -> bool:
+    """Say whether the sender has nothing to answer to what it may get for that."""
+    if UDP in what:
+        return bool(what[UDP].dport == 9)
+    if TCP in what:
+        return bool(what[TCP].flags == "R")
+    return bool(ICMPv6EchoRequest in what or what[ICMP].type == 8)
 
 
 def test_from_the_wire_comes_what_another_node_sends() -> None:

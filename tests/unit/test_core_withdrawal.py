@@ -83,6 +83,11 @@ def test_an_earlier_run_may_have_left_rows_of_what_it_knew() -> None:
         pytest.param(world(), {"rep1"}, id="gone"),
         pytest.param(world(at_rep1(port(2, GENEVE4))), {"rep1"}, id="another pod"),
         pytest.param(world(behind(1, VXLAN4)), {"rep1"}, id="another segment"),
+        pytest.param(
+            world(replace(behind(1), state=PortState.BLOCKED, reason=Reason.SUPERSEDED)),
+            {"rep1"},
+            id="blocked",
+        ),
     ],
 )
 def test_what_became_of_a_port_before_anything_was_wanted(

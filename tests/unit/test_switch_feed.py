@@ -199,6 +199,27 @@ def test_a_switch_that_falls_silent_in_the_middle_of_a_look_is_told_of_at_once()
     assert stand.looks == 1
 
 
+def test_who_is_silent_is_told_of_while_a_look_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that asks only whether it answers is not the one that waits."""
+    stand = Stand()
+    stand.mute = "no answer within 0.7 s"
+    asked, answered = threading.Event(), threading.Event()
+
+    def describe() -> Capability:
+        asked.set()
+        assert answered.wait(30)
+        return Capability("test", "switch")
+
+    monkeypatch.setattr(stand, "describe", describe)
+    stand.feed.start(stand.events.append)
+    try:
+        assert asked.wait(5)
+        assert until(lambda: stand.events == [SwitchSeen(None, "no answer within 0.7 s")])
+    finally:
+        answered.set()
+        stand.feed.stop()
+
+
 def test_to_stop_waits_for_no_silent_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at one takes up to fifteen seconds, and who ends an agent waits for ten."""
     stand = Stand()

@@ -206,7 +206,7 @@ def _table(table: p4i.Table, actions: Mapping[int, p4i.Action]) -> TableInfo:
         size=table.size,
         fields=Names.of(
             name,
-            [(f.name, Slot(f.id, f.bitwidth, f.match_type)) for f in table.match_fields],
+            [(f.name, _slot(f, f.match_type)) for f in table.match_fields],
         ),
         actions=Names.of(
             name,
@@ -219,8 +219,12 @@ def _table(table: p4i.Table, actions: Mapping[int, p4i.Action]) -> TableInfo:
     )
 
 
+def _slot(info: p4i.MatchField | p4i.Action.Param, match: int = 0) -> Slot:
+    return Slot(info.id, max(0, info.bitwidth), match)
+
+
 def _of_action(action: p4i.Action) -> Action:
-    params = [(param.name, Slot(param.id, param.bitwidth)) for param in action.params]
+    params = [(param.name, _slot(param)) for param in action.params]
     return Action(action.preamble.id, Names.of(action.preamble.alias, params))
 
 

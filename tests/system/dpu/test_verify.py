@@ -75,7 +75,7 @@ def test_the_command_names_who_differs_and_the_rule_on_each_side(
     assert verdict.startswith("switch of d1 differs in VNI; ")
     assert head.split() == [
         *("NODE", "PATH", "ASKED", "AGREE", "HANDED", "OVER"),
-        *("EXCUSED", "DIFFER", "UNKNOWN", "NOT", "OBSERVED"),
+        *("COUNTED", "EXCUSED", "DIFFER", "UNKNOWN", "NOT", "OBSERVED"),
     ]
     lines = shown.splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith("difference: "))

@@ -78,7 +78,7 @@ def asked(overweave: Overweave, *options: str) -> dict[str, Any]:
     return found
 
 
-def switch_of(found: dict[str, Any]) -> dict[str, Any]:
+def row_of_switch(found: dict[str, Any]) -> dict[str, Any]:
     return next(row for row in found["paths"] if row["path"] == "switch")
 
 
@@ -86,7 +86,7 @@ def test_what_is_seen_of_a_real_switch_agrees_also_for_two_at_once(overweave: Ov
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: asked(overweave), range(2)))
-    print(both[0]["verdict"], f"after {time.monotonic() - began:.1f} s:", switch_of(both[0]))
+    print(both[0]["verdict"], f"after {time.monotonic() - began:.1f} s:", row_of_switch(both[0]))
     for found in both:
         assert_agrees(found)
 
@@ -94,11 +94,11 @@ def test_what_is_seen_of_a_real_switch_agrees_also_for_two_at_once(overweave: Ov
 def assert_agrees(found: dict[str, Any]) -> None:
     """See that a switch between two VFs, the wire and the DPU does what it should."""
     assert (found["status"], found["differences"]) == (0, [])
-    switch = switch_of(found)
+    switch = row_of_switch(found)
     assert (switch["unknown"], switch["differ"]) == (0, 0)
-    assert switch["agree"] > switch["not_observed"]["VNI"] > 20  # the rest came out at a VF
+    assert switch["agree"] > 10  # those that came out at a VF
+    assert switch["counted"] == switch["not_observed"]["verdict"] > 20
     assert {"output", "inner frame", "DF"} < set(switch["not_observed"])
-    assert "verdict" not in switch["not_observed"]
     assert switch["handed_over"] > 4
     assert switch["absent"] > switch["asked"]
 
@@ -113,12 +113,12 @@ def test_nothing_is_sent_unless_one_asks_for_it(device: DpuScene, overweave: Ove
 
 @contextmanager
 def nothing_sent(scene: DpuScene) -> Iterator[None]:
-    """See that no frame to the echo port leaves a VF pod of blue."""
+    """See that no frame to the discard port leaves a VF pod of blue."""
     vf, *_, second = scene.segments["blue"]
     with Ears([vf, second]) as ears:
         yield
         heard = [frame for _, frame in ears.listen(0.1)]
-    assert not [frame for frame in heard if b"\xc0\x00\x00\x07" in frame]
+    assert not [frame for frame in heard if b"\xc0\x00\x00\x09" in frame]
 
 
 OF_A_DEVICE: dict[str, Seeded] = {
@@ -143,6 +143,17 @@ OF_A_DEVICE: dict[str, Seeded] = {
 def test_a_bug_that_can_be_seen_is_found(device: DpuScene, name: str) -> None:
     bug = OF_A_DEVICE[name]
     assert_told(device, bug.told, partial(planted, tables_of(device, BLUE), bug), send=True)
+
+
+def test_what_is_lost_behind_the_entry_that_counts_it_is_not_said_to_agree(
+    device: DpuScene, overweave: Overweave
+) -> None:
+    well = row_of_switch(asked(overweave))
+    with planted(tables_of(device, BLUE), BUGS["lost entry that drops"]):
+        found = asked(overweave)
+    lost = row_of_switch(found)
+    assert found["verdict"].startswith("all agree, as far as is seen: ")
+    assert (lost["agree"], lost["counted"]) == (well["agree"], well["counted"])
 
 
 def test_without_the_host_nothing_can_be_sent(device: DpuScene, overweave: Overweave) -> None:

@@ -19,6 +19,7 @@ from dataplane.netlink import udp
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
 from overlay_ovs.tables import INTEGRATION_BRIDGE, UNDERLAY_BRIDGE
 from ovs_client.errors import DatabaseError
+from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
 # Pods take 100 and above (core.model.FIRST_SLOT_OFPORT).
@@ -43,14 +44,18 @@ class Configured:
 
 
 class PortsTarget:
-    """The bridges and ports that ``vswitch`` holds for ``node``; the switch itself acts on them."""
+    """The bridges and ports that ``vswitch`` holds for ``node``; the switch itself acts on them.
+
+    That ovs-vswitchd is asked by ``unixctl`` whether it runs.
+    """
 
     name = "ovs-ports"
     deadline_s = 10.0
     bound_by = frozenset({"nic"})
 
-    def __init__(self, vswitch: VSwitch, node: str) -> None:
+    def __init__(self, vswitch: VSwitch, unixctl: Unixctl, node: str) -> None:
         self._vswitch = vswitch
+        self._unixctl = unixctl
         self._node = node
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
@@ -81,6 +86,7 @@ class PortsTarget:
         gone = [item.value for item in change.remove.values()]
         self._check_names(wanted)
         bridges = {each.name: each for each in wanted if isinstance(each, Bridge)}
+        self._check_devices_go(bridges, _names(gone, Bridge))
         ports = {each.name: each for each in wanted if isinstance(each, Port)}
         taken = self._taken({**self._vswitch.bridges(), **bridges}, ports.values())
         try:
@@ -113,6 +119,30 @@ class PortsTarget:
                     f" {self._node}): remove or rename it, or give this node an Open vSwitch"
                     " of its own"
                 )
+
+    def _check_devices_go(self, wanted: Mapping[str, Bridge], gone: Iterable[str]) -> None:
+        """Require ovs-vswitchd where devices of a bridge have to go, with it or for another type.
+
+        One that does not run leaves them, forgets them, and cannot make those of the other type
+        beside them ("File exists") when it starts.
+        """
+        present = self._vswitch.bridges()
+        going = [f"bridge {name} cannot go" for name in gone if name in present]
+        going += [
+            f"bridge {name} cannot change from {present[name].datapath_type} to"
+            f" {bridge.datapath_type}"
+            for name, bridge in wanted.items()
+            if name in present and present[name].datapath_type != bridge.datapath_type
+        ]
+        if not going:
+            return
+        try:
+            self._unixctl.call("version")
+        except UnixctlError as error:
+            raise TargetError(
+                f"{', '.join(going)}: {error}; start ovs-vswitchd first: it alone takes its old"
+                " devices away"
+            ) from error
 
     def _taken(self, bridges: Mapping[str, Bridge], wanted: Iterable[Port]) -> dict[Hashable, str]:
         """Return which of our tunnels cannot have their UDP port, and whose that is."""

@@ -71,6 +71,15 @@ def converge(target: Target, wanted: Desired, numbers: Bindings) -> Change:
     return change
 
 
+def on(datapath: Datapath, wanted: Desired) -> Desired:
+    """Return ``wanted`` of a node with ``datapath``."""
+    return replace(wanted, node=replace(wanted.node, datapath=datapath))
+
+
+def ports_target(switch: Switch, vswitch: VSwitch) -> PortsTarget:
+    return PortsTarget(vswitch, Unixctl(switch.rundir), "node-a")
+
+
 def every_kind() -> list[SegmentView]:
     """Return segments of every encapsulation, family, guard and kind of port."""
     views = []
@@ -329,7 +338,7 @@ class TestPorts:
     )
 
     def test_bridges_and_ports_are_as_asked(self, empty: Switch, vswitch: VSwitch) -> None:
-        target, wanted = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        target, wanted = ports_target(empty, vswitch), desired(*self.WORLD)
         nic = Bindings(replace(NIC, mtu=1600))
         assert converge(target, wanted, nic)
         assert not converge(target, wanted, nic)
@@ -344,7 +353,7 @@ class TestPorts:
         assert NIC.mac in links["ow-phy"]
 
     def test_ports_and_tunnels_follow(self, empty: Switch, vswitch: VSwitch) -> None:
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
         converge(target, desired(*self.WORLD), nic)
         other = replace(desired(self.WORLD[1]), fabric=Fabric(geneve_port=16081))
         change = converge(target, other, nic)
@@ -368,7 +377,7 @@ class TestPorts:
     def test_damage_is_repaired(
         self, empty: Switch, vswitch: VSwitch, damage: tuple[str, ...]
     ) -> None:
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
         wanted = desired(*self.WORLD)
         converge(target, wanted, nic)
         empty.configure("--", *damage)
@@ -379,7 +388,7 @@ class TestPorts:
     def test_without_the_nic_its_copies_wait_and_stay(
         self, empty: Switch, vswitch: VSwitch
     ) -> None:
-        target, wanted = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        target, wanted = ports_target(empty, vswitch), desired(*self.WORLD)
         converge(target, wanted, Bindings(NIC))
         rendering = target.render(wanted, Bindings())
         assert [entry.about for entry in rendering.pending] == ["ow-phy"]
@@ -387,7 +396,7 @@ class TestPorts:
 
     def test_what_others_have_stays(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.configure("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
         converge(target, desired(*self.WORLD), nic)
         empty.configure(
             *("--", "add-port", "ow-int", "mirror0"),
@@ -423,7 +432,7 @@ class TestPorts:
         empty.configure("--no-wait", *words)
         _until(lambda: bool(vswitch.bridges()))
         with pytest.raises(TargetError, match=message):
-            converge(PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC))
+            converge(ports_target(empty, vswitch), desired(*self.WORLD), Bindings(NIC))
         assert "ow-phy" not in empty.configure("list-br").split()
 
     @pytest.mark.parametrize(
@@ -448,7 +457,7 @@ class TestPorts:
             "add-port", "br-int", "theirs", "--", "set", "interface", "theirs", *columns
         )
         _until(lambda: "theirs" in vswitch.ports())
-        target, wanted, nic = PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC)
+        target, wanted, nic = ports_target(empty, vswitch), desired(*self.WORLD), Bindings(NIC)
         if is_held:
             with pytest.raises(PartlyRefusedError) as caught:
                 converge(target, wanted, nic)
@@ -467,7 +476,7 @@ class TestPorts:
         self, empty: Switch, vswitch: VSwitch, datapath: Datapath
     ) -> None:
         """The userspace datapath has no socket there, so nobody is in its way."""
-        target, plain = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        target, plain = ports_target(empty, vswitch), desired(*self.WORLD)
         wanted = replace(plain, node=replace(plain.node, datapath=datapath))
         change = diff(target.render(wanted, Bindings(NIC)), target.observe())
         with (
@@ -483,11 +492,43 @@ class TestPorts:
         assert set(caught.value.refused) == {"ow-geneve"}
         assert f"({os.getpid()})" in caught.value.refused["ow-geneve"]
 
+    @pytest.mark.parametrize(
+        ("before", "after", "what"),
+        [
+            pytest.param(
+                Datapath.USERSPACE,
+                Datapath.KERNEL,
+                "bridge ow-phy cannot go, bridge ow-int cannot change from netdev to system",
+                id="to-the-kernels",
+            ),
+            pytest.param(
+                Datapath.KERNEL,
+                Datapath.USERSPACE,
+                "bridge ow-int cannot change from system to netdev",
+                id="from-the-kernels",
+            ),
+        ],
+    )
+    def test_the_datapath_changes_only_while_ovs_vswitchd_can_take_its_devices_away(
+        self, empty: Switch, vswitch: VSwitch, before: Datapath, after: Datapath, what: str
+    ) -> None:
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
+        had, wanted = (on(each, desired(*self.WORLD)) for each in (before, after))
+        converge(target, had, nic)
+        empty.ovs.stop_switch()
+        assert not converge(target, had, nic)
+        with pytest.raises(TargetError, match=f"{what}.*start ovs-vswitchd first"):
+            converge(target, wanted, nic)
+        assert target.observe() == target.render(had, nic).items
+        empty.ovs.start_switch()
+        assert converge(target, wanted, nic)
+        assert target.observe() == target.render(wanted, nic).items
+
     def test_no_database_is_an_error_that_says_so(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.ovs.server.stop()
         _until(lambda: vswitch.error is not None)
         with pytest.raises(TargetError, match="start ovsdb-server"):
-            PortsTarget(vswitch, "node-a").observe()
+            ports_target(empty, vswitch).observe()
 
 
 class TestFeed:

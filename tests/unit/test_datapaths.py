@@ -83,7 +83,7 @@ def _values(rendering: Rendering) -> list[Bridge | Port]:
 def test_bridges_and_ports(
     datapath: Datapath, kind: str, names: set[str], local_ip: str | None
 ) -> None:
-    rendering = rendered(PortsTarget(NOBODY, "node-a"), datapath)
+    rendering = rendered(PortsTarget(NOBODY, NOBODY, "node-a"), datapath)
     found = {each.name: each for each in _values(rendering)}
     assert set(found) == names
     kinds = {each.datapath_type for each in found.values() if isinstance(each, Bridge)}
@@ -95,7 +95,7 @@ def test_bridges_and_ports(
 
 
 def test_the_kernels_needs_no_nic_for_its_bridges() -> None:
-    target = PortsTarget(NOBODY, "node-a")
+    target = PortsTarget(NOBODY, NOBODY, "node-a")
     assert target.render(wanted(Datapath.KERNEL, WORLD), Bindings()).pending == ()
 
 
@@ -199,13 +199,13 @@ def test_the_kernels_waits_for_no_port_and_no_next_hop_at_the_nic() -> None:
 
 def test_bridges_whose_flows_are_looked_at(tmp_path: Path) -> None:
     for datapath, names in BRIDGES.items():
-        rendering = rendered(PortsTarget(NOBODY, "node-a"), datapath)
+        rendering = rendered(PortsTarget(NOBODY, NOBODY, "node-a"), datapath)
         made = {each.name for each in _values(rendering) if isinstance(each, Bridge)}
         assert set(names) == set(FlowsTarget(tmp_path, datapath)._bridges) == made
 
 
 def test_who_changes_to_the_kernels_takes_the_underlay_bridge_away() -> None:
-    target = PortsTarget(NOBODY, "node-a")
+    target = PortsTarget(NOBODY, NOBODY, "node-a")
     before, after = (rendered(target, each) for each in (Datapath.USERSPACE, Datapath.KERNEL))
     change = diff(after, before.items)
     assert set(change.remove) == {("Bridge", "ow-phy"), ("Port", "ophy0")}

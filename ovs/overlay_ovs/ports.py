@@ -186,6 +186,8 @@ def _socket(port: Port, bridges: Mapping[str, Bridge]) -> _Socket | None:
     if bridge is None or port.type not in _UDP_PORTS:
         return None
     number = port.options.get("dst_port", _UDP_PORTS[port.type])
+    if not number.isdecimal():
+        return None  # somebody else's: Open vSwitch takes any text
     return _Socket(bridge.datapath_type or _TYPES[Datapath.KERNEL], int(number))
 
 

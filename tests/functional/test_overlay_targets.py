@@ -447,6 +447,11 @@ class TestPorts:
                 False,
                 id="another-port",
             ),
+            pytest.param(
+                ("type=geneve", "options:remote_ip=flow", "options:dst_port=auto"),
+                False,
+                id="no-number",
+            ),
         ],
     )
     def test_a_udp_port_that_somebody_has_is_said_with_its_holder(

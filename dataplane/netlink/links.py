@@ -11,7 +11,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETNSID
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
-from dataplane.netlink.messages import attributes, has_ipv6, text, xdp_program
+from dataplane.netlink.messages import attributes, has_ipv6, text, tunnel_port, xdp_program
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
@@ -27,7 +27,7 @@ class Netdev:
     ``running``: it sends, too, which the kernel lets it some time after it has a carrier.
     ``peer`` is the ifindex of a veth's other end, in the namespace that this namespace knows by
     the number ``peer_nsid`` (None: this very namespace). ``ipv6`` is False with disable_ipv6=1.
-    ``xdp`` is the id of the XDP program in its driver.
+    ``xdp`` is the id of the XDP program in its driver, ``udp_port`` where a tunnel receives.
     """
 
     ifindex: int
@@ -43,6 +43,7 @@ class Netdev:
     peer: int | None
     peer_nsid: int | None
     xdp: int | None
+    udp_port: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,12 @@ def _get(rtnl: Rtnl, question: ifinfmsg, what: str) -> Netdev | None:
 
 def _netdev(message: nlmsg) -> Netdev:
     found = attributes(message)
+    info = attributes(found["IFLA_LINKINFO"]) if "IFLA_LINKINFO" in found else {}
+    kind = text(info.get("IFLA_INFO_KIND", b""))
     return Netdev(
         ifindex=message["index"],
         name=text(found["IFLA_IFNAME"]),
-        kind=_kind(found),
+        kind=kind,
         mac=found.get("IFLA_ADDRESS", ""),
         mtu=found["IFLA_MTU"],
         up=bool(message["flags"] & IFF_UP),
@@ -179,6 +182,7 @@ def _netdev(message: nlmsg) -> Netdev:
         peer=found.get("IFLA_LINK"),
         peer_nsid=found.get("IFLA_LINK_NETNSID"),
         xdp=xdp_program(found.get("IFLA_XDP", b"")),
+        udp_port=tunnel_port(kind, info.get("IFLA_INFO_DATA", b"")),
     )
 
 
@@ -195,8 +199,3 @@ def _words(spec: LinkSpec) -> dict[str, Any]:
 
 def _given(words: dict[str, Any]) -> dict[str, Any]:
     return {word: value for word, value in words.items() if value is not None}
-
-
-def _kind(found: dict[str, Any]) -> str:
-    info = attributes(found["IFLA_LINKINFO"]) if "IFLA_LINKINFO" in found else {}
-    return text(info.get("IFLA_INFO_KIND", b""))

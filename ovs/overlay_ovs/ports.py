@@ -147,7 +147,7 @@ class PortsTarget:
     def _taken(self, bridges: Mapping[str, Bridge], wanted: Iterable[Port]) -> dict[Hashable, str]:
         """Return which of our tunnels cannot have their UDP port, and whose that is."""
         found = {
-            port.name: (socket, self._holder(port.name, socket, bridges))
+            port.name: (socket, self._holder(socket, bridges))
             for port in wanted
             if (socket := _socket(port, bridges)) is not None
         }
@@ -158,19 +158,17 @@ class PortsTarget:
             if holder is not None
         }
 
-    def _holder(self, name: str, socket: _Socket, bridges: Mapping[str, Bridge]) -> str | None:
-        """Return who else has the socket that our tunnel ``name`` is to have.
+    def _holder(self, socket: _Socket, bridges: Mapping[str, Bridge]) -> str | None:
+        """Return who else has the socket that a tunnel of ours is to have, or has.
 
         Open vSwitch would share one of its own, and give a packet to the port that names its
         sender. In the kernel it may be anybody's.
         """
-        present = self._vswitch.ports()
-        for port in present.values():
+        for port in self._vswitch.ports().values():
             if not self._owns(port) and _socket(port, bridges) == socket:
                 return f"port {port.name} of bridge {port.bridge}"
-        has_it = name in present and _socket(present[name], bridges) == socket
         is_kernels = socket.datapath == _TYPES[Datapath.KERNEL]
-        return udp.holder(socket.number) if is_kernels and not has_it else None
+        return udp.holder(socket.number) if is_kernels else None
 
 
 class _Socket(NamedTuple):

@@ -73,11 +73,26 @@ class PortsTarget:
         return Rendering(_items([*values, *_underlay(bindings.nic, marks)]))
 
     def observe(self) -> Mapping[Hashable, Configured]:
+        """Return what is ours, but a tunnel whose UDP port somebody else's has, too.
+
+        So each look leads to an apply, which says so.
+        """
         self._check_connected()
-        bridges = [each for each in self._vswitch.bridges().values() if self._owns(each)]
-        ports = [each for each in self._vswitch.ports().values() if self._owns(each)]
-        # A bridge has a port of its own name, which comes and goes with it.
-        return _items([*bridges, *(port for port in ports if port.name != port.bridge)])
+        bridges, ports = self._vswitch.bridges(), self._vswitch.ports().values()
+        theirs = {_socket(port, bridges) for port in ports if not self._owns(port)} - {None}
+        return _items(
+            [
+                *(each for each in bridges.values() if self._owns(each)),
+                # A bridge has a port of its own name, which comes and goes with it.
+                *(
+                    port
+                    for port in ports
+                    if self._owns(port)
+                    and port.name != port.bridge
+                    and _socket(port, bridges) not in theirs
+                ),
+            ]
+        )
 
     def apply(self, change: Change) -> None:
         """Make ``change``; raises PartlyRefusedError for a tunnel whose UDP port is another's."""

@@ -476,6 +476,24 @@ class TestPorts:
         assert found == {"ow-vxlan", "ot1", "ot2", "ot3"} | (set() if is_held else {"ow-geneve"})
         assert empty.configure("list-ports", "br-int").split() == ["theirs"]
 
+    def test_a_udp_port_that_somebody_takes_later_is_said_and_ours_stays(
+        self, empty: Switch, vswitch: VSwitch
+    ) -> None:
+        target, wanted, nic = ports_target(empty, vswitch), desired(*self.WORLD), Bindings(NIC)
+        converge(target, wanted, nic)
+        empty.configure("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
+        theirs = ("type=geneve", "options:remote_ip=192.0.2.77", "options:key=7")
+        empty.configure("add-port", "br-int", "theirs", "--", "set", "interface", "theirs", *theirs)
+        _until(lambda: "theirs" in vswitch.ports())
+        for _ in range(2):
+            with pytest.raises(PartlyRefusedError, match="held by port theirs of bridge br-int"):
+                converge(target, wanted, nic)
+        assert "ow-geneve" in empty.configure("list-ports", "ow-int").split()
+        elsewhere = replace(wanted, fabric=Fabric(geneve_port=16081))
+        converge(target, elsewhere, nic)
+        assert not converge(target, elsewhere, nic)
+        assert 'dst_port="16081"' in empty.configure("get", "interface", "ow-geneve", "options")
+
     @pytest.mark.parametrize(
         ("before", "datapath"),
         [

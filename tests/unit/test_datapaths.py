@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from dataplane.contracts import Target
 from dataplane.core.desired import Bindings, Datapath, Desired, SegmentView
-from dataplane.core.diff import Rendering, diff
+from dataplane.core.diff import Item, Rendering, diff
 from dataplane.core.model import IpAddress, Segment
-from dataplane.host.glue import GlueTarget, Joint
+from dataplane.host.glue import GlueTarget, Joint, _scope
 from dataplane.host.target import LinkKey, LinksTarget
 from overlay_ovs.flows import render_flows
 from overlay_ovs.ports import Configured, PortsTarget
@@ -51,10 +51,10 @@ def wanted(datapath: Datapath, *views: SegmentView, ebpf: bool = True) -> Desire
     return replace(plain, node=replace(plain.node, datapath=datapath, ebpf=ebpf))
 
 
-def rendered(target: Target, datapath: Datapath) -> Rendering:
+def rendered(target: Target, datapath: Datapath, world: SegmentView = WORLD) -> Rendering:
     ifindexes = {name: number for number, name in enumerate(NETDEVS, start=1)}
-    known = replace(bindings(WORLD), ifindexes=ifindexes)
-    return target.render(wanted(datapath, WORLD), known)
+    known = replace(bindings(world), ifindexes=ifindexes)
+    return target.render(wanted(datapath, world), known)
 
 
 def _values(rendering: Rendering) -> list[Bridge | Port]:
@@ -202,6 +202,30 @@ def test_bridges_whose_flows_are_looked_at(tmp_path: Path) -> None:
         rendering = rendered(PortsTarget(NOBODY, NOBODY, "node-a"), datapath)
         made = {each.name for each in _values(rendering) if isinstance(each, Bridge)}
         assert set(names) == set(FlowsTarget(tmp_path, datapath)._bridges) == made
+
+
+@pytest.mark.parametrize(
+    ("datapath", "gone"),
+    [
+        pytest.param(Datapath.USERSPACE, set(), id="userspace"),
+        pytest.param(Datapath.KERNEL, {NIC.name, "ophy0"}, id="kernel"),
+    ],
+)
+def test_while_views_are_incomplete_only_the_kernels_takes_redirects_of_the_nic_away(
+    datapath: Datapath, gone: set[str]
+) -> None:
+    """What peers send is for the kernel's sockets there, whoever they are."""
+    before = rendered(GlueTarget(), Datapath.USERSPACE).items
+    unknown = replace(WORLD, flood=(), synced=False)
+    after = rendered(GlueTarget(), datapath, unknown)
+    removed = diff(after, {key: found(item) for key, item in before.items()}).remove
+    assert {item.netdev for item in removed.values()} == gone
+
+
+def found(item: Item) -> Joint:
+    """Return a redirect as a look at the kernel shows it."""
+    assert isinstance(item, Joint)
+    return replace(item, scope=_scope(item.redirect))
 
 
 def test_who_changes_to_the_kernels_takes_the_underlay_bridge_away() -> None:

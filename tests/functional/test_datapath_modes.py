@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,9 +45,12 @@ def kernel_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datapath, "has_family", lambda name: name == "ovs_datapath")
 
 
-def test_the_kernel_says_which_families_it_has() -> None:
+def test_the_kernel_says_which_families_it_has(caplog: pytest.LogCaptureFixture) -> None:
     assert has_family("nlctrl")
     assert not has_family("ow-no-such")
+    assert not [each for each in caplog.records if each.levelno > logging.DEBUG]
+    with pytest.raises(KernelError, match="of generic netlink: Invalid argument"):
+        has_family("x" * 100)  # longer than any name can be
 
 
 @pytest.mark.parametrize("mode", ["auto", "kernel", "userspace"])

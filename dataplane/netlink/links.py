@@ -12,6 +12,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
 from dataplane.netlink.messages import attributes, has_ipv6, text, tunnel_port, xdp_program
+from dataplane.netlink.netns import in_scratch
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
@@ -110,6 +111,26 @@ def create_veth(rtnl: Rtnl, spec: LinkSpec, peer: LinkSpec) -> None:
     """
     with rtnl.doing(f"make veth pair {spec.name}, {peer.name}") as ip:
         ip.link("add", kind="veth", peer=_words(peer), **_words(spec))
+
+
+def has_tunnels(kind: str) -> bool:
+    """Say whether the kernel can make a tunnel of ``kind`` ("geneve", "vxlan"); loads its module.
+
+    It makes one as Open vSwitch does (IFLA_GENEVE_COLLECT_METADATA), where nobody sees it. Raises
+    KernelError, NetnsError.
+    """
+
+    def make() -> None:
+        with Rtnl() as rtnl, rtnl.doing(f"make a {kind} tunnel") as ip:
+            ip.link("add", kind=kind, ifname="tunnel", **{f"{kind}_collect_metadata": True})
+
+    try:
+        in_scratch(make)
+    except KernelError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False
+    return True
 
 
 def change(rtnl: Rtnl, ifindex: int, wanted: LinkChange) -> None:

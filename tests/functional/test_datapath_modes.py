@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dataplane import datapath
-from dataplane.config import AgentConfig, parse_config
+from dataplane.config import AgentConfig, DatapathChoice, parse_config
 from dataplane.core.desired import Datapath
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Encap
@@ -136,7 +136,9 @@ def test_what_open_vswitch_does_not_say_changes_nothing(
 
 @pytest.mark.parametrize("mode", ["auto", "kernel"])
 def test_two_do_not_share_the_kernels(tmp_path: Path, kernel_has_it: None, mode: str) -> None:
-    chosen = config(mode, tmp_path, manage="true")
+    """The configuration itself does not take both; ``--datapath`` comes after it."""
+    managed = config("auto", tmp_path, manage="true")
+    chosen = managed.model_copy(update={"datapath": DatapathChoice(mode)})
     if mode == "kernel":
         with pytest.raises(OverweaveError, match=MANAGED):
             choose_datapath(chosen)

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -556,6 +557,23 @@ class TestPorts:
         assert converge(target, wanted, nic)
         assert target.observe() == target.render(wanted, nic).items
 
+    def test_a_switch_that_runs_changes_its_datapath_to_and_fro(
+        self, empty: Switch, vswitch: VSwitch
+    ) -> None:
+        """A dummy in memory stands for the kernel's datapath (--enable-dummy), without netdevs."""
+        empty.ovs.stop_switch()
+        empty.ovs.place.start("ovs-vswitchd", "--enable-dummy=system", empty.ovs.remote)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
+        ofports = {"ow-geneve": 1, "ow-vxlan": 2, "ot1": 101, "ot2": 102, "ot3": 103}
+        netdevs = {"ow-int", "ow-phy", "ophy0", "ot1", "ot2", "ot3"}
+        kinds = {Datapath.USERSPACE: ("netdev@", netdevs), Datapath.KERNEL: ("system@", set())}
+        for datapath in (*Datapath, *Datapath):
+            converge(target, on(datapath, desired(*self.WORLD)), nic)
+            kind, expected = kinds[datapath]
+            _until(partial(_has_netdevs, empty, expected))
+            _until(lambda: {name: _ofport(empty, name) for name in ofports} == ofports)
+            assert kind in empty.control("dpif/show")
+
     def test_no_database_is_an_error_that_says_so(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.ovs.server.stop()
         _until(lambda: vswitch.error is not None)
@@ -652,6 +670,11 @@ def _collect(heard: queue.SimpleQueue[Event | str], last: Event, least: int) -> 
 def _ofport(switch: Switch, name: str) -> int | None:
     shown = switch.configure("--if-exists", "get", "interface", name, "ofport").strip("[]\n ")
     return int(shown) if shown else None
+
+
+def _has_netdevs(switch: Switch, names: set[str]) -> bool:
+    shown = [line.split()[0] for line in switch.ip("-br", "link").splitlines()]
+    return {name for name in shown if name not in ("lo", "ovs-netdev")} == names
 
 
 def _fails(action: Callable[[], object]) -> bool:

@@ -404,8 +404,16 @@ def _own_switch(config: AgentConfig) -> Iterator[Thing]:
     switch = _switch(config)
     if switch.server.running() or switch.switch_running():
         where = switch.place.directory
-        yield Thing(f"Open vSwitch of {where}", partial(switch.stop, cleanup=True))
+        yield Thing(f"Open vSwitch of {where}", partial(_end_with_devices, switch))
     yield from _below(switch.place.directory, _OVS_FILES)
+
+
+def _end_with_devices(switch: OvsInstance) -> None:
+    """End ``switch``; half of one is started first, for it alone takes its devices away."""
+    try:
+        switch.start()
+    finally:
+        switch.stop(cleanup=True)
 
 
 def _switch(config: AgentConfig) -> OvsInstance:

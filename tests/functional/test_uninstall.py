@@ -212,6 +212,21 @@ def test_bridges_stay_while_nobody_would_take_their_devices_away(tmp_path: Path)
             vswitch.stop()
 
 
+@pytest.mark.parametrize("dead", ["ovs-vswitchd", "ovsdb-server"])
+def test_half_a_switch_of_its_own_goes_with_its_devices(tmp_path: Path, dead: str) -> None:
+    with running_switch(tmp_path, bare=True) as switch:
+        config = config_at(tmp_path, tmp_path, f"ovs: {{manage: true, rundir: {switch.rundir}}}")
+        netdev = ("set", "bridge", "ow-int", "datapath_type=netdev")
+        switch.configure("add-br", "ow-int", "--", *netdev)
+        switch.ovs.place.kill(dead)
+        ended, *_files = uninstall._own_switch(config)
+        assert "ow-int" in switch.ip("-br", "link")
+        in_netns(switch.netns, ended.remove)
+        assert "ow-int" not in switch.ip("-br", "link")
+        assert not switch.ovs.server.running()
+        assert not switch.ovs.switch_running()
+
+
 DEVICES = """
 devices:
 - serial: M1

@@ -46,7 +46,7 @@ class Configured:
 class PortsTarget:
     """The bridges and ports that ``vswitch`` holds for ``node``; the switch itself acts on them.
 
-    That ovs-vswitchd is asked by ``unixctl`` whether it runs.
+    ``unixctl`` asks it whether it runs.
     """
 
     name = "ovs-ports"
@@ -80,17 +80,12 @@ class PortsTarget:
         self._check_connected()
         bridges, ports = self._vswitch.bridges(), self._vswitch.ports().values()
         theirs = {_socket(port, bridges) for port in ports if not self._owns(port)} - {None}
+        ours = [port for port in ports if self._owns(port) and _socket(port, bridges) not in theirs]
         return _items(
             [
                 *(each for each in bridges.values() if self._owns(each)),
                 # A bridge has a port of its own name, which comes and goes with it.
-                *(
-                    port
-                    for port in ports
-                    if self._owns(port)
-                    and port.name != port.bridge
-                    and _socket(port, bridges) not in theirs
-                ),
+                *(port for port in ours if port.name != port.bridge),
             ]
         )
 

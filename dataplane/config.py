@@ -190,6 +190,15 @@ class AgentConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _own_switch_leaves_the_kernels_datapath(self) -> AgentConfig:
+        if self.ovs.manage and self.datapath is DatapathChoice.KERNEL:
+            raise InvalidValueError(
+                "datapath: kernel is left to the node's own Open vSwitch, for two would undo each"
+                " other's work in it; set ovs.manage: false, or leave datapath out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _underlay_is_no_port_of_a_device(self) -> AgentConfig:
         nic = self.underlay.interface
         if nic in (name for device in self.devices for name in device.netdevs):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from dataplane.config import AgentConfig, DatapathChoice
 from dataplane.core.desired import Datapath
 from dataplane.core.errors import OverweaveError
+from dataplane.core.model import Encap
 from dataplane.netlink.generic import has_family
-from dataplane.netlink.rtnl import KernelError
+from dataplane.netlink.links import has_tunnels
 from ovs_client.vswitch import VSwitch
 
 _FAMILY = "ovs_datapath"  # linux/openvswitch.h, OVS_DATAPATH_FAMILY
@@ -49,14 +50,22 @@ def _why_not_kernel(config: AgentConfig) -> str:
             " would undo each other's work in it"
         )
     try:
-        if not has_family(_FAMILY):
-            return "the kernel has no datapath for Open vSwitch (load its module openvswitch)"
-    except KernelError as error:
+        why = _why_not_this_kernel()
+    except OverweaveError as error:
         return str(error)
+    if why:
+        return why
     types = _datapath_types(config.ovs_remote)
     if types and _SYSTEM not in types:
         return f"the Open vSwitch of {config.ovs_remote} has the datapaths {', '.join(types)} only"
     return ""
+
+
+def _why_not_this_kernel() -> str:
+    if not has_family(_FAMILY):
+        return "the kernel has no datapath for Open vSwitch (load its module openvswitch)"
+    lacking = [encap for encap in Encap if not has_tunnels(encap)]
+    return f"the kernel has no {' and no '.join(lacking)} (load its module)" if lacking else ""
 
 
 def _datapath_types(remote: str) -> tuple[str, ...]:

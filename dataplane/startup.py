@@ -150,7 +150,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         stack.callback(fast.target.close)
     targets: tuple[Target, ...] = (
         files,
-        PortsTarget(vswitch, config.node),
+        PortsTarget(vswitch, unixctl, config.node),
         FlowsTarget(config.ovs_rundir, chosen.datapath),
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),

@@ -39,7 +39,7 @@ from overlay_ovs.tunnels import delete_route, routes
 from ovs_client.daemons import DatabaseServer, OvsInstance, Place
 from ovs_client.database import Tls
 from ovs_client.process import Process
-from ovs_client.unixctl import Unixctl
+from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 from vendors import registry
 
@@ -321,15 +321,25 @@ def _detach_xdp(ifindex: int) -> None:
 
 def _routes(config: AgentConfig) -> Iterator[Thing]:
     """Yield what ovs-vswitchd keeps in memory alone; one that does not run has forgotten it."""
-    if config.ovs.manage or not _switch(config).switch_running():
-        return
     unixctl = Unixctl(config.ovs_rundir)
+    if config.ovs.manage or _silence(unixctl):
+        return
     for route in routes(unixctl):
         name = f"route to {route.vtep} over ow-phy in ovs-vswitchd"
         yield Thing(name, partial(delete_route, unixctl, route))
 
 
+def _silence(unixctl: Unixctl) -> str:
+    """Return why ovs-vswitchd does not answer, nothing if it does."""
+    try:
+        unixctl.call("version")
+    except UnixctlError as error:
+        return str(error)
+    return ""
+
+
 def _bridges(config: AgentConfig, vswitch: VSwitch) -> list[Thing]:
+    """Return what is marked; raises OverweaveError while nobody would take its devices away."""
     if config.ovs.manage and not _switch(config).running():
         return []  # its database is ours and goes as a file
     vswitch.wait_connected(_OVS_TIMEOUT_S)
@@ -338,6 +348,11 @@ def _bridges(config: AgentConfig, vswitch: VSwitch) -> list[Thing]:
     strays = sorted(
         name for name, port in ports.items() if _is_ours(port, config) and port.bridge not in marked
     )
+    if (marked or strays) and (why := _silence(Unixctl(config.ovs_rundir))):
+        raise OverweaveError(
+            f"{some([*marked, *strays])}, whose devices only ovs-vswitchd takes away: {why}, and"
+            " uninstall again"
+        )
     return [
         *(Thing(f"bridge {name}", partial(vswitch.delete, bridges=[name])) for name in marked),
         *(Thing(f"port {name}", partial(vswitch.delete, ports=[name])) for name in strays),
@@ -389,8 +404,16 @@ def _own_switch(config: AgentConfig) -> Iterator[Thing]:
     switch = _switch(config)
     if switch.server.running() or switch.switch_running():
         where = switch.place.directory
-        yield Thing(f"Open vSwitch of {where}", partial(switch.stop, cleanup=True))
+        yield Thing(f"Open vSwitch of {where}", partial(_end_with_devices, switch))
     yield from _below(switch.place.directory, _OVS_FILES)
+
+
+def _end_with_devices(switch: OvsInstance) -> None:
+    """End ``switch``; half of one is started first, for it alone takes its devices away."""
+    try:
+        switch.start()
+    finally:
+        switch.stop(cleanup=True)
 
 
 def _switch(config: AgentConfig) -> OvsInstance:

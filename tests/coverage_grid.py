@@ -20,7 +20,7 @@ PORTS: tuple[Port, ...] = ("veth", "netdev", "representor")
 DATAPATHS: tuple[Datapath, ...] = ("userspace", "kernel")
 # What cannot be yet, and why, by kind of port and datapath.
 NOT_YET = {
-    ("netdev", "kernel"): "kernel datapath: no DPU in the virtual machine",
+    ("netdev", "kernel"): "kernel datapath: the virtual machine has veth pods alone",
     ("representor", "kernel"): "kernel datapath: no DPU in the virtual machine",
 }
 

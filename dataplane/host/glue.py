@@ -107,7 +107,7 @@ class GlueTarget:
         items: dict[Hashable, Joint] = {}
         pending: list[Pending] = []
         held = set()
-        if desired.held:
+        if desired.held and desired.node.datapath is Datapath.USERSPACE:
             held = {_FABRIC_SCOPE, bindings.ifindexes.get(desired.node.underlay_interface, 0)}
         for about, source, target, matches in _wanted(desired):
             ends = [bindings.ifindexes.get(netdev) for netdev in (source, target)]

@@ -11,7 +11,8 @@ from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETNSID
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
-from dataplane.netlink.messages import attributes, has_ipv6, text, xdp_program
+from dataplane.netlink.messages import attributes, has_ipv6, text, tunnel_port, xdp_program
+from dataplane.netlink.netns import in_scratch
 from dataplane.netlink.rtnl import KernelError, Rtnl
 
 _RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
@@ -27,7 +28,7 @@ class Netdev:
     ``running``: it sends, too, which the kernel lets it some time after it has a carrier.
     ``peer`` is the ifindex of a veth's other end, in the namespace that this namespace knows by
     the number ``peer_nsid`` (None: this very namespace). ``ipv6`` is False with disable_ipv6=1.
-    ``xdp`` is the id of the XDP program in its driver.
+    ``xdp`` is the id of the XDP program in its driver, ``udp_port`` where a tunnel receives.
     """
 
     ifindex: int
@@ -43,6 +44,7 @@ class Netdev:
     peer: int | None
     peer_nsid: int | None
     xdp: int | None
+    udp_port: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,26 @@ def create_veth(rtnl: Rtnl, spec: LinkSpec, peer: LinkSpec) -> None:
         ip.link("add", kind="veth", peer=_words(peer), **_words(spec))
 
 
+def has_tunnels(kind: str) -> bool:
+    """Say whether the kernel can make a tunnel of ``kind`` ("geneve", "vxlan"); loads its module.
+
+    It makes one as Open vSwitch does (IFLA_GENEVE_COLLECT_METADATA), where nobody sees it. Raises
+    KernelError, NetnsError.
+    """
+
+    def make() -> None:
+        with Rtnl() as rtnl, rtnl.doing(f"make a {kind} tunnel") as ip:
+            ip.link("add", kind=kind, ifname="tunnel", **{f"{kind}_collect_metadata": True})
+
+    try:
+        in_scratch(make)
+    except KernelError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False
+    return True
+
+
 def change(rtnl: Rtnl, ifindex: int, wanted: LinkChange) -> None:
     """Make ``wanted`` true of a netdev. Raises KernelError; ENODEV if it is gone."""
     words = {
@@ -165,10 +187,12 @@ def _get(rtnl: Rtnl, question: ifinfmsg, what: str) -> Netdev | None:
 
 def _netdev(message: nlmsg) -> Netdev:
     found = attributes(message)
+    info = attributes(found["IFLA_LINKINFO"]) if "IFLA_LINKINFO" in found else {}
+    kind = text(info.get("IFLA_INFO_KIND", b""))
     return Netdev(
         ifindex=message["index"],
         name=text(found["IFLA_IFNAME"]),
-        kind=_kind(found),
+        kind=kind,
         mac=found.get("IFLA_ADDRESS", ""),
         mtu=found["IFLA_MTU"],
         up=bool(message["flags"] & IFF_UP),
@@ -179,6 +203,7 @@ def _netdev(message: nlmsg) -> Netdev:
         peer=found.get("IFLA_LINK"),
         peer_nsid=found.get("IFLA_LINK_NETNSID"),
         xdp=xdp_program(found.get("IFLA_XDP", b"")),
+        udp_port=tunnel_port(kind, info.get("IFLA_INFO_DATA", b"")),
     )
 
 
@@ -195,8 +220,3 @@ def _words(spec: LinkSpec) -> dict[str, Any]:
 
 def _given(words: dict[str, Any]) -> dict[str, Any]:
     return {word: value for word, value in words.items() if value is not None}
-
-
-def _kind(found: dict[str, Any]) -> str:
-    info = attributes(found["IFLA_LINKINFO"]) if "IFLA_LINKINFO" in found else {}
-    return text(info.get("IFLA_INFO_KIND", b""))

@@ -28,6 +28,7 @@ _NLA_TYPE_MASK = 0x3FFF
 _UNKNOWN = "UNKNOWN"  # pyroute2's name of an attribute that is in no nla_map
 _INET6, _CONF = socket.AF_INET6, 2  # IFLA_AF_SPEC holds families, that of IPv6 its switches
 _XDP_DRV_PROG_ID = 5  # IFLA_XDP holds a program id for each mode
+_PORTS = {"geneve": 5, "vxlan": 15}  # IFLA_GENEVE_PORT, IFLA_VXLAN_PORT
 _DISABLE_IPV6 = slice(26 * 4, 27 * 4)  # DEVCONF_DISABLE_IPV6 is an index of 32-bit numbers
 
 
@@ -55,9 +56,9 @@ class Link(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
     length: int
 
     class Info(nla):  # type: ignore[misc]
-        """What kind of netdev it is."""
+        """What kind of netdev it is, and what that kind has of its own."""
 
-        nla_map = ((1, "IFLA_INFO_KIND", "cdata"),)
+        nla_map = ((1, "IFLA_INFO_KIND", "cdata"), (2, "IFLA_INFO_DATA", "cdata"))
 
     def decode_nlas(self, offset: int) -> None:
         """Let pyroute2 decode what is left when what is not chosen is cut out.
@@ -136,6 +137,12 @@ def xdp_program(modes: bytes) -> int | None:
     """Return the id of the native XDP program that IFLA_XDP tells of."""
     number = nested(modes, _XDP_DRV_PROG_ID)
     return int.from_bytes(number, sys.byteorder) if number else None
+
+
+def tunnel_port(kind: str, data: bytes) -> int | None:
+    """Return the UDP port that IFLA_INFO_DATA tells of a netdev of ``kind``, if it has one."""
+    number = nested(data, _PORTS[kind]) if kind in _PORTS else b""
+    return int.from_bytes(number, "big") if number else None
 
 
 def nested(payload: bytes, wanted: int) -> bytes:

@@ -123,6 +123,19 @@ def delete(name: str) -> None:
     path.unlink(missing_ok=True)
 
 
+def in_scratch(function: Callable[[], _Result]) -> _Result:
+    """Return what ``function`` returns, or raise what it raises, in a namespace that ends with it.
+
+    Raises NetnsError.
+    """
+
+    def leave_and_call() -> _Result:
+        _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
+        return function()
+
+    return _in_own_thread(leave_and_call)
+
+
 def _open(path: str) -> int:
     # The path comes from outside: no symbolic link (but /proc/PID/ns/net is one by nature), and no
     # waiting for the writer of a FIFO.

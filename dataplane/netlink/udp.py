@@ -10,7 +10,6 @@ from dataplane.netlink import links
 from dataplane.netlink.rtnl import Rtnl
 
 _TABLES = tuple(Path("/proc/thread-self/net") / name for name in ("udp", "udp6"))
-_TUNNELS = frozenset({"geneve", "vxlan"})
 
 
 def holder(port: int) -> str | None:
@@ -44,8 +43,8 @@ def _processes(inodes: set[str]) -> Iterator[str]:
 
 
 def _device(port: int) -> str | None:
-    """Return the tunnel devices, one of which it must be; Open vSwitch names its own by port."""
+    """Return the tunnel devices that have ``port``; Open vSwitch names its own by it."""
     with Rtnl() as rtnl:
-        found = [each.name for each in links.every(rtnl) if each.kind in _TUNNELS]
+        found = [each.name for each in links.every(rtnl) if each.udp_port == port]
     others = [name for name in found if not name.endswith(f"_sys_{port}")]
     return f"tunnel device {' or '.join(others)}" if others else None

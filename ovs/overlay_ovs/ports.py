@@ -19,6 +19,7 @@ from dataplane.netlink import udp
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
 from overlay_ovs.tables import INTEGRATION_BRIDGE, UNDERLAY_BRIDGE
 from ovs_client.errors import DatabaseError
+from ovs_client.unixctl import Unixctl, UnixctlError
 from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 
 # Pods take 100 and above (core.model.FIRST_SLOT_OFPORT).
@@ -43,14 +44,18 @@ class Configured:
 
 
 class PortsTarget:
-    """The bridges and ports that ``vswitch`` holds for ``node``; the switch itself acts on them."""
+    """The bridges and ports that ``vswitch`` holds for ``node``; the switch itself acts on them.
+
+    ``unixctl`` asks it whether it runs.
+    """
 
     name = "ovs-ports"
     deadline_s = 10.0
     bound_by = frozenset({"nic"})
 
-    def __init__(self, vswitch: VSwitch, node: str) -> None:
+    def __init__(self, vswitch: VSwitch, unixctl: Unixctl, node: str) -> None:
         self._vswitch = vswitch
+        self._unixctl = unixctl
         self._node = node
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
@@ -68,11 +73,21 @@ class PortsTarget:
         return Rendering(_items([*values, *_underlay(bindings.nic, marks)]))
 
     def observe(self) -> Mapping[Hashable, Configured]:
+        """Return what is ours, but a tunnel whose UDP port somebody else's has, too.
+
+        So each look leads to an apply, which says so.
+        """
         self._check_connected()
-        bridges = [each for each in self._vswitch.bridges().values() if self._owns(each)]
-        ports = [each for each in self._vswitch.ports().values() if self._owns(each)]
-        # A bridge has a port of its own name, which comes and goes with it.
-        return _items([*bridges, *(port for port in ports if port.name != port.bridge)])
+        bridges, ports = self._vswitch.bridges(), self._vswitch.ports().values()
+        theirs = {_socket(port, bridges) for port in ports if not self._owns(port)} - {None}
+        ours = [port for port in ports if self._owns(port) and _socket(port, bridges) not in theirs]
+        return _items(
+            [
+                *(each for each in bridges.values() if self._owns(each)),
+                # A bridge has a port of its own name, which comes and goes with it.
+                *(port for port in ours if port.name != port.bridge),
+            ]
+        )
 
     def apply(self, change: Change) -> None:
         """Make ``change``; raises PartlyRefusedError for a tunnel whose UDP port is another's."""
@@ -81,6 +96,7 @@ class PortsTarget:
         gone = [item.value for item in change.remove.values()]
         self._check_names(wanted)
         bridges = {each.name: each for each in wanted if isinstance(each, Bridge)}
+        self._check_devices_go(bridges, _names(gone, Bridge))
         ports = {each.name: each for each in wanted if isinstance(each, Port)}
         taken = self._taken({**self._vswitch.bridges(), **bridges}, ports.values())
         try:
@@ -114,10 +130,34 @@ class PortsTarget:
                     " of its own"
                 )
 
+    def _check_devices_go(self, wanted: Mapping[str, Bridge], gone: Iterable[str]) -> None:
+        """Require ovs-vswitchd where devices of a bridge have to go, with it or for another type.
+
+        One that does not run leaves them, forgets them, and cannot make those of the other type
+        beside them ("File exists") when it starts.
+        """
+        present = self._vswitch.bridges()
+        going = [f"bridge {name} cannot go" for name in gone if name in present]
+        going += [
+            f"bridge {name} cannot change from {present[name].datapath_type} to"
+            f" {bridge.datapath_type}"
+            for name, bridge in wanted.items()
+            if name in present and present[name].datapath_type != bridge.datapath_type
+        ]
+        if not going:
+            return
+        try:
+            self._unixctl.call("version")
+        except UnixctlError as error:
+            raise TargetError(
+                f"{', '.join(going)}: {error}; start ovs-vswitchd first: it alone takes its old"
+                " devices away"
+            ) from error
+
     def _taken(self, bridges: Mapping[str, Bridge], wanted: Iterable[Port]) -> dict[Hashable, str]:
         """Return which of our tunnels cannot have their UDP port, and whose that is."""
         found = {
-            port.name: (socket, self._holder(port.name, socket, bridges))
+            port.name: (socket, self._holder(socket, bridges))
             for port in wanted
             if (socket := _socket(port, bridges)) is not None
         }
@@ -128,19 +168,17 @@ class PortsTarget:
             if holder is not None
         }
 
-    def _holder(self, name: str, socket: _Socket, bridges: Mapping[str, Bridge]) -> str | None:
-        """Return who else has the socket that our tunnel ``name`` is to have.
+    def _holder(self, socket: _Socket, bridges: Mapping[str, Bridge]) -> str | None:
+        """Return who else has the socket that a tunnel of ours is to have, or has.
 
         Open vSwitch would share one of its own, and give a packet to the port that names its
         sender. In the kernel it may be anybody's.
         """
-        present = self._vswitch.ports()
-        for port in present.values():
+        for port in self._vswitch.ports().values():
             if not self._owns(port) and _socket(port, bridges) == socket:
                 return f"port {port.name} of bridge {port.bridge}"
-        has_it = name in present and _socket(present[name], bridges) == socket
         is_kernels = socket.datapath == _TYPES[Datapath.KERNEL]
-        return udp.holder(socket.number) if is_kernels and not has_it else None
+        return udp.holder(socket.number) if is_kernels else None
 
 
 class _Socket(NamedTuple):
@@ -156,6 +194,8 @@ def _socket(port: Port, bridges: Mapping[str, Bridge]) -> _Socket | None:
     if bridge is None or port.type not in _UDP_PORTS:
         return None
     number = port.options.get("dst_port", _UDP_PORTS[port.type])
+    if not number.isdecimal():
+        return None  # somebody else's: Open vSwitch takes any text
     return _Socket(bridge.datapath_type or _TYPES[Datapath.KERNEL], int(number))
 
 

@@ -10,22 +10,26 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2.netlink import NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_REQUEST, nla
 from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg.plugins.geneve import geneve
+from pyroute2.netlink.rtnl.ifinfmsg.plugins.vxlan import vxlan
 
 from bpf import syscalls
 from bpf.syscalls import Program
 from dataplane.core.events import Event, Link, LinksChanged
 from dataplane.netlink import addresses, links, netns, routes, sysctl, tc, udp
 from dataplane.netlink.links import LinkChange, LinkSpec
+from dataplane.netlink.messages import tunnel_port
 from dataplane.netlink.monitor import LinkFeed
 from dataplane.netlink.netns import Netns, NetnsError, NetnsGoneError
 from dataplane.netlink.rtnl import KernelError, Rtnl, within
@@ -825,6 +829,29 @@ def test_a_tunnel_device_has_a_udp_port(space: Netns, words: str, holder: str | 
     assert space.run(lambda: udp.holder(6081)) is None
     ip(space, "link", "set", name, "up")
     assert space.run(lambda: udp.holder(6081)) == holder
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder"), [("geneve", geneve), ("vxlan", vxlan)], ids=["geneve", "vxlan"]
+)
+def test_the_udp_port_of_a_tunnel_stands_where_pyroute2_writes_it(
+    kind: str, encoder: type[nla]
+) -> None:
+    """Many kernels, as that of the lab, have no Geneve of their own to ask."""
+    words = encoder()
+    words["attrs"] = [(f"IFLA_{kind.upper()}_ID", 7), (f"IFLA_{kind.upper()}_PORT", 6081)]
+    words.encode()
+    assert tunnel_port(kind, bytes(words.data[4:])) == 6081
+    assert tunnel_port("dummy", bytes(words.data[4:])) is None
+
+
+def test_a_tunnel_device_with_another_udp_port_is_not_named(space: Netns) -> None:
+    for name, port in (("vx7", "6081"), ("vx8", "6082"), ("vxlan_sys_6083", "6083")):
+        ip(space, "link", "add", name, "type", "vxlan", "id", "7", "dstport", port)
+        ip(space, "link", "set", name, "up")
+    holders = {port: space.run(partial(udp.holder, port)) for port in (6081, 6082, 6083, 6084)}
+    devices = {6081: "tunnel device vx7", 6082: "tunnel device vx8"}
+    assert holders == {**devices, 6083: None, 6084: None}
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])

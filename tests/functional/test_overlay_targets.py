@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def converge(target: Target, wanted: Desired, numbers: Bindings) -> Change:
     change = diff(target.render(wanted, numbers), target.observe())
     target.apply(change)
     return change
+
+
+def on(datapath: Datapath, wanted: Desired) -> Desired:
+    """Return ``wanted`` of a node with ``datapath``."""
+    return replace(wanted, node=replace(wanted.node, datapath=datapath))
+
+
+def ports_target(switch: Switch, vswitch: VSwitch) -> PortsTarget:
+    return PortsTarget(vswitch, Unixctl(switch.rundir), "node-a")
 
 
 def every_kind() -> list[SegmentView]:
@@ -329,7 +339,7 @@ class TestPorts:
     )
 
     def test_bridges_and_ports_are_as_asked(self, empty: Switch, vswitch: VSwitch) -> None:
-        target, wanted = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        target, wanted = ports_target(empty, vswitch), desired(*self.WORLD)
         nic = Bindings(replace(NIC, mtu=1600))
         assert converge(target, wanted, nic)
         assert not converge(target, wanted, nic)
@@ -344,7 +354,7 @@ class TestPorts:
         assert NIC.mac in links["ow-phy"]
 
     def test_ports_and_tunnels_follow(self, empty: Switch, vswitch: VSwitch) -> None:
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
         converge(target, desired(*self.WORLD), nic)
         other = replace(desired(self.WORLD[1]), fabric=Fabric(geneve_port=16081))
         change = converge(target, other, nic)
@@ -368,7 +378,7 @@ class TestPorts:
     def test_damage_is_repaired(
         self, empty: Switch, vswitch: VSwitch, damage: tuple[str, ...]
     ) -> None:
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
         wanted = desired(*self.WORLD)
         converge(target, wanted, nic)
         empty.configure("--", *damage)
@@ -379,7 +389,7 @@ class TestPorts:
     def test_without_the_nic_its_copies_wait_and_stay(
         self, empty: Switch, vswitch: VSwitch
     ) -> None:
-        target, wanted = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
+        target, wanted = ports_target(empty, vswitch), desired(*self.WORLD)
         converge(target, wanted, Bindings(NIC))
         rendering = target.render(wanted, Bindings())
         assert [entry.about for entry in rendering.pending] == ["ow-phy"]
@@ -387,7 +397,7 @@ class TestPorts:
 
     def test_what_others_have_stays(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.configure("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
-        target, nic = PortsTarget(vswitch, "node-a"), Bindings(NIC)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
         converge(target, desired(*self.WORLD), nic)
         empty.configure(
             *("--", "add-port", "ow-int", "mirror0"),
@@ -423,7 +433,7 @@ class TestPorts:
         empty.configure("--no-wait", *words)
         _until(lambda: bool(vswitch.bridges()))
         with pytest.raises(TargetError, match=message):
-            converge(PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC))
+            converge(ports_target(empty, vswitch), desired(*self.WORLD), Bindings(NIC))
         assert "ow-phy" not in empty.configure("list-br").split()
 
     @pytest.mark.parametrize(
@@ -438,6 +448,11 @@ class TestPorts:
                 False,
                 id="another-port",
             ),
+            pytest.param(
+                ("type=geneve", "options:remote_ip=flow", "options:dst_port=auto"),
+                False,
+                id="no-number",
+            ),
         ],
     )
     def test_a_udp_port_that_somebody_has_is_said_with_its_holder(
@@ -448,7 +463,7 @@ class TestPorts:
             "add-port", "br-int", "theirs", "--", "set", "interface", "theirs", *columns
         )
         _until(lambda: "theirs" in vswitch.ports())
-        target, wanted, nic = PortsTarget(vswitch, "node-a"), desired(*self.WORLD), Bindings(NIC)
+        target, wanted, nic = ports_target(empty, vswitch), desired(*self.WORLD), Bindings(NIC)
         if is_held:
             with pytest.raises(PartlyRefusedError) as caught:
                 converge(target, wanted, nic)
@@ -462,32 +477,108 @@ class TestPorts:
         assert found == {"ow-vxlan", "ot1", "ot2", "ot3"} | (set() if is_held else {"ow-geneve"})
         assert empty.configure("list-ports", "br-int").split() == ["theirs"]
 
-    @pytest.mark.parametrize("datapath", Datapath)
+    def test_a_udp_port_that_somebody_takes_later_is_said_and_ours_stays(
+        self, empty: Switch, vswitch: VSwitch
+    ) -> None:
+        target, wanted, nic = ports_target(empty, vswitch), desired(*self.WORLD), Bindings(NIC)
+        converge(target, wanted, nic)
+        empty.configure("add-br", "br-int", "--", "set", "bridge", "br-int", "datapath_type=netdev")
+        theirs = ("type=geneve", "options:remote_ip=192.0.2.77", "options:key=7")
+        empty.configure("add-port", "br-int", "theirs", "--", "set", "interface", "theirs", *theirs)
+        _until(lambda: "theirs" in vswitch.ports())
+        for _ in range(2):
+            with pytest.raises(PartlyRefusedError, match="held by port theirs of bridge br-int"):
+                converge(target, wanted, nic)
+        assert "ow-geneve" in empty.configure("list-ports", "ow-int").split()
+        elsewhere = replace(wanted, fabric=Fabric(geneve_port=16081))
+        converge(target, elsewhere, nic)
+        assert not converge(target, elsewhere, nic)
+        assert 'dst_port="16081"' in empty.configure("get", "interface", "ow-geneve", "options")
+
+    @pytest.mark.parametrize(
+        ("before", "datapath"),
+        [
+            pytest.param(None, Datapath.USERSPACE, id="userspace"),
+            pytest.param(None, Datapath.KERNEL, id="kernel"),
+            pytest.param(Datapath.USERSPACE, Datapath.KERNEL, id="userspace-then-kernel"),
+        ],
+    )
     def test_in_the_kernel_a_udp_port_may_be_anybodys(
-        self, empty: Switch, vswitch: VSwitch, datapath: Datapath
+        self, empty: Switch, vswitch: VSwitch, before: Datapath | None, datapath: Datapath
     ) -> None:
         """The userspace datapath has no socket there, so nobody is in its way."""
-        target, plain = PortsTarget(vswitch, "node-a"), desired(*self.WORLD)
-        wanted = replace(plain, node=replace(plain.node, datapath=datapath))
-        change = diff(target.render(wanted, Bindings(NIC)), target.observe())
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
+        if before is not None:
+            converge(target, on(before, desired(*self.WORLD)), nic)
+        wanted = on(datapath, desired(*self.WORLD))
         with (
             Netns(str(empty.netns)) as space,
             space.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as held,
         ):
             held.bind(("::", 6081))
             if datapath is Datapath.USERSPACE:
-                space.run(lambda: target.apply(change))
+                space.run(lambda: converge(target, wanted, nic))
                 return
-            with pytest.raises(PartlyRefusedError) as caught:
-                space.run(lambda: target.apply(change))
-        assert set(caught.value.refused) == {"ow-geneve"}
-        assert f"({os.getpid()})" in caught.value.refused["ow-geneve"]
+            for _ in range(2):
+                with pytest.raises(PartlyRefusedError) as caught:
+                    space.run(lambda: converge(target, wanted, nic))
+                assert set(caught.value.refused) == {"ow-geneve"}
+                assert f"({os.getpid()})" in caught.value.refused["ow-geneve"]
+
+    @pytest.mark.parametrize(
+        ("before", "after", "what"),
+        [
+            pytest.param(
+                Datapath.USERSPACE,
+                Datapath.KERNEL,
+                "bridge ow-phy cannot go, bridge ow-int cannot change from netdev to system",
+                id="to-the-kernels",
+            ),
+            pytest.param(
+                Datapath.KERNEL,
+                Datapath.USERSPACE,
+                "bridge ow-int cannot change from system to netdev",
+                id="from-the-kernels",
+            ),
+        ],
+    )
+    def test_the_datapath_changes_only_while_ovs_vswitchd_can_take_its_devices_away(
+        self, empty: Switch, vswitch: VSwitch, before: Datapath, after: Datapath, what: str
+    ) -> None:
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
+        had, wanted = (on(each, desired(*self.WORLD)) for each in (before, after))
+        converge(target, had, nic)
+        empty.ovs.stop_switch()
+        assert not converge(target, had, nic)
+        with pytest.raises(TargetError, match=f"{what}.*start ovs-vswitchd first"):
+            converge(target, wanted, nic)
+        assert target.observe() == target.render(had, nic).items
+        empty.ovs.start_switch()
+        assert converge(target, wanted, nic)
+        assert target.observe() == target.render(wanted, nic).items
+
+    def test_a_switch_that_runs_changes_its_datapath_to_and_fro(
+        self, empty: Switch, vswitch: VSwitch
+    ) -> None:
+        """A dummy in memory stands for the kernel's datapath (--enable-dummy), without netdevs."""
+        empty.ovs.stop_switch()
+        empty.ovs.place.start("ovs-vswitchd", "--enable-dummy=system", empty.ovs.remote)
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
+        ofports = {"ow-geneve": 1, "ow-vxlan": 2, "ot1": 101, "ot2": 102, "ot3": 103}
+        netdevs = {"ow-int", "ow-phy", "ophy0", "ot1", "ot2", "ot3"}
+        kinds = {Datapath.USERSPACE: ("netdev@", netdevs), Datapath.KERNEL: ("system@", set())}
+        for datapath in (*Datapath, *Datapath):
+            converge(target, on(datapath, desired(*self.WORLD)), nic)
+            kind, expected = kinds[datapath]
+            _until(partial(_has_netdevs, empty, expected))
+            _until(lambda: {name: _ofport(empty, name) for name in ofports} == ofports)
+            assert kind in empty.control("dpif/show")
 
     def test_no_database_is_an_error_that_says_so(self, empty: Switch, vswitch: VSwitch) -> None:
         empty.ovs.server.stop()
         _until(lambda: vswitch.error is not None)
         with pytest.raises(TargetError, match="start ovsdb-server"):
-            PortsTarget(vswitch, "node-a").observe()
+            ports_target(empty, vswitch).observe()
 
 
 class TestFeed:
@@ -579,6 +670,11 @@ def _collect(heard: queue.SimpleQueue[Event | str], last: Event, least: int) -> 
 def _ofport(switch: Switch, name: str) -> int | None:
     shown = switch.configure("--if-exists", "get", "interface", name, "ofport").strip("[]\n ")
     return int(shown) if shown else None
+
+
+def _has_netdevs(switch: Switch, names: set[str]) -> bool:
+    shown = [line.split()[0] for line in switch.ip("-br", "link").splitlines()]
+    return {name for name in shown if name not in ("lo", "ovs-netdev")} == names
 
 
 def _fails(action: Callable[[], object]) -> bool:

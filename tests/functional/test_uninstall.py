@@ -15,9 +15,10 @@ from dataplane import uninstall
 from dataplane.cni.install import PLUGIN_NAME, install_plugin
 from dataplane.config import AgentConfig, parse_config
 from dataplane.core.errors import OverweaveError, TargetError
+from ovs_client.process import wait_until
 from ovs_client.vswitch import VSwitch
 from tests.functional.marvell_device import running_device
-from tests.functional.overlay_switch import in_netns
+from tests.functional.overlay_switch import in_netns, running_switch
 from tests.functional.switch_world import MarvellWorld, Stage
 from tests.functional.test_marvell_driver import WANTED
 
@@ -184,6 +185,46 @@ def test_a_directory_with_something_else_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "ovs").rmdir()
     thing.remove()
     assert not tmp_path.exists()
+
+
+def test_bridges_stay_while_nobody_would_take_their_devices_away(tmp_path: Path) -> None:
+    with running_switch(tmp_path, bare=True) as switch:
+        config = config_at(tmp_path, tmp_path, f"ovs: {{rundir: {switch.rundir}}}")
+        vswitch = VSwitch(switch.ovs.remote)
+        vswitch.start()
+        try:
+            switch.ovs.stop_switch()
+            assert uninstall._bridges(config, vswitch) == []
+            marks = ("datapath_type=netdev", "external_ids:overweave=n")
+            add = ("add-br", "ow-int", "--", "set", "bridge", "ow-int", *marks)
+            switch.configure("--no-wait", *add)
+            assert wait_until(lambda: "ow-int" in vswitch.bridges(), 10)
+            wanted = "ow-int, whose devices only ovs-vswitchd.*start it, and uninstall again"
+            with pytest.raises(OverweaveError, match=wanted):
+                uninstall._bridges(config, vswitch)
+            switch.ovs.start_switch()
+            (thing,) = uninstall._bridges(config, vswitch)
+            assert thing.name == "bridge ow-int"
+            assert "ow-int" in switch.ip("-br", "link")
+            thing.remove()
+            assert wait_until(lambda: "ow-int" not in switch.ip("-br", "link"), 10)
+        finally:
+            vswitch.stop()
+
+
+@pytest.mark.parametrize("dead", ["ovs-vswitchd", "ovsdb-server"])
+def test_half_a_switch_of_its_own_goes_with_its_devices(tmp_path: Path, dead: str) -> None:
+    with running_switch(tmp_path, bare=True) as switch:
+        config = config_at(tmp_path, tmp_path, f"ovs: {{manage: true, rundir: {switch.rundir}}}")
+        netdev = ("set", "bridge", "ow-int", "datapath_type=netdev")
+        switch.configure("add-br", "ow-int", "--", *netdev)
+        switch.ovs.place.kill(dead)
+        ended, *_files = uninstall._own_switch(config)
+        assert "ow-int" in switch.ip("-br", "link")
+        in_netns(switch.netns, ended.remove)
+        assert "ow-int" not in switch.ip("-br", "link")
+        assert not switch.ovs.server.running()
+        assert not switch.ovs.switch_running()
 
 
 DEVICES = """

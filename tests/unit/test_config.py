@@ -306,6 +306,11 @@ def test_a_fault_names_key_and_value(old: str, new: str, told: str) -> None:
         pytest.param(
             "ovs: {manage: true, remote: 'unix:/o'}", "ovs.remote 'unix:/o'", id="managed elsewhere"
         ),
+        pytest.param(
+            "ovs: {manage: true}\ndatapath: kernel",
+            "datapath: kernel is left to the node's own Open vSwitch",
+            id="the kernel's datapath, managed",
+        ),
         pytest.param("state_dir: 5", "state_dir: 5 is not an absolute path", id="number as path"),
         pytest.param("state_dir: /a/../b", "state_dir: '/a/../b'", id="dots in path"),
         pytest.param(f"run_dir: /{'x' * 100}", "is too long", id="socket name too long"),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from dataplane.contracts import Target
 from dataplane.core.desired import Bindings, Datapath, Desired, SegmentView
-from dataplane.core.diff import Rendering, diff
+from dataplane.core.diff import Item, Rendering, diff
 from dataplane.core.model import IpAddress, Segment
-from dataplane.host.glue import GlueTarget, Joint
+from dataplane.host.glue import GlueTarget, Joint, _scope
 from dataplane.host.target import LinkKey, LinksTarget
 from overlay_ovs.flows import render_flows
 from overlay_ovs.ports import Configured, PortsTarget
@@ -51,10 +51,10 @@ def wanted(datapath: Datapath, *views: SegmentView, ebpf: bool = True) -> Desire
     return replace(plain, node=replace(plain.node, datapath=datapath, ebpf=ebpf))
 
 
-def rendered(target: Target, datapath: Datapath) -> Rendering:
+def rendered(target: Target, datapath: Datapath, world: SegmentView = WORLD) -> Rendering:
     ifindexes = {name: number for number, name in enumerate(NETDEVS, start=1)}
-    known = replace(bindings(WORLD), ifindexes=ifindexes)
-    return target.render(wanted(datapath, WORLD), known)
+    known = replace(bindings(world), ifindexes=ifindexes)
+    return target.render(wanted(datapath, world), known)
 
 
 def _values(rendering: Rendering) -> list[Bridge | Port]:
@@ -83,7 +83,7 @@ def _values(rendering: Rendering) -> list[Bridge | Port]:
 def test_bridges_and_ports(
     datapath: Datapath, kind: str, names: set[str], local_ip: str | None
 ) -> None:
-    rendering = rendered(PortsTarget(NOBODY, "node-a"), datapath)
+    rendering = rendered(PortsTarget(NOBODY, NOBODY, "node-a"), datapath)
     found = {each.name: each for each in _values(rendering)}
     assert set(found) == names
     kinds = {each.datapath_type for each in found.values() if isinstance(each, Bridge)}
@@ -95,7 +95,7 @@ def test_bridges_and_ports(
 
 
 def test_the_kernels_needs_no_nic_for_its_bridges() -> None:
-    target = PortsTarget(NOBODY, "node-a")
+    target = PortsTarget(NOBODY, NOBODY, "node-a")
     assert target.render(wanted(Datapath.KERNEL, WORLD), Bindings()).pending == ()
 
 
@@ -199,13 +199,37 @@ def test_the_kernels_waits_for_no_port_and_no_next_hop_at_the_nic() -> None:
 
 def test_bridges_whose_flows_are_looked_at(tmp_path: Path) -> None:
     for datapath, names in BRIDGES.items():
-        rendering = rendered(PortsTarget(NOBODY, "node-a"), datapath)
+        rendering = rendered(PortsTarget(NOBODY, NOBODY, "node-a"), datapath)
         made = {each.name for each in _values(rendering) if isinstance(each, Bridge)}
         assert set(names) == set(FlowsTarget(tmp_path, datapath)._bridges) == made
 
 
+@pytest.mark.parametrize(
+    ("datapath", "gone"),
+    [
+        pytest.param(Datapath.USERSPACE, set(), id="userspace"),
+        pytest.param(Datapath.KERNEL, {NIC.name, "ophy0"}, id="kernel"),
+    ],
+)
+def test_while_views_are_incomplete_only_the_kernels_takes_redirects_of_the_nic_away(
+    datapath: Datapath, gone: set[str]
+) -> None:
+    """What peers send is for the kernel's sockets there, whoever they are."""
+    before = rendered(GlueTarget(), Datapath.USERSPACE).items
+    unknown = replace(WORLD, flood=(), synced=False)
+    after = rendered(GlueTarget(), datapath, unknown)
+    removed = diff(after, {key: found(item) for key, item in before.items()}).remove
+    assert {item.netdev for item in removed.values()} == gone
+
+
+def found(item: Item) -> Joint:
+    """Return a redirect as a look at the kernel shows it."""
+    assert isinstance(item, Joint)
+    return replace(item, scope=_scope(item.redirect))
+
+
 def test_who_changes_to_the_kernels_takes_the_underlay_bridge_away() -> None:
-    target = PortsTarget(NOBODY, "node-a")
+    target = PortsTarget(NOBODY, NOBODY, "node-a")
     before, after = (rendered(target, each) for each in (Datapath.USERSPACE, Datapath.KERNEL))
     change = diff(after, before.items)
     assert set(change.remove) == {("Bridge", "ow-phy"), ("Port", "ophy0")}

@@ -47,7 +47,7 @@ class Narrow:
 def targets(directory: Path) -> list[Target]:
     return [
         StateFiles(directory),
-        PortsTarget(NOBODY, "node-a"),
+        PortsTarget(NOBODY, NOBODY, "node-a"),
         FlowsTarget(directory),
         TunnelsTarget(NOBODY, NOBODY),
         LinksTarget(),

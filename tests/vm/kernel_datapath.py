@@ -154,14 +154,16 @@ def prefer_another_address(paths: LabPaths, node: LabNode) -> None:
 
 def shown(paths: NodePaths) -> dict[str, str]:
     """Return what of their Open vSwitch must stay as it is."""
-    columns = "other_config,external_ids,manager_options,ssl,flow_tables"
     return {
         "ports": vsctl(paths, "list-ports", "br-int"),
         "bridge": vsctl(
             paths, "--columns=datapath_type,fail_mode,other_config", "list", "br", "br-int"
         ),
         "tunnel": vsctl(paths, "--columns=ofport,options,error", "list", "interface", "theirs"),
-        "global": vsctl(paths, f"--columns={columns.replace(',flow_tables', '')}", "list", "open"),
+        "flows": "; ".join(sorted(flows(paths, "br-int"))),
+        "global": vsctl(
+            paths, "--columns=other_config,external_ids,manager_options,ssl", "list", "open"
+        ),
     }
 
 
@@ -247,6 +249,7 @@ def expect_undisturbed(echo: Echo) -> None:
 
 
 def test_status_says_so(world: World) -> None:
+    assert all(shown(paths)["flows"] for paths in world.nodes)  # there was something to compare
     for paths in world.nodes:
         modes = nodes.modes(paths)
         assert (modes["datapath"], modes["fastpath"]) == ("kernel", "on")
@@ -300,6 +303,7 @@ def test_verify_finds_what_pods_send_in_agreement(
     (record,) = json.loads(capsys.readouterr().out)
     assert record["differences"] == []
     fast = [each for each in record["paths"] if each["path"] == "fastpath"]
+    assert len(fast) == len(world.nodes)
     assert all(each["agree"] > 100 for each in fast), record["paths"]
 
 
@@ -331,10 +335,10 @@ def test_known_traffic_outlives_ovs_vswitchd(world: World) -> None:
     expect_whole(world, COLOURS[0])  # broadcasts, too
 
 
-def flows(paths: NodePaths) -> set[str]:
-    """Return the flows of ow-int; none while it is not there."""
+def flows(paths: NodePaths, bridge: str = "ow-int") -> set[str]:
+    """Return the flows of ``bridge``; none while it is not there."""
     try:
-        return set(map(str, OpenFlowBridge(paths.ovs / "ow-int.mgmt").dump_flows()))
+        return set(map(str, OpenFlowBridge(paths.ovs / f"{bridge}.mgmt").dump_flows()))
     except OpenFlowError:
         return set()
 

@@ -167,20 +167,26 @@ def test_a_switch_that_dies_while_it_is_asked_is_told_of_at_once() -> None:
     assert stand.looks == 1
 
 
+def hanging(stand: Stand) -> tuple[threading.Event, threading.Event]:
+    """Have a look wait for the second event, and tell by the first that it does."""
+    asked, answered = threading.Event(), threading.Event()
+    describe = stand.describe
+
+    def late() -> Capability:
+        asked.set()
+        assert answered.wait(30)
+        return describe()
+
+    stand.describe = late  # type: ignore[method-assign]
+    return asked, answered
+
+
 def test_a_switch_that_falls_silent_in_the_middle_of_a_look_is_told_of_at_once() -> None:
     """The look may take its time: it has more to wait for than whether anybody is there."""
     stand = Stand()
     stand.later()
     stand.events.clear()
-    asked, answered = threading.Event(), threading.Event()
-    describe = stand.describe
-
-    def hanging() -> Capability:
-        asked.set()
-        assert answered.wait(30)
-        return describe()
-
-    stand.describe = hanging  # type: ignore[method-assign]
+    asked, answered = hanging(stand)
     look = threading.Thread(target=stand.feed.watch)
     look.start()
     assert asked.wait(5)
@@ -199,18 +205,11 @@ def test_a_switch_that_falls_silent_in_the_middle_of_a_look_is_told_of_at_once()
     assert stand.looks == 1
 
 
-def test_who_is_silent_is_told_of_while_a_look_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_silent_is_told_of_while_a_look_still_waits() -> None:
     """The thread that asks only whether it answers is not the one that waits."""
     stand = Stand()
     stand.mute = "no answer within 0.7 s"
-    asked, answered = threading.Event(), threading.Event()
-
-    def describe() -> Capability:
-        asked.set()
-        assert answered.wait(30)
-        return Capability("test", "switch")
-
-    monkeypatch.setattr(stand, "describe", describe)
+    asked, answered = hanging(stand)
     stand.feed.start(stand.events.append)
     try:
         assert asked.wait(5)
@@ -220,17 +219,10 @@ def test_who_is_silent_is_told_of_while_a_look_still_waits(monkeypatch: pytest.M
         stand.feed.stop()
 
 
-def test_to_stop_waits_for_no_silent_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_stop_waits_for_no_silent_switch() -> None:
     """A look at one takes up to fifteen seconds, and who ends an agent waits for ten."""
     stand = Stand()
-    asked, answered = threading.Event(), threading.Event()
-
-    def describe() -> Capability:
-        asked.set()
-        assert answered.wait(30)
-        return Capability("test", "switch")
-
-    monkeypatch.setattr(stand, "describe", describe)
+    asked, answered = hanging(stand)
     stand.feed.start(stand.events.append)
     assert asked.wait(5)
     began = time.monotonic()

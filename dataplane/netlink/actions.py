@@ -217,10 +217,15 @@ def _counted(basic: bytes | None) -> tuple[int, int]:
 
 
 def _read(kind: str, options: Mapping[int, bytes]) -> Action | None:
-    """Return the action that has a word here, and goes on as that one does."""
+    """Return the action that has a word here, and goes on as that one does.
+
+    What is at ``_PARMS`` is only the same for the kinds below: act_police has nothing there.
+    """
     parms = options.get(_PARMS, b"")
+    if len(parms) < _GENERAL.size:
+        return None
     verdict, rest = _GENERAL.unpack_from(parms)[2], parms[_GENERAL.size :]
-    what = _WORD.unpack_from(rest)[0] if rest else 0
+    what = _WORD.unpack_from(rest)[0] if len(rest) >= _WORD.size else 0
     if (kind, verdict) == ("gact", _SHOT):
         return Drop()
     if (kind, verdict, what) == ("mirred", _STOLEN, _EGRESS_REDIR):

@@ -290,6 +290,13 @@ def parms(kind: str, verdict: int, *more: int) -> bytes:
         pytest.param(parms("tunnel_key", 2, 2), id="a drop after unset"),
         pytest.param(parms("vlan", 3, 3), id="a tag that is changed"),
         pytest.param(parms("pedit", 3), id="another kind"),
+        pytest.param(
+            attribute(1, b"police\0") + attribute(2, attribute(1, bytes(56))), id="police"
+        ),
+        pytest.param(attribute(1, b"other\0") + attribute(2, attribute(2, bytes(7))), id="short"),
+        pytest.param(
+            attribute(1, b"other\0") + attribute(2, attribute(2, bytes(21))), id="shorter"
+        ),
     ],
 )
 def test_an_action_without_word_is_none_of_ours(action: bytes) -> None:

@@ -40,7 +40,9 @@ class Sx904:
         self._relay = relay
         self._gone: set[str] = set()
         self._limit: int | None = None
-        self._turn = threading.RLock()
+        self._turn = (
+            threading.RLock()
+        )  # never held while the relay is asked, whose lock comes first
         links = Links(config)
         table = Table(self._room, self.trouble.refuses)
         self._card = Card(links, Tc(links, table, tunnels=config.tunnels), self._turn)
@@ -104,20 +106,20 @@ class Sx904:
         found = named_port(self._config, port)
         with self._turn:
             self._gone.add(found.port)
-            self._relay.unplug(found.port)
             if found in self._config.representors:
                 link = self._card.links.remove_representor(found)
                 if link is not None:
                     self._card.tc.forget(link.ifindex)
+        self._relay.unplug(found.port)
 
     def return_port(self, port: str) -> None:
         """Have a port back that was taken away; a representor is another netdev then."""
         found = named_port(self._config, port)
         with self._turn:
-            self._plug(found)
             if found in self._config.representors:
                 self._card.links.add_representor(found)
             self._gone.discard(found.port)
+        self._plug(found)
 
     def lose_one(self) -> str:
         """Drop one filter, and return it; empty: there was none."""

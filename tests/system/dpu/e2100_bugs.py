@@ -44,15 +44,21 @@ class Rows:
 
     def row(self, table: str, **match: int | str) -> p4r.TableEntry:
         """Return the one row of ``table`` with these in its match. Raises ValueError: none."""
+        (entry,) = self.rows(table, **match)
+        return entry
+
+    def rows(self, table: str, **match: int | str) -> list[p4r.TableEntry]:
+        """Return the rows of ``table`` with these in their match."""
         wanted = {name: number(value) for name, value in match.items()}
         fields = {f.id: f.name.rpartition(".")[2] for f in MAKE.tables[table].match_fields}
-        (entry,) = (
+        found = [
             entry
             for entry in self.told.entries(MAKE(table, {}))
             if wanted.items() <= {fields[m.field_id]: value_of(m) for m in entry.match}.items()
-        )
-        entry.ClearField("counter_data")
-        return entry
+        ]
+        for entry in found:
+            entry.ClearField("counter_data")
+        return found
 
     @property
     def remote(self) -> p4r.TableEntry:
@@ -82,6 +88,11 @@ class Rows:
     def member(self) -> p4r.TableEntry:
         """Return by which row tunnel packets are taken in."""
         return self.row("ipv4_tunnel_term_table", ipv4_src=str(self.vtep), vni=self.colour.vni)
+
+    @property
+    def members(self) -> list[p4r.TableEntry]:
+        """Return by which rows tunnel packets of the segment are taken in, from all its VTEPs."""
+        return self.rows("ipv4_tunnel_term_table", vni=self.colour.vni)
 
     def received(self, station: Station) -> p4r.TableEntry:
         """Return by which row frames from a tunnel go to a VF."""
@@ -196,7 +207,13 @@ BUGS: Mapping[str, Seeded] = {
     "no decapsulation": Seeded("inner frame: ", lambda r: given(r.member, tunnel_id=_NOBODYS)),
     "another encapsulation is taken in": Seeded(
         "verdict: deliver, not drop: vxlan of that VNI",
-        lambda r: doing(r.member, "set_vxlan_decap_outer_hdr", tunnel_id=r.tunnel),
+        lambda r: [
+            row
+            for member in r.members
+            for row in doing(
+                member, "set_vxlan_decap_outer_hdr", tunnel_id=param(member, "tunnel_id")
+            )
+        ],
     ),
     "lost miss": Seeded("verdict: drop, not deliver: ARP request", lambda r: given(r.miss, port=0)),
     "misses of another VF": Seeded(

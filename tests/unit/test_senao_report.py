@@ -10,12 +10,15 @@ import pytest
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure
 from dataplane.core.model import Encap, Family
+from dataplane.core.offload import SwitchView, choose
 from dataplane.core.reasons import Reason
 from dataplane.netlink.actions import Counts, Drop
 from dataplane.netlink.exchange import Refusal
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, Filter, Found, Listing, Match, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
 from dataplane.netlink.tc import Slot
+from tests.unit.marvell_builders import entries, vf
+from tests.unit.overlay_builders import GENEVE4, desired, view
 from vendors.senao.pipeline import PREFERENCES, Tunnel, Wiring
 from vendors.senao.refusals import is_fatal, is_full, reason_of
 from vendors.senao.report import Findings, Trial, capability
@@ -146,21 +149,26 @@ def test_an_uplink_that_is_none_is_an_obstacle(findings: Findings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "tunnels", "stands"),
+    ("release", "trial", "stands"),
     [
-        pytest.param((6, 1), False, True, id="published, old"),
-        pytest.param((6, 8), False, False, id="published"),
-        pytest.param((6, 1), True, False, id="its maker's own"),
-        pytest.param(None, False, False, id="not the kernel's"),
+        pytest.param((6, 1), Trial(tunnels=False, words="x"), True, id="published, old"),
+        pytest.param((6, 8), Trial(tunnels=False, words="x"), False, id="published"),
+        pytest.param((6, 1), Trial(tunnels=True), False, id="its maker's own"),
+        pytest.param((6, 1), Trial(tunnels=True, words="x"), True, id="old, and nobody knows"),
+        pytest.param(None, Trial(tunnels=False, words="x"), False, id="not the kernel's"),
     ],
 )
-def test_a_driver_that_loses_frames_is_an_obstacle(
-    release: tuple[int, int] | None, tunnels: bool, stands: bool
+def test_a_driver_that_loses_frames_is_an_obstacle_and_nothing_stays(
+    release: tuple[int, int] | None, trial: Trial, stands: bool
 ) -> None:
-    trial = Trial(tunnels=tunnels, words="" if tunnels else "x")
     found = said(replace(GOOD, release=release, trial=trial))
     assert bool(found.obstacle) == stands
     assert not stands or "6.1 takes filters from VF to VF and loses their frames" in found.obstacle
+    assert found.forwards == (not stands)
+    wanted = desired(view(GENEVE4, [vf(1, GENEVE4)]))
+    placed = entries(wanted)
+    busy = SwitchView(found, rates=dict.fromkeys(placed, 1e6), held=placed)
+    assert choose(wanted, busy, (), placed).placed == (frozenset() if stands else placed)
 
 
 def foreign(preference: int, match: Match, *, in_hardware: bool) -> Found:

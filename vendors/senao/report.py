@@ -61,19 +61,24 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     ours = sum(map(is_ours, held))
     foreign = sum(found.in_hardware and not is_ours(found) for found in held)
     tunnels = usable(findings.netdevs, wiring) if findings.trial.tunnels else {}
+    loses = _loses(findings, wiring)
     cannot_set = {Field.ECN} if findings.trial.dont_fragment else {Field.ECN, Field.DF}
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
         tunnels=frozenset((encap, family) for encap in tunnels for family in Family),
-        guards={name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
+        # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
+        guards={}
+        if loses
+        else {name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
         tables=(
             Table(TABLE, max(findings.capacity, ours + foreign), ours + foreign, foreign, _ROWS),
         ),
         cannot_set=frozenset(cannot_set),
         departures=DEPARTURES,
         limits=tuple(_limits(findings, wiring)),
-        obstacle=_mode(findings, wiring) or _foreign(findings, wiring),
+        obstacle=_mode(findings, wiring) or loses or _foreign(findings, wiring),
+        forwards=not loses,
         offloads=wiring.skip is Skip.KERNEL,
         emulated=emulated,
         rows=ours,
@@ -137,13 +142,20 @@ def _mode(findings: Findings, wiring: Wiring) -> str:
     uplink = findings.netdevs.get(wiring.uplink)
     if there and (uplink is None or uplink.switch not in {netdev.switch for netdev in there}):
         return f"{wiring.uplink} is no port of its switch: correct switch.uplink"
-    release = findings.release
-    if release is not None and release < _FORWARDS_BETWEEN and not findings.trial.tunnels:
-        return (
-            f"Linux {release[0]}.{release[1]} takes filters from VF to VF and loses their frames:"
-            f" its ice driver needs {_FORWARDS_BETWEEN[0]}.{_FORWARDS_BETWEEN[1]}"
-        )
     return ""
+
+
+def _loses(findings: Findings, wiring: Wiring) -> str:
+    """Return why filters lose their frames; only tunnels that it has taken say it is another's."""
+    release, trial = findings.release, findings.trial
+    if wiring.skip is not Skip.KERNEL or release is None or release >= _FORWARDS_BETWEEN:
+        return ""
+    if trial.tunnels and not trial.words:
+        return ""
+    return (
+        f"Linux {release[0]}.{release[1]} takes filters from VF to VF and loses their frames:"
+        f" its ice driver needs {_FORWARDS_BETWEEN[0]}.{_FORWARDS_BETWEEN[1]}"
+    )
 
 
 def _foreign(findings: Findings, wiring: Wiring) -> str:

@@ -231,6 +231,16 @@ def test_a_representor_is_told_by_its_vf(
     assert found.obstacle == ""
 
 
+def test_filters_of_ours_are_seen_when_every_representor_has_another_name(
+    device: Device, stage: Stage
+) -> None:
+    stage.place(pair())
+    before = stage.switch.observe()
+    driver = device.driver()
+    wiring = replace(driver._wiring, representors=("old0", "old1", "old2"))
+    assert SenaoSwitch(driver._opens, wiring, Limits(MOST)).observe() == before
+
+
 def described(device: Device, wiring: Wiring) -> Capability:
     driver = device.driver()
     return SenaoSwitch(driver._opens, wiring, Limits(MOST)).describe()

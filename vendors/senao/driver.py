@@ -132,7 +132,8 @@ class SenaoSwitch:
     def _look(self, exchange: Exchange) -> _Seen:
         """Look at the netdevs, and at the filters of those that have ours, or had, or share it."""
         netdevs = {each.name: each for each in switchdev.every(exchange)}
-        switches = {netdevs[n].switch for n in self._wiring.representors if n in netdevs} - {""}
+        known = (*self._wiring.representors, self._wiring.uplink)  # they may all have other names
+        switches = {netdevs[n].switch for n in known if n in netdevs} - {""}
         others = {
             n
             for n, each in netdevs.items()

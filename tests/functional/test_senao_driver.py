@@ -13,6 +13,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change
@@ -29,8 +30,10 @@ from tests.functional.switch_world import CPU, NEXT_HOPS, UP, SenaoWorld, Stage,
 from tests.functional.test_switch_contract import FAR, frame, goes_out, key, pair, vf
 from tests.unit.overlay_builders import (
     GENEVE4,
+    GENEVE6,
     NIC,
     VTEP4,
+    VTEP6,
     VXLAN4,
     desired,
     ips_of,
@@ -154,6 +157,16 @@ def test_what_is_there_proves_tunnels_where_no_trial_would_fit(
     device.tell("table-full", "filters", "3")
     other = world.driver()
     assert other.describe().tunnels
+
+
+def test_what_is_there_over_ipv6_says_nothing_of_df(
+    device: Device, world: SenaoWorld, stage: Stage
+) -> None:
+    stage.place(pair(GENEVE6, VTEP6[0]))
+    device.tell("refuse", "1")
+    other = world.driver()
+    assert other.describe().cannot_set == {Field.ECN, Field.DF}
+    assert other.describe().cannot_set == {Field.ECN}
 
 
 def test_a_trial_that_was_cut_short_is_cleared_away(device: Device, stage: Stage) -> None:

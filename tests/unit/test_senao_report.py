@@ -36,7 +36,7 @@ NETDEVS = {
         SwitchNetdev(6, "vxl0", "vxlan", udp_port=4789),
     )
 }
-GOOD = Findings(NETDEVS, {}, Trial(tunnels=True), 4096)
+GOOD = Findings(NETDEVS, {}, Trial(tunnels=True, dont_fragment=True), 4096)
 BOTH = {(encap, family) for encap in Encap for family in Family}
 IP_PREFERENCE = PREFERENCES[ETH_P_IP]
 
@@ -60,8 +60,14 @@ def test_all_is_well() -> None:
     assert found.offloads
 
 
-def test_a_kernel_that_knows_no_df_cannot_set_it() -> None:
-    trial = Trial(tunnels=True, dont_fragment=False)
+@pytest.mark.parametrize(
+    "trial",
+    [
+        pytest.param(Trial(tunnels=True, dont_fragment=False), id="forgets it"),
+        pytest.param(Trial(tunnels=True, words="No space left on device"), id="nobody knows"),
+    ],
+)
+def test_a_kernel_that_is_not_known_to_know_df_cannot_set_it(trial: Trial) -> None:
     assert said(replace(GOOD, trial=trial)).cannot_set == {Field.ECN, Field.DF}
 
 

@@ -220,12 +220,14 @@ def _traffic(row: Row, found: Found) -> Traffic:
 
 
 def _proof(seen: _Seen) -> Trial | None:
-    """Return that it has tunnels, if a filter of ours that needs one is there."""
-    for found in seen.found.values():
-        outer = next((a for a in found.filter.actions if isinstance(a, TunnelSet)), None)
-        if outer is not None:
-            known = outer.dont_fragment or outer.target.version == 6
-            return Trial(tunnels=True, dont_fragment=known)
+    """Return that it has tunnels, if a filter of ours is there that needs one over IPv4.
+
+    One over IPv6 does not tell whether the kernel knows DF.
+    """
+    actions = (action for found in seen.found.values() for action in found.filter.actions)
+    for action in actions:
+        if isinstance(action, TunnelSet) and action.target.version == 4:
+            return Trial(tunnels=True, dont_fragment=action.dont_fragment)
     return None
 
 

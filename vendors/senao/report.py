@@ -33,12 +33,12 @@ class Trial:
     """What came of a filter that was tried: whether the device has tunnels, for all that is known.
 
     ``words`` are those of who refused it, which may be about something else. ``dont_fragment``: the
-    kernel knows DF of an outer header.
+    kernel is known to know DF of an outer header.
     """
 
     tunnels: bool
     words: str = ""
-    dont_fragment: bool = True
+    dont_fragment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

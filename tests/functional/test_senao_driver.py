@@ -18,7 +18,7 @@ from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change
 from dataplane.core.errors import PartlyRefusedError, TargetError
-from dataplane.core.model import Encap, EntryKey, Family
+from dataplane.core.model import Encap, EntryKey, Fabric, Family
 from dataplane.core.reasons import Reason
 from dataplane.netlink.exchange import kernel_socket
 from dataplane.netlink.flower import Skip
@@ -267,6 +267,20 @@ def test_a_tunnel_device_that_is_not_there_is_said_and_the_other_is_used(
     found = described(device, replace(wiring, tunnels=tunnels))
     assert {encap for encap, _ in found.tunnels} == {Encap.GENEVE}
     assert any("there is no vxlan device vxlan_sys_9" in each for each in found.limits)
+
+
+def test_tunnels_to_another_port_than_the_fabric_s_are_said_to_be_none(stage: Stage) -> None:
+    """So that placement, which has what is rendered made anew, hears of it."""
+    assert len(stage.switch.describe().tunnels) == len(Encap) * len(Family)
+    wanted = replace(pair(), fabric=Fabric(geneve_port=16081))
+    bound = Bindings(NIC, next_hops=NEXT_HOPS, placed=entries(wanted))
+    ((about, why),) = ((p.about, p.reason) for p in stage.switch.render(wanted, bound).pending)
+    assert about == key(10)
+    assert "genev_sys_6081 is for UDP port 6081, geneve goes to 16081 here" in why
+    found = stage.switch.describe()
+    assert {encap for encap, _ in found.tunnels} == {Encap.VXLAN}
+    stage.switch.render(pair(), bound)
+    assert len(stage.switch.describe().tunnels) == len(Encap) * len(Family)
 
 
 # --- filters of others ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure
-from dataplane.core.model import Encap, Family
+from dataplane.core.model import Encap, Fabric, Family
 from dataplane.core.offload import SwitchView, choose
 from dataplane.core.reasons import Reason
 from dataplane.netlink.actions import Counts, Drop
@@ -51,7 +51,7 @@ def without(*names: str, **others: SwitchNetdev) -> Findings:
 
 
 def test_all_is_well() -> None:
-    found = said()
+    found = said(replace(GOOD, fabric=Fabric()))
     assert (found.vendor, found.product, found.obstacle) == ("senao", "Senao SX904", "")
     assert found.tunnels == BOTH
     assert set(found.guards) == {"rep0", "rep1"}
@@ -101,6 +101,13 @@ def test_a_kernel_that_is_not_known_to_know_df_cannot_set_it(trial: Trial) -> No
             {(Encap.GENEVE, family) for family in Family},
             "there is no vxlan device vxl0",
             id="a tunnel device of another kind",
+        ),
+        pytest.param(
+            replace(GOOD, fabric=Fabric(geneve_port=16081)),
+            {"rep0", "rep1"},
+            {(Encap.VXLAN, family) for family in Family},
+            "gen0 is for UDP port 6081, geneve goes to 16081 here",
+            id="a tunnel device of another port",
         ),
         pytest.param(
             without("rep1"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure, Part, Table
-from dataplane.core.model import Encap, Family, Guard
+from dataplane.core.model import Encap, Fabric, Family, Guard
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Found, Listing, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
 from dataplane.netlink.tc import Slot
@@ -45,7 +45,8 @@ class Trial:
 class Findings:
     """What was found: netdevs, filters by netdev, and how many the table takes at most.
 
-    ``release`` is the kernel's; None: its driver is not Intel's for sure.
+    ``release`` is the kernel's; None: its driver is not Intel's for sure. ``fabric`` says which UDP
+    ports tunnels go to; None: it is not known yet.
     """
 
     netdevs: Mapping[str, SwitchNetdev]
@@ -53,6 +54,7 @@ class Findings:
     trial: Trial
     capacity: int
     release: tuple[int, int] | None = None
+    fabric: Fabric | None = None
 
 
 def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capability:
@@ -60,13 +62,15 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     held = [found for each in findings.listings.values() for found in each.found]
     ours = sum(map(is_ours, held))
     foreign = sum(found.in_hardware and not is_ours(found) for found in held)
-    tunnels = usable(findings.netdevs, wiring) if findings.trial.tunnels else {}
+    tunnels = usable(findings.netdevs, wiring).keys() - _unfit(findings, wiring).keys()
     loses = _loses(findings, wiring)
     cannot_set = {Field.ECN} if findings.trial.dont_fragment else {Field.ECN, Field.DF}
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
-        tunnels=frozenset((encap, family) for encap in tunnels for family in Family),
+        tunnels=frozenset((encap, family) for encap in tunnels for family in Family)
+        if findings.trial.tunnels
+        else frozenset(),
         # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
         guards={}
         if loses
@@ -109,6 +113,13 @@ def usable(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> dict[Encap, T
     return {encap: Tunnel(netdev.name, netdev.udp_port) for encap, netdev in there.items()}
 
 
+def _unfit(findings: Findings, wiring: Wiring) -> dict[Encap, str]:
+    """Return which tunnel devices are for another UDP port than the fabric's."""
+    there, fabric = usable(findings.netdevs, wiring), findings.fabric
+    whys = {encap: each.why_unfit(encap, fabric) if fabric else "" for encap, each in there.items()}
+    return {encap: why for encap, why in whys.items() if why}
+
+
 def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     yield from _LIMITS
     if words := findings.trial.words:
@@ -119,6 +130,7 @@ def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     for encap, tunnel in wiring.tunnels.items():
         if encap not in usable(findings.netdevs, wiring):
             yield f"there is no {encap} device {tunnel.netdev}: Open vSwitch makes it with its port"
+    yield from _unfit(findings, wiring).values()
     for number, name in enumerate(wiring.representors):
         netdev = findings.netdevs.get(name)
         if netdev is None:

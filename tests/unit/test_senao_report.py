@@ -142,6 +142,12 @@ def test_what_is_missing_is_said(
     assert found.obstacle == ""
 
 
+@pytest.mark.parametrize("tunnels", [True, False])
+def test_a_driver_that_counts_nothing_is_said_to(tunnels: bool) -> None:
+    limits = said(replace(GOOD, trial=Trial(tunnels=tunnels))).limits
+    assert any("counts nothing" in limit for limit in limits) != tunnels
+
+
 def test_netdevs_without_a_switch_are_vlan_lanes() -> None:
     lanes = {name: replace(each, switch="", port="") for name, each in NETDEVS.items()}
     found = said(replace(GOOD, netdevs=lanes))

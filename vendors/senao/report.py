@@ -24,7 +24,11 @@ _REPRESENTOR = re.compile(r"pf\d+vf(\d+)")
 _FORWARDS_BETWEEN = (6, 8)  # ice before takes filters from VF to VF, and then loses the frames
 _LIMITS = (
     "IPv6 with a hop limit above 127 stays in software: no key tells ND apart, which has 255",
-    "its driver does not say how many filters it takes, nor, if it is Intel's own, what they count",
+    "its driver does not say how many filters it takes",
+)
+_COUNTS_NOTHING = (
+    "a driver without tunnels, as Intel's own, counts nothing: what no pin holds here is taken for"
+    " silent, goes, and comes again with its traffic"
 )
 
 
@@ -122,6 +126,8 @@ def _unfit(findings: Findings, wiring: Wiring) -> dict[Encap, str]:
 
 def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     yield from _LIMITS
+    if not findings.trial.tunnels:
+        yield _COUNTS_NOTHING
     if words := findings.trial.words:
         known = (
             "that it encapsulates could not be tried" if findings.trial.tunnels else "no tunnels"

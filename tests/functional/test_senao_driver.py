@@ -13,11 +13,12 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
+from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change
 from dataplane.core.errors import PartlyRefusedError, TargetError
-from dataplane.core.model import Encap, EntryKey, Family
+from dataplane.core.model import Encap, EntryKey, Fabric, Family
 from dataplane.core.reasons import Reason
 from dataplane.netlink.exchange import kernel_socket
 from dataplane.netlink.flower import Skip
@@ -29,8 +30,10 @@ from tests.functional.switch_world import CPU, NEXT_HOPS, UP, SenaoWorld, Stage,
 from tests.functional.test_switch_contract import FAR, frame, goes_out, key, pair, vf
 from tests.unit.overlay_builders import (
     GENEVE4,
+    GENEVE6,
     NIC,
     VTEP4,
+    VTEP6,
     VXLAN4,
     desired,
     ips_of,
@@ -156,6 +159,16 @@ def test_what_is_there_proves_tunnels_where_no_trial_would_fit(
     assert other.describe().tunnels
 
 
+def test_what_is_there_over_ipv6_says_nothing_of_df(
+    device: Device, world: SenaoWorld, stage: Stage
+) -> None:
+    stage.place(pair(GENEVE6, VTEP6[0]))
+    device.tell("refuse", "1")
+    other = world.driver()
+    assert other.describe().cannot_set == {Field.ECN, Field.DF}
+    assert other.describe().cannot_set == {Field.ECN}
+
+
 def test_a_trial_that_was_cut_short_is_cleared_away(device: Device, stage: Stage) -> None:
     stage.place(pair())
     number = device.netdevs()["rep1"]
@@ -231,6 +244,16 @@ def test_a_representor_is_told_by_its_vf(
     assert found.obstacle == ""
 
 
+def test_filters_of_ours_are_seen_when_every_representor_has_another_name(
+    device: Device, stage: Stage
+) -> None:
+    stage.place(pair())
+    before = stage.switch.observe()
+    driver = device.driver()
+    wiring = replace(driver._wiring, representors=("old0", "old1", "old2"))
+    assert SenaoSwitch(driver._opens, wiring, Limits(MOST)).observe() == before
+
+
 def described(device: Device, wiring: Wiring) -> Capability:
     driver = device.driver()
     return SenaoSwitch(driver._opens, wiring, Limits(MOST)).describe()
@@ -244,6 +267,20 @@ def test_a_tunnel_device_that_is_not_there_is_said_and_the_other_is_used(
     found = described(device, replace(wiring, tunnels=tunnels))
     assert {encap for encap, _ in found.tunnels} == {Encap.GENEVE}
     assert any("there is no vxlan device vxlan_sys_9" in each for each in found.limits)
+
+
+def test_tunnels_to_another_port_than_the_fabric_s_are_said_to_be_none(stage: Stage) -> None:
+    """So that placement, which has what is rendered made anew, hears of it."""
+    assert len(stage.switch.describe().tunnels) == len(Encap) * len(Family)
+    wanted = replace(pair(), fabric=Fabric(geneve_port=16081))
+    bound = Bindings(NIC, next_hops=NEXT_HOPS, placed=entries(wanted))
+    ((about, why),) = ((p.about, p.reason) for p in stage.switch.render(wanted, bound).pending)
+    assert about == key(10)
+    assert "genev_sys_6081 is for UDP port 6081, geneve goes to 16081 here" in why
+    found = stage.switch.describe()
+    assert {encap for encap, _ in found.tunnels} == {Encap.VXLAN}
+    stage.switch.render(pair(), bound)
+    assert len(stage.switch.describe().tunnels) == len(Encap) * len(Family)
 
 
 # --- filters of others ---------------------------------------------------------------------------

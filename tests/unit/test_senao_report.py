@@ -9,13 +9,16 @@ import pytest
 
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure
-from dataplane.core.model import Encap, Family
+from dataplane.core.model import Encap, Fabric, Family
+from dataplane.core.offload import SwitchView, choose
 from dataplane.core.reasons import Reason
 from dataplane.netlink.actions import Counts, Drop
 from dataplane.netlink.exchange import Refusal
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, Filter, Found, Listing, Match, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
 from dataplane.netlink.tc import Slot
+from tests.unit.marvell_builders import entries, vf
+from tests.unit.overlay_builders import GENEVE4, desired, view
 from vendors.senao.pipeline import PREFERENCES, Tunnel, Wiring
 from vendors.senao.refusals import is_fatal, is_full, reason_of
 from vendors.senao.report import Findings, Trial, capability
@@ -33,7 +36,7 @@ NETDEVS = {
         SwitchNetdev(6, "vxl0", "vxlan", udp_port=4789),
     )
 }
-GOOD = Findings(NETDEVS, {}, Trial(tunnels=True), 4096)
+GOOD = Findings(NETDEVS, {}, Trial(tunnels=True, dont_fragment=True), 4096)
 BOTH = {(encap, family) for encap in Encap for family in Family}
 IP_PREFERENCE = PREFERENCES[ETH_P_IP]
 
@@ -48,7 +51,7 @@ def without(*names: str, **others: SwitchNetdev) -> Findings:
 
 
 def test_all_is_well() -> None:
-    found = said()
+    found = said(replace(GOOD, fabric=Fabric()))
     assert (found.vendor, found.product, found.obstacle) == ("senao", "Senao SX904", "")
     assert found.tunnels == BOTH
     assert set(found.guards) == {"rep0", "rep1"}
@@ -57,8 +60,14 @@ def test_all_is_well() -> None:
     assert found.offloads
 
 
-def test_a_kernel_that_knows_no_df_cannot_set_it() -> None:
-    trial = Trial(tunnels=True, dont_fragment=False)
+@pytest.mark.parametrize(
+    "trial",
+    [
+        pytest.param(Trial(tunnels=True, dont_fragment=False), id="forgets it"),
+        pytest.param(Trial(tunnels=True, words="No space left on device"), id="nobody knows"),
+    ],
+)
+def test_a_kernel_that_is_not_known_to_know_df_cannot_set_it(trial: Trial) -> None:
     assert said(replace(GOOD, trial=trial)).cannot_set == {Field.ECN, Field.DF}
 
 
@@ -94,6 +103,13 @@ def test_a_kernel_that_knows_no_df_cannot_set_it() -> None:
             id="a tunnel device of another kind",
         ),
         pytest.param(
+            replace(GOOD, fabric=Fabric(geneve_port=16081)),
+            {"rep0", "rep1"},
+            {(Encap.VXLAN, family) for family in Family},
+            "gen0 is for UDP port 6081, geneve goes to 16081 here",
+            id="a tunnel device of another port",
+        ),
+        pytest.param(
             without("rep1"),
             {"rep0"},
             BOTH,
@@ -126,6 +142,12 @@ def test_what_is_missing_is_said(
     assert found.obstacle == ""
 
 
+@pytest.mark.parametrize("tunnels", [True, False])
+def test_a_driver_that_counts_nothing_is_said_to(tunnels: bool) -> None:
+    limits = said(replace(GOOD, trial=Trial(tunnels=tunnels))).limits
+    assert any("counts nothing" in limit for limit in limits) != tunnels
+
+
 def test_netdevs_without_a_switch_are_vlan_lanes() -> None:
     lanes = {name: replace(each, switch="", port="") for name, each in NETDEVS.items()}
     found = said(replace(GOOD, netdevs=lanes))
@@ -146,21 +168,26 @@ def test_an_uplink_that_is_none_is_an_obstacle(findings: Findings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "tunnels", "stands"),
+    ("release", "trial", "stands"),
     [
-        pytest.param((6, 1), False, True, id="published, old"),
-        pytest.param((6, 8), False, False, id="published"),
-        pytest.param((6, 1), True, False, id="its maker's own"),
-        pytest.param(None, False, False, id="not the kernel's"),
+        pytest.param((6, 1), Trial(tunnels=False, words="x"), True, id="published, old"),
+        pytest.param((6, 8), Trial(tunnels=False, words="x"), False, id="published"),
+        pytest.param((6, 1), Trial(tunnels=True), False, id="its maker's own"),
+        pytest.param((6, 1), Trial(tunnels=True, words="x"), True, id="old, and nobody knows"),
+        pytest.param(None, Trial(tunnels=False, words="x"), False, id="not the kernel's"),
     ],
 )
-def test_a_driver_that_loses_frames_is_an_obstacle(
-    release: tuple[int, int] | None, tunnels: bool, stands: bool
+def test_a_driver_that_loses_frames_is_an_obstacle_and_nothing_stays(
+    release: tuple[int, int] | None, trial: Trial, stands: bool
 ) -> None:
-    trial = Trial(tunnels=tunnels, words="" if tunnels else "x")
     found = said(replace(GOOD, release=release, trial=trial))
     assert bool(found.obstacle) == stands
     assert not stands or "6.1 takes filters from VF to VF and loses their frames" in found.obstacle
+    assert found.forwards == (not stands)
+    wanted = desired(view(GENEVE4, [vf(1, GENEVE4)]))
+    placed = entries(wanted)
+    busy = SwitchView(found, rates=dict.fromkeys(placed, 1e6), held=placed)
+    assert choose(wanted, busy, (), placed).placed == (frozenset() if stands else placed)
 
 
 def foreign(preference: int, match: Match, *, in_hardware: bool) -> Found:

@@ -15,7 +15,7 @@ from dataplane.core.capability import Capability
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Item, Rendering
 from dataplane.core.errors import TargetError
-from dataplane.core.model import Encap, EntryKey, family_of
+from dataplane.core.model import Encap, EntryKey, Fabric, family_of
 from dataplane.core.overhead import encap_overhead
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
@@ -66,7 +66,9 @@ class SenaoSwitch:
         self._wiring = wiring
         self._limits = limits
         self._emulated = emulated
-        self._tunnels = wiring.tunnels  # as they were seen last
+        # Render looks at nothing that placement was not told: as describe saw them last.
+        self._tunnels = wiring.tunnels
+        self._fabric: Fabric | None = None  # of what was rendered last
         self._trial: Trial | None = None
         self._full: tuple[int, float] | None = None  # so many filters, and when that was learnt
 
@@ -74,6 +76,7 @@ class SenaoSwitch:
         """Do nothing: each piece of work has a socket of its own, and what is placed stays."""
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
+        self._fabric = desired.fabric
         return render_rows(desired, bindings, replace(self._wiring, tunnels=self._tunnels))
 
     def observe(self) -> Mapping[Hashable, Item]:
@@ -101,10 +104,10 @@ class SenaoSwitch:
             trial=trial,
             capacity=self._capacity(),
             release=self._limits.release,
+            fabric=self._fabric,
         )
-        found = capability(findings, self._wiring, emulated=self._emulated)
-        self._tunnels = usable(seen.netdevs, self._wiring) if found.tunnels else {}
-        return found
+        self._tunnels = usable(seen.netdevs, self._wiring) if trial.tunnels else {}
+        return capability(findings, self._wiring, emulated=self._emulated)
 
     def counters(self) -> Mapping[EntryKey, Traffic]:
         with self._asking() as exchange:
@@ -132,7 +135,8 @@ class SenaoSwitch:
     def _look(self, exchange: Exchange) -> _Seen:
         """Look at the netdevs, and at the filters of those that have ours, or had, or share it."""
         netdevs = {each.name: each for each in switchdev.every(exchange)}
-        switches = {netdevs[n].switch for n in self._wiring.representors if n in netdevs} - {""}
+        known = (*self._wiring.representors, self._wiring.uplink)  # they may all have other names
+        switches = {netdevs[n].switch for n in known if n in netdevs} - {""}
         others = {
             n
             for n, each in netdevs.items()
@@ -140,11 +144,6 @@ class SenaoSwitch:
         }
         hooks = others | {name for name in self._wiring.hooks if name in netdevs}
         listings = {n: flower.listing(exchange, netdevs[n].ifindex) for n in sorted(hooks)}
-        self._tunnels = {
-            encap: tunnel
-            for encap, tunnel in usable(netdevs, self._wiring).items()
-            if self._trial is None or self._trial.tunnels
-        }
         return _seen(netdevs, listings)
 
     def _capacity(self) -> int:
@@ -219,12 +218,14 @@ def _traffic(row: Row, found: Found) -> Traffic:
 
 
 def _proof(seen: _Seen) -> Trial | None:
-    """Return that it has tunnels, if a filter of ours that needs one is there."""
-    for found in seen.found.values():
-        outer = next((a for a in found.filter.actions if isinstance(a, TunnelSet)), None)
-        if outer is not None:
-            known = outer.dont_fragment or outer.target.version == 6
-            return Trial(tunnels=True, dont_fragment=known)
+    """Return that it has tunnels, if a filter of ours is there that needs one over IPv4.
+
+    One over IPv6 does not tell whether the kernel knows DF.
+    """
+    actions = (action for found in seen.found.values() for action in found.filter.actions)
+    for action in actions:
+        if isinstance(action, TunnelSet) and action.target.version == 4:
+            return Trial(tunnels=True, dont_fragment=action.dont_fragment)
     return None
 
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from zlib import crc32
 
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import Encap, EntryKey, IpAddress, Mac, Vni
+from dataplane.core.model import Encap, EntryKey, Fabric, IpAddress, Mac, Vni
 from dataplane.netlink.actions import Action, Redirect, TunnelSet
 from dataplane.netlink.flower import (
     ETH_P_ALL,
@@ -112,6 +112,13 @@ class Tunnel:
 
     netdev: str
     udp_port: int | None = None
+
+    def why_unfit(self, encap: Encap, fabric: Fabric) -> str:
+        """Return why it is not for the tunnels of a fabric; empty: it is."""
+        number = fabric.port(encap)
+        if self.udp_port in (None, number):
+            return ""
+        return f"{self.netdev} is for UDP port {self.udp_port}, {encap} goes to {number} here"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure, Part, Table
-from dataplane.core.model import Encap, Family, Guard
+from dataplane.core.model import Encap, Fabric, Family, Guard
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Found, Listing, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
 from dataplane.netlink.tc import Slot
@@ -24,7 +24,11 @@ _REPRESENTOR = re.compile(r"pf\d+vf(\d+)")
 _FORWARDS_BETWEEN = (6, 8)  # ice before takes filters from VF to VF, and then loses the frames
 _LIMITS = (
     "IPv6 with a hop limit above 127 stays in software: no key tells ND apart, which has 255",
-    "its driver does not say how many filters it takes, nor, if it is Intel's own, what they count",
+    "its driver does not say how many filters it takes",
+)
+_COUNTS_NOTHING = (
+    "a driver without tunnels, as Intel's own, counts nothing: what no pin holds here is taken for"
+    " silent, goes, and comes again with its traffic"
 )
 
 
@@ -33,19 +37,20 @@ class Trial:
     """What came of a filter that was tried: whether the device has tunnels, for all that is known.
 
     ``words`` are those of who refused it, which may be about something else. ``dont_fragment``: the
-    kernel knows DF of an outer header.
+    kernel is known to know DF of an outer header.
     """
 
     tunnels: bool
     words: str = ""
-    dont_fragment: bool = True
+    dont_fragment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What was found: netdevs, filters by netdev, and how many the table takes at most.
 
-    ``release`` is the kernel's; None: its driver is not Intel's for sure.
+    ``release`` is the kernel's; None: its driver is not Intel's for sure. ``fabric`` says which UDP
+    ports tunnels go to; None: it is not known yet.
     """
 
     netdevs: Mapping[str, SwitchNetdev]
@@ -53,6 +58,7 @@ class Findings:
     trial: Trial
     capacity: int
     release: tuple[int, int] | None = None
+    fabric: Fabric | None = None
 
 
 def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capability:
@@ -60,20 +66,27 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     held = [found for each in findings.listings.values() for found in each.found]
     ours = sum(map(is_ours, held))
     foreign = sum(found.in_hardware and not is_ours(found) for found in held)
-    tunnels = usable(findings.netdevs, wiring) if findings.trial.tunnels else {}
+    tunnels = usable(findings.netdevs, wiring).keys() - _unfit(findings, wiring).keys()
+    loses = _loses(findings, wiring)
     cannot_set = {Field.ECN} if findings.trial.dont_fragment else {Field.ECN, Field.DF}
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
-        tunnels=frozenset((encap, family) for encap in tunnels for family in Family),
-        guards={name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
+        tunnels=frozenset((encap, family) for encap in tunnels for family in Family)
+        if findings.trial.tunnels
+        else frozenset(),
+        # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
+        guards={}
+        if loses
+        else {name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
         tables=(
             Table(TABLE, max(findings.capacity, ours + foreign), ours + foreign, foreign, _ROWS),
         ),
         cannot_set=frozenset(cannot_set),
         departures=DEPARTURES,
         limits=tuple(_limits(findings, wiring)),
-        obstacle=_mode(findings, wiring) or _foreign(findings, wiring),
+        obstacle=_mode(findings, wiring) or loses or _foreign(findings, wiring),
+        forwards=not loses,
         offloads=wiring.skip is Skip.KERNEL,
         emulated=emulated,
         rows=ours,
@@ -104,8 +117,17 @@ def usable(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> dict[Encap, T
     return {encap: Tunnel(netdev.name, netdev.udp_port) for encap, netdev in there.items()}
 
 
+def _unfit(findings: Findings, wiring: Wiring) -> dict[Encap, str]:
+    """Return which tunnel devices are for another UDP port than the fabric's."""
+    there, fabric = usable(findings.netdevs, wiring), findings.fabric
+    whys = {encap: each.why_unfit(encap, fabric) if fabric else "" for encap, each in there.items()}
+    return {encap: why for encap, why in whys.items() if why}
+
+
 def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     yield from _LIMITS
+    if not findings.trial.tunnels:
+        yield _COUNTS_NOTHING
     if words := findings.trial.words:
         known = (
             "that it encapsulates could not be tried" if findings.trial.tunnels else "no tunnels"
@@ -114,6 +136,7 @@ def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     for encap, tunnel in wiring.tunnels.items():
         if encap not in usable(findings.netdevs, wiring):
             yield f"there is no {encap} device {tunnel.netdev}: Open vSwitch makes it with its port"
+    yield from _unfit(findings, wiring).values()
     for number, name in enumerate(wiring.representors):
         netdev = findings.netdevs.get(name)
         if netdev is None:
@@ -137,13 +160,20 @@ def _mode(findings: Findings, wiring: Wiring) -> str:
     uplink = findings.netdevs.get(wiring.uplink)
     if there and (uplink is None or uplink.switch not in {netdev.switch for netdev in there}):
         return f"{wiring.uplink} is no port of its switch: correct switch.uplink"
-    release = findings.release
-    if release is not None and release < _FORWARDS_BETWEEN and not findings.trial.tunnels:
-        return (
-            f"Linux {release[0]}.{release[1]} takes filters from VF to VF and loses their frames:"
-            f" its ice driver needs {_FORWARDS_BETWEEN[0]}.{_FORWARDS_BETWEEN[1]}"
-        )
     return ""
+
+
+def _loses(findings: Findings, wiring: Wiring) -> str:
+    """Return why filters lose their frames; only tunnels that it has taken say it is another's."""
+    release, trial = findings.release, findings.trial
+    if wiring.skip is not Skip.KERNEL or release is None or release >= _FORWARDS_BETWEEN:
+        return ""
+    if trial.tunnels and not trial.words:
+        return ""
+    return (
+        f"Linux {release[0]}.{release[1]} takes filters from VF to VF and loses their frames:"
+        f" its ice driver needs {_FORWARDS_BETWEEN[0]}.{_FORWARDS_BETWEEN[1]}"
+    )
 
 
 def _foreign(findings: Findings, wiring: Wiring) -> str:

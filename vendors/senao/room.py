@@ -34,7 +34,8 @@ def ends(rows: Collection[Row]) -> Mapping[Hashable, frozenset[End]]:
 def lacking(rows: Collection[Row], present: AbstractSet[Hashable], room: int) -> set[End]:
     """Return who goes without if there is room for ``room`` filters that are not ``present``.
 
-    What is there comes first, so that it is not displaced by what joins it. VFs come before VTEPs,
+    What is there comes first, so that it is not displaced by what joins it, and stays where there
+    is less than no room: the device has lost some of what was ``present``. VFs come before VTEPs,
     and those before the endpoints behind them.
     """
     needs, local = ends(rows), frozenset(behind(rows).values())
@@ -52,7 +53,7 @@ def lacking(rows: Collection[Row], present: AbstractSet[Hashable], room: int) ->
     for end in sorted(by_end, key=order):
         serving = [key for key in by_end[end] if needs[key] <= accepted | {end}]
         cost = sum(key not in present for key in serving)
-        if cost <= room and (serving or end in local):
+        if cost <= max(room, 0) and (serving or end in local):
             room -= cost
             accepted.add(end)
     used = {end for each in needs.values() if each <= accepted for end in each}

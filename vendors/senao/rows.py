@@ -135,12 +135,10 @@ def _why_not_to(
 def _tunnel_fault(plan: _Plan, scene: Scene) -> str:
     """Return why the device has no tunnels of the segment's encapsulation."""
     encap = scene.segment.encap
-    tunnel, number = plan.wiring.tunnels.get(encap), scene.desired.fabric.port(encap)
+    tunnel = plan.wiring.tunnels.get(encap)
     if tunnel is None:
         return f"it has no tunnels of {encap} (describe says why)"
-    if tunnel.udp_port not in (None, number):
-        return f"{tunnel.netdev} is for UDP port {tunnel.udp_port}, {encap} goes to {number} here"
-    return ""
+    return tunnel.why_unfit(encap, scene.desired.fabric)
 
 
 # --- the filters -----------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_what_is_seen_of_a_real_switch_agrees_also_for_two_at_once(overweave: Ov
 
 def assert_agrees(found: dict[str, Any]) -> None:
     """See that a switch between two VFs, the wire and the DPU does what it should."""
-    assert (found["status"], found["differences"]) == (0, [])
+    assert (found["status"], found["differences"]) == (0, []), found
     switch = row_of_switch(found)
     assert (switch["unknown"], switch["differ"]) == (0, 0)
     assert switch["agree"] > 10  # those that came out at a VF

@@ -12,7 +12,7 @@ from dataplane.core.capability import Capability, Departure
 from dataplane.core.model import Encap, Fabric, Family
 from dataplane.core.offload import SwitchView, choose
 from dataplane.core.reasons import Reason
-from dataplane.netlink.actions import Counts, Drop
+from dataplane.netlink.actions import Counts, Redirect
 from dataplane.netlink.exchange import Refusal
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, Filter, Found, Listing, Match, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
@@ -217,7 +217,7 @@ def test_a_driver_that_loses_frames_is_an_obstacle_and_nothing_stays(
 
 
 def foreign(preference: int, match: Match, *, in_hardware: bool) -> Found:
-    theirs = Filter(Slot(3, preference, 7), ETH_P_ALL, match, (Drop(),), Skip.NOBODY)
+    theirs = Filter(Slot(3, preference, 7), ETH_P_ALL, match, (Redirect(9),), Skip.NOBODY)
     return Found(theirs, in_hardware, Counts())
 
 

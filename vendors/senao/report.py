@@ -66,19 +66,17 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     held = [found for each in findings.listings.values() for found in each.found]
     ours = sum(map(is_ours, held))
     foreign = sum(found.in_hardware and not is_ours(found) for found in held)
-    tunnels = usable(findings.netdevs, wiring).keys() - _unfit(findings, wiring).keys()
+    unfit = Encap if not findings.trial.tunnels else _unfit(findings, wiring)
+    tunnels = usable(findings.netdevs, wiring).keys() - set(unfit)
     loses = _loses(findings, wiring)
+    # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
+    there = () if loses else ports(findings.netdevs, wiring)
     cannot_set = {Field.ECN} if findings.trial.dont_fragment else {Field.ECN, Field.DF}
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
-        tunnels=frozenset((encap, family) for encap in tunnels for family in Family)
-        if findings.trial.tunnels
-        else frozenset(),
-        # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
-        guards={}
-        if loses
-        else {name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
+        tunnels=frozenset((encap, family) for encap in tunnels for family in Family),
+        guards={name: frozenset(Guard) for name in there},
         tables=(
             Table(TABLE, max(findings.capacity, ours + foreign), ours + foreign, foreign, _ROWS),
         ),

@@ -28,7 +28,8 @@ class Part(StrEnum):
 class Departure(StrEnum):
     """What a device says that it cannot do, so that it forwards what Open vSwitch would not so.
 
-    None of them has a frame go where it is not addressed to, and none is a guard's check.
+    None of them has a frame go where it is not addressed to, and no address or MAC that a guard
+    asks for is left uncompared: with LENGTHS, malformed packets pass that have them.
     """
 
     ND_ANSWERS = "answer an ND solicitation that is sent to one: who is asked gets it"

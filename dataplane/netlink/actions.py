@@ -1,4 +1,4 @@
-"""What a tc filter does with a frame: act_tunnel_key, mirred, gact, vlan, as attributes. Pure.
+"""What a tc filter does with a frame: act_tunnel_key and mirred, as attributes. Pure.
 
 Numbers are those of linux/pkt_cls.h and linux/tc_act. pyroute2 has no tunnel_key, and no cookies.
 """
@@ -19,8 +19,8 @@ COOKIE_BYTES = 16  # TC_COOKIE_MAX_SIZE
 _NESTED = 0x8000  # NLA_F_NESTED
 _KIND, _OPTIONS, _STATS, _COOKIE = 1, 2, 4, 6  # TCA_ACT_...
 _TM, _PARMS = 1, 2  # TCA_TUNNEL_KEY_..., and the same of the others
-_BASIC, _BASIC_HW = 1, 7  # TCA_STATS_...
-_SHOT, _PIPE, _STOLEN = 2, 3, 4  # TC_ACT_...
+_BASIC = 1  # TCA_STATS_BASIC: all, the device's share among them
+_PIPE, _STOLEN = 3, 4  # TC_ACT_...
 _SET, _RELEASE = 1, 2  # TCA_TUNNEL_KEY_ACT_...
 _ENDS = {4: (3, 4), 6: (5, 6)}  # TCA_TUNNEL_KEY_ENC_IPV4_SRC, _DST, and of IPv6
 _KEY_ID, _PAD, _PORT, _NO_CHECKSUM, _TOS, _TTL, _NO_FRAGMENT = 7, 8, 9, 10, 12, 13, 14
@@ -29,12 +29,9 @@ _TUNNEL = frozenset(
     | {*_ENDS[4], *_ENDS[6]}
 )
 _EGRESS_REDIR = 1  # TCA_EGRESS_REDIR
-_POP, _PUSH = 1, 2  # TCA_VLAN_ACT_...
-_VLAN_ID, _VLAN_TYPE, _VLAN_PRIORITY = 3, 4, 6  # TCA_VLAN_PUSH_VLAN_...
-_CUSTOMER_TAG = 0x8100  # ETH_P_8021Q
 _GENERAL = struct.Struct("=IIiii")  # tc_gen: index, capabilities, verdict, two counts of users
 _MIRRED = struct.Struct("=iI")  # behind it in struct tc_mirred
-_WORD, _SHORT = struct.Struct("=i"), struct.Struct("=H")
+_WORD = struct.Struct("=i")
 _BE_WORD, _BE_SHORT = struct.Struct("!I"), struct.Struct("!H")
 _COUNTS = struct.Struct("=QI")  # struct gnet_stats_basic: bytes, packets
 _CACHED = 4096  # different ones at a time: one for each VTEP and VNI
@@ -72,25 +69,6 @@ class Redirect:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
-    """Drop the frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class VlanPush:
-    """Put a tag on: 12 bits of ``vlan``, 3 of ``priority``."""
-
-    vlan: int
-    priority: int = 0
-    ethertype: int = _CUSTOMER_TAG
-
-
-@dataclass(frozen=True, slots=True)
-class VlanPop:
-    """Take the outer tag off."""
-
-
-@dataclass(frozen=True, slots=True)
 class Unread:
     """An action that has no word here."""
 
@@ -98,17 +76,15 @@ class Unread:
     options: bytes
 
 
-Action = TunnelSet | TunnelUnset | Redirect | Drop | VlanPush | VlanPop | Unread
+Action = TunnelSet | TunnelUnset | Redirect | Unread
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What an action has done; of all packets and bytes ``hardware_...`` are the device's share."""
+    """What an action has done, in the device and in the kernel."""
 
     packets: int = 0
     bytes: int = 0
-    hardware_packets: int = 0
-    hardware_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +129,6 @@ def _encoded(action: Action) -> bytes:
             kind, options = "tunnel_key", _no_checksum(0) + _parms(_PIPE, _WORD.pack(_RELEASE))
         case Redirect(ifindex):
             kind, options = "mirred", _parms(_STOLEN, _MIRRED.pack(_EGRESS_REDIR, ifindex))
-        case Drop():
-            kind, options = "gact", _parms(_SHOT)
-        case VlanPush():
-            kind, options = "vlan", _parms(_PIPE, _WORD.pack(_PUSH)) + _tag(action)
-        case VlanPop():
-            kind, options = "vlan", _parms(_PIPE, _WORD.pack(_POP))
         case _:
             raise ValueError(f"an action {action.kind} that was not understood cannot be made")
     return attribute(_KIND, kind.encode() + b"\0") + attribute(_OPTIONS | _NESTED, options)
@@ -189,31 +159,22 @@ def _tunnel_set(action: TunnelSet) -> bytes:
     )
 
 
-def _tag(action: VlanPush) -> bytes:
-    other = action.ethertype != _CUSTOMER_TAG
-    return (
-        attribute(_VLAN_ID, _SHORT.pack(action.vlan))
-        + (attribute(_VLAN_TYPE, _BE_SHORT.pack(action.ethertype)) if other else b"")
-        + attribute(_VLAN_PRIORITY, bytes([action.priority]))
-    )
-
-
 def _found(attributes: Mapping[int, bytes]) -> FoundAction:
     kind, options = text(attributes.get(_KIND, b"")), attributes.get(_OPTIONS, b"")
     try:
         action = _read(kind, attribute_map(options))
         stats = attribute_map(attributes.get(_STATS, b""))
-        counts = Counts(*_counted(stats.get(_BASIC)), *_counted(stats.get(_BASIC_HW)))
+        counts = _counted(stats.get(_BASIC))
     except struct.error as error:
         raise ValueError(f"action {kind}: {error}") from None
     return FoundAction(action or Unread(kind, options), attributes.get(_COOKIE, b""), counts)
 
 
-def _counted(basic: bytes | None) -> tuple[int, int]:
+def _counted(basic: bytes | None) -> Counts:
     if basic is None:
-        return 0, 0
+        return Counts()
     octets, packets = _COUNTS.unpack_from(basic)
-    return packets, octets
+    return Counts(packets, octets)
 
 
 def _read(kind: str, options: Mapping[int, bytes]) -> Action | None:
@@ -226,14 +187,10 @@ def _read(kind: str, options: Mapping[int, bytes]) -> Action | None:
         return None
     verdict, rest = _GENERAL.unpack_from(parms)[2], parms[_GENERAL.size :]
     what = _WORD.unpack_from(rest)[0] if len(rest) >= _WORD.size else 0
-    if (kind, verdict) == ("gact", _SHOT):
-        return Drop()
     if (kind, verdict, what) == ("mirred", _STOLEN, _EGRESS_REDIR):
         return Redirect(_MIRRED.unpack_from(rest)[1])
     if (kind, verdict) == ("tunnel_key", _PIPE) and _TUNNEL.issuperset(options):
         return TunnelUnset() if what == _RELEASE else _read_tunnel(options)
-    if (kind, verdict) == ("vlan", _PIPE) and what in (_POP, _PUSH):
-        return VlanPop() if what == _POP else _read_tag(options)
     return None
 
 
@@ -250,12 +207,4 @@ def _read_tunnel(options: Mapping[int, bytes]) -> TunnelSet | None:
         ttl=options.get(_TTL, b"\0")[0],
         checksum=not any(options.get(_NO_CHECKSUM, b"")),
         dont_fragment=_NO_FRAGMENT in options,
-    )
-
-
-def _read_tag(options: Mapping[int, bytes]) -> VlanPush:
-    return VlanPush(
-        vlan=_SHORT.unpack(options.get(_VLAN_ID, b""))[0],
-        priority=options.get(_VLAN_PRIORITY, b"\0")[0],
-        ethertype=_BE_SHORT.unpack(options.get(_VLAN_TYPE, b"\x81\x00"))[0],
     )

@@ -123,11 +123,6 @@ def addition(wanted: Filter) -> Request:
     return Request(RTM_NEWTFILTER, encode(wanted), NLM_F_CREATE | NLM_F_EXCL)
 
 
-def replacement(wanted: Filter) -> Request:
-    """Return what puts a filter in its place, whatever is there."""
-    return Request(RTM_NEWTFILTER, encode(wanted), NLM_F_CREATE)
-
-
 def deletion(slot: Slot, protocol: int) -> Request:
     """Return what deletes the filter in a place; with handle 0 all of that preference."""
     return Request(RTM_DELTFILTER, _head(slot, protocol) + attribute(_KIND, _FLOWER))

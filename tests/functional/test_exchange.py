@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from dataplane.netlink import exchange, flower, links, switchdev
-from dataplane.netlink.actions import Drop
+from dataplane.netlink.actions import Redirect
 from dataplane.netlink.exchange import Exchange, Refusal, Request
 from dataplane.netlink.flower import ETH_P_ALL, Filter, Listing, Match
 from dataplane.netlink.netns import Netns
@@ -86,7 +86,7 @@ def test_no_netdev_and_no_hook_have_no_filters(space: Netns) -> None:
 
 
 def test_a_filter_without_a_hook_is_refused(space: Netns) -> None:
-    wanted = Filter(Slot(number(space, "one"), 1, 0), ETH_P_ALL, Match(), (Drop(),))
+    wanted = Filter(Slot(number(space, "one"), 1, 0), ETH_P_ALL, Match(), (Redirect(1),))
     (answer,) = asked(space, lambda talking: talking.change([flower.addition(wanted)], "x"))
     assert answer is not None
     assert "Parent Qdisc doesn't exists" in answer.words

@@ -230,7 +230,7 @@ def test_a_representor_that_went_and_came_has_its_filters_again(
         pytest.param(
             ("rep1", "rep0", "rep2"),
             {"rep2"},
-            "rep1 stands for pf0vf1, and not for VF 0",
+            "rep1 stands for pf0vf1, and not for VF 0 of PF 0",
             id="mixed up",
         ),
     ],

@@ -12,7 +12,7 @@ from dataplane.core.capability import Capability, Departure
 from dataplane.core.model import Encap, Fabric, Family
 from dataplane.core.offload import SwitchView, choose
 from dataplane.core.reasons import Reason
-from dataplane.netlink.actions import Counts, Drop
+from dataplane.netlink.actions import Counts, Redirect
 from dataplane.netlink.exchange import Refusal
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, Filter, Found, Listing, Match, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
@@ -127,8 +127,34 @@ def test_a_kernel_that_is_not_known_to_know_df_cannot_set_it(trial: Trial) -> No
             without("rep1", rep1=SwitchNetdev(4, "rep1", switch="aa", port="pf0vf7")),
             {"rep0"},
             BOTH,
-            "rep1 stands for pf0vf7, and not for VF 1",
+            "rep1 stands for pf0vf7, and not for VF 1 of PF 0",
             id="of another VF",
+        ),
+        pytest.param(
+            without("rep1", rep1=SwitchNetdev(4, "rep1", switch="aa", port="pf1vf1")),
+            {"rep0"},
+            BOTH,
+            "rep1 stands for pf1vf1, and not for VF 1 of PF 0",
+            id="of another PF",
+        ),
+        pytest.param(
+            without("rep1", rep1=SwitchNetdev(4, "rep1", switch="aa", port="p1")),
+            {"rep0"},
+            BOTH,
+            "rep1 stands for p1, and not for VF 1 of PF 0",
+            id="no representor",
+        ),
+        pytest.param(
+            without(
+                "rep1",
+                rep0=SwitchNetdev(3, "rep0", switch="aa", port="pf1vf0"),
+                foreign=SwitchNetdev(7, "foreign", switch="aa", port="pf0vf1"),
+                new=SwitchNetdev(4, "new", switch="aa", port="pf1vf1"),
+            ),
+            {"rep0"},
+            BOTH,
+            "representor rep1 is not there; new stands for VF 1 now",
+            id="renamed, of PF 1",
         ),
     ],
 )
@@ -191,7 +217,7 @@ def test_a_driver_that_loses_frames_is_an_obstacle_and_nothing_stays(
 
 
 def foreign(preference: int, match: Match, *, in_hardware: bool) -> Found:
-    theirs = Filter(Slot(3, preference, 7), ETH_P_ALL, match, (Drop(),), Skip.NOBODY)
+    theirs = Filter(Slot(3, preference, 7), ETH_P_ALL, match, (Redirect(9),), Skip.NOBODY)
     return Found(theirs, in_hardware, Counts())
 
 

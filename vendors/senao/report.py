@@ -20,7 +20,7 @@ DEPARTURES = frozenset(  # each with its source in the README
 )
 _ROWS: Mapping[Part, int] = {Part.WAY: 1, Part.ARRIVAL: 1}
 _OUR_PLACES = frozenset(PREFERENCES.values())
-_REPRESENTOR = re.compile(r"pf\d+vf(\d+)")
+_REPRESENTOR = re.compile(r"pf(\d+)vf(\d+)")
 _FORWARDS_BETWEEN = (6, 8)  # ice before takes filters from VF to VF, and then loses the frames
 _LIMITS = (
     "IPv6 with a hop limit above 127 stays in software: no key tells ND apart, which has 255",
@@ -66,19 +66,17 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
     held = [found for each in findings.listings.values() for found in each.found]
     ours = sum(map(is_ours, held))
     foreign = sum(found.in_hardware and not is_ours(found) for found in held)
-    tunnels = usable(findings.netdevs, wiring).keys() - _unfit(findings, wiring).keys()
+    unfit = Encap if not findings.trial.tunnels else _unfit(findings, wiring)
+    tunnels = usable(findings.netdevs, wiring).keys() - set(unfit)
     loses = _loses(findings, wiring)
+    # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
+    there = () if loses else ports(findings.netdevs, wiring)
     cannot_set = {Field.ECN} if findings.trial.dont_fragment else {Field.ECN, Field.DF}
     return Capability(
         vendor=VENDOR,
         product=PRODUCT,
-        tunnels=frozenset((encap, family) for encap in tunnels for family in Family)
-        if findings.trial.tunnels
-        else frozenset(),
-        # Without ports nothing stays placed: what an obstacle alone leaves there would lose frames.
-        guards={}
-        if loses
-        else {name: frozenset(Guard) for name in ports(findings.netdevs, wiring)},
+        tunnels=frozenset((encap, family) for encap in tunnels for family in Family),
+        guards={name: frozenset(Guard) for name in there},
         tables=(
             Table(TABLE, max(findings.capacity, ours + foreign), ours + foreign, foreign, _ROWS),
         ),
@@ -94,20 +92,34 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
 
 
 def ports(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> tuple[str, ...]:
-    """Return the representors that are there and stand for the VF that they are said to."""
+    """Return the representors that are there and stand for the VF that they are said to.
+
+    Without a device (``skip``) there are none, and any netdev will do.
+    """
     return tuple(
         name
         for number, name in enumerate(wiring.representors)
-        if name in netdevs and not _is_other(netdevs[name], number, wiring)
+        if name in netdevs
+        and (wiring.skip is not Skip.KERNEL or _is_of(netdevs[name], number, _pf(netdevs, wiring)))
     )
 
 
-def _is_other(netdev: SwitchNetdev, number: int, wiring: Wiring) -> bool:
-    """Say whether a netdev is no representor, or that of another VF."""
-    if wiring.skip is not Skip.KERNEL:
-        return False  # no device, so no representors
+def _pf(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> int | None:
+    """Return which PF the VFs are of: that of the first representor that is there."""
+    there = (_vf(netdevs[name]) for name in wiring.representors if name in netdevs)
+    return next((found[0] for found in there if found), None)
+
+
+def _vf(netdev: SwitchNetdev) -> tuple[int, int] | None:
+    """Return the PF, and the VF of it, that a netdev stands for; None: it is no representor."""
     found = _REPRESENTOR.fullmatch(netdev.port)
-    return found is None or int(found[1]) != number
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _is_of(netdev: SwitchNetdev, number: int, pf: int | None) -> bool:
+    """Say whether a netdev stands for a VF of a PF; None: of whichever."""
+    found = _vf(netdev)
+    return found is not None and found[1] == number and pf in (None, found[0])
 
 
 def usable(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> dict[Encap, Tunnel]:
@@ -137,14 +149,21 @@ def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
         if encap not in usable(findings.netdevs, wiring):
             yield f"there is no {encap} device {tunnel.netdev}: Open vSwitch makes it with its port"
     yield from _unfit(findings, wiring).values()
+    yield from _missing(findings.netdevs, wiring)
+
+
+def _missing(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> Iterator[str]:
+    """Yield which representors are not there, or stand for others than they are said to."""
+    pf = _pf(netdevs, wiring)
     for number, name in enumerate(wiring.representors):
-        netdev = findings.netdevs.get(name)
+        netdev = netdevs.get(name)
         if netdev is None:
-            other = [n.name for n in findings.netdevs.values() if n.port == f"pf0vf{number}"]
+            other = [each.name for each in netdevs.values() if _is_of(each, number, pf)]
             called = f"; {other[0]} stands for VF {number} now" if other else ""
             yield f"representor {name} is not there{called}"
-        elif netdev.switch and _is_other(netdev, number, wiring):
-            yield f"{name} stands for {netdev.port}, and not for VF {number}"
+        elif netdev.switch and name not in ports(netdevs, wiring):
+            of = "" if pf is None else f" of PF {pf}"
+            yield f"{name} stands for {netdev.port or 'no VF'}, and not for VF {number}{of}"
 
 
 def _mode(findings: Findings, wiring: Wiring) -> str:

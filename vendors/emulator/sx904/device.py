@@ -40,9 +40,8 @@ class Sx904:
         self._relay = relay
         self._gone: set[str] = set()
         self._limit: int | None = None
-        self._turn = (
-            threading.RLock()
-        )  # never held while the relay is asked, whose lock comes first
+        # Never held while the relay is asked: it waits for this one with its own lock held.
+        self._turn = threading.RLock()
         links = Links(config)
         table = Table(self._room, self.trouble.refuses)
         self._card = Card(links, Tc(links, table, tunnels=config.tunnels), self._turn)

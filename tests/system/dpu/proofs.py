@@ -46,6 +46,7 @@ class Proofs:
         """Without its row in the switch software carries on, with it software may be gone."""
         scene, paths = talk.scene, talk.scene.paths.node("d1")
         other = scene.segments[talk.colour.name][1]
+        until(lambda: not scene.placed(other), 60, "still busy from before")
         nodes.kill_agent(paths)  # it would put back what is taken away
         software = software_packets(talk)
         with scene.withdrawn(talk.colour, talk.far):

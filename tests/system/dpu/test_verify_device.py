@@ -99,7 +99,7 @@ def assert_agrees(found: dict[str, Any]) -> None:
     assert switch["agree"] > 10  # those that came out at a VF
     assert switch["counted"] == switch["not_observed"]["verdict"] > 20
     assert {"output", "inner frame", "DF"} < set(switch["not_observed"])
-    assert switch["handed_over"] > 4
+    assert switch["handed_over"] >= 4
     assert switch["absent"] > switch["asked"]
 
 

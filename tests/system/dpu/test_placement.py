@@ -14,9 +14,7 @@ from dataplane.lab import lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
-from ovs_client import tunnel_routes
 from ovs_client.ofctl import Flow, FlowKey
-from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.dpu.bugs import tables_of
@@ -28,7 +26,6 @@ from tests.unit.test_metrics import documented
 from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
 
 PUT_BACK_S = 5.0  # five times the second within which a loss is noticed and put back
-REPAIRED_S = 60.0  # neighbours that OVS has learned meanwhile are counted for those that are lost
 MODERATE = 0.3  # seconds between pings: above what keeps an entry, below what makes one
 LOOKS = 80  # every 100 ms: past the first measurements of an agent that was just started
 
@@ -118,27 +115,6 @@ def test_what_all_rely_on_is_missed_at_once(talk: Talk) -> None:
             time.sleep(1)  # until the agent has seen it, too
     print(f"without entry: lost {echo.lost}, longest gap {echo.longest_gap * 1000:.0f} ms")
     assert echo.longest_gap < PUT_BACK_S
-
-
-def test_the_ways_of_tunnel_packets_are_put_back(talk: Talk) -> None:
-    talk.gap_s = REPAIRED_S
-    ovs = Unixctl(talk.scene.paths.directory / "d1.switch" / "ovs")
-    routes = tunnel_routes.routes(ovs)
-    gateways = {route.gateway for route in routes}
-    ours = {each.address for each in tunnel_routes.neighbours(ovs)} & gateways
-    assert ours
-
-    def known() -> set[object]:
-        return {each.address for each in tunnel_routes.neighbours(ovs)}
-
-    ovs.call("tnl/neigh/flush")
-    took = until(lambda: ours <= known(), REPAIRED_S, f"not all of {ours}")
-    print(f"neighbours put back after {took:.1f} s")
-    time.sleep(1)  # until the agent has seen it, too
-    for route in routes:
-        tunnel_routes.delete_route(ovs, route)
-    took = until(lambda: {*routes} <= {*tunnel_routes.routes(ovs)}, REPAIRED_S)
-    print(f"routes put back after {took:.1f} s")
 
 
 def keys(scene: DpuScene) -> set[FlowKey]:

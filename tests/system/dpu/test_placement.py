@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
@@ -13,7 +14,9 @@ from dataplane.lab import lab, matrix, nodes, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod
 from dataplane.lab.scene import COLOURS, Colour
+from ovs_client import tunnel_routes
 from ovs_client.ofctl import Flow, FlowKey
+from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.dpu.bugs import tables_of
@@ -116,6 +119,24 @@ def test_what_all_rely_on_is_missed_at_once(talk: Talk) -> None:
     assert echo.longest_gap < PUT_BACK_S
 
 
+def test_the_ways_of_tunnel_packets_are_missed_at_once(talk: Talk) -> None:
+    talk.gap_s = PUT_BACK_S
+    ovs = Unixctl(talk.scene.paths.directory / "d1.switch" / "ovs")
+    # Those of the other family may be left of segments of which nothing is placed any more.
+    routes = [each for each in tunnel_routes.routes(ovs) if each.gateway.version == 4]
+    gateways = {route.gateway for route in routes}
+    ours = {each for each in tunnel_routes.neighbours(ovs) if each.address in gateways}
+    assert ours
+    ovs.call("tnl/neigh/flush")
+    took = until(lambda: ours <= {*tunnel_routes.neighbours(ovs)}, PUT_BACK_S, f"{ours}")
+    print(f"neighbours put back after {took:.1f} s")
+    time.sleep(1)  # until the agent has seen it, too
+    for route in routes:
+        tunnel_routes.delete_route(ovs, route)
+    took = until(lambda: {*routes} <= {*tunnel_routes.routes(ovs)}, PUT_BACK_S)
+    print(f"routes put back after {took:.1f} s")
+
+
 def keys(scene: DpuScene) -> set[FlowKey]:
     return {flow.key for flow in scene.bridge().dump_flows()}
 
@@ -205,6 +226,18 @@ def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:
     assert (shown.returncode, verdict) == (0, "reachable, fastpath both ways, in the switch of d1")
     assert head.split()[4:] == ["PREDICTED", "SWITCH", "EBPF", "OVS"]
     assert len(hops) == 4
+    counted = talk.scene.row(talk.colour, talk.far)
+    assert counted is not None
+    wrong = replace(counted.flow, actions=counted.flow.actions.replace("->tun_id", "1->tun_id"))
+    talk.gap_s = PUT_BACK_S  # while the row is wrong
+    talk.scene.tell("refuse", "1000")  # the agent would put it right before it is asked about
+    talk.scene.bridge().apply_bundle([wrong], ())
+    shown = overweave.run("trace", str(talk.vf.ip(4)), str(talk.far.ip(4)))
+    talk.scene.bridge().apply_bundle([counted.flow], ())
+    talk.scene.tell("clear")
+    assert shown.returncode == 1
+    assert "not reachable: " in shown.stdout
+    assert "difference: switch of d1: geneve 16017 " in shown.stdout
 
 
 def test_a_pin_says_always_or_never(scene: DpuScene) -> None:

@@ -294,15 +294,17 @@ class Agent:
 
     def _take(self, events: list[Event]) -> None:
         before = self._snapshot
-        state, reports = before.state, dict(before.reports)
+        state, reports, written = before.state, dict(before.reports), before.written
         for event in events:
             if not isinstance(event, TargetReport):
                 state = fold(state, event)
                 continue
             reports[event.target] = event
-            if event.target == FABRIC_TARGET and _confirms_claims(event):
-                state = confirm(state, event.generation)
-        after = _decided(replace(before, reports=reports), state)
+            if event.target == FABRIC_TARGET and not event.error:
+                written = event.generation
+                if _confirms_claims(event):
+                    state = confirm(state, event.generation)
+        after = _decided(replace(before, reports=reports, written=written), state)
         state = after.state
         if after.is_in_step:
             self._behind_since = None
@@ -416,8 +418,8 @@ def _desired(before: Snapshot, state: State) -> Snapshot:
 
 
 def _confirms_claims(report: TargetReport) -> bool:
-    """Say whether all Blocks that were wanted are ours; one that is refused may be another's."""
-    return not report.error and not any(isinstance(each.about, Block) for each in report.pending)
+    """Say of one without error whether all Blocks that were wanted are ours, not another's."""
+    return not any(isinstance(each.about, Block) for each in report.pending)
 
 
 def _is_segment_clear(snapshot: Snapshot, segment: str) -> bool:

@@ -42,7 +42,6 @@ from dataplane.contracts import (
 )
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
-from dataplane.core.events import SwitchSeen
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
@@ -171,9 +170,6 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    if device is not None and device.vendor not in registry.DRIVERS:
-        log.warning("switch.no_driver", vendor=device.vendor.value, device=device.name)
-        agent.post(SwitchSeen(None, f"vendor {device.vendor} has no driver"))
     _serve(config, agent, ways, stack)
 
 

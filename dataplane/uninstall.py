@@ -9,7 +9,7 @@ import struct
 import sysconfig
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -197,20 +197,16 @@ def _switch_entries(config: AgentConfig) -> Iterator[Thing]:
         if device.side is not Side.DPU:
             continue
         with _driver(device, config.node) as switch:
-            found = _observed(switch) if switch else {}
+            found = _observed(switch)
         if found:
             name = f"{len(found)} rows, ports and routes in the switch of DPU {device.serial}"
             yield Thing(name, partial(_empty, device, config.node))
 
 
 @contextmanager
-def _driver(device: DeviceConfig, node: str) -> Iterator[Switch | None]:
-    switch = registry.of_device(device, node)
-    try:
+def _driver(device: DeviceConfig, node: str) -> Iterator[Switch]:
+    with closing(registry.of_device(device, node)) as switch:
         yield switch
-    finally:
-        if switch is not None:
-            switch.close()
 
 
 def _observed(switch: Switch) -> Mapping[Hashable, Item]:

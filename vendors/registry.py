@@ -77,13 +77,8 @@ def make(settings: SwitchSettings) -> Driver:
     return driver(settings)
 
 
-def of_device(device: DeviceConfig, node: str) -> Driver | None:
-    """Return the driver of a device that ``node`` is itself; None: its vendor has none.
-
-    Raises as ``make`` does.
-    """
-    if device.vendor not in DRIVERS:
-        return None
+def of_device(device: DeviceConfig, node: str) -> Driver:
+    """Return the driver of a device that ``node`` is itself. Raises as ``make`` does."""
     return make(
         SwitchSettings(
             vendor=device.vendor,

@@ -26,6 +26,7 @@ class Snapshot:
 
     ``since`` is the generation in which an attachment, as it is now, became part of what is
     desired. ``choice`` says what of it the DPU's switch is to hold, ``standing`` what it may hold.
+    ``written`` is the last generation that the fabric database took, but for what was pending.
     """
 
     state: State
@@ -36,6 +37,7 @@ class Snapshot:
     since: Mapping[AttachmentKey, int] = field(default_factory=dict)
     choice: Choice = field(default_factory=Choice)
     standing: Standing = field(default_factory=dict)
+    written: int = -1
 
     def port(self, key: AttachmentKey) -> Port | None:
         """Return the local port of an attachment."""
@@ -145,7 +147,9 @@ class Snapshot:
         since, attachment = self.since.get(key), self.state.attachments.get(key)
         if since is None or attachment is None or attachment.sequence is None:
             return False
-        return attachment.blocked is None and not self._lag(FABRIC_TARGET, since, key)
+        report = self.reports.get(FABRIC_TARGET)
+        refused = report is not None and any(each.about == key for each in report.pending)
+        return attachment.blocked is None and since <= self.written and not refused
 
     @property
     def is_in_step(self) -> bool:

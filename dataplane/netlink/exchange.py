@@ -76,14 +76,15 @@ def kernel_socket() -> socket.socket:
 
 
 def unix_socket(path: Path) -> Open:
-    """Return what connects to the SOCK_SEQPACKET socket at ``path``."""
+    """Return what connects to the SOCK_SEQPACKET socket at ``path``, or raises KernelError."""
 
     def connected() -> socket.socket:
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         opened.settimeout(_CONNECT_S)  # who does not accept has a queue that may be full
         try:
-            opened.connect(str(path))
-        except OSError:
+            with _kernel_errors(f"connect to {path}"):
+                opened.connect(str(path))
+        except KernelError:
             opened.close()
             raise
         return opened

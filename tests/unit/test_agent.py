@@ -491,6 +491,8 @@ def test_an_attachment_that_has_changed_has_to_be_published_anew() -> None:
     assert not lab.agent.snapshot.is_published(POD)
     lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
     assert lab.agent.snapshot.is_published(POD)
+    lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation + 1, "no database")])
+    assert lab.agent.snapshot.is_published(POD)  # what it holds it does not lose by not answering
 
 
 def test_the_database_is_looked_at_when_it_is_back(lab: Lab) -> None:

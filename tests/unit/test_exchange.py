@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from dataplane.netlink.exchange import Exchange, Refusal, Request
+from dataplane.netlink.exchange import Exchange, Refusal, Request, unix_socket
 from dataplane.netlink.rtnl import KernelError
 
 ACK, MULTI, INTERRUPTED, DUMP = 0x4, 0x2, 0x10, 0x300
@@ -275,6 +276,12 @@ def test_nobody_there_is_an_error() -> None:
 
     with pytest.raises(KernelError, match="open the netlink socket"):
         Exchange(opens, 1, 1)
+
+
+def test_a_socket_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nobody.sock"
+    with pytest.raises(KernelError, match=f"connect to {path}: No such file or directory"):
+        Exchange(unix_socket(path), 1, 1)
 
 
 def test_whoever_hangs_up_is_an_error() -> None:

@@ -41,6 +41,7 @@ def as_a_device(scene: DpuScene) -> Iterator[None]:
     paths.config.write_text(yaml.safe_dump(config))
     lab.start_agents(scene.paths, scene.topology.agents)
     try:
+        until(lambda: was_sent(scene), what="the host is not back")
         yield
     finally:
         nodes.stop_agent(paths)
@@ -93,7 +94,7 @@ def test_what_is_seen_of_a_real_switch_agrees_also_for_two_at_once(overweave: Ov
 
 def assert_agrees(found: dict[str, Any]) -> None:
     """See that a switch between two VFs, the wire and the DPU does what it should."""
-    assert (found["status"], found["differences"]) == (0, []), found
+    assert (found["status"], found["differences"]) == (0, []), json.dumps(found)
     switch = row_of_switch(found)
     assert (switch["unknown"], switch["differ"]) == (0, 0)
     assert switch["agree"] > 10  # those that came out at a VF
@@ -124,7 +125,7 @@ def nothing_sent(scene: DpuScene) -> Iterator[None]:
 OF_A_DEVICE: dict[str, Seeded] = {
     name: BUGS[name] for name in ("wrong port to the wire", "delivered twice", "wrong VF")
 } | {
-    "lost miss": Seeded("verdict: drop, not tunnel: ", BUGS["lost miss"].rows),
+    "lost miss": Seeded("verdict: drop, not ", BUGS["lost miss"].rows),
     "swapped MACs": Seeded(
         "inner frame: ",
         lambda t: before(t.local, f"set_field:{t.vf.mac}->eth_src,set_field:{t.far.mac}->eth_dst"),

@@ -16,11 +16,11 @@ demo: ## hosts and DPUs, two encapsulations, every pair reachable (KEEP=1 leaves
 	@.ci/setup --root
 	@$(BIN)/python -m dataplane.lab.demo
 
-test: ## everything: lint and all tests, on real servers and the lab (as root, about 35 minutes)
+test: ## everything: lint and all tests, on real servers and the lab (as root, about 16 minutes)
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest -n 2 $(QUICK)
-	@$(BIN)/pytest $(SLOW)
+	@$(BIN)/pytest -n 3 $(SLOW)
 
 check: ## lint, types, imports, unit and packet tests (as root, at most 60 seconds)
 	@.ci/setup --root

@@ -144,7 +144,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     fabric = FabricFeed(database, config.node, time.monotonic)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
-    ways, device = _ways(fast, _switch(config, stack), chosen), _own_device(config)
+    ways = _ways(fast, _switch(config, stack), chosen)
     if isinstance(fast, Ebpf):
         stack.callback(fast.target.close)
     targets: tuple[Target, ...] = (

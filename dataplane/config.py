@@ -69,9 +69,19 @@ def _metrics_address(value: object) -> Path | tuple[IpAddress, int]:
     return address, int(port)
 
 
+def _sysfs_or_off(value: object) -> Path | None:
+    if value == "off":
+        return None
+    try:
+        return absolute_path(value)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{error}, nor off") from None
+
+
 Directory = Annotated[Path, PlainValidator(absolute_path)]
 SocketDirectory = Annotated[Path, PlainValidator(_socket_directory)]
 MetricsAddress = Annotated[Path | tuple[IpAddress, int], PlainValidator(_metrics_address)]
+Discovery = Annotated[Path | None, PlainValidator(_sysfs_or_off)]
 Remote = Annotated[str, AfterValidator(check_remote)]
 
 
@@ -162,7 +172,10 @@ class OvsAccess(Strict):
 
 
 class AgentConfig(Strict):
-    """Everything the agent is told; what is left out has the value that ``EXAMPLE`` shows."""
+    """Everything the agent is told; what is left out has the value that ``EXAMPLE`` shows.
+
+    ``discovery`` is the sysfs in which DPUs are looked for; None: they are not.
+    """
 
     node: NodeName = Field(default_factory=_hostname, validate_default=True)
     underlay: Underlay
@@ -178,6 +191,7 @@ class AgentConfig(Strict):
     fastpath: Annotated[FastPath, Field(strict=False)] = FastPath.AUTO
     datapath: Annotated[DatapathChoice, Field(strict=False)] = DatapathChoice.AUTO
     devices: Devices = []
+    discovery: Discovery = Path("/sys")
 
     @model_validator(mode="after")
     def _own_switch_has_its_own_socket(self) -> AgentConfig:
@@ -287,6 +301,8 @@ fabric:
 # datapath: auto                       # of Open vSwitch: auto is the kernel's where the node's own
 #                                      # Open vSwitch has it, else userspace, and status says why;
 #                                      # kernel: no start without it; agent --datapath goes first
+# discovery: /sys                      # where DPUs are looked for: overweave get dpu shows what is
+#                                      # there, devices says what of it is used; off: nobody looks
 
 # devices:                     # the DPUs that this node is a half of
 # - serial: "0123456789"       # the same on both sides

@@ -26,7 +26,7 @@ class Vendor(StrEnum):
     MARVELL = "marvell"
 
 
-_PRODUCTS = {
+PRODUCTS = {
     Vendor.INTEL: "Intel IPU E2100",
     Vendor.SENAO: "Intel NetSec Accelerator",
     Vendor.MARVELL: "Marvell Octeon 10",
@@ -117,7 +117,7 @@ class DeviceConfig(Strict):
             name=self.name,
             serial=self.serial,
             vendor=self.vendor.value,
-            product=self.product or _PRODUCTS[self.vendor],
+            product=self.product or PRODUCTS[self.vendor],
             side=self.side,
             node=node,
             ready=False,

@@ -70,6 +70,7 @@ from ovs_client.database import Tls
 from ovs_client.unixctl import Unixctl
 from ovs_client.vswitch import VSwitch
 from vendors import registry
+from vendors.discovery import DeviceFeed
 from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
 from vendors.sent import SentPath
@@ -159,8 +160,10 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     watched = watched_devices(config.devices)
     dpus = [DpuFeed(watched, DpuClient())] if watched else []
+    looking = [DeviceFeed(config.discovery)] if config.discovery else []
     feeds: tuple[Feed, ...] = (
         *own,
+        *looking,
         LinkFeed(),
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
         *dpus,

@@ -14,6 +14,7 @@ from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import (
+    READY,
     Block,
     Condition,
     Device,
@@ -241,8 +242,9 @@ def _unheard(half: Device, halves: Sequence[Device]) -> Iterator[Condition]:
     """
     for other in halves:
         is_host = half.side is Side.DPU and other.side is Side.HOST and other.serial == half.serial
-        for told in other.conditions if is_host and not other.ready else ():
-            yield replace(told, kind="Answers", reason=f"{told.reason} (says {other.node})")
+        for told in other.conditions if is_host else ():
+            if told.kind == READY and not told.holds:  # one that is not configured asks nobody
+                yield replace(told, kind="Answers", reason=f"{told.reason} (says {other.node})")
 
 
 def _condition(condition: Condition) -> str:

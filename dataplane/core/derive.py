@@ -34,6 +34,8 @@ from dataplane.core.reasons import Reason
 from dataplane.core.state import State
 from dataplane.core.views import block_addresses, block_plan, grants_of, losses, vteps
 
+_GONE = "this machine no longer has it: plug it in again, or take it out of 'devices'"
+
 
 def derive(state: State) -> Desired | None:
     """Return the desired state; None while it cannot be known: all stays as it is.
@@ -133,13 +135,18 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
         endpoints=tuple(a.endpoint(me) for a in active if a.sequence is not None),
         blocks=_blocks(state),
         addresses=_addresses(state, active),
-        devices=tuple(_device(state, device) for device in state.node.devices),
+        devices=(
+            *(_device(state, device) for device in state.node.devices),
+            *state.inventory.others(me, state.node.devices),
+        ),
     )
 
 
 def _device(state: State, device: Device) -> Device:
     """Return a half of a DPU as it is: its switch takes entries; on the host its agent answers."""
-    if device.side is Side.DPU:
+    if state.inventory.lacks(device):
+        ready = Condition(READY, holds=False, reason=_GONE)
+    elif device.side is Side.DPU:
         why_not = state.switch.why_not
         ready = Condition(READY, holds=not why_not, reason=why_not)
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dataplane.core.capability import Capability
 from dataplane.core.diff import Pending
+from dataplane.core.inventory import Found
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
@@ -69,6 +70,13 @@ class DeviceSeen:
 
     name: str
     ready: Condition
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesFound:
+    """Every half of a DPU that this machine has now; before the first word it has none."""
+
+    found: tuple[Found, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,7 @@ StateEvent = (
     | OfportChanged
     | SwitchSeen
     | DeviceSeen
+    | DevicesFound
     | TrafficMeasured
     | FabricChanged
     | FabricConnection

@@ -13,6 +13,7 @@ from dataplane.core.events import (
     AttachRequest,
     Detached,
     DeviceSeen,
+    DevicesFound,
     FabricChanged,
     FabricConnection,
     FabricSynced,
@@ -24,6 +25,7 @@ from dataplane.core.events import (
     SwitchSeen,
     TrafficMeasured,
 )
+from dataplane.core.inventory import Inventory
 from dataplane.core.model import (
     Address,
     Attachment,
@@ -142,7 +144,7 @@ class State:
     asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
     is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
-    the agents of the DPUs below this host answer.
+    the agents of the DPUs below this host answer, ``inventory`` what the machine itself tells of.
     """
 
     node: LocalNode
@@ -159,6 +161,7 @@ class State:
     published: int = 0
     switch: SwitchView = field(default_factory=SwitchView)
     devices: Mapping[str, Condition] = field(default_factory=dict)
+    inventory: Inventory = field(default_factory=Inventory)
 
     @property
     def underlay(self) -> Link | None:
@@ -226,7 +229,14 @@ def fold(state: State, event: StateEvent) -> State:
     match event:
         case LinksChanged():
             return _fold_links(state, event)
-        case NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured() | DeviceSeen():
+        case (
+            NextHopsChanged()
+            | OfportChanged()
+            | SwitchSeen()
+            | TrafficMeasured()
+            | DeviceSeen()
+            | DevicesFound()
+        ):
             return _fold_numbers(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
@@ -244,10 +254,17 @@ def fold(state: State, event: StateEvent) -> State:
 
 def _fold_numbers(
     state: State,
-    event: NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured | DeviceSeen,
+    event: NextHopsChanged
+    | OfportChanged
+    | SwitchSeen
+    | TrafficMeasured
+    | DeviceSeen
+    | DevicesFound,
 ) -> State:
     if isinstance(event, DeviceSeen):
         return replace(state, devices={**state.devices, event.name: event.ready})
+    if isinstance(event, DevicesFound):
+        return replace(state, inventory=state.inventory.now(event.found, state.node.devices))
     if isinstance(event, NextHopsChanged | OfportChanged):
         return replace(state, bindings=_fold_bindings(state.bindings, event))
     return replace(state, switch=_fold_switch(state.switch, event))

@@ -72,6 +72,7 @@ def agent_config(
         "fastpath": "required" if node.ebpf else "auto",
         "datapath": node.datapath.value,
         "devices": list(devices),
+        "discovery": "off",  # each node would find what this machine has
     }
 
 

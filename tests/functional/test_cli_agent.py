@@ -19,9 +19,11 @@ import pytest
 
 from dataplane.lab.runtime import invoke
 from ovs_client.daemons import OvsInstance, Place
+from tests.unit.sysfs_trees import Tree
 
 OVERWEAVE = [sys.executable, "-m", "dataplane.cli.main"]
 PREFIX = f"owcli{os.getpid()}"  # of this run alone: another may go on beside it
+STATED_S = 2.0  # until a card that came or went is shown
 SEGMENT = 'kind: Segment\nname: blue\nvni: 7\nsubnets: [10.1.0.0/20, "fd00:1::/64"]\n'
 
 
@@ -55,6 +57,10 @@ class World:
     def config(self, name: str) -> Path:
         return self.directory / f"{name}.yaml"
 
+    def sysfs(self, name: str) -> Path:
+        """Return where the agent of a node looks for DPUs, instead of in this machine."""
+        return self.directory / f"{name}.sys"
+
     def make_namespaces(self) -> None:
         for name in ("a", "b", "p1", "p2"):
             ip("netns", "add", netns(name).name)
@@ -74,6 +80,7 @@ class World:
             "state_dir": str(self.node(name) / "state"),
             "run_dir": str(self.node(name) / "run"),
             "bpffs": str(self.node(name) / "bpf"),
+            "discovery": str(self.sysfs(name)),
         }
         self.config(name).write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
 
@@ -231,6 +238,48 @@ def test_ping_mesh_tells_reachable_pairs_and_lost_packets(world: World) -> None:
     assert cut.returncode == 1
     assert cut.stdout.startswith("reachable: 0/2 pairs, lost 8\n")
     assert "100 % lost" in cut.stdout
+
+
+def test_dpus_that_are_plugged_in_and_unplugged(world: World) -> None:
+    """Two equal cards at node a, and the same slot at node b: each row is somebody's."""
+
+    def dpus() -> list[tuple[str, str, str]]:
+        rows = world.records("get", "dpu")
+        assert not any(row["status"] or row["dpu_side"] or row["emulated"] for row in rows)
+        return [(row["name"], row["dpu_product"], row["node"]) for row in rows]
+
+    def until(wanted: list[tuple[str, str, str]]) -> None:
+        since = time.monotonic()
+        world.until(lambda: dpus() == wanted, "a", STATED_S * 5)
+        print(f"shown after {time.monotonic() - since:.2f} s, stated {STATED_S} s")
+
+    octeon, ipu = "Marvell Octeon 10", "Intel IPU E2100"
+    here, there = Tree(world.sysfs("a")), Tree(world.sysfs("b"))
+    assert dpus() == []
+    here.function("0000:03:00.0", "177d:b900", ["enp3s0"])
+    here.vfs("0000:03:00.0", "177d:b903", {"0000:03:02.0": "enp3s0v0"})
+    until([("marvell-dpu-0000-03-00.0-host", octeon, "a")])
+    here.function("0000:04:00.0", "177d:b900", ["enp4s0"])
+    there.function("0000:03:00.0", "177d:b900", ["enp3s0"])
+    here.function("0000:06:00.0", "8086:1452", {"ens6d2": {"dev_port": "2"}})
+    here.function("0000:07:00.0", "15b3:1021", ["ens7"])
+    until(
+        [
+            ("intel-ipu-0000-06-00.0-host", ipu, "a"),
+            ("marvell-dpu-0000-03-00.0-host", octeon, "a"),
+            ("marvell-dpu-0000-03-00.0-host", octeon, "b"),
+            ("marvell-dpu-0000-04-00.0-host", octeon, "a"),
+        ]
+    )
+    (row,) = world.records("get", "dpu", "marvell-dpu-0000-03-00.0")[:1]
+    assert row["conditions"][0].startswith("Configured=False to use it, list serial ")
+    assert "VFs 0000:03:02.0 (enp3s0v0)" in row["conditions"][1]
+    assert world("status").stdout.startswith("2 of 2 agents are ready\n")
+    here.unplug("0000:03:00.0", "0000:03:02.0", "0000:06:00.0")
+    there.unplug("0000:03:00.0")
+    until([("marvell-dpu-0000-04-00.0-host", octeon, "a")])
+    here.unplug("0000:04:00.0")
+    until([])
 
 
 def test_an_agent_that_is_away_is_told(world: World) -> None:

@@ -37,10 +37,10 @@ def test_the_example_is_valid() -> None:
 
 
 def test_the_example_shows_the_defaults() -> None:
-    keys = "ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|fastpath|datapath"
+    keys = "ovs|state_dir|run_dir|bpffs|metrics|attach_without_fabric|fastpath|datapath|discovery"
     defaults = rf"(?m)^# (?=({keys}|  \w+):)"
     shown, count = re.subn(defaults, "", EXAMPLE.partition("# devices:")[0])
-    assert count == 11
+    assert count == 12
     example = parse_config(shown, "example without comments")
     plain = parse_config(EXAMPLE, "example")
     assert (example.ovs_rundir, example.ovs_remote) == (plain.ovs_rundir, plain.ovs_remote)
@@ -312,6 +312,7 @@ def test_a_fault_names_key_and_value(old: str, new: str, told: str) -> None:
             id="the kernel's datapath, managed",
         ),
         pytest.param("state_dir: 5", "state_dir: 5 is not an absolute path", id="number as path"),
+        pytest.param("discovery: on", "'on' is not an absolute path, nor off", id="discovery"),
         pytest.param("state_dir: /a/../b", "state_dir: '/a/../b'", id="dots in path"),
         pytest.param(f"run_dir: /{'x' * 100}", "is too long", id="socket name too long"),
         pytest.param("underlay: {interface: e, xdp: generic}", "xdp 'generic'", id="generic XDP"),
@@ -325,6 +326,15 @@ def test_a_fault_names_key_and_value(old: str, new: str, told: str) -> None:
 )
 def test_a_fault_in_what_has_defaults(more: str, told: str) -> None:
     assert any(told in fault for fault in faults(MINIMAL + more))
+
+
+@pytest.mark.parametrize(
+    ("more", "place"),
+    [("", Path("/sys")), ("discovery: off", None), ("discovery: /s", Path("/s"))],
+    ids=["default", "off", "elsewhere"],
+)
+def test_where_dpus_are_looked_for(more: str, place: Path | None) -> None:
+    assert config(more).discovery == place
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file() -> None:

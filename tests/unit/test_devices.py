@@ -14,7 +14,8 @@ from dataplane.cli import get
 from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, LocalNode
-from dataplane.core.events import DeviceSeen, StateEvent, SwitchSeen
+from dataplane.core.events import DeviceSeen, DevicesFound, StateEvent, SwitchSeen
+from dataplane.core.inventory import Found, FoundVf
 from dataplane.core.model import Condition, Device, Node, Side
 from dataplane.core.state import State
 from tests.unit.overlay_builders import GENEVE4, NIC, desired, port, view
@@ -26,12 +27,27 @@ WELL = Condition("Ready", holds=True, since=1_800_000_000)
 ILL = Condition("Ready", holds=False, reason="no answer", since=1_800_000_000)
 
 
-def device(half: Device, *events: StateEvent) -> Device:
-    state = State(LocalNode("n1", "eth0", devices=(half,)))
+CARD = Found(
+    "marvell",
+    "Marvell Octeon 10",
+    Side.HOST,
+    ("00-01", "marvell-dpu-0000-03-00.0"),
+    "0000:03:00.0",
+    vfs=(FoundVf("0000:03:02.0", "v0"), FoundVf("0000:03:02.1")),
+)
+CALLED = replace(HOST, name="marvell-dpu-0000-03-00.0-host", serial="marvell-dpu-0000-03-00.0")
+
+
+def devices(*events: StateEvent, configured: tuple[Device, ...] = ()) -> tuple[Device, ...]:
+    state = State(LocalNode("n1", "eth0", devices=configured))
     found = derive(after(*synced(), *events, state=state))
     assert found is not None
     assert found.publication is not None
-    (published,) = found.publication.devices
+    return found.publication.devices
+
+
+def device(half: Device, *events: StateEvent) -> Device:
+    (published,) = devices(*events, configured=(half,))
     return published
 
 
@@ -82,6 +98,69 @@ def test_what_is_published(
 ) -> None:
     wanted = replace(half, ready=condition.holds, conditions=(condition,))
     assert device(half, *events) == wanted
+
+
+def test_what_is_found_and_not_configured_is_shown_with_what_is_known_of_it() -> None:
+    half = replace(CARD, side=Side.DPU, vfs=(), representors=("rep0", "", *["r"] * 8))
+    found = (CARD, half, replace(CARD, serials=("2",), vfs=(), known=False))
+    published = devices(DevicesFound(found), configured=(HOST,))
+    assert [each.name for each in published] == ["1-host", "00-01-host", "00-01-dpu", "2-host"]
+    assert not any(each.ready for each in published)
+    words = [{told.kind: told.reason for told in each.conditions} for each in published[1:]]
+    assert words == [
+        {
+            "Configured": "to use it, list serial 00-01 or marvell-dpu-0000-03-00.0 in 'devices'"
+            " of this node's configuration",
+            "Found": "0000:03:00.0; VFs 0000:03:02.0 (v0), 0000:03:02.1 (no netdev here)",
+        },
+        {
+            "Configured": words[0]["Configured"],
+            "Found": "0000:03:00.0; representors rep0, (not here), r, r, r, r, r, r, and 2 more",
+        },
+        {
+            "Configured": "this product is not known, so it cannot be used",
+            "Found": "0000:03:00.0",
+        },
+    ]
+
+
+def test_what_is_found_comes_and_goes() -> None:
+    assert [each.name for each in devices(DevicesFound((CARD,)))] == ["00-01-host"]
+    assert devices(DevicesFound((CARD,)), DevicesFound(())) == ()
+
+
+@pytest.mark.parametrize("serial", CARD.serials)
+def test_what_is_configured_goes_before_what_is_found(serial: str) -> None:
+    ours = replace(HOST, name=f"{serial}-host", serial=serial)
+    wanted = replace(ours, ready=True, conditions=(WELL,))
+    assert devices(DevicesFound((CARD,)), DeviceSeen(ours.name, WELL), configured=(ours,)) == (
+        wanted,
+    )
+
+
+def test_the_other_half_is_another_device() -> None:
+    ours = replace(CALLED, name="dpu", side=Side.DPU)
+    names = [each.name for each in devices(DevicesFound((CARD,)), configured=(ours,))]
+    assert names == ["dpu", "00-01-host"]
+
+
+@pytest.mark.parametrize(
+    ("looks", "ready"),
+    [
+        pytest.param([], True, id="nobody looks, or it is emulated"),
+        pytest.param([()], True, id="never seen: it may have another serial"),
+        pytest.param([(CARD,)], True, id="there"),
+        pytest.param([(CARD,), ()], False, id="unplugged"),
+        pytest.param([(CARD,), (), (CARD,)], True, id="plugged in again"),
+    ],
+)
+def test_a_configured_device_that_is_unplugged_is_not_ready(
+    looks: list[tuple[Found, ...]], *, ready: bool
+) -> None:
+    told = device(CALLED, DeviceSeen(CALLED.name, WELL), *map(DevicesFound, looks))
+    assert told.ready is ready
+    gone = "this machine no longer has it: plug it in again, or take it out of 'devices'"
+    assert told.conditions[0].reason == ("" if ready else gone)
 
 
 def test_a_switch_that_goes_down_is_decided_anew() -> None:
@@ -144,6 +223,14 @@ def test_a_dpu_that_its_host_does_not_hear_is_not_ready(
     said = " ".join(records["1-dpu"]["conditions"])
     assert (words in said, f"no answer (says {front.node})" in said) == (True, not status)
     assert records["1-host"]["status"] is host.holds
+
+
+def test_a_host_that_does_not_use_a_card_says_nothing_of_its_agent() -> None:
+    dpu = replace(DPU, node="d1", ready=True, conditions=(WELL,))
+    (unused,) = devices(DevicesFound((replace(CARD, serials=("1",)),)))
+    records = {record["name"]: record for record in get.dpu_records((dpu, unused))}
+    assert records["1-dpu"]["status"] is True
+    assert records["1-host"]["status"] is False
 
 
 def test_get_dpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:

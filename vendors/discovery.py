@@ -1,0 +1,94 @@
+"""Which DPUs this machine has a half of: every vendor looks at the same picture of the machine.
+
+A new vendor is a discovery module in its folder and one line here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from dataplane.contracts import Post
+from dataplane.core.events import DevicesFound
+from dataplane.core.inventory import Found
+from vendors.intel import discovery as intel
+from vendors.marvell import discovery as marvell
+from vendors.pci import Machine
+from vendors.senao import discovery as senao
+from vendors.sysfs import Sysfs
+
+LOOK_S = 0.5  # with what follows, a card that comes or goes is shown well within 2 s
+_MOST_LOGGED = 3
+_LOOKERS = (intel, marvell, senao)
+IDS = frozenset().union(*(looker.IDS for looker in _LOOKERS))
+
+log = structlog.get_logger()
+
+
+def discover(machine: Machine) -> tuple[Found, ...]:
+    """Return the halves of DPUs that ``machine`` has, no two of one name. Pure."""
+    found = [half for looker in _LOOKERS for half in looker.find(machine)]
+    return tuple(sorted(_told_apart(found), key=lambda half: half.name))
+
+
+def _told_apart(found: list[Found]) -> Iterator[Found]:
+    """Yield ``found`` without the serials that two have: those are nobody's.
+
+    What each is called last is made of where it is.
+    """
+    counts = Counter((half.side, serial) for half in found for serial in half.serials)
+    for half in found:
+        own = tuple(serial for serial in half.serials if counts[half.side, serial] == 1)
+        if own:
+            yield replace(half, serials=own)
+
+
+class DeviceFeed:
+    """Posts DevicesFound when what the machine has is news, looking every ``LOOK_S`` seconds."""
+
+    def __init__(self, root: Path) -> None:
+        """Look below ``root``, which is /sys but for a recorded tree."""
+        self._sysfs = Sysfs(root, IDS)
+        self._told: tuple[Found, ...] = ()
+        self._faults: tuple[str, ...] = ()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, post: Post) -> None:
+        """Begin to look."""
+        self._thread = threading.Thread(target=self._run, args=(post,), name="devices", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, post: Post) -> None:
+        while True:
+            try:
+                self._look(post)
+            except Exception as caught:  # noqa: BLE001  # a fault of ours must not end the thread: say it once
+                self._log((f"internal error, please report it: {caught!r}",), caught)
+            if self._stopping.wait(LOOK_S):
+                return
+
+    def _look(self, post: Post) -> None:
+        machine = self._sysfs.look()
+        found = self._told if machine.blind else discover(machine)
+        self._log(machine.faults)
+        if found != self._told:
+            self._told = found
+            post(DevicesFound(found))
+
+    def _log(self, faults: tuple[str, ...], caught: Exception | None = None) -> None:
+        if faults and faults != self._faults:
+            first = "; ".join(faults[:_MOST_LOGGED])
+            log.warning("discovery.unread", faults=len(faults), first=first, exc_info=caught)
+        self._faults = faults

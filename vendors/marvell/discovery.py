@@ -1,0 +1,62 @@
+"""Where a Marvell Octeon 10 is: its host or the DPU itself, by PCI. Pure.
+
+Source: dpu-operator, internal/platform and Marvell's plugin; README.md says what is ASSUMED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from dataplane.core.inventory import Found, FoundVf
+from dataplane.core.model import Side
+from dataplane.device_config import PRODUCTS, Vendor
+from vendors.pci import Machine, PciFunction, PciId, device_serial, mac_serial, vpd_serial
+
+_VENDOR = 0x177D
+_PF, _VF = PciId(_VENDOR, 0xB900), PciId(_VENDOR, 0xB903)
+_SDP = PciId(_VENDOR, 0xA0F7)  # what the DPU has of its PCIe end: the PF's first, then the VFs'
+_RPM = PciId(_VENDOR, 0xA063)  # a port to the wire
+# Other chips that the kernel's octeon_ep is the host driver of (octep_main.h).
+_OTHERS = frozenset(
+    PciId(_VENDOR, device) for device in (0xB100, 0xB200, 0xB400, 0xB600, 0xBA00, 0xBC00, 0xBD00)
+)
+IDS = frozenset({_PF, _VF, _SDP, _RPM}) | _OTHERS
+_OWN_NAME = "marvell-dpu"  # what dpu-operator calls every Octeon
+
+
+def find(machine: Machine) -> Iterator[Found]:
+    """Yield the Octeon that ``machine`` is, or those that it is the host of."""
+    ends = tuple(machine.of({_SDP}))
+    if ends:
+        yield _octeon(machine, ends)
+        return
+    for function in machine.of(_OTHERS | {_PF}):
+        if not function.plate.pf:
+            yield _host(machine, function)
+
+
+def _host(machine: Machine, pf: PciFunction) -> Found:
+    told = (vpd_serial(pf.plate.vpd), device_serial(pf.plate.config).hex("-"))
+    known = pf.plate.pci_id == _PF
+    return Found(
+        vendor=Vendor.MARVELL.value,
+        product=PRODUCTS[Vendor.MARVELL] if known else f"unknown product {pf.plate.pci_id}",
+        side=Side.HOST,
+        serials=(*filter(None, told), f"{_OWN_NAME}-{pf.address.replace(':', '-')}"),
+        place=pf.address,
+        vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in pf.vfs),
+        known=known,
+    )
+
+
+def _octeon(machine: Machine, ends: tuple[PciFunction, ...]) -> Found:
+    macs = filter(None, map(mac_serial, machine.of({_RPM})))
+    return Found(
+        vendor=Vendor.MARVELL.value,
+        product=PRODUCTS[Vendor.MARVELL],
+        side=Side.DPU,
+        serials=(*islice(macs, 1), _OWN_NAME),
+        place=ends[0].address,
+        representors=tuple(end.netdev for end in ends[1:]),
+    )

@@ -1,0 +1,96 @@
+"""Where a Senao SX904 (Intel NetSec Accelerator) is: its host or the card itself, by PCI. Pure.
+
+Source: dpu-operator, internal/platform and its NetSec plugin; README.md says what is ASSUMED.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from dataplane.core.inventory import Found, FoundVf
+from dataplane.core.model import Side
+from dataplane.device_config import PRODUCTS, Vendor
+from vendors.pci import (
+    Machine,
+    PciFunction,
+    PciId,
+    PciNetdev,
+    device_serial,
+    mac_of,
+    mac_serial,
+    vpd_serial,
+)
+
+_HOST = PciId(0x8086, 0x1599)
+_BACKPLANE, _WIRE = PciId(0x8086, 0x124C), PciId(0x8086, 0x124D)  # ports of the card itself
+_VF = PciId(0x8086, 0x1889)  # on both sides
+IDS = frozenset({_HOST, _BACKPLANE, _WIRE, _VF})
+_FIRST_WIRE = "0000:f4:00.0"  # the port that names the card
+_NAME_AT = slice(0x150, 0x158)  # of the configuration space: what dpu-operator calls the card
+_OWN_NAME = "intel-netsec"
+_REPRESENTOR = re.compile(r"pf([0-9]{1,5})vf([0-9]{1,4})")
+
+
+def find(machine: Machine) -> Iterator[Found]:
+    """Yield the SX904 that ``machine`` is, or those that it is the host of, each once."""
+    backplanes = tuple(machine.of({_BACKPLANE}))
+    if backplanes:
+        yield _card(machine, backplanes[0])
+        return
+    ports = (port for port in machine.of({_HOST}) if not port.plate.pf)
+    cards: dict[str, PciFunction] = {}
+    for port in ports:
+        cards.setdefault(_published(port) or port.slot, port)
+    for port in cards.values():
+        yield _host(machine, port)
+
+
+def _published(port: PciFunction) -> str:
+    """Return what dpu-operator calls the card; empty: its configuration space does not tell."""
+    raw = port.plate.config[_NAME_AT]
+    return raw.hex() if len(raw) == 8 and set(raw) not in ({0}, {0xFF}) else ""
+
+
+def _host(machine: Machine, port: PciFunction) -> Found:
+    serial = device_serial(port.plate.config)
+    told = (mac_of(serial) or serial.hex("-"), _published(port), vpd_serial(port.plate.vpd))
+    return Found(
+        vendor=Vendor.SENAO.value,
+        product=PRODUCTS[Vendor.SENAO],
+        side=Side.HOST,
+        serials=(*filter(None, told), f"{_OWN_NAME}-{port.address.replace(':', '-')}"),
+        place=port.address,
+        vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in port.vfs),
+    )
+
+
+def _card(machine: Machine, backplane: PciFunction) -> Found:
+    wires = {port.address: port for port in machine.of({_WIRE})}
+    first = wires.get(_FIRST_WIRE) or next(iter(wires.values()), backplane)
+    told = (mac_serial(first), f"{_OWN_NAME}-{backplane.address.replace(':', '-')}")
+    return Found(
+        vendor=Vendor.SENAO.value,
+        product=PRODUCTS[Vendor.SENAO],
+        side=Side.DPU,
+        serials=tuple(filter(None, told)),
+        place=backplane.address,
+        representors=_representors(machine, backplane),
+    )
+
+
+def _representors(machine: Machine, backplane: PciFunction) -> tuple[str, ...]:
+    """Return in switchdev mode the representors, else the netdevs of the VFs: a lane has one each.
+
+    Those of VFs that are not here have empty names.
+    """
+    found = dict(filter(None, map(_represented, backplane.netdevs)))
+    if not found:
+        return tuple(machine.netdev(vf) for vf in backplane.vfs)
+    return tuple(found.get(number, "") for number in range(max(found) + 1))
+
+
+def _represented(netdev: PciNetdev) -> tuple[int, str] | None:
+    """Return which VF a netdev is the representor of, and its name; None: it is none."""
+    match = _REPRESENTOR.fullmatch(netdev.port_name)
+    return (int(match[2]), netdev.name) if match and netdev.switch_id else None

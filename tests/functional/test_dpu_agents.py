@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 
-from dataplane.lab.runtime import invoke
+from dataplane.lab.runtime import PluginError, invoke
 from dataplane.netlink.netns import Netns
 from ovs_client.daemons import OvsInstance, Place
-from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, World, ip, netns
+from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, STATED_S, World, ip, netns
+from tests.unit.sysfs_trees import Tree, vital_product_data
 
 VF = "0000:06:00.2"
 SERIAL = "M1"
@@ -72,6 +73,7 @@ class DpuWorld(World):
 
     hidden: Path | None = None
     relay: Relay | None = None
+    on_vf: Any = None  # what the plugin has answered for the pod on the VF
 
     def make_namespaces(self) -> None:
         for name in MEMBERS:
@@ -199,7 +201,7 @@ def world(
 
 
 def test_a_pod_on_a_vf_among_others(world: DpuWorld) -> None:
-    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
+    on_vf = world.on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
     on_dpu = world.cni("ADD", "d", "p2")
     elsewhere = world.cni("ADD", "n", "p3")
     for target in (on_dpu, elsewhere):  # the first packets may be before the rows
@@ -253,6 +255,48 @@ def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     world.until(lambda: world.is_ready("d"), "d")
     world.until(lambda: _hears(world), "h")
     assert world.pings("p1", there) == 0
+
+
+def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
+    """What there is of it goes at once, on both halves; its pod stays known, the others talk on."""
+    card, vf = "0000:06:00.0", {VF: "vf0"}
+    tree = Tree(world.sysfs("h"))
+
+    def plug() -> None:
+        tree.function(card, "8086:1599", ["ens6"], vpd=vital_product_data(SERIAL.encode()))
+        tree.vfs(card, "8086:1889", vf)
+
+    def host() -> tuple[bool, str]:
+        (row,) = world.records("get", "dpu", f"{SERIAL}-host")
+        return row["status"], row["conditions"][0]
+
+    def names() -> list[str]:
+        return [row["name"] for row in world.records("get", "dpu")]
+
+    plug()
+    time.sleep(STATED_S)  # it is seen as what is configured: nothing is new
+    assert (names(), host()[0]) == ([f"{SERIAL}-dpu", f"{SERIAL}-host"], True)
+
+    assert world.relay is not None
+    world.relay.stop()  # VF and representor go with the card, wherever they are
+    tree.unplug(card, VF)
+    world.until(lambda: not host()[0], "h", 5 * STATED_S)
+    assert "this machine no longer has it" in host()[1]
+    assert ip("-n", netns("p1").name, "-br", "link").split()[::4] == ["lo"]
+    with pytest.raises(PluginError, match="eth0 does not exist"):
+        world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
+    assert "p1/eth0" in world("get", "port", agents="d").stdout
+    assert world.records("get", "endpoint", "p1/eth0")[0]["node"] == "d"
+    (p3,) = world.records("get", "endpoint", "p3/eth0")
+    assert world.pings("p2", {"ips": [{"address": each} for each in p3["ips"]]}) == 0
+
+    world.join()
+    plug()
+    world.until(lambda: host()[0], "h", 5 * STATED_S)
+    world.cni("DEL", "h", "p1", deviceID=VF)
+    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
+    world.until(lambda: world.pings("p3", on_vf, 1) == 0, "d")
+    assert world.pings("p3", on_vf) == 0
 
 
 def test_the_vf_goes_home(world: DpuWorld) -> None:

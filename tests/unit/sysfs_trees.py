@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -99,8 +100,12 @@ class Tree:
         return self
 
     def unplug(self, *addresses: str) -> Tree:
-        """Take functions out: the listing first, as the kernel does."""
+        """Take functions out: the listing first, as the kernel does.
+
+        What was listed is kept elsewhere, for in sysfs no inode comes twice.
+        """
         for address in addresses:
-            (self.listing / address).unlink()
+            kept = Path(tempfile.mkdtemp(prefix="unplugged", dir=self.root))
+            (self.listing / address).rename(kept / address)
             shutil.rmtree(self.directory(address))
         return self

@@ -8,16 +8,17 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplane.core.inventory import Found, FoundVf
 from dataplane.core.model import Side
 from tests.unit.sysfs_trees import Tree, config_space, vital_product_data
 from vendors.discovery import IDS, discover
-from vendors.pci import Machine, device_serial, mac_of, vpd_serial
+from vendors.pci import Machine, PciId, device_serial, mac_of, vpd_serial
 from vendors.sysfs import Sysfs
 
 NETWORK = "0x028000"  # PCI class "Network controller", as an E2100 has it
@@ -168,6 +169,19 @@ MACHINES = [
         id="E2100: host, no VFs yet, serial in its VPD",
     ),
     pytest.param(
+        several(ipu_host, partial(ipu_vfs, count=12)),
+        [
+            host(
+                "intel",
+                E2100,
+                "intel-ipu-0000-06-00.0",
+                place="0000:06:00.0",
+                vfs=" ".join(f"0000:06:{n // 8:02x}.{n % 8}=ens06f0v{n - 1}" for n in range(1, 13)),
+            )
+        ],
+        id="E2100: VFs in the order of their numbers",
+    ),
+    pytest.param(
         lambda tree: tree.function("0000:06:00.0", "8086:1452", ["ens6"], pci_class=NETWORK),
         [],
         id="E2100: a function without the netdev d2",
@@ -248,6 +262,11 @@ MACHINES = [
         id="another Octeon",
     ),
     pytest.param(sx904_host, [SX904_HOST], id="SX904: host, two ports of one card"),
+    pytest.param(
+        several(sx904_host, partial(sx904_host, bus="52")),
+        [SX904_HOST],
+        id="SX904: host, ports of one card in two slots",
+    ),
     pytest.param(
         lambda tree: sx904_host(tree, serial=""),
         [
@@ -600,9 +619,10 @@ STEPS: list[tuple[Callable[[Tree], object], str]] = [
         "0000:06:00.0: ens06f0v0 -",
     ),
     (
-        octeon_host,
-        "0000:03:00.0: enp03s0v0 - enp03s0v2, 0000:06:00.0: ens06f0v0 -",
+        lambda tree: (tree.directory("0000:06:00.0") / "virtfn0").unlink(),  # it is being set up
+        "0000:06:00.0:",
     ),
+    (octeon_host, "0000:03:00.0: enp03s0v0 - enp03s0v2, 0000:06:00.0:"),
     (lambda tree: tree.unplug("0000:06:00.0"), "0000:03:00.0: enp03s0v0 - enp03s0v2"),
     (
         lambda tree: (tree.unplug("0000:03:00.0"), tree.function("0000:03:00.0", "15b3:1021")),
@@ -637,41 +657,58 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path) -> None:
     assert half.place == "0000:06:00.0"
 
 
-FILES = ("vendor", "device", "class", "config", "vpd", "subsystem_vendor", "net/eth0d2/dev_port")
-SOME_BYTES = st.one_of(
-    st.binary(max_size=40),
-    st.sampled_from([b"0x8086\n", b"0x177d\n", b"0x1452", b"0xb900", b"0xa0f7", b"0x124c", b"0"]),
+IN_A_FUNCTION = ("vendor", "device", "class", "config", "vpd", "subsystem_vendor", "net")
+IN_A_NETDEV = ("dev_port", "address", "phys_port_name", "phys_switch_id")
+FILES = (
+    *IN_A_FUNCTION,
+    *(f"net/eth0d2/{name}" for name in IN_A_NETDEV),
+    "net/eth0d2",
+    "net/\udcff",
 )
-LINKS = st.sampled_from(["physfn", "virtfn0", "virtfn1", "virtfn7", "net/x", "net/y/address"])
-TARGETS = st.sampled_from(["../0000:06:00.1", "../..", ".", "nowhere", "/dev/null", "physfn"])
+LINKS = ("physfn", "virtfn0", "virtfn1", "virtfn7", "net", "net/x", "net/eth0d2/address")
+TARGETS = ("../0000:06:00.1", "../..", ".", "nowhere", "/dev/null", "physfn", "net")
+SPOILT = st.one_of(
+    st.tuples(st.sampled_from(FILES), st.binary(max_size=40)),
+    st.tuples(st.sampled_from(FILES), st.sampled_from([b"0", b"pf0vf9", b"0x020000", b"9" * 5000])),
+    st.tuples(st.sampled_from(LINKS), st.sampled_from(TARGETS)),
+)
 FUNCTIONS = st.dictionaries(
     st.sampled_from(["0000:06:00.0", "0000:06:00.1", "0002:0f:00.0", "0000:f4:00.0", "x"]),
-    st.tuples(st.dictionaries(st.sampled_from(FILES), SOME_BYTES), st.dictionaries(LINKS, TARGETS)),
+    st.tuples(st.sampled_from(sorted(IDS)), st.lists(SPOILT, max_size=3)),
     max_size=4,
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(functions=FUNCTIONS, product=SOME_BYTES)
+def put(place: Path, what: bytes | str) -> None:
+    """Put bytes, or a link, in the place of whatever there is; where nothing can be, nothing."""
+    if not place.parent.is_dir():
+        return
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    if isinstance(what, str):
+        place.symlink_to(what)
+    else:
+        place.write_bytes(what)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    functions=FUNCTIONS,
+    product=st.one_of(st.binary(max_size=40), st.just(b"IPU Adapter E2100-CCQDA2")),
+)
 def test_no_tree_raises(
-    functions: dict[str, tuple[dict[str, bytes], dict[str, str]]],
-    product: bytes,
-    tmp_path_factory: pytest.TempPathFactory,
+    functions: dict[str, tuple[PciId, list[tuple[str, bytes | str]]]], product: bytes
 ) -> None:
-    root = tmp_path_factory.mktemp("tree")
-    places = {root / "class/dmi/id/product_name": product}
-    links: dict[Path, str] = {}
-    for name, (files, symlinks) in functions.items():
-        function = root / "bus/pci/devices" / name
-        places |= {function / file: data for file, data in files.items()}
-        links |= {function / link: target for link, target in symlinks.items()}
-    for place, data in places.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
-    for place, target in links.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(target)
-    machine = look(root)
-    for half in discover(machine):
-        assert half.serials
-        assert not machine.blind
+    with TemporaryDirectory() as directory:
+        tree = Tree(Path(directory)).dmi("server")
+        (tree.root / "class/dmi/id/product_name").write_bytes(product)
+        for name, (pci_id, spoilt) in functions.items():
+            tree.function(name, str(pci_id), {"eth0d2": {"dev_port": "2"}}, vpd=b"")
+            for file, what in spoilt:
+                put(tree.directory(name) / file, what)
+        machine = look(tree.root)
+        found = discover(machine)
+    assert not machine.blind
+    assert all(half.serials for half in found)
+    assert len({half.name for half in found}) == len(found)

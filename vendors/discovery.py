@@ -74,7 +74,7 @@ class DeviceFeed:
         while True:
             try:
                 self._look(post)
-            except Exception as caught:  # noqa: BLE001  # a fault of ours must not end the thread: say it once
+            except Exception as caught:  # noqa: BLE001  # ours: it must not end the thread
                 self._log((f"internal error, please report it: {caught!r}",), caught)
             if self._stopping.wait(LOOK_S):
                 return

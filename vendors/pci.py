@@ -58,8 +58,8 @@ class Nameplate:
     """
 
     pci_id: PciId
+    subsystem: PciId
     pci_class: int
-    subsystem: PciId | None = None
     config: bytes = b""
     vpd: bytes = b""
     pf: str = ""
@@ -78,6 +78,11 @@ class PciFunction:
     plate: Nameplate
     vfs: tuple[str, ...] = ()
     netdevs: tuple[PciNetdev, ...] = ()
+
+    def __str__(self) -> str:
+        """Say where it is, and what: others may have the same ids, but not the same subsystem."""
+        plate = self.plate
+        return f"{self.address} ({plate.pci_id}, subsystem {plate.subsystem})"
 
     @property
     def slot(self) -> str:

@@ -103,10 +103,10 @@ def _nameplate(path: str, pci_id: PciId) -> Nameplate:
     pf = _link(f"{path}/physfn")
     return Nameplate(
         pci_id=pci_id,
-        pci_class=_number(f"{path}/class", 6),
         subsystem=PciId(
             _number(f"{path}/subsystem_vendor", 4), _number(f"{path}/subsystem_device", 4)
         ),
+        pci_class=_number(f"{path}/class", 6),
         # Slow to read, and a virtual function has nothing there that its physical one has not.
         config=b"" if pf else _read(f"{path}/config", _CONFIG_BYTES) or b"",
         vpd=b"" if pf else _read(f"{path}/vpd", _VPD_BYTES) or b"",

@@ -16,11 +16,13 @@ Netdevs = Mapping[str, Mapping[str, str]]
 def config_space(serial: str = "", at: int = 0x150) -> bytes:
     """Return 4,096 bytes; ``serial``, as lspci writes it, is in a capability ``at`` an offset.
 
-    One of another kind is before it, as on a real card: AER at 0x100.
+    One of another kind is before it, as on a real card: AER at 0x100, with a register that looks
+    like the beginning of a serial number.
     """
     space = bytearray(4096)
     raw = bytes.fromhex(serial.replace("-", ""))
     struct.pack_into("<I", space, 0x100, 0x0001 | 1 << 16 | (at if raw else 0) << 20)
+    struct.pack_into("<I", space, 0x108, 0x0003 | 1 << 16)
     if raw:
         struct.pack_into("<I", space, at, 0x0003 | 1 << 16 | 0x160 << 20)
         space[at + 4 : at + 12] = raw[::-1]

@@ -115,6 +115,10 @@ def ordinary(tree: Tree) -> None:
     tree.function("0000:cb:00.0", "177d:a034", ["ens2"])
 
 
+def at(address: str, pci_id: str) -> str:
+    return f"{address} ({pci_id}, subsystem {pci_id[:4]}:0000)"
+
+
 def host(vendor: str, product: str, *serials: str, place: str, vfs: str = "") -> Found:
     pairs = (each.split("=") for each in vfs.split())
     found = tuple(FoundVf(address, netdev) for address, netdev in pairs)
@@ -130,14 +134,14 @@ IPU_HOST = host(
     "intel",
     E2100,
     "intel-ipu-0000-06-00.0",
-    place="0000:06:00.0",
+    place=at("0000:06:00.0", "8086:1452"),
     vfs="0000:06:00.1=ens06f0v0 0000:06:00.2=ens06f0v1 0000:06:00.3=ens06f0v2",
 )
 OCTEON_HOST = host(
     "marvell",
     OCTEON,
     "marvell-dpu-0000-03-00.0",
-    place="0000:03:00.0",
+    place=at("0000:03:00.0", "177d:b900"),
     vfs="0000:03:02.0=enp03s0v0 0000:03:02.1= 0000:03:02.2=enp03s0v2",
 )
 SX904_HOST = host(
@@ -146,7 +150,7 @@ SX904_HOST = host(
     "d4-e5-c9-00-ec-3e",
     "030001163eec00ff",
     "intel-netsec-0000-51-00.0",
-    place="0000:51:00.0",
+    place=at("0000:51:00.0", "8086:1599"),
     vfs="0000:51:01.0=ens51f0v0 0000:51:01.1=ens51f0v1",
 )
 
@@ -165,7 +169,15 @@ MACHINES = [
     pytest.param(ipu_host_with_vfs, [IPU_HOST], id="E2100: host"),
     pytest.param(
         lambda tree: ipu_host(tree, serial="BTK1234"),
-        [host("intel", E2100, "BTK1234", "intel-ipu-0000-06-00.0", place="0000:06:00.0")],
+        [
+            host(
+                "intel",
+                E2100,
+                "BTK1234",
+                "intel-ipu-0000-06-00.0",
+                place=at("0000:06:00.0", "8086:1452"),
+            )
+        ],
         id="E2100: host, no VFs yet, serial in its VPD",
     ),
     pytest.param(
@@ -175,7 +187,7 @@ MACHINES = [
                 "intel",
                 E2100,
                 "intel-ipu-0000-06-00.0",
-                place="0000:06:00.0",
+                place=at("0000:06:00.0", "8086:1452"),
                 vfs=" ".join(f"0000:06:{n // 8:02x}.{n % 8}=ens06f0v{n - 1}" for n in range(1, 13)),
             )
         ],
@@ -241,7 +253,7 @@ MACHINES = [
                 OCTEON,
                 "00-0f-b7-11-22-33",
                 "marvell-dpu",
-                place="0002:0f:00.0",
+                place=at("0002:0f:00.0", "177d:a0f7"),
                 reps="sdp1 sdp2 sdp3",
             )
         ],
@@ -255,7 +267,7 @@ MACHINES = [
                 "unknown product 177d:b200",
                 Side.HOST,
                 ("marvell-dpu-0000-03-00.0",),
-                "0000:03:00.0",
+                at("0000:03:00.0", "177d:b200"),
                 known=False,
             )
         ],
@@ -274,7 +286,7 @@ MACHINES = [
                 "senao",
                 SX904,
                 "intel-netsec-0000-51-00.0",
-                place="0000:51:00.0",
+                place=at("0000:51:00.0", "8086:1599"),
                 vfs="0000:51:01.0=ens51f0v0 0000:51:01.1=ens51f0v1",
             )
         ],
@@ -288,7 +300,7 @@ MACHINES = [
                 SX904,
                 "d4-e5-c9-00-ec-3e",
                 "intel-netsec-0000-f4-00.2",
-                place="0000:f4:00.2",
+                place=at("0000:f4:00.2", "8086:124c"),
                 reps="bp0v0 bp0v1",
             )
         ],
@@ -302,7 +314,7 @@ MACHINES = [
                 SX904,
                 "d4-e5-c9-00-ec-3e",
                 "intel-netsec-0000-f4-00.2",
-                place="0000:f4:00.2",
+                place=at("0000:f4:00.2", "8086:124c"),
                 reps="rep0 rep1 - rep3",
             )
         ],
@@ -536,7 +548,7 @@ def test_a_function_of_rubbish_is_told_and_the_others_are_found(
     (fault,) = machine.faults
     assert "0000:06:00.0" in fault
     assert words in fault
-    assert {each.place for each in discover(machine)} == {"0000:86:00.0", "0000:03:00.0"}
+    assert {each.place.split()[0] for each in discover(machine)} == {"0000:86:00.0", "0000:03:00.0"}
 
 
 def without(listing: Path) -> Path:
@@ -639,7 +651,7 @@ def test_what_comes_and_goes_is_seen_by_the_next_look(tmp_path: Path) -> None:
         machine = sysfs.look()
         assert machine.faults == ()
         found = [
-            f"{half.place}: {' '.join(vf.netdev or '-' for vf in half.vfs)}".rstrip()
+            f"{half.place.split()[0]}: {' '.join(vf.netdev or '-' for vf in half.vfs)}".rstrip()
             for half in sorted(discover(machine), key=lambda each: each.place)
         ]
         assert ", ".join(found) == wanted
@@ -654,7 +666,7 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path) -> None:
     assert discover(sysfs.look()) == ()
     vendor.write_text("0x8086\n")
     (half,) = discover(sysfs.look())
-    assert half.place == "0000:06:00.0"
+    assert half.place == at("0000:06:00.0", "8086:1452")
 
 
 IN_A_FUNCTION = ("vendor", "device", "class", "config", "vpd", "subsystem_vendor", "net")

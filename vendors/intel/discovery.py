@@ -1,6 +1,6 @@
 """Where an Intel IPU E2100 is: its host, by PCI, or the IPU itself, by DMI. Pure.
 
-Source: dpu-operator, internal/platform and its Intel plugin; README.md says what is ASSUMED.
+Source: dpu-operator, internal/platform and its Intel plugin; ../discovery.md says what is ASSUMED.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vendors.pci import Machine, PciFunction, PciId, device_serial, vpd_serial
 
 _PF, _VF = PciId(0x8086, 0x1452), PciId(0x8086, 0x145C)
 IDS = frozenset({_PF, _VF})
-_OWN_NAME = "intel-ipu"  # what dpu-operator calls every IPU
+_OPERATORS_NAME = "intel-ipu"  # what dpu-operator calls every IPU
 _FAMILY, _PRODUCT = "IPU Adapter", "IPU Adapter E2100-CCQDA2"  # in DMI's product name
 _SHOWN = 100
 _HOSTS_NETDEV = "d2"  # dev_port 2, as udev names it
@@ -43,8 +43,8 @@ def _host(machine: Machine, pf: PciFunction) -> Found:
         vendor=Vendor.INTEL.value,
         product=PRODUCTS[Vendor.INTEL],
         side=Side.HOST,
-        serials=(*filter(None, told), f"{_OWN_NAME}-{pf.address.replace(':', '-')}"),
-        place=pf.address,
+        serials=(*filter(None, told), f"{_OPERATORS_NAME}-{pf.address.replace(':', '-')}"),
+        place=str(pf),
         vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in pf.vfs),
     )
 
@@ -55,7 +55,7 @@ def _ipu(machine: Machine) -> Found:
         vendor=Vendor.INTEL.value,
         product=PRODUCTS[Vendor.INTEL] if known else f"unknown product {machine.product[:_SHOWN]}",
         side=Side.DPU,
-        serials=(*filter(None, (machine.product_serial,)), _OWN_NAME),
+        serials=(*filter(None, (machine.product_serial,)), _OPERATORS_NAME),
         place=f"DMI {machine.product[:_SHOWN]}",
         representors=_representors(machine) if known else (),
         known=known,

@@ -1,6 +1,6 @@
 """Where a Marvell Octeon 10 is: its host or the DPU itself, by PCI. Pure.
 
-Source: dpu-operator, internal/platform and Marvell's plugin; README.md says what is ASSUMED.
+Source: dpu-operator, internal/platform and Marvell's plugin; ../discovery.md says what is ASSUMED.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OTHERS = frozenset(
     PciId(_VENDOR, device) for device in (0xB100, 0xB200, 0xB400, 0xB600, 0xBA00, 0xBC00, 0xBD00)
 )
 IDS = frozenset({_PF, _VF, _SDP, _RPM}) | _OTHERS
-_OWN_NAME = "marvell-dpu"  # what dpu-operator calls every Octeon
+_OPERATORS_NAME = "marvell-dpu"  # what dpu-operator calls every Octeon
 
 
 def find(machine: Machine) -> Iterator[Found]:
@@ -43,8 +43,8 @@ def _host(machine: Machine, pf: PciFunction) -> Found:
         vendor=Vendor.MARVELL.value,
         product=PRODUCTS[Vendor.MARVELL] if known else f"unknown product {pf.plate.pci_id}",
         side=Side.HOST,
-        serials=(*filter(None, told), f"{_OWN_NAME}-{pf.address.replace(':', '-')}"),
-        place=pf.address,
+        serials=(*filter(None, told), f"{_OPERATORS_NAME}-{pf.address.replace(':', '-')}"),
+        place=str(pf),
         vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in pf.vfs),
         known=known,
     )
@@ -56,7 +56,7 @@ def _octeon(machine: Machine, ends: tuple[PciFunction, ...]) -> Found:
         vendor=Vendor.MARVELL.value,
         product=PRODUCTS[Vendor.MARVELL],
         side=Side.DPU,
-        serials=(*islice(macs, 1), _OWN_NAME),
-        place=ends[0].address,
+        serials=(*islice(macs, 1), _OPERATORS_NAME),
+        place=str(ends[0]),
         representors=tuple(end.netdev for end in ends[1:]),
     )

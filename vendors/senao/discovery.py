@@ -1,6 +1,6 @@
 """Where a Senao SX904 (Intel NetSec Accelerator) is: its host or the card itself, by PCI. Pure.
 
-Source: dpu-operator, internal/platform and its NetSec plugin; README.md says what is ASSUMED.
+Source: dpu-operator, internal/platform and its NetSec plugin; ../discovery.md says what is ASSUMED.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VF = PciId(0x8086, 0x1889)  # on both sides
 IDS = frozenset({_HOST, _BACKPLANE, _WIRE, _VF})
 _FIRST_WIRE = "0000:f4:00.0"  # the port that names the card
 _NAME_AT = slice(0x150, 0x158)  # of the configuration space: what dpu-operator calls the card
-_OWN_NAME = "intel-netsec"
+_OPERATORS_NAME = "intel-netsec"  # of the vendor; for its cards dpu-operator has serials
 _REPRESENTOR = re.compile(r"pf([0-9]{1,5})vf([0-9]{1,4})")
 
 
@@ -59,8 +59,8 @@ def _host(machine: Machine, port: PciFunction) -> Found:
         vendor=Vendor.SENAO.value,
         product=PRODUCTS[Vendor.SENAO],
         side=Side.HOST,
-        serials=(*filter(None, told), f"{_OWN_NAME}-{port.address.replace(':', '-')}"),
-        place=port.address,
+        serials=(*filter(None, told), f"{_OPERATORS_NAME}-{port.address.replace(':', '-')}"),
+        place=str(port),
         vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in port.vfs),
     )
 
@@ -68,13 +68,13 @@ def _host(machine: Machine, port: PciFunction) -> Found:
 def _card(machine: Machine, backplane: PciFunction) -> Found:
     wires = {port.address: port for port in machine.of({_WIRE})}
     first = wires.get(_FIRST_WIRE) or next(iter(wires.values()), backplane)
-    told = (mac_serial(first), f"{_OWN_NAME}-{backplane.address.replace(':', '-')}")
+    told = (mac_serial(first), f"{_OPERATORS_NAME}-{backplane.address.replace(':', '-')}")
     return Found(
         vendor=Vendor.SENAO.value,
         product=PRODUCTS[Vendor.SENAO],
         side=Side.DPU,
         serials=tuple(filter(None, told)),
-        place=backplane.address,
+        place=str(backplane),
         representors=_representors(machine, backplane),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dataplane.core.inventory import FoundVf
 from dataplane.core.names import SERIAL
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -84,6 +85,10 @@ class PciFunction:
         plate = self.plate
         return f"{self.address} ({plate.pci_id}, subsystem {plate.subsystem})"
 
+    def called(self, prefix: str) -> str:
+        """Return how dpu-operator calls a card by its place: ``prefix`` and the address."""
+        return f"{prefix}-{self.address.replace(':', '-')}"
+
     @property
     def slot(self) -> str:
         """Return the address without the function: what is one card."""
@@ -117,6 +122,10 @@ class Machine:
         """Return the name of the first netdev of a function; empty: there is none here."""
         function = self.functions.get(address)
         return function.netdev if function else ""
+
+    def vfs(self, pf: PciFunction) -> tuple[FoundVf, ...]:
+        """Return the virtual functions of ``pf`` by number, with the netdevs that are here."""
+        return tuple(FoundVf(vf, self.netdev(vf)) for vf in pf.vfs)
 
 
 def device_serial(config: bytes) -> bytes:

@@ -280,6 +280,19 @@ MACHINES = [
         id="SX904: host, ports of one card in two slots",
     ),
     pytest.param(
+        lambda tree: tree.function("0000:51:00.0", "8086:1599", config=config_space(CARD, 0x154)),
+        [
+            host(
+                "senao",
+                SX904,
+                "d4-e5-c9-00-ec-3e",
+                "intel-netsec-0000-51-00.0",
+                place=at("0000:51:00.0", "8086:1599"),
+            )
+        ],
+        id="SX904: host, the number is not where dpu-operator looks",
+    ),
+    pytest.param(
         lambda tree: sx904_host(tree, serial=""),
         [
             host(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from dataplane.core.inventory import Found, FoundVf
+from dataplane.core.inventory import Found
 from dataplane.core.model import Side
 from dataplane.device_config import PRODUCTS, Vendor
 from vendors.pci import Machine, PciFunction, PciId, device_serial, mac_serial, vpd_serial
@@ -43,9 +43,9 @@ def _host(machine: Machine, pf: PciFunction) -> Found:
         vendor=Vendor.MARVELL.value,
         product=PRODUCTS[Vendor.MARVELL] if known else f"unknown product {pf.plate.pci_id}",
         side=Side.HOST,
-        serials=(*filter(None, told), f"{_OPERATORS_NAME}-{pf.address.replace(':', '-')}"),
+        serials=(*filter(None, told), pf.called(_OPERATORS_NAME)),
         place=str(pf),
-        vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in pf.vfs),
+        vfs=machine.vfs(pf),
         known=known,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dataplane.core.inventory import Found, FoundVf
+from dataplane.core.inventory import Found
 from dataplane.core.model import Side
 from dataplane.device_config import PRODUCTS, Vendor
 from vendors.pci import (
@@ -28,6 +28,7 @@ _VF = PciId(0x8086, 0x1889)  # on both sides
 IDS = frozenset({_HOST, _BACKPLANE, _WIRE, _VF})
 _FIRST_WIRE = "0000:f4:00.0"  # the port that names the card
 _NAME_AT = slice(0x150, 0x158)  # of the configuration space: what dpu-operator calls the card
+_SERIAL_NUMBER = b"\x03\x00"  # as that begins: the capability, then the lower half of its number
 _OPERATORS_NAME = "intel-netsec"  # of the vendor; for its cards dpu-operator has serials
 _REPRESENTOR = re.compile(r"pf([0-9]{1,5})vf([0-9]{1,4})")
 
@@ -41,34 +42,34 @@ def find(machine: Machine) -> Iterator[Found]:
     ports = (port for port in machine.of({_HOST}) if not port.plate.pf)
     cards: dict[str, PciFunction] = {}
     for port in ports:
-        cards.setdefault(_published(port) or port.slot, port)
+        cards.setdefault(device_serial(port.plate.config).hex() or port.slot, port)
     for port in cards.values():
         yield _host(machine, port)
 
 
-def _published(port: PciFunction) -> str:
-    """Return what dpu-operator calls the card; empty: its configuration space does not tell."""
-    raw = port.plate.config[_NAME_AT]
-    return raw.hex() if len(raw) == 8 and set(raw) not in ({0}, {0xFF}) else ""
-
-
 def _host(machine: Machine, port: PciFunction) -> Found:
-    serial = device_serial(port.plate.config)
-    told = (mac_of(serial) or serial.hex("-"), _published(port), vpd_serial(port.plate.vpd))
+    config = port.plate.config
+    serial = device_serial(config)
+    name = config[_NAME_AT]
+    told = (
+        mac_of(serial) or serial.hex("-"),
+        name.hex() if serial and name.startswith(_SERIAL_NUMBER) else "",
+        vpd_serial(port.plate.vpd),
+    )
     return Found(
         vendor=Vendor.SENAO.value,
         product=PRODUCTS[Vendor.SENAO],
         side=Side.HOST,
-        serials=(*filter(None, told), f"{_OPERATORS_NAME}-{port.address.replace(':', '-')}"),
+        serials=(*filter(None, told), port.called(_OPERATORS_NAME)),
         place=str(port),
-        vfs=tuple(FoundVf(vf, machine.netdev(vf)) for vf in port.vfs),
+        vfs=machine.vfs(port),
     )
 
 
 def _card(machine: Machine, backplane: PciFunction) -> Found:
     wires = {port.address: port for port in machine.of({_WIRE})}
     first = wires.get(_FIRST_WIRE) or next(iter(wires.values()), backplane)
-    told = (mac_serial(first), f"{_OPERATORS_NAME}-{backplane.address.replace(':', '-')}")
+    told = (mac_serial(first), backplane.called(_OPERATORS_NAME))
     return Found(
         vendor=Vendor.SENAO.value,
         product=PRODUCTS[Vendor.SENAO],

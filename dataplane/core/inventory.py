@@ -43,8 +43,14 @@ class Found:
         return f"{self.serials[0]}-{self.side}"
 
     def is_half(self, device: Device) -> bool:
-        """Say whether ``device`` is this half, by its serial."""
-        return device.side is self.side and device.serial in self.serials
+        """Say whether ``device`` is this half: by its serial, or as the DPU that the node is.
+
+        A node is one at most, and its own half need not know the serial that its host reads.
+        """
+        if device.side is not self.side:
+            return False
+        is_node = self.side is Side.DPU and device.vendor == self.vendor and not device.emulated
+        return is_node or device.serial in self.serials
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,10 @@ def _advice(half: Found) -> str:
     if not half.known:
         return "this product is not known, so it cannot be used"
     serials = " or ".join(half.serials)
-    return f"to use it, list serial {serials} in 'devices' of this node's configuration"
+    which = (
+        f"serial {serials}" if half.side is Side.HOST else "it with the serial that its host has"
+    )
+    return f"to use it, list {which} in 'devices' of this node's configuration"
 
 
 def _description(half: Found) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -114,7 +115,8 @@ def test_what_is_found_and_not_configured_is_shown_with_what_is_known_of_it() ->
             "Found": "0000:03:00.0; VFs 0000:03:02.0 (v0), 0000:03:02.1 (no netdev here)",
         },
         {
-            "Configured": words[0]["Configured"],
+            "Configured": "to use it, list it with the serial that its host has in 'devices' of"
+            " this node's configuration",
             "Found": "0000:03:00.0; representors rep0, (not here), r, r, r, r, r, r, and 2 more",
         },
         {
@@ -142,6 +144,23 @@ def test_the_other_half_is_another_device() -> None:
     ours = replace(CALLED, name="dpu", side=Side.DPU)
     names = [each.name for each in devices(DevicesFound((CARD,)), configured=(ours,))]
     assert names == ["dpu", "00-01-host"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        pytest.param({}, ["1-dpu"], id="it is the node, whatever its serial"),
+        pytest.param({"vendor": "intel"}, ["1-dpu", "00-01-dpu"], id="another vendor's"),
+        pytest.param({"emulated": True}, ["1-dpu", "00-01-dpu"], id="an emulated one"),
+        pytest.param(
+            {"serial": "00-01", "emulated": True}, ["1-dpu"], id="by its serial all the same"
+        ),
+    ],
+)
+def test_the_dpu_that_the_node_is(given: dict[str, Any], names: list[str]) -> None:
+    ours = replace(DPU, emulated=False)
+    found = DevicesFound((replace(CARD, side=Side.DPU),))
+    assert [each.name for each in devices(found, configured=(replace(ours, **given),))] == names
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ class VfPorts:
             port = self._attachments.admit(wanted, _ADMIT_S)
             _refuse_gone(caller)
             self._attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
+            _refuse_gone(caller)
         except AttachRefusedError:
             if known is None:
                 self._attachments.cancel(wanted.key)
@@ -141,7 +142,7 @@ class VfPorts:
 
 def _refuse_gone(caller: Caller) -> None:
     """Raise AttachRefusedError if nobody waits for the answer: what comes of it had no owner."""
-    if not caller.is_active():
+    if not caller.is_active() or caller.time_remaining() == 0:
         raise AttachRefusedError(TRY_AGAIN, "the caller is gone")
 
 

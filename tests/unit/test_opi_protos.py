@@ -30,7 +30,7 @@ MODULES = (
     network_function_pb2,
     networktypes_pb2,
 )
-FILES: list[FileDescriptor] = [module.DESCRIPTOR for module in MODULES]  # type: ignore[attr-defined]
+FILES: list[FileDescriptor] = [module.DESCRIPTOR for module in MODULES]
 KINDS = {  # singular, plural, snake case of both
     "LogicalBridge": ("LogicalBridges", "logical_bridge", "logical_bridges"),
     "BridgePort": ("BridgePorts", "bridge_port", "bridge_ports"),
@@ -256,7 +256,9 @@ def test_no_annotation_of_google_api_is_imported() -> None:
                 bridge_port=l2_xpu_infra_mgr_pb2.BridgePort(
                     name="host0-3",
                     spec=l2_xpu_infra_mgr_pb2.BridgePortSpec(
-                        mac_address=bytes.fromhex("020000000001"), ptype=1, logical_bridges=["5"]
+                        mac_address=bytes.fromhex("020000000001"),
+                        ptype="BRIDGE_PORT_TYPE_ACCESS",
+                        logical_bridges=["5"],
                     ),
                 )
             ),
@@ -271,7 +273,7 @@ def test_no_annotation_of_google_api_is_imported() -> None:
         ),
         pytest.param(lifecycle_pb2.VfCount(vf_cnt=8), "0808", id="SetNumVfs"),
         pytest.param(
-            networktypes_pb2.IPAddress(af=1, v4_addr=167772162),
+            networktypes_pb2.IPAddress(af="IP_AF_INET", v4_addr=167772162),
             "0801" + "15" + "0200000a",
             id="10.0.0.2",
         ),

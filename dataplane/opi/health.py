@@ -33,9 +33,10 @@ class HealthTeller:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; from now on nothing is serving."""
+        """Look no more, also where ``start`` was not reached; from now on nothing is serving."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._servicer.enter_graceful_shutdown()
 
     def _run(self) -> None:

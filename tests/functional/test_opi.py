@@ -590,8 +590,10 @@ def test_only_root_may_use_the_socket(world: OpiWorld) -> None:
 
 
 def test_another_plugin_on_the_socket_is_left_alone(world: OpiWorld) -> None:
+    other = OpiServer(world.made_site)
     with pytest.raises(OverweaveError, match="another agent already serves"):
-        OpiServer(world.made_site).start(world.socket)
+        other.start(world.socket)
+    other.stop()
     assert start_as_the_daemon(world) == ("[fe80::1%eth1]", 8085)
 
 

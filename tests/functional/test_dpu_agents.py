@@ -310,7 +310,9 @@ class Daemon:
     def create(self, mac: str) -> opi.BridgePort:
         """Hand on what the host's daemon asks for when a pod gets VF 1."""
         spec = opi.BridgePortSpec(
-            mac_address=bytes.fromhex(mac.replace(":", "")), ptype=1, logical_bridges=["3"]
+            mac_address=bytes.fromhex(mac.replace(":", "")),
+            ptype="BRIDGE_PORT_TYPE_ACCESS",
+            logical_bridges=["3"],
         )
         port = opi.BridgePort(name="host0-1", spec=spec)
         made: opi.BridgePort = self.ports.CreateBridgePort(

@@ -121,6 +121,7 @@ CREATE_LB, GET_LB = f"{BRIDGES}/CreateLogicalBridge", f"{BRIDGES}/GetLogicalBrid
 UPDATE_LB, REMOVE_LB = f"{BRIDGES}/UpdateLogicalBridge", f"{BRIDGES}/DeleteLogicalBridge"
 BAD, MISSING, REFUSED = Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION
 TAKEN = Code.ALREADY_EXISTS
+GIVEN_UP = (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE)  # whoever sees first that the time is over
 FORGED = pb.ListLogicalBridgesRequest(page_token="Lw==")  # noqa: S106  # of a page
 
 WRONG: list[tuple[str, str, Any, grpc.StatusCode, str]] = [
@@ -313,8 +314,9 @@ def test_no_message_and_a_closed_stream(world: OpiWorld) -> None:
 
 @pytest.mark.parametrize("timeout_s", [0.0, 1e-6])
 def test_a_deadline_that_is_over(world: OpiWorld, timeout_s: float) -> None:
-    with refused(Code.DEADLINE_EXCEEDED):
+    with pytest.raises(grpc.RpcError) as raised:
         call(world, CREATE, daemons_port(), timeout_s)
+    assert raised.value.code() in GIVEN_UP
     time.sleep(0.1)  # what came after all would be there now
     assert world.port_names() == []
 
@@ -324,7 +326,7 @@ def test_a_caller_that_gives_up_while_it_waits_leaves_nothing(world: OpiWorld) -
     ports = world.server_ports  # its turn is somebody else's
     with ports._vfs.hold(held, 1.0), pytest.raises(grpc.RpcError) as raised:
         call(world, CREATE, daemons_port(), 0.3)
-    assert raised.value.code() in (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE)
+    assert raised.value.code() in GIVEN_UP
     time.sleep(0.1)
     assert world.port_names() == []
     world.ports.CreateBridgePort(daemons_port())

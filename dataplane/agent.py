@@ -137,7 +137,7 @@ class Agent:
         self.post(request)
         if not self._wait_answered(request, timeout_s):
             self.post(replace(request, wait_for_fabric=False))
-            self._wait(lambda snapshot: _is_answered(snapshot, request), _LAST_WORD_S)
+            self.wait(lambda snapshot: _is_answered(snapshot, request), _LAST_WORD_S)
         snapshot = self._snapshot
         refusal = snapshot.state.refusals.get(request.key)
         port = snapshot.port(request.key)
@@ -154,19 +154,19 @@ class Agent:
         def is_settled(snapshot: Snapshot) -> bool:
             return _is_answered(snapshot, request) or not snapshot.state.fabric.connected
 
-        if self._wait(lambda snapshot: _is_answered(snapshot, request), timeout_s):
+        if self.wait(lambda snapshot: _is_answered(snapshot, request), timeout_s):
             return True
-        self._wait(is_settled, _BUSY_FABRIC_S)
+        self.wait(is_settled, _BUSY_FABRIC_S)
         return _is_answered(self._snapshot, request)
 
     def cancel(self, key: AttachmentKey) -> None:
         """Give a reservation or an attachment up; on return no answer to it is left over."""
         self.post(AttachCancelled(key))
-        self._wait(lambda snapshot: not snapshot.state.knows(key), _LAST_WORD_S)
+        self.wait(lambda snapshot: not snapshot.state.knows(key), _LAST_WORD_S)
 
     def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
         """Return once every local Target holds the attachment; else AttachRefusedError."""
-        if not self._wait(lambda snapshot: not snapshot.unprogrammed(key), timeout_s):
+        if not self.wait(lambda snapshot: not snapshot.unprogrammed(key), timeout_s):
             reasons = "; ".join(self._snapshot.unprogrammed(key))
             raise AttachRefusedError(
                 TRY_AGAIN,
@@ -175,7 +175,7 @@ class Agent:
 
     def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
         """Return whether the fabric row was committed in time."""
-        return self._wait(lambda snapshot: snapshot.is_published(key), timeout_s)
+        return self.wait(lambda snapshot: snapshot.is_published(key), timeout_s)
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
         """Forget the attachment and wait until every local Target has, and a DPU's switch."""
@@ -183,9 +183,9 @@ class Agent:
         if attachment is None:
             return
         self.post(Detached(key))
-        self._wait(lambda snapshot: key not in snapshot.since, _LAST_WORD_S)
+        self.wait(lambda snapshot: key not in snapshot.since, _LAST_WORD_S)
         generation = self._snapshot.generation
-        if not self._wait(lambda snapshot: snapshot.is_programmed(generation), timeout_s):
+        if not self.wait(lambda snapshot: snapshot.is_programmed(generation), timeout_s):
             log.warning("detach.late", key=key, timeout_s=timeout_s)
         self._wait_released(attachment.netdev, min(timeout_s, _WITHDRAW_S))
 
@@ -195,7 +195,7 @@ class Agent:
         def is_over(snapshot: Snapshot) -> bool:
             return not snapshot.unreleased(netdev) or bool(snapshot.state.switch.error)
 
-        self._wait(is_over, timeout_s)
+        self.wait(is_over, timeout_s)
         if why := self._snapshot.unreleased(netdev):
             log.warning("detach.unreleased", netdev=netdev, why=why)
 
@@ -229,7 +229,7 @@ class Agent:
 
     def segment_mtu(self, segment: str) -> int:
         """Return the pod MTU of a segment in bytes; AttachRefusedError if it is not known."""
-        self._wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
+        self.wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
         state = self._snapshot.state
         known = state.fabric.segment(segment)
         if known is None:
@@ -246,7 +246,7 @@ class Agent:
 
     def knows_segment(self, segment: str) -> bool:
         """Return whether the segment is known, once the first rows had time to come."""
-        self._wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
+        self.wait(lambda snapshot: _is_segment_clear(snapshot, segment), _KNOW_SEGMENT_S)
         return self._snapshot.state.fabric.segment(segment) is not None
 
     def obstacle(self) -> Obstacle | None:
@@ -351,7 +351,8 @@ class Agent:
         if is_measured and self._snapshot.lacks_entries:
             self.look(SWITCH_TARGET)  # a device that was reset says nothing of it
 
-    def _wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:
+    def wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:
+        """Wait until ``condition`` holds of the newest snapshot; return whether it came to that."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self._snapshot), timeout_s)
 

@@ -8,18 +8,19 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import IpAddress, family_of
-from dataplane.device_config import Devices
+from dataplane.device_config import Devices, Vendor, unix_socket
 from dataplane.documents import (
     Fault,
     FaultyFileError,
     InterfaceName,
     Ip,
     NodeName,
+    SegmentName,
     Strict,
     absolute_path,
     read_documents,
@@ -76,6 +77,31 @@ def _sysfs_or_off(value: object) -> Path | None:
         return absolute_path(value)
     except InvalidValueError as error:
         raise InvalidValueError(f"{error}, nor off") from None
+
+
+def _vlan_id(value: object) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not text.isascii() or not text.isdecimal():
+        raise InvalidValueError(f"{shown(value)} is not a VLAN id from 1 to 4094")
+    if not 1 <= int(text) <= 4094:  # IEEE 802.1Q, table 9-2: 0 and 4095 name no VLAN
+        raise InvalidValueError(f"VLAN id {text} is not from 1 to 4094")
+    return int(text)
+
+
+def _channel(value: object) -> tuple[str, int]:
+    text = value if isinstance(value, str) else ""
+    host, _, port = text.rpartition(":")
+    in_brackets = host.startswith("[") and host.endswith("]")
+    address = host[1:-1] if in_brackets else host
+    try:
+        fits = ip_address(address).version == (6 if in_brackets else 4)
+    except ValueError:
+        fits = False
+    if not fits or not is_port(port):
+        raise InvalidValueError(
+            f"{shown(value)} is not ADDRESS:PORT such as 192.168.1.2:50151 or [fe80::1%eth1]:8085"
+        )
+    return address, int(port)
 
 
 Directory = Annotated[Path, PlainValidator(absolute_path)]
@@ -171,6 +197,32 @@ class OvsAccess(Strict):
     remote: Remote | None = None
 
 
+class OpiRole(StrEnum):
+    """What callers of the OPI services may do; only TENANT lets them write segments."""
+
+    NODE = "node"
+    TENANT = "tenant"
+
+
+_E2100_CHANNEL = ("192.168.1.2", 50151)  # what Intel's plugin has in it, for both sides
+
+
+class OpiAccess(Strict):
+    """The services for a DPU operator's daemon, and which of its VLAN ids is which segment.
+
+    Every VLAN id that ``bridges`` does not name is ``segment``. ``channel`` is where the daemons on
+    the DPU and on its host meet.
+    """
+
+    socket: Annotated[Path, PlainValidator(unix_socket)] = Path(
+        "/var/run/dpu-daemon/vendor-plugin/vendor-plugin.sock"
+    )
+    channel: Annotated[tuple[str, int], BeforeValidator(_channel)] | None = None
+    segment: SegmentName = "default"
+    bridges: dict[Annotated[int, PlainValidator(_vlan_id)], SegmentName] = {}
+    role: Annotated[OpiRole, Field(strict=False)] = OpiRole.NODE
+
+
 class AgentConfig(Strict):
     """Everything the agent is told; what is left out has the value that ``EXAMPLE`` shows.
 
@@ -192,6 +244,7 @@ class AgentConfig(Strict):
     datapath: Annotated[DatapathChoice, Field(strict=False)] = DatapathChoice.AUTO
     devices: Devices = []
     discovery: Discovery = Path("/sys")
+    opi: OpiAccess | None = None
 
     @model_validator(mode="after")
     def _own_switch_has_its_own_socket(self) -> AgentConfig:
@@ -218,6 +271,22 @@ class AgentConfig(Strict):
         if nic in (name for device in self.devices for name in device.netdevs):
             raise InvalidValueError(f"devices: netdev {nic} is underlay.interface, too")
         return self
+
+    @model_validator(mode="after")
+    def _opi_is_about_a_device(self) -> AgentConfig:
+        if self.opi is not None and not self.devices:
+            raise InvalidValueError(
+                "opi: there is no DPU in 'devices', and what a DPU operator asks for is about one"
+            )
+        return self
+
+    @property
+    def opi_channel(self) -> tuple[str, int] | None:
+        """Return where the daemons of DPU and host meet; None: the configuration has to say."""
+        told = self.opi.channel if self.opi else None
+        return told or (
+            _E2100_CHANNEL if all(each.vendor is Vendor.INTEL for each in self.devices) else None
+        )
 
     @property
     def attachment_socket(self) -> Path:
@@ -318,6 +387,14 @@ fabric:
 #   side: dpu                  # one at most; then this agent serves attachment.sock in run_dir
 #   representors: [rep0, rep1] # of the host's VFs, in the same order
 #   switch: {}                 # what the vendor's driver needs to know: vendors/*/README.md
+
+# opi:                         # what a DPU operator's daemon expects of a vendor's plugin
+#   socket: unix:/var/run/dpu-daemon/vendor-plugin/vendor-plugin.sock
+#   channel: "[fe80::1%eth1]:8085"     # where the daemons of DPU and host meet; only for an
+#                              # E2100 there is a default: 192.168.1.2:50151
+#   segment: default           # what a VLAN id means here that is none of these:
+#   bridges: {5: blue, 6: green}
+#   role: node                 # or tenant: callers may make, change and delete segments
 """
 
 

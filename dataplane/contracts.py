@@ -19,6 +19,7 @@ from dataplane.core.model import (
     IpInterface,
     IpNetwork,
     Mac,
+    Segment,
     Vni,
 )
 from dataplane.core.path import Outcome, Probe
@@ -278,6 +279,22 @@ class PacketPaths:
     ovs: PacketPath
     switch: PacketPath | None = None
     device: ObservedPath | None = None
+
+
+class SegmentWriter(Protocol):
+    """Writes Segments into the fabric database, for who has the role ``tenant``.
+
+    Both calls raise InvalidValueError for what must not be among what is there, OverweaveError with
+    the database's own words, and FabricUnavailableError where it cannot be asked.
+    """
+
+    def write(self, segment: Segment) -> None:
+        """Make ``segment`` be, instead of an earlier one of its name."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Make a segment not be, nor what hangs on it; InvalidValueError while it has endpoints."""
+        ...
 
 
 class AttachRefusedError(Exception):

@@ -28,7 +28,7 @@ from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
-from dataplane.config import AgentConfig, FabricAccess, FastPath
+from dataplane.config import AgentConfig, FabricAccess, FastPath, OpiAccess, OpiRole
 from dataplane.contracts import (
     Feed,
     ObservedPath,
@@ -47,6 +47,7 @@ from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
+from dataplane.fabric.segments import StoredSegments
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
@@ -58,8 +59,13 @@ from dataplane.host.vf import VfWiring
 from dataplane.host.witness import PodWitness
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
+from dataplane.opi.bridges import Vlans
+from dataplane.opi.channel import Channel
+from dataplane.opi.server import OpiServer
+from dataplane.opi.site import Site
 from dataplane.statefile import StateFiles
 from dataplane.switch import Counters, SwitchFeed
+from dataplane.vf_ports import VfPorts
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.packet_path import OvsPacketPath
 from overlay_ovs.ports import PortsTarget
@@ -271,15 +277,39 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     scrapes.start()
     ipam = Ipam()
     stack.callback(ipam.stop)
-    devices = served_devices(config.devices)
+    devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
     if devices:
-        attachments = AttachmentService(config.node, agent, devices, witness)
+        attachments = AttachmentService(config.node, agent, devices, witness, ports)
         host = serve_attachments(attachments, config.attachment_socket)
         stack.callback(lambda: host.stop(None).wait())
     handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
+    if config.opi is not None:
+        opi = OpiServer(_site(config, config.opi, agent, ports))
+        stack.callback(opi.stop)
+        opi.start(config.opi.socket)
+
+
+def _site(config: AgentConfig, opi: OpiAccess, agent: Agent, ports: VfPorts) -> Site:
+    dpu = _own_device(config)
+    access = config.fabric
+    is_tenant = opi.role is OpiRole.TENANT
+    return Site(
+        node=config.node,
+        agent=agent,
+        ports=ports,
+        vlans=Vlans(opi.segment, opi.bridges),
+        representors=tuple(dpu.representors) if dpu else None,
+        vfs={
+            device.name: tuple(vf.device_id for vf in device.vfs)
+            for device in config.devices
+            if device.side is Side.HOST
+        },
+        channel=Channel(*config.opi_channel) if config.opi_channel else None,
+        segments=StoredSegments(access.remote, _tls(access)) if is_tenant else None,
+    )
 
 
 def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:

@@ -146,7 +146,8 @@ def inventory(config: AgentConfig, vswitch: VSwitch) -> Inventory:
             kept.append(str(error))
         except OverweaveError as error:
             unseen.append(str(error))
-    things += [*_own_switch(config), *_pins(config.bpffs), *_metrics_socket(config)]
+    things += [*_own_switch(config), *_pins(config.bpffs)]
+    things += [*_metrics_socket(config), *_opi_socket(config)]
     things += _below(config.run_dir, _RUN_FILES, things)
     things += _below(config.state_dir, _STATE_FILES, things)
     things += _installed(config)
@@ -427,6 +428,13 @@ def _metrics_socket(config: AgentConfig) -> Iterator[Thing]:
     """Yield what an agent that was killed has left where its configuration says."""
     path = config.metrics
     if isinstance(path, Path) and path.is_socket() and path != config.run_dir / "metrics.sock":
+        yield Thing(f"file {path}", partial(_remove, path), path)
+
+
+def _opi_socket(config: AgentConfig) -> Iterator[Thing]:
+    """Yield what an agent that was killed has left where a plugin is; one that answers stays."""
+    path = config.opi.socket if config.opi else None
+    if path is not None and path.is_socket() and _listener(path) is None:
         yield Thing(f"file {path}", partial(_remove, path), path)
 
 

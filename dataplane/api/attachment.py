@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -12,16 +12,7 @@ from dataplane.api import attachment_pb2 as pb
 from dataplane.api import attachment_pb2_grpc as rpc
 from dataplane.api.witness import HostWitness
 from dataplane.contracts import Attachments, AttachRefusedError
-from dataplane.core.admission import (
-    ALREADY_ATTACHED,
-    DUPLICATE,
-    EXHAUSTED,
-    INVALID_CONFIG,
-    NO_UNDERLAY,
-    NOT_GRANTED,
-    TRY_AGAIN,
-)
-from dataplane.core.desired import Port
+from dataplane.core.admission import INVALID_CONFIG
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import (
@@ -35,27 +26,13 @@ from dataplane.core.model import (
     interface_of,
 )
 from dataplane.core.names import CONTAINER_ID, IFNAME, NETWORK, SERIAL, Naming
-from dataplane.turns import Turns
+from dataplane.rpc import status_of
+from dataplane.vf_ports import AttachedPort, VfPorts
 
 CODE_KEY = "overweave-cni-code"
 MAX_IPS = 16
 _LONGEST_IDENTITY = 1024  # overweave.ovsschema
 _LATEST = 1 << 40  # unix seconds: later than any clock, and a number that OVSDB takes
-_ADMIT_S = 1.0
-_PROGRAMMED_S = 10.0
-_PUBLISHED_S = 1.0
-_DETACH_S = 10.0
-_TURN_S = 60.0  # at most, also for a caller without a deadline
-
-_STATUSES = {
-    INVALID_CONFIG: grpc.StatusCode.INVALID_ARGUMENT,
-    TRY_AGAIN: grpc.StatusCode.UNAVAILABLE,
-    ALREADY_ATTACHED: grpc.StatusCode.ALREADY_EXISTS,
-    DUPLICATE: grpc.StatusCode.ALREADY_EXISTS,
-    NOT_GRANTED: grpc.StatusCode.PERMISSION_DENIED,
-    EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    NO_UNDERLAY: grpc.StatusCode.FAILED_PRECONDITION,
-}
 
 
 class _UnknownDeviceError(AttachRefusedError):
@@ -75,16 +52,17 @@ class AttachmentService(rpc.AttachmentServicer):
         attachments: Attachments,
         devices: Mapping[str, tuple[str, ...]],
         witness: HostWitness | None = None,
+        ports: VfPorts | None = None,
     ) -> None:
-        """Serve ``devices`` of ``node`` over ``attachments``; ``witness`` hears of the host."""
+        """Serve ``devices`` of ``node`` over ``attachments``; ``witness`` hears of the host.
+
+        ``ports`` are those that another service hands out, too.
+        """
         self._node = node
         self._attachments = attachments
+        self._ports = ports or VfPorts(node, attachments)
         self._devices = dict(devices)
         self._witness = witness or HostWitness()
-        # One request at a time per attachment: a Detach must find what an Attach is making. And one
-        # per VF: two that ask for the same must not both find it free. Always in this order.
-        self._keys = Turns()
-        self._vfs = Turns()
 
     def GetDevices(self, request: pb.GetDevicesRequest, context: object) -> pb.GetDevicesResponse:
         """Return what is served."""
@@ -97,17 +75,14 @@ class AttachmentService(rpc.AttachmentServicer):
         """Return what was attached, once every local Target has it."""
         with _refusals(context):
             netdev = self._representor(request.serial, request.vf)
-            wanted = attach_request(request, netdev)
-            with _turn(self._keys, wanted.key, context), _turn(self._vfs, netdev, context):
-                return self._attach(wanted, context)
+            return _response(self._ports.attach(attach_request(request, netdev), context))
         raise AssertionError("a refusal ends the call")
 
     def Detach(self, request: pb.DetachRequest, context: grpc.ServicerContext) -> pb.DetachResponse:
         """Forget an attachment of that device, also one that is being made."""
         with _refusals(context):
             key = _key(request.container_id, request.ifname)
-            with _turn(self._keys, key, context):
-                self._detach(request.serial, key, context)
+            self._ports.detach(key, context, self._representors(request.serial))
         return pb.DetachResponse()
 
     def Check(self, request: pb.CheckRequest, context: grpc.ServicerContext) -> pb.CheckResponse:
@@ -135,43 +110,6 @@ class AttachmentService(rpc.AttachmentServicer):
             except AttachRefusedError as error:
                 return str(error)
         return ""
-
-    def _attach(self, wanted: AttachRequest, context: grpc.ServicerContext) -> pb.AttachResponse:
-        self._refuse_taken(wanted)
-        known = self._attachments.attachment(wanted.key)
-        try:
-            port = self._attachments.admit(wanted, _ADMIT_S)
-            _refuse_gone(context)
-            self._attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
-        except AttachRefusedError:
-            if known is None:
-                self._attachments.cancel(wanted.key)
-            raise
-        return _response(port, published=self._attachments.wait_published(wanted.key, _PUBLISHED_S))
-
-    def _detach(self, serial: str, key: AttachmentKey, context: grpc.ServicerContext) -> None:
-        held = self._held(serial, key)
-        if held is not None:
-            with _turn(self._vfs, held.netdev, context):
-                self._attachments.detach(key, _DETACH_S)
-
-    def _refuse_taken(self, wanted: AttachRequest) -> None:
-        for attachment in map(self._attachments.attachment, self._attachments.keys()):
-            if attachment is None:
-                continue
-            same_key = attachment.key == wanted.key
-            if attachment.netdev == wanted.netdev and not same_key:
-                raise AttachRefusedError(
-                    ALREADY_ATTACHED,
-                    f"representor {wanted.netdev} of node {self._node}: its VF is taken by"
-                    f" {attachment.key} ({attachment.identity}); detach that first",
-                )
-            if same_key and not _is_same(attachment, wanted):
-                raise AttachRefusedError(
-                    ALREADY_ATTACHED,
-                    f"{wanted.key} is attached at node {self._node} already, to segment"
-                    f" {attachment.segment} by {attachment.access_port}; detach it first",
-                )
 
     def _representors(self, serial: str) -> tuple[str, ...]:
         if not serial or serial not in self._devices:
@@ -227,28 +165,11 @@ def _refusals(context: grpc.ServicerContext) -> Iterator[None]:
         code, status, text = error.code, grpc.StatusCode.NOT_FOUND, str(error)
     except AttachRefusedError as error:
         code, text = error.code, str(error)
-        status = _STATUSES.get(code, grpc.StatusCode.FAILED_PRECONDITION)
+        status = status_of(code)
     else:
         return
     context.set_trailing_metadata(((CODE_KEY, str(code)),))
     context.abort(status, text)
-
-
-@contextmanager
-def _turn(turns: Turns, name: Hashable, context: grpc.ServicerContext) -> Iterator[None]:
-    """Wait for the turn of ``name`` as long as the caller does; who is gone wants nothing more."""
-    left = context.time_remaining()
-    with turns.hold(name, _TURN_S if left is None else min(left, _TURN_S)) as came:
-        if not came:
-            raise AttachRefusedError(TRY_AGAIN, f"another request for {name} is still under way")
-        _refuse_gone(context)
-        yield
-
-
-def _refuse_gone(context: grpc.ServicerContext) -> None:
-    """Raise AttachRefusedError if nobody waits for the answer: what comes of it had no owner."""
-    if not context.is_active():
-        raise AttachRefusedError(TRY_AGAIN, "the caller is gone")
 
 
 def _check(naming: Naming, key: str, text: str) -> str:
@@ -308,22 +229,14 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}... ({len(text)} characters)"
 
 
-def _is_same(attachment: Attachment, wanted: AttachRequest) -> bool:
-    """Say whether what is there is what an earlier, equal request made."""
-    return (attachment.netdev, attachment.segment, attachment.identity) == (
-        wanted.netdev,
-        wanted.segment,
-        wanted.identity,
-    )
-
-
-def _response(port: Port, *, published: bool) -> pb.AttachResponse:
+def _response(attached: AttachedPort) -> pb.AttachResponse:
+    port = attached.port
     attachment, segment = port.attachment, port.segment
     return pb.AttachResponse(
         mac=attachment.mac,
         addresses=[str(interface_of(ip, segment.subnets)) for ip in attachment.ips],
         mtu=port.mtu,
         vni=segment.vni,
-        published=published,
+        published=attached.published,
         routes=map(str, port.on_link),
     )

@@ -22,6 +22,7 @@ from dataplane.core.placement import PlacedEntry, placed_entries
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import Snapshot, obstacle
 from dataplane.core.xdp import XdpPlace, why_no_xdp
+from dataplane.rpc import listen
 
 _THREADS = 4
 _ATTACH_THREADS = 32
@@ -143,7 +144,7 @@ def serve(service: AgentService, socket: Path) -> grpc.Server:
     """Start the service on a unix ``socket`` in a directory only root may enter."""
     server = grpc.server(ThreadPoolExecutor(_THREADS, thread_name_prefix="api"))
     rpc.add_AgentServicer_to_server(service, server)
-    return _listen(server, socket)
+    return listen(server, socket)
 
 
 def serve_attachments(service: AttachmentService, socket: Path) -> grpc.Server:
@@ -151,14 +152,7 @@ def serve_attachments(service: AttachmentService, socket: Path) -> grpc.Server:
     # Each Attach waits for the dataplane, and many pods of a host may start at once.
     server = grpc.server(ThreadPoolExecutor(_ATTACH_THREADS, thread_name_prefix="attachment"))
     attachment_rpc.add_AttachmentServicer_to_server(service, server)
-    return _listen(server, socket)
-
-
-def _listen(server: grpc.Server, socket: Path) -> grpc.Server:
-    socket.unlink(missing_ok=True)
-    server.add_insecure_port(f"unix:{socket}")
-    server.start()
-    return server
+    return listen(server, socket)
 
 
 def _target(snapshot: Snapshot, name: str, overdue_s: float) -> pb.TargetStatus:

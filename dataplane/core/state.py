@@ -88,6 +88,12 @@ class FabricView:
         """Say whether the rows of a segment are complete and follow the database."""
         return self.connected and segment in self.synced
 
+    @property
+    def segments(self) -> Mapping[str, Segment]:
+        """Return the segments by name."""
+        known = (*self._cached(Segment), *self._all(Segment))
+        return {segment.name: segment for segment in known}
+
     def segment(self, name: str) -> Segment | None:
         """Return a segment by name."""
         known = self.rows.get((Segment, ""), {}).get(name)

@@ -90,6 +90,17 @@ def plan_apply(intent: IntentFile, present: Collection[FabricEntity]) -> Plan:
     )
 
 
+def plan_segment(segment: Segment, present: Collection[FabricEntity]) -> Plan:
+    """Return what makes ``segment`` be; InvalidValueError with all that forbids it."""
+    before, key, wanted = _rows(present), key_of(segment), _normal(segment)
+    told = [breach.text for breach in breaches(wanted, World(before, {**before, key: wanted}))]
+    if told:
+        raise InvalidValueError("; ".join(told))
+    if key not in before:
+        return Plan(add=(wanted,))
+    return Plan(update=((before[key], wanted),) if before[key] != wanted else ())
+
+
 def plan_delete(kind: str, name: str, present: Collection[FabricEntity]) -> Plan:
     """Return what deletes an object an administrator wrote, with all that hangs on it.
 

@@ -514,11 +514,34 @@ def test_no_agent_is_one_sentence(tmp_path: Path) -> None:
         agent.GetStatus(pb.GetStatusRequest(), timeout=1)
 
 
-@pytest.mark.parametrize("suffix", ["_pb2.py", "_pb2.pyi", "_pb2_grpc.py"])
-@pytest.mark.parametrize("name", ["dataplane/api/agent", "dataplane/api/attachment"])
-def test_the_checked_in_code_is_what_protoc_writes(name: str, suffix: str, tmp_path: Path) -> None:
+PROTOS = [
+    ("dataplane/api/agent", "services"),
+    ("dataplane/api/attachment", "services"),
+    ("dataplane/opi/component", ""),
+    ("dataplane/opi/l2_xpu_infra_mgr", "services"),
+    ("dataplane/opi/l3_xpu_infra_mgr", "services"),
+    ("dataplane/opi/lifecycle", "services"),
+    ("dataplane/opi/network_function", "services"),
+    ("dataplane/opi/networktypes", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "services"), PROTOS, ids=[name for name, _ in PROTOS])
+def test_the_checked_in_code_is_what_protoc_writes(
+    name: str, services: str, tmp_path: Path
+) -> None:
     out = [f"--{kind}={tmp_path}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", *out, f"{name}.proto"]
     subprocess.run(command, cwd=REPOSITORY, check=True)
-    written = tmp_path / f"{name}{suffix}"
-    assert written.read_text() == (REPOSITORY / f"{name}{suffix}").read_text()
+    wanted = {"_pb2.py", "_pb2.pyi", *(["_pb2_grpc.py"] if services else [])}
+    for suffix in wanted:
+        written = tmp_path / f"{name}{suffix}"
+        assert written.read_text() == (REPOSITORY / f"{name}{suffix}").read_text()
+    assert (REPOSITORY / f"{name}_pb2_grpc.py").exists() == bool(services)
+
+
+def test_every_proto_is_held_to_what_protoc_writes() -> None:
+    found = REPOSITORY.glob("dataplane/*/*.proto")
+    assert {str(path.relative_to(REPOSITORY).with_suffix("")) for path in found} == dict(
+        PROTOS
+    ).keys()

@@ -1,7 +1,8 @@
 """A host, its DPU and a plain node as real agents: a pod on a VF talks to pods on veths.
 
 VF and representor are TAPs, joined by a relay that stands for a switch whose tables are empty, and
-that nobody can ask. On one of the DPUs eBPF cannot be loaded.
+that nobody can ask. On one of the DPUs eBPF cannot be loaded. One VF is for a runtime that calls
+our CNI plugin, the other for a DPU operator's daemons, to whom our agents are a vendor's plugin.
 """
 
 from __future__ import annotations
@@ -10,28 +11,37 @@ import fcntl
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import grpc
 import pytest
+from google.protobuf.empty_pb2 import Empty
 
 from dataplane.lab.runtime import PluginError, invoke
 from dataplane.netlink.netns import Netns
+from dataplane.opi import l2_xpu_infra_mgr_pb2 as opi
+from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as opi_rpc
+from dataplane.opi import lifecycle_pb2 as lifecycle
+from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
 from ovs_client.daemons import OvsInstance, Place
 from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, STATED_S, World, ip, netns
 from tests.unit.sysfs_trees import Tree, vital_product_data
 
-VF = "0000:06:00.2"
+VF, OPERATORS_VF = "0000:06:00.2", "0000:06:00.3"
 SERIAL = "M1"
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
-MEMBERS = ("h", "d", "n", "p1", "p2", "p3")
+MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4")
+OPERATORS_POD = "10.1.15.250/20"  # of the operator's own IPAM
 NODES = ("h", "d", "n")
 UNHEARD_S = 5.0  # who is ready has answered its host since
 
@@ -69,11 +79,12 @@ class Relay:
 
 
 class DpuWorld(World):
-    """Host h, its DPU d, plain node n; pods p1 on h, p2 on d, p3 on n."""
+    """Host h, its DPU d, plain node n; pods p1 and p4 on h, p2 on d, p3 on n."""
 
     hidden: Path | None = None
     relay: Relay | None = None
     on_vf: Any = None  # what the plugin has answered for the pod on the VF
+    operators_relay: Relay | None = None
 
     def make_namespaces(self) -> None:
         for name in MEMBERS:
@@ -87,6 +98,7 @@ class DpuWorld(World):
             ip("-n", netns(name).name, "link", "set", "eth0", "up")
             ip("-n", netns(name).name, "addr", "add", f"192.0.2.{number}/24", "dev", "eth0")
         self.join()
+        self.operators_relay = Relay(tap("h", "vf1"), tap("d", "rep1"))
 
     def join(self) -> None:
         """Make VF and representor, as an emulator does."""
@@ -94,8 +106,15 @@ class DpuWorld(World):
 
     def configure(self, name: str, devices: list[dict[str, Any]]) -> None:
         self.write_config(name, {"manage": True, "rundir": str(self.node(name) / "ovs")})
-        config = json.loads(self.config(name).read_text())
-        self.config(name).write_text(json.dumps({**config, "devices": devices}))
+        config = {**json.loads(self.config(name).read_text()), "devices": devices}
+        if devices:
+            socket, channel = f"unix:{self.plugin(name)}", "[fe80::1%eth0]:8085"
+            config["opi"] = {"socket": socket, "channel": channel, "segment": "blue"}
+        self.config(name).write_text(json.dumps(config))
+
+    def plugin(self, name: str) -> Path:
+        """Return the socket where the operator's daemon on a node looks for a plugin."""
+        return self.node(name) / "plugin" / "vendor-plugin.sock"
 
     def start(self, name: str, *words: str, space: str | None = None) -> None:
         if name != "d" or self.hidden is None:
@@ -155,8 +174,8 @@ class DpuWorld(World):
     def clear(self) -> None:
         for name in list(self.processes):
             self.stop(name)
-        if self.relay is not None:
-            self.relay.stop()
+        for relay in filter(None, (self.relay, self.operators_relay)):
+            relay.stop()
         for name in NODES:
             OvsInstance(Place(self.node(name) / "ovs", self.node(name) / "ovs")).stop(cleanup=True)
             bpffs = self.node(name) / "bpf"
@@ -177,16 +196,18 @@ def world(
         (world.hidden / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
     socket = world.node("d") / "run" / "attachment.sock"
     common = {"serial": SERIAL, "vendor": "senao", "emulated": True}
-    vfs = [{"device_id": VF, "netdev": "vf0"}]
+    vfs = [
+        {"device_id": device_id, "netdev": f"vf{number}"}
+        for number, device_id in enumerate((VF, OPERATORS_VF))
+    ]
     try:
         world.make_namespaces()
         world.configure(
             "h", [{**common, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}]
         )
         switch = {"address": f"unix:{world.directory / 'nobody.sock'}", "uplink": "up"}
-        world.configure(
-            "d", [{**common, "side": "dpu", "representors": ["rep0"], "switch": switch}]
-        )
+        reps = ["rep0", "rep1"]
+        world.configure("d", [{**common, "side": "dpu", "representors": reps, "switch": switch}])
         world.configure("n", [])
         world.start("fabric", "fabric", "run", "--dir", str(world.directory / "f"))
         world.until(lambda: world("get", "node").returncode == 0, "fabric")
@@ -297,6 +318,98 @@ def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
     on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
     world.until(lambda: world.pings("p3", on_vf, 1) == 0, "d")
     assert world.pings("p3", on_vf) == 0
+
+
+class Daemon:
+    """What the operator's daemon on one node asks of its plugin, in its order and by its calls."""
+
+    def __init__(self, world: DpuWorld, node: str) -> None:
+        self._world, self._node = world, node
+        self._channel = grpc.insecure_channel(f"unix:{world.plugin(node)}")
+        self.lifecycle = lifecycle_rpc.LifeCycleServiceStub(self._channel)
+        self.devices = lifecycle_rpc.DeviceServiceStub(self._channel)
+        self.heartbeat = lifecycle_rpc.HeartbeatServiceStub(self._channel)
+        self.ports = opi_rpc.BridgePortServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def begin(self) -> tuple[str, int]:
+        """Call Init every 100 ms until it succeeds, then set the number of VFs, once."""
+        told: list[lifecycle.IpPort] = []
+        request = lifecycle.InitRequest(dpu_mode=self._node == "d", dpu_identifier="senao")
+
+        def init() -> bool:
+            with suppress(grpc.RpcError):
+                told.append(self.lifecycle.Init(request))
+            return bool(told)
+
+        self._world.until(init, self._node)
+        assert self.devices.SetNumVfs(lifecycle.VfCount(vf_cnt=8)).vf_cnt == 2
+        return told[0].ip, told[0].port
+
+    def create(self, mac: str) -> opi.BridgePort:
+        """Hand on what the host's daemon asks for when a pod gets VF 1."""
+        spec = opi.BridgePortSpec(
+            mac_address=bytes.fromhex(mac.replace(":", "")),
+            ptype="BRIDGE_PORT_TYPE_ACCESS",
+            logical_bridges=["3"],
+        )
+        port = opi.BridgePort(name="host0-1", spec=spec)
+        made: opi.BridgePort = self.ports.CreateBridgePort(
+            opi.CreateBridgePortRequest(bridge_port=port)
+        )
+        return made
+
+    def delete(self) -> None:
+        self.ports.DeleteBridgePort(opi.DeleteBridgePortRequest(name="host0-1"))
+
+
+def move_vf_into_pod() -> str:
+    """Do what the operator's CNI plugin does with VF 1 and pod p4; return the VF's MAC."""
+    (vf,) = json.loads(ip("-n", netns("h").name, "-j", "link", "show", "dev", "vf1"))
+    ip("-n", netns("h").name, "link", "set", "vf1", "netns", netns("p4").name, "name", "net1")
+    ip("-n", netns("p4").name, "addr", "add", OPERATORS_POD, "dev", "net1")
+    ip("-n", netns("p4").name, "link", "set", "net1", "up")
+    return str(vf["address"])
+
+
+def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
+    """The DPU's agent is killed in between: packets go on, and all is as before."""
+    (other,) = world.records("get", "endpoint", "p3/eth0")
+    there = {"ips": [{"address": each} for each in other["ips"] if "." in each]}
+    here = {"ips": [{"address": OPERATORS_POD}]}
+    with Daemon(world, "h") as host, Daemon(world, "d") as dpu:
+        assert host.begin() == ("[fe80::1%25eth0]", 8085)
+        assert dpu.begin() == ("[fe80::1%eth0]", 8085)
+        found = host.devices.GetDevices(Empty()).devices
+        assert {key: each.health for key, each in found.items()} == dict.fromkeys(
+            (VF, OPERATORS_VF), "Healthy"
+        )
+        mac = move_vf_into_pod()
+        made = dpu.create(mac)
+        assert made.status.oper_status == opi.BP_OPER_STATUS_UP
+        world.until(lambda: world.pings("p4", there, 1) == 0, "d")
+        assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)
+        (row,) = world.records("get", "endpoint", "opi/d/host0-1")
+        assert (row["node"], row["mac"], row["ips"]) == ("d", mac, [])
+
+        world.stop("d", signal.SIGKILL)
+        assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)
+        world.start("d", "agent", "--config", str(world.config("d")), space="d")
+        assert dpu.begin() == ("[fe80::1%eth0]", 8085)
+        assert dpu.create(mac).spec == made.spec
+        world.until(lambda: world.is_ready("d"), "d")
+        assert dpu.heartbeat.Ping(lifecycle.PingRequest(sender_id="host-daemon")).healthy
+        assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)
+
+        dpu.delete()
+        assert "opi/d/host0-1" not in world("get", "port", agents="d").stdout
+        assert world.pings("p4", there, 1) == 1
+        world.until(lambda: world("get", "endpoint", "opi/d/host0-1").returncode == 1, "d")
 
 
 def test_the_vf_goes_home(world: DpuWorld) -> None:

@@ -169,6 +169,22 @@ def test_a_metrics_socket_that_was_left(tmp_path: Path, place: str, found: list[
     )
 
 
+def test_a_plugin_socket_goes_if_nobody_answers_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "plugin.sock"
+    device = "{serial: '1', vendor: senao, side: dpu, representors: [rep0], switch: {uplink: up}}"
+    more = f"devices: [{device}]\nopi: {{socket: 'unix:{path}'}}\n"
+    config = config_at(tmp_path, tmp_path / "run", more)
+    assert list(uninstall._opi_socket(config)) == []
+    with socket.socket(socket.AF_UNIX) as plugin:
+        plugin.bind(str(path))
+        plugin.listen()
+        assert list(uninstall._opi_socket(config)) == []  # it may be somebody else's
+    (left,) = uninstall._opi_socket(config)
+    assert left.name == f"file {path}"
+    left.remove()
+    assert not path.exists()
+
+
 def test_a_directory_with_something_else_in_it_stays(tmp_path: Path) -> None:
     for name in ("agent.lock", "fabric.json", "notes.txt"):
         (tmp_path / name).touch()

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.config import EXAMPLE, AgentConfig, load_config, parse_config
+from dataplane.config import EXAMPLE, AgentConfig, OpiRole, load_config, parse_config
 from dataplane.core.desired import LocalNode
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
@@ -159,6 +159,56 @@ def test_a_dpu_may_be_the_host_of_another() -> None:
 def test_all_faults_of_devices_at_once() -> None:
     text = MINIMAL + HOST.replace("marvell", "nvidia").replace("vf0", "a/b").replace("unix:", "")
     assert len(faults(text)) == 3
+
+
+def test_what_the_file_says_of_opi() -> None:
+    opi = config(DPU + "opi: {channel: '[fe80::1%eth1]:8085', bridges: {5: blue, '6': green}}").opi
+    assert opi is not None
+    assert opi.socket == Path("/var/run/dpu-daemon/vendor-plugin/vendor-plugin.sock")
+    assert (opi.channel, opi.bridges) == (("fe80::1%eth1", 8085), {5: "blue", 6: "green"})
+    assert (opi.segment, opi.role) == ("default", OpiRole.NODE)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "opi", "channel"),
+    [
+        pytest.param("intel", "{}", ("192.168.1.2", 50151), id="E2100"),
+        pytest.param("senao", "{}", None, id="of another it depends on the netdev"),
+        pytest.param("intel", "{channel: '10.0.0.1:1'}", ("10.0.0.1", 1), id="told"),
+    ],
+)
+def test_where_the_daemons_of_a_dpu_meet(
+    vendor: str, opi: str, channel: tuple[str, int] | None
+) -> None:
+    text = DPU.replace("senao", vendor) + f"opi: {opi}"
+    assert config(text).opi_channel == channel
+
+
+@pytest.mark.parametrize(
+    ("opi", "words"),
+    [
+        pytest.param("{socket: /run/x.sock}", "is not unix:/PATH, a socket", id="no method"),
+        pytest.param("{channel: eth1}", "opi.channel: 'eth1' is not ADDRESS:PORT", id="netdev"),
+        pytest.param("{channel: 'fe80::1:8085'}", "is not ADDRESS:PORT", id="no brackets"),
+        pytest.param("{channel: '[10.0.0.1]:80'}", "is not ADDRESS:PORT", id="IPv4 in brackets"),
+        pytest.param("{channel: '10.0.0.1:0'}", "is not ADDRESS:PORT", id="port 0"),
+        pytest.param("{channel: 5}", "opi.channel: 5 is not ADDRESS:PORT", id="number"),
+        pytest.param("{segment: Blue}", "segment name 'Blue'", id="segment"),
+        pytest.param("{bridges: {0: blue}}", "VLAN id 0 is not from 1 to 4094", id="VLAN 0"),
+        pytest.param("{bridges: {4095: blue}}", "VLAN id 4095 is not", id="VLAN 4095"),
+        pytest.param("{bridges: {x: blue}}", "'x' is not a VLAN id", id="no number"),
+        pytest.param("{bridges: {5: B}}", "segment name 'B'", id="bridge"),
+        pytest.param("{bridges: {5: a, '5': b}}", "key '5' is already there", id="twice"),
+        pytest.param("{role: admin}", "opi.role 'admin'", id="role"),
+        pytest.param("{vlan: 5}", "unknown key opi.vlan", id="unknown key"),
+    ],
+)
+def test_faults_of_opi(opi: str, words: str) -> None:
+    assert words in "\n".join(faults(MINIMAL + DPU + f"opi: {opi}"))
+
+
+def test_opi_is_for_a_dpu_or_its_host() -> None:
+    assert "opi: there is no DPU in 'devices'" in "\n".join(faults(MINIMAL + "opi: {}"))
 
 
 def test_what_the_file_leaves_out() -> None:

@@ -29,7 +29,7 @@ from dataplane.core.model import (
     Vni,
 )
 from dataplane.documents import FaultyFileError
-from dataplane.fabric.intent import Plan, plan_apply, plan_delete, plan_node_delete
+from dataplane.fabric.intent import Plan, plan_apply, plan_delete, plan_node_delete, plan_segment
 from dataplane.fabric.intent_file import read_intent
 from dataplane.fabric.intent_rules import key_of
 
@@ -611,6 +611,33 @@ def test_delete(
 def test_delete_refuses(kind: str, name: str, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):
         plan_delete(kind, name, (*PRESENT, *GRANTS, *PINS))
+
+
+@pytest.mark.parametrize(
+    ("segment", "plan"),
+    [
+        pytest.param(BLUE, Plan(), id="as it is"),
+        pytest.param(replace(BLUE, subnets=BLUE.subnets[::-1]), Plan(), id="in another order"),
+        pytest.param(Segment("red", Vni(8)), Plan(add=(Segment("red", Vni(8)),)), id="new"),
+        pytest.param(
+            replace(BLUE, mtu=1400), Plan(update=((BLUE, replace(BLUE, mtu=1400)),)), id="changed"
+        ),
+    ],
+)
+def test_one_segment(segment: Segment, plan: Plan) -> None:
+    assert plan_segment(segment, PRESENT) == plan
+
+
+@pytest.mark.parametrize(
+    ("segment", "told"),
+    [
+        pytest.param(Segment("red", Vni(7)), "vni 7 is already used by segment blue", id="vni"),
+        pytest.param(replace(BLUE, vni=Vni(8)), "vni cannot change from 7 to 8", id="in use"),
+    ],
+)
+def test_one_segment_that_must_not_be(segment: Segment, told: str) -> None:
+    with pytest.raises(InvalidValueError, match=told):
+        plan_segment(segment, PRESENT)
 
 
 def test_a_pin_contradicts_one_in_the_database_whichever_comes_later() -> None:

@@ -1,0 +1,87 @@
+"""What the services have of the node they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dataplane.contracts import Attachments, SegmentWriter
+from dataplane.core.model import Node
+from dataplane.core.snapshot import Snapshot
+from dataplane.opi.bridges import BridgeView, Vlans
+from dataplane.opi.channel import Channel
+from dataplane.opi.refusals import Fault, OpiRefusedError
+from dataplane.vf_ports import VfPorts
+
+
+class Deciding(Attachments, Protocol):
+    """The deciding thread: what it offers, and what it knows."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Return the newest picture of all it knows."""
+        ...
+
+    def wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:
+        """Wait until ``condition`` holds of the newest picture; return whether it came to that."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node that is a DPU, a DPU's host, or both.
+
+    ``representors`` are those of the DPU in the order of the VFs' numbers, None on another node;
+    ``vfs`` the ids of the VFs here, by the name of their device. ``segments`` is None where callers
+    have not the role ``tenant``, ``channel`` where the configuration does not name one.
+    """
+
+    node: str
+    agent: Deciding
+    ports: VfPorts
+    vlans: Vlans
+    representors: tuple[str, ...] | None = None
+    vfs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    channel: Channel | None = None
+    segments: SegmentWriter | None = None
+
+    @property
+    def is_dpu(self) -> bool:
+        """Say whether the node is a DPU."""
+        return self.representors is not None
+
+    @property
+    def is_host(self) -> bool:
+        """Say whether the node is the host of a DPU."""
+        return bool(self.vfs)
+
+    def own_representors(self) -> tuple[str, ...]:
+        """Return the representors; OpiRefusedError on a node that is no DPU."""
+        if self.representors is None:
+            raise OpiRefusedError(
+                Fault.WRONG_SIDE,
+                f"node {self.node} is no DPU, and bridge ports are behind a DPU's VFs: ask the"
+                " agent on the DPU",
+            )
+        return self.representors
+
+    def bridges(self) -> BridgeView:
+        """Return what is known of bridges now; OpiRefusedError if that is not all there are."""
+        state = self.agent.snapshot.state
+        if not state.fabric.base_synced:
+            raise OpiRefusedError(
+                Fault.AWAY,
+                f"node {self.node} has not heard from the fabric database which segments there are"
+                f" ({state.fabric.error or 'it is connected'}); try again",
+            )
+        return BridgeView(Node(self.node, state.vteps), state.fabric.segments, self.vlans)
+
+    def is_device_ready(self, device: str) -> bool:
+        """Say whether the agent of a DPU below this host answers, by the device's name."""
+        known = self.agent.snapshot.state.devices.get(device)
+        return known is not None and known.holds
+
+    def is_healthy(self) -> bool:
+        """Say whether an attachment that is asked for now would be made."""
+        return self.agent.obstacle() is None and all(map(self.is_device_ready, self.vfs))

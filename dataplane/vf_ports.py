@@ -1,0 +1,172 @@
+"""Attaches what is behind the representors of this DPU, for whoever asks over gRPC."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from dataplane.contracts import Attachments, AttachRefusedError
+from dataplane.core.admission import ALREADY_ATTACHED, TRY_AGAIN
+from dataplane.core.desired import Port
+from dataplane.core.events import AttachRequest
+from dataplane.core.model import Attachment, AttachmentKey
+from dataplane.turns import Turns
+
+_ADMIT_S = 1.0
+_PROGRAMMED_S = 10.0
+_PUBLISHED_S = 1.0
+_DETACH_S = 10.0
+_TURN_S = 60.0  # at most, also for a caller without a deadline
+
+
+class Caller(Protocol):
+    """Who waits for the answer; grpc.ServicerContext is one."""
+
+    def time_remaining(self) -> float | None:
+        """Return for how many seconds it waits, None if it has not said."""
+        ...
+
+    def is_active(self) -> bool:
+        """Say whether it still waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedPort:
+    """A port that every local Target has; ``published``: the fabric database, too."""
+
+    port: Port
+    published: bool
+
+
+class VfPorts:
+    """One request at a time per attachment and per VF, whichever service it came by.
+
+    A Detach must find what an Attach is making, and of two that ask for the same VF not both may
+    find it free. Calls raise AttachRefusedError.
+    """
+
+    def __init__(self, node: str, attachments: Attachments) -> None:
+        """Serve the representors of ``node``."""
+        self._node = node
+        self._attachments = attachments
+        self._keys = Turns()
+        self._vfs = Turns()  # after that of the key, always
+
+    def attach(self, wanted: AttachRequest, caller: Caller) -> AttachedPort:
+        """Admit ``wanted``, behind its representor; asking again returns the same."""
+        with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
+            return self._attach(wanted, caller)
+
+    def change(self, wanted: AttachRequest, caller: Caller) -> AttachedPort:
+        """Have ``wanted`` instead of what is attached by its key; refused: that stays."""
+        with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
+            before = self._attachments.attachment(wanted.key)
+            if before is None or _is_same(before, wanted):
+                return self._attach(wanted, caller)
+            self._attachments.detach(wanted.key, _DETACH_S)
+            try:
+                return self._attach(wanted, caller)
+            except AttachRefusedError:
+                self._attachments.admit(_again(before), _ADMIT_S)
+                raise
+
+    def detach(
+        self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
+    ) -> bool:
+        """Forget an attachment, also one that is being made; return whether there was one.
+
+        With ``netdevs`` only one that is behind one of them.
+        """
+        with self._turn(key, caller):
+            held = self._attachments.attachment(key)
+            if held is None or (netdevs is not None and held.netdev not in netdevs):
+                return False
+            with self._turn(held.netdev, caller):
+                self._attachments.detach(key, _DETACH_S)
+            return True
+
+    def _attach(self, wanted: AttachRequest, caller: Caller) -> AttachedPort:
+        self._refuse_taken(wanted)
+        known = self._attachments.attachment(wanted.key)
+        try:
+            port = self._attachments.admit(wanted, _ADMIT_S)
+            _refuse_gone(caller)
+            self._attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
+            _refuse_gone(caller)
+        except AttachRefusedError:
+            if known is None:
+                self._attachments.cancel(wanted.key)
+            raise
+        published = self._attachments.wait_published(wanted.key, _PUBLISHED_S)
+        return AttachedPort(port, published)
+
+    def _refuse_taken(self, wanted: AttachRequest) -> None:
+        for attachment in map(self._attachments.attachment, self._attachments.keys()):
+            if attachment is None:
+                continue
+            same_key = attachment.key == wanted.key
+            if attachment.netdev == wanted.netdev and not same_key:
+                raise AttachRefusedError(
+                    ALREADY_ATTACHED,
+                    f"representor {wanted.netdev} of node {self._node}: its VF is taken by"
+                    f" {attachment.key} ({attachment.identity}); detach that first",
+                )
+            if same_key and not _is_same(attachment, wanted):
+                raise AttachRefusedError(
+                    ALREADY_ATTACHED,
+                    f"{wanted.key} is attached at node {self._node} already, to segment"
+                    f" {attachment.segment} by {attachment.access_port}, with MAC {attachment.mac};"
+                    " detach it first",
+                )
+
+    @contextmanager
+    def _turn(self, name: Hashable, caller: Caller) -> Iterator[None]:
+        """Wait for the turn of a key or VF as long as the caller does.
+
+        Who is gone wants nothing more.
+        """
+        turns = self._keys if isinstance(name, AttachmentKey) else self._vfs
+        left = caller.time_remaining()
+        with turns.hold(name, _TURN_S if left is None else min(left, _TURN_S)) as came:
+            if not came:
+                raise AttachRefusedError(
+                    TRY_AGAIN, f"another request for {name} is still under way"
+                )
+            _refuse_gone(caller)
+            yield
+
+
+def _refuse_gone(caller: Caller) -> None:
+    """Raise AttachRefusedError if nobody waits for the answer: what comes of it had no owner."""
+    if not caller.is_active() or caller.time_remaining() == 0:
+        raise AttachRefusedError(TRY_AGAIN, "the caller is gone")
+
+
+def _is_same(attachment: Attachment, wanted: AttachRequest) -> bool:
+    """Say whether what is there is what an earlier, equal request made."""
+    return (attachment.netdev, attachment.segment, attachment.identity) == (
+        wanted.netdev,
+        wanted.segment,
+        wanted.identity,
+    ) and wanted.mac in (None, attachment.mac)
+
+
+def _again(attachment: Attachment) -> AttachRequest:
+    """Return the request that makes an attachment anew as it was."""
+    return AttachRequest(
+        key=attachment.key,
+        netns=attachment.netns,
+        segment=attachment.segment,
+        identity=attachment.identity,
+        requested_at=int(time.time()),
+        mac=attachment.mac,
+        ips=attachment.ips,
+        ipam=attachment.ipam,
+        mtu=attachment.mtu,
+        network=attachment.network,
+        netdev=attachment.netdev,
+    )

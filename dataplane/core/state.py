@@ -43,7 +43,9 @@ from dataplane.core.model import (
 )
 from dataplane.core.offload import PROMOTE_AT, SwitchView
 
-_NEWEST_WEIGHS = 0.3  # of a measurement a second: half of a rate is forgotten in two
+# Of a measurement a second: half of a rate is forgotten in two, or, where nobody counts, in 120.
+_NEWEST_WEIGHS = 0.3
+_KEPT_UNCOUNTED = 0.5 ** (1 / 120)
 
 _Entity = TypeVar("_Entity", bound=FabricEntity)
 _Key = TypeVar("_Key", bound=Hashable)
@@ -272,7 +274,9 @@ def _fold_switch(view: SwitchView, event: SwitchSeen | TrafficMeasured) -> Switc
         return replace(view, capability=event.capability or view.capability, error=event.error)
     # What the switch holds at the start has earned its place: it counts as it did when it came in.
     earned = dict.fromkeys(event.held, PROMOTE_AT) if view.held is None else view.rates
-    return replace(view, rates=smoothed(earned, event.rates), held=event.held)
+    counts = view.capability is None or view.capability.counts
+    uncounted = frozenset[EntryKey]() if counts else event.held
+    return replace(view, rates=smoothed(earned, event.rates, uncounted), held=event.held)
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:
@@ -382,13 +386,21 @@ def entity_key(entity: FabricEntity) -> Hashable:
 
 
 def smoothed(
-    before: Mapping[EntryKey, float], now: Mapping[EntryKey, float]
+    before: Mapping[EntryKey, float],
+    now: Mapping[EntryKey, float],
+    uncounted: Collection[EntryKey] = (),
 ) -> dict[EntryKey, float]:
-    """Return the rates to rank by: a burst does not make an entry, nor a pause unmake it."""
-    return {
+    """Return the rates to rank by: a burst does not make an entry, nor a pause unmake it.
+
+    What is ``uncounted`` is taken to forward what it did when it was last seen to, a little less
+    each time: so it gives way to what forwards more, goes some time, and is measured then.
+    """
+    known = {
         key: (1 - _NEWEST_WEIGHS) * before.get(key, 0.0) + _NEWEST_WEIGHS * rate
         for key, rate in now.items()
     }
+    kept = {key: _KEPT_UNCOUNTED * before.get(key, 0.0) for key in uncounted}
+    return known | {key: max(rate, known.get(key, 0.0)) for key, rate in kept.items()}
 
 
 def _without(mapping: Mapping[_Key, _Value], key: _Key) -> Mapping[_Key, _Value]:

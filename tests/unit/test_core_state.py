@@ -69,6 +69,7 @@ OWN_BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
 POD = AttachmentKey("pod", "eth0")
 OTHER = AttachmentKey("other", "eth0")
 NOW = 1_800_000_000
+IDLE = 0.0
 
 
 def after(*events: StateEvent, state: State | None = None) -> State:
@@ -509,6 +510,26 @@ def test_what_a_switch_holds_at_the_start_counts_as_if_it_had_just_come_in() -> 
     assert first.switch.rates[other] == 0.0
     assert after(*[measured] * 9, state=first).switch.rates[held] < KEEP_ABOVE
     assert after(measured, SwitchSeen(None, "no answer")).switch.held == measured.held
+
+
+@pytest.mark.parametrize(
+    ("counts", "before", "now", "after_it"),
+    [
+        pytest.param(True, 20.0, IDLE, 14.0, id="counted: silent"),
+        pytest.param(False, 20.0, IDLE, 20.0 * 0.5 ** (1 / 120), id="not counted: as it was"),
+        pytest.param(False, 20.0, 40.0, 26.0, id="not counted: the software has more of it"),
+    ],
+)
+def test_what_is_known_of_what_the_switch_holds(
+    counts: bool, before: float, now: float, after_it: float
+) -> None:
+    held, other = (EntryKey(BLUE.vni, Mac(f"02:00:00:00:00:0{n}")) for n in (1, 2))
+    known = SwitchSeen(Capability("test", "switch", counts=counts))
+    state = after(known, TrafficMeasured({}, frozenset()))
+    rates = {held: before, other: before}
+    state = replace(state, switch=replace(state.switch, rates=rates))
+    measured = after(TrafficMeasured({held: now, other: IDLE}, frozenset({held})), state=state)
+    assert measured.switch.rates == pytest.approx({held: after_it, other: 14.0})
 
 
 def test_numbers_and_faults_of_open_vswitch_ports_follow_what_it_says() -> None:

@@ -102,6 +102,20 @@ class AttachmentService(rpc.AttachmentServicer):
                 return self._attach(wanted, context)
         raise AssertionError("a refusal ends the call")
 
+    def Publish(
+        self, request: pb.PublishRequest, context: grpc.ServicerContext
+    ) -> pb.PublishResponse:
+        """Let other nodes know of an attachment of that device; return whether they may by now."""
+        with _refusals(context):
+            key = _key(request.container_id, request.ifname)
+            with _turn(self._keys, key, context):
+                if self._held(request.serial, key) is None:
+                    raise AttachRefusedError(
+                        TRY_AGAIN, f"the DPU {self._node} does not know {key}; attach it first"
+                    )
+                return pb.PublishResponse(published=self._attachments.publish(key, _PUBLISHED_S))
+        raise AssertionError("a refusal ends the call")
+
     def Detach(self, request: pb.DetachRequest, context: grpc.ServicerContext) -> pb.DetachResponse:
         """Forget an attachment of that device, also one that is being made."""
         with _refusals(context):
@@ -147,7 +161,7 @@ class AttachmentService(rpc.AttachmentServicer):
             if known is None:
                 self._attachments.cancel(wanted.key)
             raise
-        return _response(port, published=self._attachments.wait_published(wanted.key, _PUBLISHED_S))
+        return _response(port)
 
     def _detach(self, serial: str, key: AttachmentKey, context: grpc.ServicerContext) -> None:
         held = self._held(serial, key)
@@ -317,13 +331,12 @@ def _is_same(attachment: Attachment, wanted: AttachRequest) -> bool:
     )
 
 
-def _response(port: Port, *, published: bool) -> pb.AttachResponse:
+def _response(port: Port) -> pb.AttachResponse:
     attachment, segment = port.attachment, port.segment
     return pb.AttachResponse(
         mac=attachment.mac,
         addresses=[str(interface_of(ip, segment.subnets)) for ip in attachment.ips],
         mtu=port.mtu,
         vni=segment.vni,
-        published=published,
         routes=map(str, port.on_link),
     )

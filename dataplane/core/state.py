@@ -20,8 +20,10 @@ from dataplane.core.events import (
     LinksChanged,
     NextHopsChanged,
     OfportChanged,
+    PodConnected,
     StateEvent,
     SwitchSeen,
+    TakenOver,
     TrafficMeasured,
 )
 from dataplane.core.model import (
@@ -144,7 +146,9 @@ class State:
     asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
     is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
-    the agents of the DPUs below this host answer.
+    the agents of the DPUs below this host answer. Attachments that take a workload from another
+    node are ``unconnected`` until their pod's end is there, and ``withheld`` from the database
+    until all here serves them: till then the workload stays where it is.
     """
 
     node: LocalNode
@@ -153,6 +157,8 @@ class State:
     attachments: Mapping[AttachmentKey, Attachment] = field(default_factory=dict)
     requests: Mapping[AttachmentKey, AttachRequest] = field(default_factory=dict)
     refusals: Mapping[AttachmentKey, Refusal] = field(default_factory=dict)
+    unconnected: frozenset[AttachmentKey] = frozenset()
+    withheld: frozenset[AttachmentKey] = frozenset()
     nic: Link | None = None
     watched: Mapping[str, int] = field(default_factory=dict)
     asked: int = 0
@@ -234,7 +240,7 @@ def fold(state: State, event: StateEvent) -> State:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
             return replace(state, fabric=_fold_fabric(state.fabric, event))
-        case AttachRequest() | AttachCancelled() | Detached():
+        case AttachRequest() | PodConnected() | TakenOver() | AttachCancelled() | Detached():
             return _fold_attachment(state, event)
         case AttachmentsLoaded(attachments=attachments, entities=entities):
             return replace(
@@ -301,7 +307,11 @@ def _steady(link: Link, before: Link | None) -> Link:
     return replace(link, addresses=(*old, *new))
 
 
-def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Detached) -> State:
+def _fold_attachment(
+    state: State, event: AttachRequest | PodConnected | TakenOver | AttachCancelled | Detached
+) -> State:
+    if isinstance(event, PodConnected | TakenOver):
+        return _come_here(state, event)
     refusals = _without(state.refusals, event.key)
     if isinstance(event, AttachRequest):
         return replace(state, requests={**state.requests, event.key: event}, refusals=refusals)
@@ -310,7 +320,17 @@ def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Deta
         attachments=_without(state.attachments, event.key),
         requests=_without(state.requests, event.key),
         refusals=refusals,
+        unconnected=state.unconnected - {event.key},
+        withheld=state.withheld - {event.key},
     )
+
+
+def _come_here(state: State, event: PodConnected | TakenOver) -> State:
+    if event.key not in state.withheld:
+        return state
+    unconnected = state.unconnected - {event.key}
+    withheld = state.withheld - ({event.key} if isinstance(event, TakenOver) else set())
+    return replace(state, unconnected=unconnected, withheld=withheld)
 
 
 def follow_interest(state: State) -> State:

@@ -31,8 +31,10 @@ from dataplane.core.events import (
     LinksChanged,
     NextHopsChanged,
     OfportChanged,
+    PodConnected,
     StateEvent,
     SwitchSeen,
+    TakenOver,
     TrafficMeasured,
 )
 from dataplane.core.model import (
@@ -238,11 +240,62 @@ def test_who_is_not_answered_yet_takes_no_address_from_anybody(bound: tuple[str,
 
 def test_a_move_takes_the_next_sequence_and_wins() -> None:
     old = remote(identity="ns/pod/eth0", sequence=4)
-    state = after(*synced(OWN_BLOCK, old), request(mac=old.mac))
+    state = after(*synced(OWN_BLOCK, old), request(mac=old.mac), PodConnected(POD))
     assert state.attachments[POD].sequence == 5
     view = desired(state).segments["blue"]
     assert view.ports[0].state is PortState.ACTIVE
     assert view.remotes == ()
+
+
+def test_a_workload_stays_where_it_is_until_it_is_served_here() -> None:
+    """First its pod is connected, then others are told; nor is its address taken before."""
+    ip, identity = ip_address("10.0.0.200"), "ns/pod/eth0"
+    there = replace(remote(identity, sequence=4), ips=(ip,))
+    bound = Address("blue", ip, identity, "n2")
+    state = after(*synced(there, bound), request(ips=(ip,)))
+    waiting = desired(state)
+    (port,), (far,) = waiting.segments["blue"].ports, waiting.segments["blue"].remotes
+    assert (port.state, port.reason) == (PortState.BLOCKED, Reason.PENDING)
+    assert far.endpoint == there
+    assert told(waiting) == ([], ())
+    left = desired(after(FabricChanged(deletes=(there, bound)), state=state))
+    assert told(left) == ([], (replace(bound, node="n1"),))
+    state = after(PodConnected(POD), state=state)
+    connected = desired(state)
+    assert connected.ports[0].state is PortState.ACTIVE
+    assert connected.segments["blue"].remotes == ()
+    assert told(connected) == ([], ())
+    taken = desired(after(TakenOver(POD), state=state))
+    assert told(taken) == ([5], (replace(bound, node="n1"),))
+    assert taken.segments == connected.segments
+
+
+def told(found: Desired) -> tuple[list[int], tuple[Address, ...]]:
+    """Return the sequences of the endpoints that are published, and the addresses."""
+    assert found.publication is not None
+    return [each.sequence for each in found.publication.endpoints], found.publication.addresses
+
+
+@pytest.mark.parametrize(
+    ("entities", "withheld"),
+    [
+        pytest.param([], set(), id="nobody has it"),
+        pytest.param([remote()], set(), id="another workload elsewhere"),
+        pytest.param([remote("ns/pod/eth0")], {POD}, id="it is elsewhere"),
+        pytest.param(
+            [remote("ns/pod/eth0"), Grant("blue", "n1")], set(), id="whose row is not granted"
+        ),
+    ],
+)
+def test_only_who_is_elsewhere_is_waited_for(
+    entities: list[FabricEntity], withheld: set[AttachmentKey]
+) -> None:
+    state = after(*synced(OWN_BLOCK, *entities), request())
+    assert state.withheld == withheld
+    assert state.unconnected == withheld
+    again = after(PodConnected(POD), TakenOver(POD), request(), state=state)
+    for done in (again, after(Detached(POD), state=state), restarted(state)):
+        assert not done.unconnected | done.withheld
 
 
 def test_the_loser_of_a_move_is_blocked_withdrawn_and_stays_so() -> None:

@@ -38,8 +38,8 @@ from dataplane.worker import Job, Worker
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
 _BUSY_FABRIC_S = 10.0  # how long an ADD waits for rows from a database that is connected
 _LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the database
-_SWITCH_FIRST_S = 0.5  # how long a change waits for a DPU's switch to let go of what it was before
 _TAKE_OVER_S = 10.0  # how long local Targets may take to serve a pod that was just connected
+_SWITCH_FIRST_S = 0.5  # how long a change waits for a DPU's switch to let go of what it was before
 _WITHDRAW_S = 3.0  # how long a DEL waits for that, less than a host waits for its DPU
 
 log = structlog.get_logger()

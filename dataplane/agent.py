@@ -22,6 +22,8 @@ from dataplane.core.events import (
     Detached,
     Event,
     FabricConnection,
+    PodConnected,
+    TakenOver,
     TargetReport,
     TrafficMeasured,
 )
@@ -36,6 +38,7 @@ from dataplane.worker import Job, Worker
 _KNOW_SEGMENT_S = 1.0  # how long an ADD just after the start waits for the first rows
 _BUSY_FABRIC_S = 10.0  # how long an ADD waits for rows from a database that is connected
 _LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the database
+_TAKE_OVER_S = 10.0  # how long local Targets may take to serve a pod that was just connected
 _SWITCH_FIRST_S = 0.5  # how long a change waits for a DPU's switch to let go of what it was before
 _WITHDRAW_S = 3.0  # how long a DEL waits for that, less than a host waits for its DPU
 
@@ -173,8 +176,15 @@ class Agent:
                 f"the dataplane did not take the attachment within {timeout_s:g} s: {reasons}",
             )
 
-    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
-        """Return whether the fabric row was committed in time."""
+    def publish(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Take the workload over, if another node has it; return whether the database has the row.
+
+        Raises AttachRefusedError if it is not served here, and leaves it where it is.
+        """
+        self.post(PodConnected(key))
+        self.wait(lambda snapshot: key not in snapshot.state.unconnected, _LAST_WORD_S)
+        self.wait_programmed(key, _TAKE_OVER_S)
+        self.post(TakenOver(key))
         return self.wait(lambda snapshot: snapshot.is_published(key), timeout_s)
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
@@ -406,7 +416,12 @@ def _desired(before: Snapshot, state: State) -> Snapshot:
         return replace(before, state=state)
     generation = before.generation + 1
     known = before.desired.attachments if before.desired else ()
-    same = {a.key: before.since[a.key] for a in known if state.attachments.get(a.key) == a}
+    now_here = before.state.unconnected - state.unconnected | before.state.withheld - state.withheld
+    same = {
+        a.key: before.since[a.key]
+        for a in known
+        if state.attachments.get(a.key) == a and a.key not in now_here
+    }
     keys = [attachment.key for attachment in desired.attachments] if desired else []
     publication = desired.publication if desired else None
     return replace(

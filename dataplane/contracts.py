@@ -166,7 +166,6 @@ class Attached:
     routes: tuple[IpNetwork, ...]
     mtu: int
     vni: Vni
-    published: bool
 
 
 class Dpu(Protocol):
@@ -178,6 +177,10 @@ class Dpu(Protocol):
 
     def attach(self, vf: Vf, request: AttachRequest, timeout_s: float) -> Attached:
         """Attach what is behind ``vf``; asking again returns the same."""
+        ...
+
+    def publish(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> bool:
+        """Say that the pod's end is there; return whether the fabric has the attachment."""
         ...
 
     def detach(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
@@ -328,8 +331,12 @@ class Attachments(Protocol):
         """
         ...
 
-    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
-        """Return True once the fabric row is committed, False if that did not happen in time."""
+    def publish(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Say that the pod's end is there: a workload that another node has stays there until then.
+
+        Return True once the fabric row is committed, False if that did not happen in time. Raises
+        AttachRefusedError if local Targets do not take the workload over.
+        """
         ...
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:

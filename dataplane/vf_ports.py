@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 from dataplane.contracts import Attachments, AttachRefusedError
@@ -34,14 +33,6 @@ class Caller(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class AttachedPort:
-    """A port that every local Target has; ``published``: the fabric database, too."""
-
-    port: Port
-    published: bool
-
-
 class VfPorts:
     """One request at a time per attachment and per VF, whichever service it came by.
 
@@ -56,12 +47,27 @@ class VfPorts:
         self._keys = Turns()
         self._vfs = Turns()  # after that of the key, always
 
-    def attach(self, wanted: AttachRequest, caller: Caller) -> AttachedPort:
-        """Admit ``wanted``, behind its representor; asking again returns the same."""
+    def attach(self, wanted: AttachRequest, caller: Caller) -> Port:
+        """Have ``wanted`` programmed, behind its representor; asking again returns the same."""
         with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
             return self._attach(wanted, caller)
 
-    def change(self, wanted: AttachRequest, caller: Caller) -> AttachedPort:
+    def publish(
+        self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
+    ) -> bool:
+        """Let other nodes know of an attachment; return whether the database has it by now.
+
+        With ``netdevs`` only of one that is behind one of them.
+        """
+        with self._turn(key, caller):
+            held = self._attachments.attachment(key)
+            if held is None or (netdevs is not None and held.netdev not in netdevs):
+                raise AttachRefusedError(
+                    TRY_AGAIN, f"the DPU {self._node} does not know {key}; attach it first"
+                )
+            return self._attachments.publish(key, _PUBLISHED_S)
+
+    def change(self, wanted: AttachRequest, caller: Caller) -> Port:
         """Have ``wanted`` instead of what is attached by its key; refused: that stays."""
         with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
             before = self._attachments.attachment(wanted.key)
@@ -89,7 +95,7 @@ class VfPorts:
                 self._attachments.detach(key, _DETACH_S)
             return True
 
-    def _attach(self, wanted: AttachRequest, caller: Caller) -> AttachedPort:
+    def _attach(self, wanted: AttachRequest, caller: Caller) -> Port:
         self._refuse_taken(wanted)
         known = self._attachments.attachment(wanted.key)
         try:
@@ -101,8 +107,7 @@ class VfPorts:
             if known is None:
                 self._attachments.cancel(wanted.key)
             raise
-        published = self._attachments.wait_published(wanted.key, _PUBLISHED_S)
-        return AttachedPort(port, published)
+        return port
 
     def _refuse_taken(self, wanted: AttachRequest) -> None:
         for attachment in map(self._attachments.attachment, self._attachments.keys()):

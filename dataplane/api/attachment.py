@@ -13,6 +13,7 @@ from dataplane.api import attachment_pb2_grpc as rpc
 from dataplane.api.witness import HostWitness
 from dataplane.contracts import Attachments, AttachRefusedError
 from dataplane.core.admission import INVALID_CONFIG
+from dataplane.core.desired import Port
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import (
@@ -27,7 +28,7 @@ from dataplane.core.model import (
 )
 from dataplane.core.names import CONTAINER_ID, IFNAME, NETWORK, SERIAL, Naming
 from dataplane.rpc import status_of
-from dataplane.vf_ports import AttachedPort, VfPorts
+from dataplane.vf_ports import VfPorts
 
 CODE_KEY = "overweave-cni-code"
 MAX_IPS = 16
@@ -76,6 +77,16 @@ class AttachmentService(rpc.AttachmentServicer):
         with _refusals(context):
             netdev = self._representor(request.serial, request.vf)
             return _response(self._ports.attach(attach_request(request, netdev), context))
+        raise AssertionError("a refusal ends the call")
+
+    def Publish(
+        self, request: pb.PublishRequest, context: grpc.ServicerContext
+    ) -> pb.PublishResponse:
+        """Let other nodes know of an attachment of that device; return whether they may by now."""
+        with _refusals(context):
+            key = _key(request.container_id, request.ifname)
+            netdevs = self._representors(request.serial)
+            return pb.PublishResponse(published=self._ports.publish(key, context, netdevs))
         raise AssertionError("a refusal ends the call")
 
     def Detach(self, request: pb.DetachRequest, context: grpc.ServicerContext) -> pb.DetachResponse:
@@ -229,14 +240,12 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}... ({len(text)} characters)"
 
 
-def _response(attached: AttachedPort) -> pb.AttachResponse:
-    port = attached.port
+def _response(port: Port) -> pb.AttachResponse:
     attachment, segment = port.attachment, port.segment
     return pb.AttachResponse(
         mac=attachment.mac,
         addresses=[str(interface_of(ip, segment.subnets)) for ip in attachment.ips],
         mtu=port.mtu,
         vni=segment.vni,
-        published=attached.published,
         routes=map(str, port.on_link),
     )

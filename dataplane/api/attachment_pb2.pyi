@@ -59,20 +59,34 @@ class AttachRequest(_message.Message):
     def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ...) -> None: ...
 
 class AttachResponse(_message.Message):
-    __slots__ = ("mac", "addresses", "mtu", "vni", "published", "routes")
+    __slots__ = ("mac", "addresses", "mtu", "vni", "routes")
     MAC_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     VNI_FIELD_NUMBER: _ClassVar[int]
-    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
     ROUTES_FIELD_NUMBER: _ClassVar[int]
     mac: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
     mtu: int
     vni: int
-    published: bool
     routes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vni: _Optional[int] = ..., published: _Optional[bool] = ..., routes: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., mtu: _Optional[int] = ..., vni: _Optional[int] = ..., routes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PublishRequest(_message.Message):
+    __slots__ = ("serial", "container_id", "ifname")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    serial: str
+    container_id: str
+    ifname: str
+    def __init__(self, serial: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ...) -> None: ...
+
+class PublishResponse(_message.Message):
+    __slots__ = ("published",)
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    published: bool
+    def __init__(self, published: _Optional[bool] = ...) -> None: ...
 
 class DetachRequest(_message.Message):
     __slots__ = ("serial", "container_id", "ifname")

@@ -46,6 +46,11 @@ class AttachmentStub:
                 request_serializer=dataplane_dot_api_dot_attachment__pb2.AttachRequest.SerializeToString,
                 response_deserializer=dataplane_dot_api_dot_attachment__pb2.AttachResponse.FromString,
                 _registered_method=True)
+        self.Publish = channel.unary_unary(
+                '/overweave.v1.Attachment/Publish',
+                request_serializer=dataplane_dot_api_dot_attachment__pb2.PublishRequest.SerializeToString,
+                response_deserializer=dataplane_dot_api_dot_attachment__pb2.PublishResponse.FromString,
+                _registered_method=True)
         self.Detach = channel.unary_unary(
                 '/overweave.v1.Attachment/Detach',
                 request_serializer=dataplane_dot_api_dot_attachment__pb2.DetachRequest.SerializeToString,
@@ -77,7 +82,15 @@ class AttachmentServicer:
 
     def Attach(self, request, context):
         """Attaches what is behind a VF to a segment and returns once the dataplane has it. Asking again
-        for the same container, interface and VF returns the same.
+        for the same container, interface and VF returns the same. A workload that another node has
+        stays there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Publish(self, request, context):
+        """Says that what is behind the VF is ready: other nodes send to it from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +131,11 @@ def add_AttachmentServicer_to_server(servicer, server):
                     servicer.Attach,
                     request_deserializer=dataplane_dot_api_dot_attachment__pb2.AttachRequest.FromString,
                     response_serializer=dataplane_dot_api_dot_attachment__pb2.AttachResponse.SerializeToString,
+            ),
+            'Publish': grpc.unary_unary_rpc_method_handler(
+                    servicer.Publish,
+                    request_deserializer=dataplane_dot_api_dot_attachment__pb2.PublishRequest.FromString,
+                    response_serializer=dataplane_dot_api_dot_attachment__pb2.PublishResponse.SerializeToString,
             ),
             'Detach': grpc.unary_unary_rpc_method_handler(
                     servicer.Detach,
@@ -191,6 +209,33 @@ class Attachment:
             '/overweave.v1.Attachment/Attach',
             dataplane_dot_api_dot_attachment__pb2.AttachRequest.SerializeToString,
             dataplane_dot_api_dot_attachment__pb2.AttachResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Publish(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overweave.v1.Attachment/Publish',
+            dataplane_dot_api_dot_attachment__pb2.PublishRequest.SerializeToString,
+            dataplane_dot_api_dot_attachment__pb2.PublishResponse.FromString,
             options,
             channel_credentials,
             insecure,

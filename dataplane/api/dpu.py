@@ -41,6 +41,14 @@ class DpuClient:
         with _asking(vf.dpu) as dpu:
             return _attached(vf, dpu.Attach(question, timeout=timeout_s))
 
+    def publish(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> bool:
+        """Say that the pod's end is there."""
+        with _asking(vf.dpu) as dpu:
+            question = pb.PublishRequest(
+                serial=vf.serial, container_id=key.container_id, ifname=key.ifname
+            )
+            return bool(dpu.Publish(question, timeout=timeout_s).published)
+
     def detach(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
         """Forget the attachment."""
         with _asking(vf.dpu) as dpu:
@@ -102,7 +110,6 @@ def _attached(vf: Vf, answer: pb.AttachResponse) -> Attached:
             routes=tuple(map(ip_network, answer.routes)),
             mtu=answer.mtu,
             vni=Vni(answer.vni),
-            published=answer.published,
         )
     except ValueError as error:
         raise AttachRefusedError(TRY_AGAIN, f"DPU at {vf.dpu} answered nonsense: {error}") from None

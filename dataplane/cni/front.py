@@ -18,6 +18,7 @@ from dataplane.core.model import Attachment, AttachmentKey
 from dataplane.turns import Turns
 
 DETACH_S = 5.0
+TAKE_OVER_S = 12.0  # what the DPU's agent may need before it waits for the database
 CHECK_S = 10.0
 STATUS_S = 2.0
 RETRY_S = 10.0
@@ -42,7 +43,6 @@ class Front:
         # An ADD that the DPU had not answered did not outlive the agent that asked.
         kept = (replace(each, leaving=each.leaving or not each.mac) for each in records.load())
         self._records = {record.key: record for record in kept}
-        self._published: set[AttachmentKey] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._sweep, name="front", daemon=True)
 
@@ -113,8 +113,6 @@ class Front:
         with self._guard:
             record = _completed(self._records[request.key], attached)
             self._keep(record)
-            if attached.published:
-                self._published.add(request.key)
         port = record.port
         if port is None:
             raise AttachRefusedError(Code.TRY_AGAIN, f"DPU at {vf.dpu} named no MAC")
@@ -127,10 +125,12 @@ class Front:
     def wait_programmed(self, key: AttachmentKey, timeout_s: float) -> None:
         """Return at once: the DPU's agent answers no Attach before."""
 
-    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
-        """Return what the DPU's agent said with its answer."""
-        del timeout_s
-        return key in self._published
+    def publish(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Have the DPU's agent do it, which waits for the database by itself."""
+        record = self._held(key)
+        if record is None:
+            raise AttachRefusedError(Code.TRY_AGAIN, f"{key} is not attached any more")
+        return self._dpu.publish(self._vf_of(record), key, timeout_s + TAKE_OVER_S)
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
         """Forget it here; a DPU that cannot be told now is told later."""
@@ -192,7 +192,6 @@ class Front:
             with self._guard:
                 self._files.remove(key)
                 del self._records[key]
-                self._published.discard(key)
 
     def _sweep(self) -> None:
         while not self._stopping.is_set():

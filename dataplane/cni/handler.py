@@ -66,8 +66,8 @@ class Held(Protocol):
         """Return once the dataplane has it."""
         ...
 
-    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
-        """Return whether the fabric has it."""
+    def publish(self, key: AttachmentKey, timeout_s: float) -> bool:
+        """Let other nodes know of it; return whether the fabric has it."""
         ...
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
@@ -248,17 +248,20 @@ class Handler:
     def _connect(
         self, lane: Lane, port: Port, routes: tuple[PodRoute, ...], call: Call, undo: ExitStack
     ) -> None:
-        """Wire the pod while the targets program, then make both known."""
+        """Wire the pod while the targets program, then make both known.
+
+        A workload that comes from another node stays there until all is in place here.
+        """
         key = port.attachment.key
         undo.callback(_undo, "unplumb", lambda: lane.wiring.unplumb(port.attachment))
         with call.phase("plumb"):
             lane.wiring.plumb(port, routes)
         with call.phase("program"):
             lane.held.wait_programmed(key, call.remaining(self.limits.programmed))
+        with call.phase("publish"):
+            published = lane.held.publish(key, call.remaining(self.limits.published))
         with call.phase("announce"):
             lane.wiring.announce(port)
-        with call.phase("publish"):
-            published = lane.held.wait_published(key, call.remaining(self.limits.published))
         log.info("cni.attached", key=key, published=published, phases=call.phases)
 
     # --- DEL and GC ---

@@ -86,8 +86,20 @@ def _answer(state: State, request: AttachRequest, outcome: Attachment | Refusal)
     state = replace(state, requests={k: r for k, r in state.requests.items() if k != request.key})
     if isinstance(outcome, Refusal):
         return replace(state, refusals={**state.refusals, request.key: outcome})
-    attachments = {**state.attachments, request.key: outcome}
-    return replace(state, attachments=attachments, last_slot=outcome.slot)
+    is_new = request.key not in state.attachments and outcome.sequence is not None
+    moves = {request.key} if is_new and _comes_from_elsewhere(state, outcome) else set()
+    return replace(
+        state,
+        attachments={**state.attachments, request.key: outcome},
+        unconnected=state.unconnected | moves,
+        withheld=state.withheld | moves,
+        last_slot=outcome.slot,
+    )
+
+
+def _comes_from_elsewhere(state: State, attachment: Attachment) -> bool:
+    place = holder(state, attachment)
+    return place is not None and place.node != state.node.name
 
 
 def admit(state: State, request: AttachRequest) -> Attachment | Refusal | Wait:
@@ -221,7 +233,7 @@ def _take_sequence(state: State, attachment: Attachment) -> Attachment:
     """
     place, now = holder(state, attachment), attachment.requested_at
     counted = place.moves if place else ()
-    moved = place is not None and place.node != state.node.name
+    moved = _comes_from_elsewhere(state, attachment)
     return replace(
         attachment,
         sequence=_next_sequence(state, attachment),

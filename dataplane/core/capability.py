@@ -68,6 +68,7 @@ class Capability:
     cannot do, ``limits`` what else to know, in the vendor's words. ``obstacle`` says why nothing
     can be placed at all, empty: it can; ``forwards``: what it holds forwards all the same.
     ``offloads``: it says itself that what it forwards by its tables is forwarded in hardware.
+    ``counts``: it says how much each entry has forwarded.
     ``rows`` of ours it holds now in all, those among them that no entry counts as its own, and
     ports and routes that they rely on.
     ``emulated`` devices prove nothing about speed.
@@ -84,6 +85,7 @@ class Capability:
     obstacle: str = ""
     forwards: bool = True
     offloads: bool = False
+    counts: bool = True
     emulated: bool = False
     rows: int = 0
 

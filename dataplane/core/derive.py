@@ -27,6 +27,7 @@ from dataplane.core.model import (
     Node,
     Segment,
     Side,
+    Verdict,
     in_any,
 )
 from dataplane.core.overhead import encap_overhead, pod_mtu
@@ -35,6 +36,9 @@ from dataplane.core.state import State
 from dataplane.core.views import block_addresses, block_plan, grants_of, losses, vteps
 
 _GONE = "this machine no longer has it: plug it in again, or take it out of 'devices'"
+_UNCONNECTED = Verdict(
+    Reason.PENDING, "its pod is not connected yet: the workload stays on another node until then"
+)
 
 
 def derive(state: State) -> Desired | None:
@@ -91,7 +95,7 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
         segment=segment,
         synced=segment.name in state.fabric.synced,
         mtu=mtu,
-        ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
+        ports=tuple(_port(state, attachment, segment, mtu) for attachment in ports),
         remotes=remotes,
         flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
         pins=state.fabric.pins(segment.name),
@@ -100,8 +104,8 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
 
 def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
     where, grants = vteps(state, segment.underlay), grants_of(state, segment.name)
-    published = [attachment for attachment in state.local(segment.name) if not attachment.blocked]
-    lost = losses(state, segment, published)
+    here = [a for a in state.local(segment.name) if _why_blocked(state, a) is None]
+    lost = losses(state, segment, here)
     return tuple(
         RemoteEndpoint(endpoint, where[endpoint.node])
         for endpoint in sorted(state.fabric.endpoints(segment.name), key=lambda e: e.key)
@@ -112,9 +116,13 @@ def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
     )
 
 
-def _port(attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
+def _why_blocked(state: State, attachment: Attachment) -> Verdict | None:
+    return attachment.blocked or (_UNCONNECTED if attachment.key in state.unconnected else None)
+
+
+def _port(state: State, attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
     port = Port(attachment, segment, min(attachment.mtu or largest_mtu, largest_mtu))
-    blocked = attachment.blocked
+    blocked = _why_blocked(state, attachment)
     if blocked is None:
         return port
     return replace(port, state=PortState.BLOCKED, reason=blocked.reason, detail=blocked.detail)
@@ -124,17 +132,17 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
     me = state.node.name
     if not state.vteps:
         return None
-    active = [
+    here = [
         port.attachment
         for view in views.values()
         for port in view.ports
-        if port.state is PortState.ACTIVE
+        if port.state is PortState.ACTIVE and port.attachment.key not in state.withheld
     ]
     return Publication(
         node=Node(me, state.vteps),
-        endpoints=tuple(a.endpoint(me) for a in active if a.sequence is not None),
+        endpoints=tuple(a.endpoint(me) for a in here if a.sequence is not None),
         blocks=_blocks(state),
-        addresses=_addresses(state, active),
+        addresses=_addresses(state, here),
         devices=(
             *(_device(state, device) for device in state.node.devices),
             *state.inventory.others(me, state.node.devices),
@@ -181,25 +189,29 @@ def _kept(state: State) -> tuple[FabricEntity, ...]:
     return (state.fabric.fabric, *segments, *blocks, *pins)
 
 
-def _may_claim(state: State, request: AttachRequest, ip: IpAddress) -> bool:
-    """Say whether a request may have an address before it is answered: only what nobody has.
+def _may_claim(state: State, owner: AttachRequest | Attachment, ip: IpAddress) -> bool:
+    """Say whether one that waits may have an address already: only what nobody has.
 
-    What its identity has elsewhere stays there until the answer is yes.
+    What its identity has elsewhere stays there until it need not wait any more.
     """
-    bound = (a for a in state.fabric.addresses(request.segment) if a.ip == ip)
-    return all((a.identity, a.node) == (request.identity, state.node.name) for a in bound)
+    bound = (a for a in state.fabric.addresses(owner.segment) if a.ip == ip)
+    return all((a.identity, a.node) == (owner.identity, state.node.name) for a in bound)
 
 
-def _addresses(state: State, active: list[Attachment]) -> tuple[Address, ...]:
-    """The static-range bindings to hold: of active attachments and of requests that wait."""
+def _addresses(state: State, here: list[Attachment]) -> tuple[Address, ...]:
+    """The static-range bindings to hold: of attachments that are ``here`` and of who waits."""
     me = state.node.name
-    claims = [(a.segment, ip, a.identity) for a in active if not a.ipam for ip in a.ips]
+    waiting: list[AttachRequest | Attachment] = [
+        *(r for r in state.requests.values() if r.segment in state.fabric.synced),
+        *(a for a in state.attachments.values() if a.key in state.withheld and not a.blocked),
+    ]
+    claims = [(a.segment, ip, a.identity) for a in here if not a.ipam for ip in a.ips]
     claims += [
-        (r.segment, ip, r.identity)
-        for r in state.requests.values()
-        if not r.ipam and r.segment in state.fabric.synced
-        for ip in r.ips
-        if _may_claim(state, r, ip)
+        (owner.segment, ip, owner.identity)
+        for owner in waiting
+        if not owner.ipam
+        for ip in owner.ips
+        if _may_claim(state, owner, ip)
     ]
     found = []
     for name, ip, identity in dict.fromkeys(claims):

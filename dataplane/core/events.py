@@ -144,6 +144,20 @@ class AttachRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PodConnected:
+    """The pod's end of an attachment is there: what is for the workload may come to it."""
+
+    key: AttachmentKey
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """All of this node serves an attachment with its pod: others may be told that it is here."""
+
+    key: AttachmentKey
+
+
+@dataclass(frozen=True, slots=True)
 class AttachCancelled:
     """A request is given up: what was reserved for it is free again."""
 
@@ -187,6 +201,8 @@ StateEvent = (
     | FabricConnection
     | FabricSynced
     | AttachRequest
+    | PodConnected
+    | TakenOver
     | AttachCancelled
     | AttachmentsLoaded
     | Detached

@@ -4,7 +4,8 @@ Software always holds everything, so this is only about speed: an entry comes in
 much, and goes when another one forwards clearly more, or when it has fallen silent. What serves one
 direction of a conversation comes with what serves the other: a remote endpoint is placed together
 with the local ones of its segment that are behind the switch. It is ranked by what is sent to it:
-one that only sends, and is never answered, stays in software.
+one that only sends, and is never answered, stays in software. Where the switch does not count, what
+it holds is ranked by what it forwarded before it came, less and less of it (core/state, smoothed).
 
 The administrator's pins overrule traffic, and nothing else. Who is ``always`` there comes before
 all others, where it can be there at all; of too many, the first by VNI and MAC. Where two pins on

@@ -25,8 +25,9 @@ class Snapshot:
     """The state, what is desired since ``generation``, and what each Target last reported.
 
     ``since`` is the generation in which an attachment, as it is now, became part of what is
-    desired. ``choice`` says what of it the DPU's switch is to hold, ``standing`` what it may hold.
-    ``written`` is the last generation that the fabric database took, but for what was pending.
+    desired, or one that comes from another node was connected or taken over. ``choice`` says what
+    of it the DPU's switch is to hold, ``standing`` what it may hold. ``written`` is the last
+    generation that the fabric database took, but for what was pending.
     """
 
     state: State
@@ -146,6 +147,8 @@ class Snapshot:
         """Say whether the fabric row of the attachment is committed."""
         since, attachment = self.since.get(key), self.state.attachments.get(key)
         if since is None or attachment is None or attachment.sequence is None:
+            return False
+        if key in self.state.withheld:
             return False
         report = self.reports.get(FABRIC_TARGET)
         refused = report is not None and any(each.about == key for each in report.pending)

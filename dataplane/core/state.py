@@ -21,8 +21,10 @@ from dataplane.core.events import (
     LinksChanged,
     NextHopsChanged,
     OfportChanged,
+    PodConnected,
     StateEvent,
     SwitchSeen,
+    TakenOver,
     TrafficMeasured,
 )
 from dataplane.core.inventory import Inventory
@@ -45,7 +47,9 @@ from dataplane.core.model import (
 )
 from dataplane.core.offload import PROMOTE_AT, SwitchView
 
-_NEWEST_WEIGHS = 0.3  # of a measurement a second: half of a rate is forgotten in two
+# Of a measurement a second: half of a rate is forgotten in two, or, where nobody counts, in 120.
+_NEWEST_WEIGHS = 0.3
+_KEPT_UNCOUNTED = 0.5 ** (1 / 120)
 
 _Entity = TypeVar("_Entity", bound=FabricEntity)
 _Key = TypeVar("_Key", bound=Hashable)
@@ -151,6 +155,9 @@ class State:
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
     is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
     the agents of the DPUs below this host answer, ``inventory`` what the machine itself tells of.
+    Attachments that take a workload from another node are ``unconnected`` until their pod's end is
+    there, and ``withheld`` from the database until all here serves them: till then the workload
+    stays where it is.
     """
 
     node: LocalNode
@@ -159,6 +166,8 @@ class State:
     attachments: Mapping[AttachmentKey, Attachment] = field(default_factory=dict)
     requests: Mapping[AttachmentKey, AttachRequest] = field(default_factory=dict)
     refusals: Mapping[AttachmentKey, Refusal] = field(default_factory=dict)
+    unconnected: frozenset[AttachmentKey] = frozenset()
+    withheld: frozenset[AttachmentKey] = frozenset()
     nic: Link | None = None
     watched: Mapping[str, int] = field(default_factory=dict)
     asked: int = 0
@@ -248,7 +257,7 @@ def fold(state: State, event: StateEvent) -> State:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
             return replace(state, fabric=_fold_fabric(state.fabric, event))
-        case AttachRequest() | AttachCancelled() | Detached():
+        case AttachRequest() | PodConnected() | TakenOver() | AttachCancelled() | Detached():
             return _fold_attachment(state, event)
         case AttachmentsLoaded(attachments=attachments, entities=entities):
             return replace(
@@ -295,7 +304,9 @@ def _fold_switch(view: SwitchView, event: SwitchSeen | TrafficMeasured) -> Switc
         return replace(view, capability=event.capability or view.capability, error=event.error)
     # What the switch holds at the start has earned its place: it counts as it did when it came in.
     earned = dict.fromkeys(event.held, PROMOTE_AT) if view.held is None else view.rates
-    return replace(view, rates=smoothed(earned, event.rates), held=event.held)
+    counts = view.capability is None or view.capability.counts
+    uncounted = frozenset[EntryKey]() if counts else event.held
+    return replace(view, rates=smoothed(earned, event.rates, uncounted), held=event.held)
 
 
 def _fold_links(state: State, event: LinksChanged) -> State:
@@ -320,7 +331,11 @@ def _steady(link: Link, before: Link | None) -> Link:
     return replace(link, addresses=(*old, *new))
 
 
-def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Detached) -> State:
+def _fold_attachment(
+    state: State, event: AttachRequest | PodConnected | TakenOver | AttachCancelled | Detached
+) -> State:
+    if isinstance(event, PodConnected | TakenOver):
+        return _come_here(state, event)
     refusals = _without(state.refusals, event.key)
     if isinstance(event, AttachRequest):
         return replace(state, requests={**state.requests, event.key: event}, refusals=refusals)
@@ -329,7 +344,17 @@ def _fold_attachment(state: State, event: AttachRequest | AttachCancelled | Deta
         attachments=_without(state.attachments, event.key),
         requests=_without(state.requests, event.key),
         refusals=refusals,
+        unconnected=state.unconnected - {event.key},
+        withheld=state.withheld - {event.key},
     )
+
+
+def _come_here(state: State, event: PodConnected | TakenOver) -> State:
+    if event.key not in state.withheld:
+        return state
+    unconnected = state.unconnected - {event.key}
+    withheld = state.withheld - ({event.key} if isinstance(event, TakenOver) else set())
+    return replace(state, unconnected=unconnected, withheld=withheld)
 
 
 def follow_interest(state: State) -> State:
@@ -405,13 +430,21 @@ def entity_key(entity: FabricEntity) -> Hashable:
 
 
 def smoothed(
-    before: Mapping[EntryKey, float], now: Mapping[EntryKey, float]
+    before: Mapping[EntryKey, float],
+    now: Mapping[EntryKey, float],
+    uncounted: Collection[EntryKey] = (),
 ) -> dict[EntryKey, float]:
-    """Return the rates to rank by: a burst does not make an entry, nor a pause unmake it."""
-    return {
+    """Return the rates to rank by: a burst does not make an entry, nor a pause unmake it.
+
+    What is ``uncounted`` is taken to forward what it did when it was last seen to, a little less
+    each time: so it gives way to what forwards more, goes some time, and is measured then.
+    """
+    known = {
         key: (1 - _NEWEST_WEIGHS) * before.get(key, 0.0) + _NEWEST_WEIGHS * rate
         for key, rate in now.items()
     }
+    kept = {key: _KEPT_UNCOUNTED * before.get(key, 0.0) for key in uncounted}
+    return known | {key: max(rate, known.get(key, 0.0)) for key, rate in kept.items()}
 
 
 def _without(mapping: Mapping[_Key, _Value], key: _Key) -> Mapping[_Key, _Value]:

@@ -143,13 +143,13 @@ class Demo:
         """Move it, and return for how many milliseconds it was not heard."""
         (before,) = (s for s in self.scene.segments[MOVER.segment] if s.mac == MOVER.mac)
         watcher = self.scene.segments[MOVER.segment][0]
-        with probes.flow(watcher, before.ip(4), interval=0.01) as echo:
+        with probes.flow(watcher, before.ip(4), interval=0.005) as echo:
             time.sleep(0.2)
             after = self.scene.move(MOVER, node)
             time.sleep(0.5)
         if (after.mac, after.ips) != (before.mac, before.ips):
             self.faults.append(f"moved with another MAC or address: {before} became {after}")
-        return echo.longest_gap * 1000
+        return echo.unheard * 1000
 
     def _placement(self) -> str:
         """Say which path carried all that: what is known is known to every node by now."""

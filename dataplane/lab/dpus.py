@@ -139,7 +139,7 @@ def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, A
     return {
         "vendor": _dpu(node).vendor.value,
         "run_dir": str(directory(paths, node)),
-        **(_octeon_settings(paths, topology, node) if _is_octeon(node) else {}),
+        **_own_settings(paths, topology, node),
         "uplink": port(UPLINK, node.name, UNDERLAY),
         "cpu": port(CPU, NIC, node.name),
         "vfs": [port(f"vf{n}", vf_netdev(node.name, n), _dpu(node).host) for n in numbers],
@@ -147,17 +147,20 @@ def _settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, A
     }
 
 
-def _is_octeon(node: LabNode) -> bool:
-    return _dpu(node).vendor is Vendor.MARVELL
-
-
-def _octeon_settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, Any]:
-    return {
-        "netns": str(_space(paths, node)),
-        "bridge": BRIDGE,
-        "addresses": [str(address.ip) for address in node.addresses],
-        "mtu": topology.mtu,
-    }
+def _own_settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[str, Any]:
+    """Return what only the switch of this vendor is told."""
+    match _dpu(node).vendor:
+        case Vendor.MARVELL:
+            return {
+                "netns": str(_space(paths, node)),
+                "bridge": BRIDGE,
+                "addresses": [str(address.ip) for address in node.addresses],
+                "mtu": topology.mtu,
+            }
+        case Vendor.SENAO:
+            return {"tunnels": _dpu(node).tunnels}
+        case Vendor.INTEL:
+            return {}
 
 
 def _dpu(node: LabNode) -> Dpu:

@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,13 +70,18 @@ class Station:
 
 @dataclass(slots=True)
 class Echo:
-    """What became of the echo requests of one probe; times in seconds."""
+    """What became of the echo requests of one probe; times in seconds.
+
+    ``longest_gap`` is between two replies, also where it was the prober that had to wait for its
+    turn. ``unheard`` is for how long at most requests got no reply, by when they were sent.
+    """
 
     sent: int = 0
     received: int = 0
     duplicates: int = 0
     round_trips: list[float] = field(default_factory=list)
     longest_gap: float = 0.0
+    unheard: float = 0.0
 
     @property
     def lost(self) -> int:
@@ -242,6 +247,8 @@ class _Echoing:
         self._version = target.version
         self._waiting: dict[int, float] = {}
         self._answered: set[int] = set()
+        self._sent: list[float] = []  # when, in order
+        self._replied: set[float] = set()  # to which of these
         self._last_reply = 0.0
         self._result = result or Echo()
 
@@ -254,6 +261,7 @@ class _Echoing:
         deadline = time.monotonic() + pace.patience
         while self._waiting and time.monotonic() < deadline:
             self._receive_until(min(deadline, time.monotonic() + 0.05))
+        result.unheard = _longest_silence(self._sent, self._replied)
         return result
 
     def _send(self) -> None:
@@ -265,6 +273,7 @@ class _Echoing:
         if self._version == 4:  # the kernel fills in ICMPv6's only
             packet = packet[:2] + struct.pack("!H", _checksum(packet)) + packet[4:]
         self._waiting[number] = time.monotonic()
+        self._sent.append(self._waiting[number])
         self._answered.discard(number)
         self._result.sent += 1
         try:
@@ -297,12 +306,27 @@ class _Echoing:
         began = self._waiting.pop(number, None)
         if began is not None:
             self._answered.add(number)
+            self._replied.add(began)
             self._result.received += 1
             self._result.round_trips.append(now - began)
             self._result.longest_gap = max(self._result.longest_gap, now - self._last_reply)
             self._last_reply = now
         elif number in self._answered:
             self._result.duplicates += 1
+
+
+def _longest_silence(sent: Sequence[float], replied: Collection[float]) -> float:
+    """Return how long it was at most from a request without a reply to the next one with one."""
+    longest = 0.0
+    since: float | None = None
+    for moment in sent:
+        if since is not None:
+            longest = max(longest, moment - since)
+        if moment in replied:
+            since = None
+        elif since is None:
+            since = moment
+    return longest
 
 
 def _icmp_socket(source: Station, target: IpAddress) -> socket.socket:

@@ -65,6 +65,7 @@ class _Dpu(Strict):
     vendor: Annotated[Vendor, Field(strict=False)]
     host: NodeName
     vfs: Annotated[int, Field(ge=1, le=MAX_VFS)] = 4
+    tunnels: bool = True
 
 
 class _Node(Strict):
@@ -82,11 +83,15 @@ class _File(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Dpu:
-    """That a node is a DPU: in the node called ``host``, with so many VFs there."""
+    """That a node is a DPU: in the node called ``host``, with so many VFs there.
+
+    An SX904 without ``tunnels`` has the published driver: from VF to VF, and it counts nothing.
+    """
 
     vendor: Vendor
     host: str
     vfs: int
+    tunnels: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,7 @@ def _nodes(parsed: _File) -> list[LabNode]:
             ),
             node.ebpf,
             node.datapath,
-            Dpu(node.dpu.vendor, node.dpu.host, node.dpu.vfs) if node.dpu else None,
+            Dpu(**dict(node.dpu)) if node.dpu else None,
         )
         for number, node in enumerate(parsed.nodes, start=1)
     ]
@@ -222,6 +227,9 @@ def _wrong_dpus(parsed: _File) -> Iterator[tuple[Location, str]]:
             yield key, f"{says} is no node with an agent that is not itself a DPU"
         if node.kind is Kind.BARE:
             yield key, f"nodes[{index}].dpu: a DPU has an agent, so its kind is not bare"
+        if not node.dpu.tunnels and node.dpu.vendor is not Vendor.SENAO:
+            what = "only a senao can be without"
+            yield ("nodes", index, "dpu", "tunnels"), f"nodes[{index}].dpu.tunnels false: {what}"
         if len(node.name) > MAX_DPU_NAME:
             what = f"a DPU's name has at most {MAX_DPU_NAME} characters"
             yield ("nodes", index, "name"), f"nodes[{index}].name {node.name!r}: {what}"

@@ -7,6 +7,7 @@ import time
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
@@ -17,6 +18,7 @@ from dataplane.opi.paging import page_of
 from dataplane.opi.refusals import Fault, OpiRefusedError, missing, unknown
 from dataplane.opi.resources import PORTS
 from dataplane.opi.site import Site
+from dataplane.vf_ports import Caller
 
 
 class BridgePortService(rpc.BridgePortServiceServicer):
@@ -37,7 +39,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         if not port_id:
             raise missing("bridge_port_id")
         wanted = self._wanted(port_id, request.bridge_port)
-        return self._told(self._site.ports.attach(wanted, context).port.attachment)
+        return self._published(self._site.ports.attach(wanted, context), context)
 
     @answering
     def ListBridgePorts(
@@ -95,7 +97,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         elif not request.allow_missing:
             raise unknown(port.name)
         wanted = self._wanted(port_id, port)
-        return self._told(self._site.ports.change(wanted, context).port.attachment)
+        return self._published(self._site.ports.change(wanted, context), context)
 
     def _wanted(self, port_id: str, port: pb.BridgePort) -> AttachRequest:
         site = self._site
@@ -126,6 +128,11 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         raise OpiRefusedError(
             Fault.AWAY, f"logical bridge {segment} is not known here yet; try again"
         )
+
+    def _published(self, port: Port, caller: Caller) -> pb.BridgePort:
+        """Let other nodes know of a port, whose VF is in its pod by now, and tell of it."""
+        self._site.ports.publish(port.attachment.key, caller)
+        return self._told(port.attachment)
 
     def _told(self, attachment: Attachment) -> pb.BridgePort:
         snapshot, key = self._site.agent.snapshot, attachment.key

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -44,6 +44,7 @@ class FakeAttachments:
         self.programming_s = 0.0
         self.obstruction: Obstacle | None = None
         self.published = True
+        self.at_publish: Callable[[], None] = lambda: None
         self.found_faults: list[str] = []
         self.log: list[str] = []
 
@@ -73,7 +74,8 @@ class FakeAttachments:
         if self.unprogrammable is not None:
             raise self.unprogrammable
 
-    def wait_published(self, key: AttachmentKey, timeout_s: float) -> bool:
+    def publish(self, key: AttachmentKey, timeout_s: float) -> bool:
+        self.at_publish()
         return self.published
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:

@@ -52,6 +52,10 @@ class Dpu:
         answer: pb.AttachResponse = self.stub.Attach(pb.AttachRequest(**{**GOOD, **changes}))
         return answer
 
+    def publish(self, **changes: str) -> bool:
+        names = {"serial": "M1", "container_id": "c1", "ifname": "eth0", **changes}
+        return bool(self.stub.Publish(pb.PublishRequest(**names)).published)
+
     def detach(self, **changes: str) -> None:
         names = {"serial": "M1", "container_id": "c1", "ifname": "eth0", **changes}
         self.stub.Detach(pb.DetachRequest(**names))
@@ -150,6 +154,8 @@ def test_what_does_not_exist(dpu: Dpu, changes: dict[str, Any], words: str) -> N
         ("detach", {"serial": "M9"}, Status.NOT_FOUND),
         ("detach", {"container_id": "/"}, Status.INVALID_ARGUMENT),
         ("detach", {"ifname": ""}, Status.INVALID_ARGUMENT),
+        ("publish", {"serial": "M9"}, Status.NOT_FOUND),
+        ("publish", {"container_id": "/"}, Status.INVALID_ARGUMENT),
         ("faults", {"serial": ""}, Status.INVALID_ARGUMENT),
         ("faults", {"container_id": ""}, Status.INVALID_ARGUMENT),
     ],
@@ -305,6 +311,20 @@ def test_a_detach_whose_host_is_gone_takes_nothing_later(dpu: Dpu, gate: Gate) -
     attach.result(timeout=5)
     dpu.faults()  # another call through the same pool: the late one has had its turn
     assert dpu.held.keys() == (AttachmentKey("c1", "eth0"),)
+
+
+def test_publish_is_repeatable_and_for_what_is_attached(dpu: Dpu) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        dpu.publish()
+    refused(caught.value, Status.UNAVAILABLE, TRY_AGAIN, "d1 does not know c1/eth0; attach it")
+    dpu.attach()
+    assert dpu.publish()
+    assert dpu.publish()
+    dpu.held.published = False
+    assert not dpu.publish()
+    with pytest.raises(grpc.RpcError) as caught:
+        dpu.publish(serial="M2")
+    refused(caught.value, Status.UNAVAILABLE, TRY_AGAIN, "d1 does not know c1/eth0")
 
 
 def test_what_is_not_programmed_is_given_up(dpu: Dpu) -> None:

@@ -264,7 +264,7 @@ def test_a_failed_add_is_undone_and_says_how_long_what_took(
 
 
 def test_how_long_what_took_is_told_of_known_commands(node: World) -> None:
-    connect = ["plumb", "program", "announce", "publish"]
+    connect = ["plumb", "program", "publish", "announce"]
     assert node.run("ADD").status == 0
     assert node.timed == [("ADD", phase) for phase in ("admit", *connect, "total")]
     node.timed.clear()

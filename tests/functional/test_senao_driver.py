@@ -408,15 +408,35 @@ def test_how_many_it_takes_is_learnt_and_forgotten(device: Device, stage: Stage)
     assert (table.capacity, table.used) == (MOST, 19)
 
 
-def test_what_was_learnt_holds_for_a_while_alone(
+def test_whether_there_is_room_again_is_tried_with_a_few(
     device: Device, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def capacity() -> int:
+        return stage.switch.describe().tables[0].capacity
+
     device.tell("table-full", "filters", "5")
     refused(stage, pair(remotes=9))
+    assert capacity() == 5
+    monkeypatch.setattr("vendors.senao.driver._TRY_MORE_S", 0.2)
+    time.sleep(0.3)
+    assert capacity() == 5 + 64
+    refused(stage, pair(remotes=9))
+    assert capacity() == 5, "it was in vain, so it is not tried again at once"
     device.tell("clear")
-    assert stage.switch.describe().tables[0].capacity == 5
-    monkeypatch.setattr("vendors.senao.driver._FULL_FOR_S", 0.0)
-    assert stage.switch.describe().tables[0].capacity == MOST
+    time.sleep(0.3)
+    assert capacity() == 5 + 64
+    stage.place(pair(remotes=9))
+    assert capacity() == MOST
+
+
+def test_what_goes_makes_room_at_once(device: Device, stage: Stage) -> None:
+    device.tell("table-full", "filters", "5")
+    refused(stage, pair(remotes=9))
+    stage.place(pair(remotes=1))
+    (table,) = stage.switch.describe().tables
+    assert (table.room, table.used) == (5, 3)
+    stage.place(pair(remotes=2))
+    assert stage.switch.describe().tables[0].used == 5
 
 
 def test_what_arrives_is_counted_by_the_bytes_that_the_vf_gets(

@@ -171,6 +171,29 @@ def test_older_versions_have_no_pci_id(host: HostWorld, version: str) -> None:
     assert set(outcome.document["interfaces"][0]) == {"name", "mac", "sandbox"}
 
 
+def test_the_fabric_hears_of_it_once_the_vf_is_ready_in_the_pod(
+    host: HostWorld, pod: Netns
+) -> None:
+    """A workload that another node has is heard there until then."""
+    seen: list[dict[str, Any]] = []
+    host.dpu.at_publish = lambda: seen.extend(shown(pod, "address", "show", "dev", "eth0"))
+    result = host.add()
+    (eth0,) = seen
+    assert "UP" in eth0["flags"]
+    given = {each["address"].partition("/")[0] for each in result.document["ips"]}
+    assert given
+    assert given <= {each["local"] for each in eth0["addr_info"]}
+
+
+def test_a_dpu_that_cannot_be_told_that_the_vf_is_ready(host: HostWorld) -> None:
+    def refuse() -> None:
+        raise AttachRefusedError(11, "the agent is stopping")
+
+    host.dpu.at_publish = refuse
+    failed(host.add(), 11, "the agent is stopping")
+    host.assert_home()
+
+
 def test_del_brings_it_home_however_often(host: HostWorld, pod: Netns) -> None:
     assert host.add().status == 0
     for _ in range(3):

@@ -125,7 +125,11 @@ def test_flow_tells_the_gap(stations: dict[str, Station], version: int) -> None:
         time.sleep(0.3)
     print(f"{echo.sent} sent, {echo.lost} lost, longest gap {echo.longest_gap:.3f} s")
     assert 0.35 < echo.longest_gap < 0.9
+    assert 0.35 < echo.unheard <= echo.longest_gap + 0.05
     assert 20 < echo.lost < echo.sent
+    with probes.flow(stations["a"], target, interval=0.01) as echo:
+        time.sleep(0.1)
+    assert (echo.lost, echo.unheard) == (0, 0.0)
 
 
 @VERSIONS

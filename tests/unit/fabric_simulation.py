@@ -24,7 +24,9 @@ from dataplane.core.events import (
     FabricSynced,
     Link,
     LinksChanged,
+    PodConnected,
     StateEvent,
+    TakenOver,
 )
 from dataplane.core.model import (
     Address,
@@ -160,6 +162,16 @@ class SimulatedNode:
         if not self.state.knows(request.key):
             self.take(request)
 
+    def connect(self) -> None:
+        """Do what an ADD does once the pod's end is there."""
+        for key in sorted(self.state.unconnected):
+            self.take(PodConnected(key))
+
+    def take_over(self) -> None:
+        """Do what an ADD does once its pod is served."""
+        for key in sorted(self.state.withheld - self.state.unconnected):
+            self.take(TakenOver(key))
+
     def last_word(self, key: AttachmentKey) -> Refusal | None:
         """Do what an ADD does that has waited long enough; return its refusal."""
         if key in self.state.requests:
@@ -265,6 +277,8 @@ def quiesce(database: Database) -> None:
         for node in database.clients:
             changed |= bool(node.queue)
             node.deliver(len(node.queue))
+            node.connect()
+            node.take_over()
             node.begin()
             changed |= node.commit()
         if not changed:

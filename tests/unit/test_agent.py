@@ -29,7 +29,9 @@ from dataplane.core.events import (
     LinksChanged,
     NextHopsChanged,
     OfportChanged,
+    PodConnected,
     SwitchSeen,
+    TakenOver,
     TargetReport,
     TrafficMeasured,
 )
@@ -145,7 +147,7 @@ def test_attach_is_programmed_then_published_then_detached(lab: Lab) -> None:
     assert port.attachment.ips == (ip_address("10.0.0.1"),)
     lab.agent.wait_programmed(POD, 1)
     assert POD in lab.flows.held
-    assert lab.agent.wait_published(POD, 1)
+    assert lab.agent.publish(POD, 1)
     assert lab.agent.faults(POD) == ()
     lab.agent.detach(POD, 1)
     assert POD not in lab.flows.held
@@ -203,7 +205,7 @@ def rendering_blocks(desired: Desired, _bindings: Bindings) -> Rendering:
 def test_a_block_once_confirmed_gives_addresses_whatever_fails_later(lab: Lab) -> None:
     lab.synced()
     lab.agent.admit(REQUEST, 1)
-    assert lab.agent.wait_published(POD, 1)
+    assert lab.agent.publish(POD, 1)
     lab.fabric.refuse = "no answer within 10 s"
     others = [AttachmentKey(f"pod{number}", "eth0") for number in (2, 3)]
     for key in others:
@@ -348,14 +350,14 @@ def test_an_unpublished_attach_is_programmed_all_the_same(lab: Lab) -> None:
     lab.synced()
     lab.agent.admit(REQUEST, 1)
     lab.agent.wait_programmed(POD, 1)
-    assert not lab.agent.wait_published(POD, 0.1)
+    assert not lab.agent.publish(POD, 0.1)
 
 
 def test_what_was_taken_away_behind_our_back_is_a_fault_and_is_repaired(lab: Lab) -> None:
     lab.synced()
     lab.agent.admit(REQUEST, 1)
     lab.agent.wait_programmed(POD, 1)
-    assert lab.agent.wait_published(POD, 1)
+    assert lab.agent.publish(POD, 1)
     lab.flows.held.clear()
     (fault,) = lab.agent.faults(POD)
     assert "flows" in fault
@@ -469,11 +471,11 @@ def test_an_attach_that_the_database_has_not_seen_is_not_published() -> None:
     lab.agent.post(LinksChanged((NIC,)))
     lab.agent.admit(REQUEST, 0.05)
     lab.agent.wait_programmed(POD, 1)
-    assert not lab.agent.wait_published(POD, 0.1)
+    assert not lab.agent.publish(POD, 0.1)
     lab.answers = True
     lab.synced()
     lab.watch(lab.agent.snapshot.state.watched)
-    assert lab.agent.wait_published(POD, 1)
+    assert lab.agent.publish(POD, 1)
     lab.agent.stop()
 
 
@@ -495,11 +497,58 @@ def test_an_attachment_that_has_changed_has_to_be_published_anew() -> None:
     assert lab.agent.snapshot.is_published(POD)  # what it holds it does not lose by not answering
 
 
+def test_who_comes_from_another_node_is_published_once_the_pod_is_connected() -> None:
+    """No thread runs; what the database was brought to before says nothing of the new row."""
+    lab = Lab()
+    there = Endpoint("blue", "n2", Mac("02:00:00:00:00:02"), (), REQUEST.identity, 4, "c", "eth0")
+    lab.agent._take([AttachmentsLoaded((), (BLUE, BLOCK)), LinksChanged((NIC,))])
+    lab.agent._take([FabricConnection(connected=True), FabricChanged((BLUE, BLOCK)), REQUEST])
+    numbers = lab.agent.snapshot.state.watched
+    rows = FabricChanged((Node("n2", (ip_address("192.0.2.2"),)), there))
+    lab.agent._take([rows, FabricSynced(), FabricSynced("blue", numbers["blue"])])
+    for _ in range(2):  # the first one confirms the Block, so that the request can be answered
+        lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
+    assert lab.agent.snapshot.state.attachments[POD].sequence == 5
+    assert not lab.agent.snapshot.is_published(POD)
+    lab.agent._take([TargetReport("flows", lab.agent.snapshot.generation)])
+    assert lab.agent.snapshot.unprogrammed(POD) == ()
+    lab.agent._take([PodConnected(POD)])
+    assert lab.agent.snapshot.unprogrammed(POD) != ()
+    both = [TargetReport(name, lab.agent.snapshot.generation) for name in ("flows", "fabric")]
+    lab.agent._take([*both])
+    assert lab.agent.snapshot.unprogrammed(POD) == ()
+    lab.agent._take([TakenOver(POD)])
+    assert not lab.agent.snapshot.is_published(POD)
+    lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
+    assert lab.agent.snapshot.is_published(POD)
+
+
+def test_what_is_not_served_here_is_not_taken_over(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "_TAKE_OVER_S", 0.3)
+    there = Endpoint("blue", "n2", Mac("02:00:00:00:00:02"), (), REQUEST.identity, 4, "c", "eth0")
+    lab.synced()
+    lab.agent.post(FabricChanged((Node("n2", (ip_address("192.0.2.2"),)), there)))
+    lab.agent.admit(REQUEST, 1)
+    lab.agent.wait_programmed(POD, 1)
+    lab.flows.refuse = "no space"
+    lab.flows.held.clear()
+    lab.agent.poke()
+    with pytest.raises(AttachRefusedError, match="no space"):
+        lab.agent.publish(POD, 1)
+    assert POD in lab.agent.snapshot.state.withheld
+    lab.flows.refuse = ""
+    monkeypatch.setattr(agent, "_TAKE_OVER_S", 5.0)
+    assert lab.agent.publish(POD, 5)
+    assert lab.agent.snapshot.state.withheld == frozenset()
+
+
 def test_the_database_is_looked_at_when_it_is_back(lab: Lab) -> None:
     """It may be an older copy of itself."""
     lab.synced()
     lab.agent.admit(REQUEST, 1)
-    assert lab.agent.wait_published(POD, 1)
+    assert lab.agent.publish(POD, 1)
     lab.agent.post(FabricConnection(connected=False, error="away"))
     lab.fabric.held.clear()
     lab.agent.post(FabricConnection(connected=True))

@@ -79,7 +79,7 @@ def test_a_smaller_mtu_is_kept(attachments: Attachments) -> None:
 def test_programmed_published_and_without_fault(attachments: Attachments) -> None:
     attachments.admit(REQUEST, 1)
     attachments.wait_programmed(KEY, 2)
-    assert attachments.wait_published(KEY, 2)
+    assert attachments.publish(KEY, 2)
     assert attachments.faults(KEY) == ()
     assert attachments.obstacle() is None
 

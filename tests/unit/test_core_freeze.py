@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.desired import PortState
-from dataplane.core.events import AttachmentsLoaded, AttachRequest, Detached, FabricChanged
+from dataplane.core.events import (
+    AttachmentsLoaded,
+    AttachRequest,
+    Detached,
+    FabricChanged,
+    TakenOver,
+)
 from dataplane.core.mobility import MAX_MOVES, MOVES_PERIOD_S, frozen_for, moves_after
 from dataplane.core.model import AttachmentKey, Endpoint, FabricEntity, Grant
 from dataplane.core.reasons import Reason
@@ -111,7 +117,7 @@ COUNTED = [
 
 @pytest.mark.parametrize(("entities", "moves"), COUNTED)
 def test_what_an_attach_publishes(entities: list[FabricEntity], moves: tuple[int, ...]) -> None:
-    state = after(*synced(OWN_BLOCK, *entities), request())
+    state = after(*synced(OWN_BLOCK, *entities), request(), TakenOver(POD))
     publication = desired(state).publication
     assert publication is not None
     assert [endpoint.moves for endpoint in publication.endpoints] == [moves]

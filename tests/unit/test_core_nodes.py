@@ -166,6 +166,14 @@ class Fabric(RuleBasedStateMachine):
         self.nodes[node].deliver(count)
 
     @rule(node=NODES)
+    def connect(self, node: int) -> None:
+        self.nodes[node].connect()
+
+    @rule(node=NODES)
+    def take_over(self, node: int) -> None:
+        self.nodes[node].take_over()
+
+    @rule(node=NODES)
     def begin_to_publish(self, node: int) -> None:
         self.nodes[node].begin()
 
@@ -189,6 +197,13 @@ class Fabric(RuleBasedStateMachine):
         for node in getattr(self, "nodes", []):
             slots = [attachment.slot for attachment in node.state.attachments.values()]
             assert len(slots) == len(set(slots))
+
+    @invariant()
+    def nothing_comes_from_another_node_before_its_pod_is_connected(self) -> None:
+        for node in getattr(self, "nodes", []):
+            rows = [row for row in self.database.of(node.name) if isinstance(row, Endpoint)]
+            told = {AttachmentKey(row.container_id, row.ifname) for row in rows}
+            assert not told & node.state.withheld
 
     def check_agreement(self) -> None:
         published = [row for row in self.database.rows.values() if isinstance(row, Endpoint)]

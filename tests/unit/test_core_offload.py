@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dataplane.core.capability import Capability, Part, Table
-from dataplane.core.desired import Desired, Port, PortState
+from dataplane.core.desired import Desired, LocalNode, Port, PortState
+from dataplane.core.events import SwitchSeen, TrafficMeasured
 from dataplane.core.model import (
     Encap,
     EntryKey,
@@ -25,6 +27,7 @@ from dataplane.core.model import (
 )
 from dataplane.core.offload import Choice, SwitchView, choose
 from dataplane.core.reasons import Reason
+from dataplane.core.state import State, fold
 from tests.unit.overlay_builders import (
     GENEVE4,
     MAC_ONLY,
@@ -371,6 +374,72 @@ class TestHysteresis:
         first = chosen(one_port((101, 102)), rates, self.FITS_ONE)
         again = chosen(one_port((101, 102)), rates, self.FITS_ONE, first.placed)
         assert again == first
+
+
+class TestASwitchThatDoesNotCount:
+    """What it holds is only measured where the software has it; here a second is a step."""
+
+    ONE_ROW = capability(2 + LOCAL_ROWS, counts=False)
+    SETTLED_S = 60
+
+    def placed(
+        self, traffic: Callable[[int], Mapping[int, float]], seconds: int, known: Capability
+    ) -> list[frozenset[EntryKey]]:
+        """Return what is placed second after second; ``traffic`` is what really is forwarded."""
+        world = one_port(traffic(0))
+        state = fold(State(LocalNode("n1", "eth0")), SwitchSeen(known))
+        there = frozenset[EntryKey]()
+        history = []
+        for now in range(seconds):
+            real = {key(number): rate for number, rate in traffic(now).items()}
+            seen = {each: 0.0 if each in there else rate for each, rate in real.items()}
+            state = fold(state, TrafficMeasured(seen, there))
+            there = choose(world, state.switch, frozenset(VTEP4), there).placed
+            history.append(there)
+        return history
+
+    def test_what_is_busy_stays(self) -> None:
+        busy = self.placed(lambda _: {101: 50.0}, 400, self.ONE_ROW)
+        assert key(101) in busy[0]
+        assert left(busy) == []
+        counted = self.placed(lambda _: {101: 50.0}, 60, capability())
+        assert len(left(counted)) > 2, "nobody would notice if it counted"
+
+    @pytest.mark.parametrize(("rate", "least_s"), [(40.0, 400), (1e6, 2000)])
+    def test_what_has_fallen_silent_goes_some_time(self, rate: float, least_s: int) -> None:
+        long = self.placed(lambda now: {101: rate if now < 30 else IDLE}, 3600, self.ONE_ROW)
+        (gone,) = left(long)
+        assert least_s < gone < least_s + 600
+        assert long[-1] == frozenset()
+
+    def test_what_is_busy_is_back_at_once_when_it_had_to_go(self) -> None:
+        long = self.placed(lambda _: {101: 50.0}, 3600, self.ONE_ROW)
+        gone = left(long)
+        assert 1 <= len(gone) <= 3600 // 400
+        assert all(key(101) in long[moment + 3] for moment in gone)
+
+    def test_a_row_that_is_needed_goes_to_who_forwards_clearly_more(self) -> None:
+        def traffic(now: int) -> Mapping[int, float]:
+            return {101: 50.0, 102: 20.0 if now < 20 else 500.0}
+
+        history = self.placed(traffic, 60, self.ONE_ROW)
+        assert all(key(101) in each for each in history[:20])
+        assert all(key(102) in each for each in history[25:])
+
+    @given(st.dictionaries(st.integers(101, 105), st.floats(0, 1e4), min_size=1))
+    @settings(max_examples=20)
+    def test_whoever_is_busy_takes_turns_by_minutes(self, rates: dict[int, float]) -> None:
+        history = self.placed(lambda _: rates, 600, self.ONE_ROW)
+        assert all(_rows(one_port(rates), Choice(each)) <= 2 + LOCAL_ROWS for each in history)
+        for number in rates:
+            gone = [moment for moment in left(history, number) if moment > self.SETTLED_S]
+            assert all(later - one > 40 for one, later in pairwise(gone)), gone
+
+
+def left(history: Sequence[frozenset[EntryKey]], number: int = 101) -> list[int]:
+    """Return when the endpoint with this number was placed no more."""
+    steps = enumerate(pairwise(history), start=1)
+    return [moment for moment, (before, now) in steps if key(number) in before - now]
 
 
 def test_a_small_conversation_takes_the_room_that_a_large_one_cannot() -> None:

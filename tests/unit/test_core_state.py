@@ -31,8 +31,10 @@ from dataplane.core.events import (
     LinksChanged,
     NextHopsChanged,
     OfportChanged,
+    PodConnected,
     StateEvent,
     SwitchSeen,
+    TakenOver,
     TrafficMeasured,
 )
 from dataplane.core.model import (
@@ -69,6 +71,7 @@ OWN_BLOCK = Block("blue", ip_network("10.0.0.0/27"), "n1")
 POD = AttachmentKey("pod", "eth0")
 OTHER = AttachmentKey("other", "eth0")
 NOW = 1_800_000_000
+IDLE = 0.0
 
 
 def after(*events: StateEvent, state: State | None = None) -> State:
@@ -237,11 +240,62 @@ def test_who_is_not_answered_yet_takes_no_address_from_anybody(bound: tuple[str,
 
 def test_a_move_takes_the_next_sequence_and_wins() -> None:
     old = remote(identity="ns/pod/eth0", sequence=4)
-    state = after(*synced(OWN_BLOCK, old), request(mac=old.mac))
+    state = after(*synced(OWN_BLOCK, old), request(mac=old.mac), PodConnected(POD))
     assert state.attachments[POD].sequence == 5
     view = desired(state).segments["blue"]
     assert view.ports[0].state is PortState.ACTIVE
     assert view.remotes == ()
+
+
+def test_a_workload_stays_where_it_is_until_it_is_served_here() -> None:
+    """First its pod is connected, then others are told; nor is its address taken before."""
+    ip, identity = ip_address("10.0.0.200"), "ns/pod/eth0"
+    there = replace(remote(identity, sequence=4), ips=(ip,))
+    bound = Address("blue", ip, identity, "n2")
+    state = after(*synced(there, bound), request(ips=(ip,)))
+    waiting = desired(state)
+    (port,), (far,) = waiting.segments["blue"].ports, waiting.segments["blue"].remotes
+    assert (port.state, port.reason) == (PortState.BLOCKED, Reason.PENDING)
+    assert far.endpoint == there
+    assert told(waiting) == ([], ())
+    left = desired(after(FabricChanged(deletes=(there, bound)), state=state))
+    assert told(left) == ([], (replace(bound, node="n1"),))
+    state = after(PodConnected(POD), state=state)
+    connected = desired(state)
+    assert connected.ports[0].state is PortState.ACTIVE
+    assert connected.segments["blue"].remotes == ()
+    assert told(connected) == ([], ())
+    taken = desired(after(TakenOver(POD), state=state))
+    assert told(taken) == ([5], (replace(bound, node="n1"),))
+    assert taken.segments == connected.segments
+
+
+def told(found: Desired) -> tuple[list[int], tuple[Address, ...]]:
+    """Return the sequences of the endpoints that are published, and the addresses."""
+    assert found.publication is not None
+    return [each.sequence for each in found.publication.endpoints], found.publication.addresses
+
+
+@pytest.mark.parametrize(
+    ("entities", "withheld"),
+    [
+        pytest.param([], set(), id="nobody has it"),
+        pytest.param([remote()], set(), id="another workload elsewhere"),
+        pytest.param([remote("ns/pod/eth0")], {POD}, id="it is elsewhere"),
+        pytest.param(
+            [remote("ns/pod/eth0"), Grant("blue", "n1")], set(), id="whose row is not granted"
+        ),
+    ],
+)
+def test_only_who_is_elsewhere_is_waited_for(
+    entities: list[FabricEntity], withheld: set[AttachmentKey]
+) -> None:
+    state = after(*synced(OWN_BLOCK, *entities), request())
+    assert state.withheld == withheld
+    assert state.unconnected == withheld
+    again = after(PodConnected(POD), TakenOver(POD), request(), state=state)
+    for done in (again, after(Detached(POD), state=state), restarted(state)):
+        assert not done.unconnected | done.withheld
 
 
 def test_the_loser_of_a_move_is_blocked_withdrawn_and_stays_so() -> None:
@@ -509,6 +563,26 @@ def test_what_a_switch_holds_at_the_start_counts_as_if_it_had_just_come_in() -> 
     assert first.switch.rates[other] == 0.0
     assert after(*[measured] * 9, state=first).switch.rates[held] < KEEP_ABOVE
     assert after(measured, SwitchSeen(None, "no answer")).switch.held == measured.held
+
+
+@pytest.mark.parametrize(
+    ("counts", "before", "now", "after_it"),
+    [
+        pytest.param(True, 20.0, IDLE, 14.0, id="counted: silent"),
+        pytest.param(False, 20.0, IDLE, 20.0 * 0.5 ** (1 / 120), id="not counted: as it was"),
+        pytest.param(False, 20.0, 40.0, 26.0, id="not counted: the software has more of it"),
+    ],
+)
+def test_what_is_known_of_what_the_switch_holds(
+    counts: bool, before: float, now: float, after_it: float
+) -> None:
+    held, other = (EntryKey(BLUE.vni, Mac(f"02:00:00:00:00:0{n}")) for n in (1, 2))
+    known = SwitchSeen(Capability("test", "switch", counts=counts))
+    state = after(known, TrafficMeasured({}, frozenset()))
+    rates = {held: before, other: before}
+    state = replace(state, switch=replace(state.switch, rates=rates))
+    measured = after(TrafficMeasured({held: now, other: IDLE}, frozenset({held})), state=state)
+    assert measured.switch.rates == pytest.approx({held: after_it, other: 14.0})
 
 
 def test_numbers_and_faults_of_open_vswitch_ports_follow_what_it_says() -> None:

@@ -54,16 +54,18 @@ def test_a_dpu_in_a_host() -> None:
     topology = read_topology(
         "nodes: [{name: h1}, {name: d1, dpu: {vendor: marvell, host: h1}},"
         " {name: d2, dpu: {vendor: intel, host: h1, vfs: 16}},"
-        " {name: d3, dpu: {vendor: senao, host: h1}}]",
+        " {name: d3, dpu: {vendor: senao, host: h1}},"
+        " {name: d4, dpu: {vendor: senao, host: h1, tunnels: false}}]",
         "here",
     )
     assert [(node.name, node.dpu) for node in topology.dpus] == [
         ("d1", Dpu(Vendor.MARVELL, "h1", 4)),
         ("d2", Dpu(Vendor.INTEL, "h1", 16)),
         ("d3", Dpu(Vendor.SENAO, "h1", 4)),
+        ("d4", Dpu(Vendor.SENAO, "h1", 4, tunnels=False)),
     ]
     assert topology.agents == topology.nodes
-    ids = [device_id(topology, node, number) for node in topology.dpus for number in (0, 5, 6)]
+    ids = [device_id(topology, node, number) for node in topology.dpus[:3] for number in (0, 5, 6)]
     assert ids == [
         *("0000:06:00.2", "0000:06:00.7", "0000:06:01.0"),
         *("0000:07:00.2", "0000:07:00.7", "0000:07:01.0"),
@@ -125,6 +127,12 @@ NODES = "nodes: [{name: n1}]\n"
                 "line 6: nodes[4].name 'd345678901234': a DPU's name has at most 12 characters",
             ],
             id="DPUs in the wrong places, all at once",
+        ),
+        pytest.param(
+            "nodes:\n- {name: h1}\n- name: d1\n  dpu:\n    vendor: intel\n    host: h1\n"
+            "    tunnels: false\n",
+            ["line 7: nodes[1].dpu.tunnels false: only a senao can be without"],
+            id="a DPU without tunnels that has some",
         ),
         pytest.param(
             "underlay:\n  prefixes:\n  - 10.0.0.0/31\n  - 10.1.0.0/24\nnodes: [{name: n1}]",

@@ -38,7 +38,8 @@ _ALIVE_S = 0.7  # within this a live kernel answers, however busy (contracts, Sw
 _MOST_ROUNDS = 8  # of one change; each learns who is refused, or that it is full
 _NONE = Traffic(0, 0)
 _TUNNEL_KINDS = frozenset(encap.value for encap in Encap)
-_FULL_FOR_S = 600.0  # then more is tried: what a device is full of is not always what it counts
+# What a device is full of is not always what is counted: so often a few filters more are tried.
+_TRY_MORE_S, _TRY_MORE = 30.0, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +149,11 @@ class SenaoSwitch:
 
     def _capacity(self) -> int:
         """Return how many filters the device takes, as far as it has been learnt."""
-        if self._full is not None and time.monotonic() - self._full[1] > _FULL_FOR_S:
-            self._full = None
-        return min(self._limits.filters, self._full[0] if self._full else self._limits.filters)
+        if self._full is None:
+            return self._limits.filters
+        filters, learnt_at = self._full
+        more = _TRY_MORE if time.monotonic() - learnt_at > _TRY_MORE_S else 0
+        return min(self._limits.filters, filters + more)
 
     def _remember(self, attempt: _Attempt) -> None:
         """Keep at how many filters the device was full, unless it has taken more since."""

@@ -27,8 +27,8 @@ _LIMITS = (
     "its driver does not say how many filters it takes",
 )
 _COUNTS_NOTHING = (
-    "a driver without tunnels, as Intel's own, counts nothing: what no pin holds here is taken for"
-    " silent, goes, and comes again with its traffic"
+    "a driver without tunnels, as Intel's own, counts nothing: what is placed ranks by what it"
+    " forwarded before, half of that every 2 minutes"
 )
 
 
@@ -86,6 +86,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         obstacle=_mode(findings, wiring) or loses or _foreign(findings, wiring),
         forwards=not loses,
         offloads=wiring.skip is Skip.KERNEL,
+        counts=findings.trial.tunnels,
         emulated=emulated,
         rows=ours,
     )

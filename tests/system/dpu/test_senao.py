@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import ClassVar
 
 import pytest
 
+from dataplane.api.agent_pb2 import Entry
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
-from dataplane.lab import dpus, lab, matrix, probes
+from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, INTENT, Colour, silent
 from dataplane.lab.topology import read_topology
+from tests.system.cni_node import segment
 from tests.system.dpu.conftest import (
     BUSY,
     DpuScene,
@@ -42,10 +44,14 @@ nodes:
 - {name: h1}
 - {name: d1, dpu: {vendor: senao, host: h1, vfs: 6}}
 - {name: n2}
+- {name: d2, dpu: {vendor: senao, host: h1, vfs: 2, tunnels: false}}
 """
+PUBLISHED = "d2"  # its driver is as Intel's own
 PLACES = ("h1", "d1", "n2")
 BLUE = COLOURS[0]
 SMALL = 3  # filters: less than one conversation needs
+OWN = Colour("own", 26, "geneve", "ipv4")
+LOOKS = 20  # every 0.5 s: longer than a rate takes to fall to nothing where it is counted
 GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
@@ -132,6 +138,36 @@ def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
         until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
         until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
     assert (echo.lost, echo.duplicates) == (0, 0)
+
+
+def test_the_published_driver_has_vfs_talk_in_the_switch_and_they_stay(scene: DpuScene) -> None:
+    """It counts nothing, so what the software saw of them before is all that is known."""
+    dpu = scene.topology.node(PUBLISHED)
+    wanted = [
+        Pod(f"own{n}", "h1", OWN.name, device=dpus.device_id(scene.topology, dpu, n))
+        for n in (0, 1)
+    ]
+    with segment(scene, OWN), ExitStack() as stack:
+        for pod in (*wanted, Pod("own2", "n2", OWN.name)):
+            stack.callback(scene.runtime.delete, pod.name)
+            scene.runtime.add(pod)
+        one, other, far = (scene.station(f"own{n}") for n in (0, 1, 2))
+        matrix.converge([one, other, far])
+
+        def here(station: Station) -> Entry:
+            found = nodes.entries(scene.paths.node(PUBLISHED))
+            return next(entry for entry in found if entry.mac == station.mac)
+
+        def placed() -> bool:
+            return {here(one).placement, here(other).placement} == {Placement.EMULATED}
+
+        with probes.flow(one, other.ip(4), BUSY) as near, probes.flow(one, far.ip(4), BUSY) as wide:
+            until(placed, what="not placed")
+            for _ in range(LOOKS):
+                time.sleep(0.5)
+                assert placed()
+            assert here(far).reason == Reason.UNSUPPORTED_ENCAP
+        assert (near.lost, near.duplicates, wide.lost, wide.duplicates) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("fault", ["kill", "reset"])
@@ -246,7 +282,7 @@ class TestProofs(Proofs):
         super().test_a_table_of_a_few_rows_under_a_hundred_conversations(scene, crowd)
 
 
-# For ten minutes the driver remembers at how many filters the device was full: so this comes last.
+# The driver remembers for 30 s at how many filters the device was full: so this comes last.
 
 
 def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:

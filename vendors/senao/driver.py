@@ -20,8 +20,9 @@ from dataplane.core.overhead import encap_overhead
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
-from dataplane.netlink import flower, switchdev
+from dataplane.netlink import devlink, flower, switchdev
 from dataplane.netlink.actions import TunnelSet
+from dataplane.netlink.devlink import Mode
 from dataplane.netlink.exchange import Exchange, Open
 from dataplane.netlink.flower import Filter, Found, Listing
 from dataplane.netlink.rtnl import KernelError
@@ -29,7 +30,7 @@ from dataplane.netlink.switchdev import SwitchNetdev
 from vendors.fit import check_refused
 from vendors.senao.pipeline import Row, Wiring, from_filter, is_ours, to_filter
 from vendors.senao.refusals import is_fatal, is_full, reason_of
-from vendors.senao.report import Findings, Trial, capability, ports, usable
+from vendors.senao.report import Findings, Nic, Trial, capability, ports, usable
 from vendors.senao.room import End, behind, ends, lacking
 from vendors.senao.rows import render_rows, trial_row
 
@@ -52,6 +53,14 @@ class Limits:
     release: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Devlink:
+    """Where devlink is asked for the NIC's mode; ``switchdev``: it is to be set, if it is not."""
+
+    opens: Open
+    switchdev: bool = False
+
+
 class SenaoSwitch:
     """The device behind the socket that ``opens`` opens; filters of others stay."""
 
@@ -60,9 +69,16 @@ class SenaoSwitch:
     bound_by = frozenset({"nic", "next_hops", "placed"})
 
     def __init__(
-        self, opens: Open, wiring: Wiring, limits: Limits, *, emulated: bool = False
+        self,
+        opens: Open,
+        wiring: Wiring,
+        limits: Limits,
+        devlink: Devlink | None = None,
+        *,
+        emulated: bool = False,
     ) -> None:
         self._opens = opens
+        self._devlink = devlink
         self._wiring = wiring
         self._limits = limits
         self._emulated = emulated
@@ -95,10 +111,12 @@ class SenaoSwitch:
             switchdev.every(exchange)
 
     def describe(self) -> Capability:
+        nic = self._nic()
         with self._asking() as exchange:
             seen = self._look(exchange)
             trial = self._tried(exchange, seen)
         findings = Findings(
+            nic=nic,
             netdevs=seen.netdevs,
             listings=seen.listings,
             trial=trial,
@@ -145,6 +163,35 @@ class SenaoSwitch:
         hooks = others | {name for name in self._wiring.hooks if name in netdevs}
         listings = {n: flower.listing(exchange, netdevs[n].ifindex) for n in sorted(hooks)}
         return _seen(netdevs, listings)
+
+    def _nic(self) -> Nic:
+        """Return what devlink says of the NIC's mode, which is set before if that is wanted.
+
+        What it cannot say, or refuses, keeps nothing from being placed.
+        """
+        if self._devlink is None:
+            return Nic()
+        with self._asking() as exchange:
+            netdevs = switchdev.every(exchange)
+        uplinks = [each for each in netdevs if each.name == self._wiring.uplink]
+        try:
+            with Exchange(self._devlink.opens, _ANSWER_S, _WHOLE_S) as exchange:
+                return self._in_its_mode(exchange, uplinks)
+        except KernelError as error:
+            return Nic(fault=str(error))
+
+    def _in_its_mode(self, exchange: Exchange, uplinks: Sequence[SwitchNetdev]) -> Nic:
+        found = [devlink.find(exchange, each.ifindex) for each in uplinks]
+        eswitch = next((each for each in found if each is not None), None)
+        if eswitch is None or eswitch.mode is Mode.SWITCHDEV:
+            return Nic(eswitch)
+        if self._devlink is None or not self._devlink.switchdev:
+            return Nic(eswitch)
+        try:
+            devlink.set_mode(exchange, eswitch.handle, Mode.SWITCHDEV)
+        except KernelError as error:
+            return Nic(eswitch, str(error))
+        return Nic(replace(eswitch, mode=Mode.SWITCHDEV))
 
     def _capacity(self) -> int:
         """Return how many filters the device takes, as far as it has been learnt."""

@@ -7,10 +7,10 @@ import re
 import pytest
 
 from bench.vm.kernel import stock_kernel
-from tests.vm.features import CARD_FILE, DRIVER_FILE
+from tests.vm.features import AGREEMENT_FILE, CARD_FILE, DRIVER_FILE
 from tests.vm.machine import ROOT, Results, run_on
 
-_FILES = (DRIVER_FILE,)
+_FILES = (AGREEMENT_FILE, DRIVER_FILE)
 NAMES = {
     file: re.findall(r"(?m)^def (test_\w+)", (ROOT / file).read_text(encoding="utf-8"))
     for file in _FILES
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    files = (DRIVER_FILE, CARD_FILE)
+    files = (AGREEMENT_FILE, DRIVER_FILE, CARD_FILE)
     return run_on(stock_kernel(), files, tmp_path_factory.mktemp("tc"))
 
 

@@ -111,18 +111,17 @@ class SenaoSwitch:
             switchdev.every(exchange)
 
     def describe(self) -> Capability:
-        nic = self._nic()
         with self._asking() as exchange:
             seen = self._look(exchange)
             trial = self._tried(exchange, seen)
         findings = Findings(
-            nic=nic,
             netdevs=seen.netdevs,
             listings=seen.listings,
             trial=trial,
             capacity=self._capacity(),
             release=self._limits.release,
             fabric=self._fabric,
+            nic=self._nic(seen.netdevs.get(self._wiring.uplink)),
         )
         self._tunnels = usable(seen.netdevs, self._wiring) if trial.tunnels else {}
         return capability(findings, self._wiring, emulated=self._emulated)
@@ -164,34 +163,18 @@ class SenaoSwitch:
         listings = {n: flower.listing(exchange, netdevs[n].ifindex) for n in sorted(hooks)}
         return _seen(netdevs, listings)
 
-    def _nic(self) -> Nic:
+    def _nic(self, uplink: SwitchNetdev | None) -> Nic:
         """Return what devlink says of the NIC's mode, which is set before if that is wanted.
 
         What it cannot say, or refuses, keeps nothing from being placed.
         """
-        if self._devlink is None:
+        if self._devlink is None or uplink is None:
             return Nic()
-        with self._asking() as exchange:
-            netdevs = switchdev.every(exchange)
-        uplinks = [each for each in netdevs if each.name == self._wiring.uplink]
         try:
             with Exchange(self._devlink.opens, _ANSWER_S, _WHOLE_S) as exchange:
-                return self._in_its_mode(exchange, uplinks)
+                return _in_its_mode(exchange, uplink, wanted=self._devlink.switchdev)
         except KernelError as error:
             return Nic(fault=str(error))
-
-    def _in_its_mode(self, exchange: Exchange, uplinks: Sequence[SwitchNetdev]) -> Nic:
-        found = [devlink.find(exchange, each.ifindex) for each in uplinks]
-        eswitch = next((each for each in found if each is not None), None)
-        if eswitch is None or eswitch.mode is Mode.SWITCHDEV:
-            return Nic(eswitch)
-        if self._devlink is None or not self._devlink.switchdev:
-            return Nic(eswitch)
-        try:
-            devlink.set_mode(exchange, eswitch.handle, Mode.SWITCHDEV)
-        except KernelError as error:
-            return Nic(eswitch, str(error))
-        return Nic(replace(eswitch, mode=Mode.SWITCHDEV))
 
     def _capacity(self) -> int:
         """Return how many filters the device takes, as far as it has been learnt."""
@@ -259,6 +242,21 @@ def _traffic(row: Row, found: Found) -> Traffic:
     source = row.match.tunnel_source
     outside = packets * encap_overhead(Encap.GENEVE, family_of(source)) if source else 0
     return Traffic(packets, max(0, octets - outside))
+
+
+# --- the NIC's mode ------------------------------------------------------------------------------
+
+
+def _in_its_mode(exchange: Exchange, uplink: SwitchNetdev, *, wanted: bool) -> Nic:
+    """Return the mode of the NIC of ``uplink``; ``wanted``: have it in switchdev mode first."""
+    eswitch = devlink.find(exchange, uplink.ifindex)
+    if eswitch is None or eswitch.mode is Mode.SWITCHDEV or not wanted:
+        return Nic(eswitch)
+    try:
+        devlink.set_mode(exchange, eswitch.handle, Mode.SWITCHDEV)
+    except KernelError as error:
+        return Nic(eswitch, str(error))
+    return Nic(replace(eswitch, mode=Mode.SWITCHDEV))
 
 
 # --- the trial -----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """``overweave bench offload``: how fast entries come into a DPU's switch, and leave a dead one.
 
 The drivers are the product's, and so is what places entries; the switches are emulated, that of an
-Octeon 10 by a real Open vSwitch. So these are figures of ours, of Open vSwitch, and of the emulated
-E2100 (e2100.py), and none of what a device forwards.
+Octeon 10 by a real Open vSwitch. So these are figures of ours, of Open vSwitch, of the emulated
+E2100 (e2100.py) and of the kernel's tc (sx904.py), and none of what a device forwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench import e2100, switch_entries
+from bench import e2100, switch_entries, sx904
 from bench.figures import YARDSTICK, Figure, at_least, fingerprint, median
 from bench.in_lab import progress, require_root, scratch_lab
 from bench.report import tell
@@ -101,6 +101,7 @@ class Samples:
     unplaced: list[Outage] = field(default_factory=list)
     said: dict[str, list[float]] = field(default_factory=dict)
     e2100: e2100.Samples = field(default_factory=e2100.Samples)
+    sx904: sx904.Samples = field(default_factory=sx904.Samples)
 
 
 def figures(samples: Samples) -> Iterator[Figure]:
@@ -126,6 +127,7 @@ def figures(samples: Samples) -> Iterator[Figure]:
     for fault, took in samples.said.items():
         yield median(f"switch that is told to {fault}, said to be down", took, "s", 1.0)
     yield from e2100.figures(samples.e2100)
+    yield from sx904.figures(samples.sx904)
 
 
 @dataclass(slots=True)
@@ -140,6 +142,8 @@ class Run:
 
     def measure(self) -> None:
         """Bring the lab up and take every sample. Raises OverweaveError."""
+        self._say("an SX904's filters, in the kernel's tc")
+        self.samples.sx904 = sx904.take(self.rounds)
         lab.build(self.paths, self.topology, self._say)
         self._e2100()  # first: of what the other leaves in memory Python walks through all
         with closing(self._driver()) as switch:

@@ -117,6 +117,7 @@ def _e2100(run_dir: Path, vfs: int) -> dict[str, Any]:
 def _sx904(run_dir: Path, _vfs: int) -> dict[str, Any]:
     return {
         "address": f"unix:{run_dir}/rtnetlink.sock",
+        "devlink": f"unix:{run_dir}/devlink.sock",
         "uplink": NIC,
         "geneve": "genev_sys_6081",
         "vxlan": "vxlan_sys_4789",

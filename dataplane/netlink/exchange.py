@@ -1,4 +1,4 @@
-"""rtnetlink messages over a socket that is handed in: the kernel's, or one with the same messages.
+"""Netlink messages over a socket that is handed in: the kernel's, or one with the same messages.
 
 One packet of it is what one send(2) or recv(2) of a netlink socket carries: whole messages, each
 with its header (linux/netlink.h). So whoever has such a socket can stand in the kernel's place.
@@ -31,6 +31,7 @@ _REQUEST, _MULTI, _ACK, _INTERRUPTED, _DUMP = 0x1, 0x2, 0x4, 0x10, 0x300  # NLM_
 _CAPPED, _TLVS = 0x100, 0x200  # NLM_F_... of an NLMSG_ERROR
 _ERROR, _DONE = 2, 3  # NLMSG_...
 _WORDS = 1  # NLMSGERR_ATTR_MSG
+GENERIC = 16  # linux/netlink.h, NETLINK_GENERIC
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12  # linux/socket.h, NETLINK_...
 # A refusal takes about a kilobyte of the receive buffer: all that a batch may cause fit.
 _BATCH, _BATCH_BYTES = 64, 1 << 16
@@ -40,7 +41,10 @@ _CONNECT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for: RTM_... ``kind``, NLM_F_... ``flags``, and all behind the header."""
+    """What is asked for: RTM_... ``kind``, NLM_F_... ``flags``, and all behind the header.
+
+    Of generic netlink ``kind`` is the number of the family.
+    """
 
     kind: int
     body: bytes
@@ -67,9 +71,9 @@ class _Message:
     body: bytes
 
 
-def kernel_socket() -> socket.socket:
-    """Open the kernel's rtnetlink in the network namespace of the calling thread."""
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+def kernel_socket(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
+    """Open the kernel's rtnetlink, or another netlink, in the calling thread's namespace."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     for option in (_CAP_ACK, _EXT_ACK, _STRICT):
         opened.setsockopt(_SOL_NETLINK, option, 1)
     return opened
@@ -130,6 +134,22 @@ class Exchange:
             for batch in _batches(requests):
                 answers += self._changed(batch)
         return answers
+
+    def ask(self, request: Request, what: str) -> bytes:
+        """Return the body of the one message that ``request`` asks for.
+
+        Raises KernelError, which begins with ``what``.
+        """
+        with _kernel_errors(what):
+            sequence = next(self._sequence)
+            self._send([_packed(request, _REQUEST, sequence)])
+            answers: list[_Message] = []
+            while not answers:
+                answers += (each for each in self._received() if each.sequence == sequence)
+            refusal = _refusal(answers[0]) if answers[0].kind == _ERROR else None
+        if refusal is not None:
+            raise KernelError(what, refusal.errno, refusal.words)
+        return answers[0].body
 
     def dump(self, request: Request, what: str) -> list[bytes]:
         """Return the bodies of all that ``request`` asks for, as one consistent view.

@@ -277,6 +277,10 @@ class EmulatedSx904(EmulatedSwitch):
     def rtnetlink(self) -> Path:
         return self.directory / "rtnetlink.sock"
 
+    @property
+    def devlink(self) -> Path:
+        return self.directory / "devlink.sock"
+
 
 Kind = TypeVar("Kind", bound=EmulatedSwitch)
 

@@ -6,7 +6,6 @@ The programs run in the kernel on maps and filters of a namespace; the flows in 
 from __future__ import annotations
 
 import secrets
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,14 +26,11 @@ from bpf.layout import (
     encode_port,
     encode_socket,
 )
-from bpf.loader import load
 from bpf.packet_path import FastPacketPath
-from bpf.syscalls import open_map, open_program, pin
-from bpf.target import FastpathTarget
+from bpf.syscalls import open_program, pin
 from dataplane.core.agreement import Disagreement, Field, Observed, Question, disagreement
 from dataplane.core.corpus import Choice, Draw, corpus
-from dataplane.core.desired import Bindings, Desired, PortState
-from dataplane.core.diff import diff
+from dataplane.core.desired import Desired, PortState
 from dataplane.core.frames import parse_tunnel
 from dataplane.core.model import Encap, Guard, Segment
 from dataplane.core.path import Action, End, Hop, Live, Outcome, arrives, compare, hops
@@ -42,11 +38,9 @@ from dataplane.core.reasons import Reason
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, delete_bpf, replace_bpf
 from overlay_ovs.packet_path import OvsPacketPath
-from overlay_ovs.target import FlowsTarget
-from ovs_client.ofctl import OpenFlowBridge
 from ovs_client.unixctl import Unixctl
-from tests.functional.bpf_support import Namespace, mounted_bpffs, namespace
-from tests.functional.overlay_switch import Switch, drain, running_switch
+from tests.functional.node_paths import Flows, Machine, running_machine
+from tests.functional.overlay_switch import drain, running_switch
 from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,
@@ -58,7 +52,6 @@ from tests.unit.overlay_builders import (
     VTEP6,
     VXLAN4,
     VXLAN6,
-    bindings,
     desired,
     ips_of,
     link_local_of,
@@ -122,45 +115,10 @@ each_segment = pytest.mark.parametrize("segment", [*SEGMENTS, UNGUARDED], ids=la
 # --- eBPF --------------------------------------------------------------------------------------
 
 
-class Machine:
-    """A namespace with our programs on netdevs of a node's names."""
-
-    def __init__(self, space: Namespace, pins: Pins) -> None:
-        self.space, self.pins = space, pins
-        self._target = FastpathTarget(pins)
-        self._path = FastPacketPath(pins)
-
-    def hold(self, state: Desired) -> None:
-        names = self.space.netns.run(socket.if_nameindex)
-        numbers = Bindings(ifindexes={name: ifindex for ifindex, name in names})
-        wanted = self._target.render(state, numbers)
-        self.space.netns.run(lambda: self._target.apply(diff(wanted, self._target.observe())))
-
-    def ask(self, hop: Hop) -> Outcome:
-        probe = hop.probe
-        assert probe is not None
-        return self.space.netns.run(lambda: self._path.outcome(probe))
-
-    def put(self, item: EntryItem) -> None:
-        with open_map(self.pins.map(item.map_name)) as opened:
-            opened.update(item.map_key, item.value)
-
-    def take(self, name: str, key: bytes) -> None:
-        with open_map(self.pins.map(name)) as opened:
-            opened.delete(key)
-
-    def close(self) -> None:
-        self._target.close()
-
-
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with mounted_bpffs(tmp_path_factory.mktemp("paths") / "bpf") as bpffs, namespace() as space:
-        for netdev in NETDEVS:
-            space.ip("link", "add", netdev, "type", "veth", "peer", "name", f"{netdev}-end"[-15:])
-        made = Machine(space, load(bpffs))
+    with running_machine(tmp_path_factory.mktemp("paths"), NETDEVS) as made:
         yield made
-        made.close()
 
 
 def frames(segment: Segment) -> list[Question]:
@@ -189,7 +147,6 @@ def differing(
 def test_both_paths_do_the_same_with_all_kinds_of_frames(
     machine: Machine, flows: Flows, segment: Segment
 ) -> None:
-    machine.space.ip("link", "set", NIC.name, "address", NIC.mac)
     machine.hold(world(segment))
     flows.hold(world(segment))
     questions = frames(segment)
@@ -461,31 +418,6 @@ def test_a_netdev_that_is_gone_is_said(machine: Machine) -> None:
 
 
 # --- Open vSwitch ------------------------------------------------------------------------------
-
-
-class Flows:
-    """An Open vSwitch with what one Desired says."""
-
-    def __init__(self, switch: Switch) -> None:
-        self.switch = switch
-        self._target = FlowsTarget(switch.rundir)
-        self._path = OvsPacketPath(Unixctl(switch.rundir))
-
-    def hold(self, state: Desired) -> None:
-        for vtep in (*VTEP4, *VTEP6):
-            self.switch.route(vtep)
-        wanted = self._target.render(state, bindings(*state.segments.values()))
-        self._target.apply(diff(wanted, self._target.observe()))
-
-    def ask(self, hop: Hop) -> Outcome:
-        assert hop.probe is not None
-        return self._path.outcome(hop.probe)
-
-    def change(self, bridge: str, table: int, part: str, actions: str | None) -> None:
-        """Give the flow of ``table`` that has ``part`` in its match others, or none."""
-        opened = OpenFlowBridge(self.switch.rundir / f"{bridge}.mgmt")
-        (flow,) = (f for f in opened.dump_flows() if f.table == table and part in f.match)
-        opened.apply_bundle([replace(flow, actions=actions)] if actions else (), [flow])
 
 
 @pytest.fixture(scope="module")

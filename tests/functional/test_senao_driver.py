@@ -20,12 +20,15 @@ from dataplane.core.diff import Change
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.model import Encap, EntryKey, Fabric, Family
 from dataplane.core.reasons import Reason
-from dataplane.netlink.exchange import kernel_socket
+from dataplane.netlink import devlink
+from dataplane.netlink.devlink import Mode
+from dataplane.netlink.exchange import Exchange, kernel_socket, unix_socket
 from dataplane.netlink.flower import Skip
+from tests.functional.emulated_switch import VFS
 from tests.functional.namespaces import ip, namespace
 from tests.functional.overlay_switch import encapsulate
 from tests.functional.rtnl_client import client
-from tests.functional.senao_device import MOST, REPRESENTORS, Device, running_device
+from tests.functional.senao_device import MOST, REPRESENTORS, WIRING, Device, running_device
 from tests.functional.switch_world import CPU, NEXT_HOPS, UP, SenaoWorld, Stage, entries
 from tests.functional.test_switch_contract import FAR, frame, goes_out, key, pair, vf
 from tests.unit.overlay_builders import (
@@ -55,7 +58,7 @@ from tests.unit.rtnl_by_hand import (
     new_filter,
     one_filter,
 )
-from vendors.senao.driver import Limits, SenaoSwitch
+from vendors.senao.driver import Devlink, Limits, SenaoSwitch
 from vendors.senao.pipeline import PREFERENCES, Tunnel, Wiring
 
 SHOT = 2
@@ -457,6 +460,89 @@ def test_a_tunnel_packet_for_another_address_is_the_cpu_s(world: SenaoWorld, sta
     del packet[IP].chksum, packet[UDP].chksum
     came = bytes(packet)
     assert world.ask(UP, came) == {CPU: [came]}
+
+
+# --- the mode of its NIC -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lanes(plain: SenaoWorld) -> Iterator[Device]:
+    """Provide a device in legacy mode, whose VFs are VLAN lanes; it is a switch afterwards."""
+    device = plain.device
+    set_mode(device, Mode.LEGACY)
+    yield device
+    set_mode(device, Mode.SWITCHDEV)
+
+
+def set_mode(device: Device, mode: Mode) -> None:
+    take_vfs(device)
+    with Exchange(unix_socket(device.devlink), 5, 5) as asked:
+        eswitch = devlink.find(asked, device.netdevs()["eth0"])
+        assert eswitch is not None
+        devlink.set_mode(asked, eswitch.handle, mode)
+    return_vfs(device)
+
+
+def take_vfs(device: Device) -> None:
+    for number in range(VFS):
+        device.tell("port-gone", f"vf{number}")
+
+
+def return_vfs(device: Device) -> None:
+    for number in range(VFS):
+        device.tell("port-back", f"vf{number}")
+
+
+def driver(device: Device, *, switchdev: bool = False) -> SenaoSwitch:
+    nic = Devlink(unix_socket(device.devlink), switchdev)
+    return SenaoSwitch(unix_socket(device.rtnetlink), WIRING, Limits(MOST), nic, emulated=True)
+
+
+LEGACY_SAID = "eswitch mode of pci/0000:01:00.0: legacy"
+SWITCHDEV_SAID = "eswitch mode of pci/0000:01:00.0: switchdev"
+
+
+def test_a_device_in_legacy_mode_says_so_and_stays_in_it(lanes: Device) -> None:
+    for _ in range(2):
+        found = driver(lanes).describe()
+        assert found.obstacle.startswith(
+            "its NIC is not in switchdev mode: devlink dev eswitch set"
+        )
+        assert "pci/0000:01:00.0 mode switchdev" in found.obstacle
+        assert LEGACY_SAID in found.limits
+        assert found.guards == {}
+
+
+def test_what_refuses_to_be_a_switch_is_told_in_its_words(lanes: Device) -> None:
+    """Its VFs are there: nothing ends them but who made them."""
+    found = driver(lanes, switchdev=True).describe()
+    assert "ice: Changing eswitch mode is allowed only if there is no VFs created" in found.obstacle
+    assert LEGACY_SAID in found.limits
+
+
+def test_a_device_that_is_to_be_a_switch_becomes_one(lanes: Device) -> None:
+    take_vfs(lanes)
+    switch = driver(lanes, switchdev=True)
+    found = switch.describe()
+    assert (found.obstacle, found.guards) == ("", {})
+    assert SWITCHDEV_SAID in found.limits
+    return_vfs(lanes)
+    assert set(switch.describe().guards) == set(REPRESENTORS)
+    wanted = desired(view(GENEVE4, [vf(1, GENEVE4), vf(2, GENEVE4)]))
+    bound = Bindings(NIC, next_hops=NEXT_HOPS, placed=entries(wanted))
+    switch.apply(Change(add=switch.render(wanted, bound).items))
+    sent = frame(1, 2)
+    assert lanes.ask("vf0", sent) == {"vf1": [sent]}
+    switch.apply(Change(remove=switch.observe()))
+
+
+def test_devlink_that_does_not_answer_keeps_nothing_from_being_placed(plain: SenaoWorld) -> None:
+    device = plain.device
+    nic = Devlink(unix_socket(device.directory / "nobody"))
+    switch = SenaoSwitch(unix_socket(device.rtnetlink), WIRING, Limits(MOST), nic)
+    found = switch.describe()
+    assert found.obstacle == ""
+    assert any(f"{device.directory}/nobody" in each for each in found.limits), found.limits
 
 
 # --- the kernel's own rtnetlink ------------------------------------------------------------------

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from bench import e2100, offload, switch_entries
+from bench import e2100, offload, switch_entries, sx904
 from bench.figures import YARDSTICK
 from bench.offload import Outage, Samples, figures
 from dataplane.core.desired import Bindings, Desired
@@ -21,6 +21,8 @@ from vendors.intel.rows import render_rows as render_intel
 from vendors.marvell.pipeline import Wiring
 from vendors.marvell.report import Findings, capability
 from vendors.marvell.rows import render_rows
+from vendors.senao.pipeline import Row as Filter
+from vendors.senao.rows import render_rows as render_senao
 
 VTEPS = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
 REPRESENTORS = ("rep1", "rep2", "rep3", "rep4")
@@ -66,6 +68,36 @@ def intel_rows(wanted: Desired, bound: Bindings) -> Rendering:
     return render_intel(wanted, bound, wiring)
 
 
+def test_the_sx904_s_endpoints_take_as_many_filters_as_is_said() -> None:
+    asked = sx904.wanted()
+    rendering = render_senao(asked, switch_entries.all_placed(asked), sx904.WIRING)
+    assert (len(rendering.items), rendering.pending) == (sx904.MANY, ())
+
+
+def test_a_filter_in_words_of_tc() -> None:
+    asked = sx904.wanted()
+    rows = render_senao(asked, switch_entries.all_placed(asked), sx904.WIRING).items.values()
+    of_one = {
+        (row.protocol, row.netdev): sx904.batch_line(row)
+        for row in rows
+        if isinstance(row, Filter) and row.vni == 5002
+    }
+    _, out, back = of_one.values()
+    assert out == (
+        "filter add dev rep1 ingress pref 41 protocol ipv6 flower skip_hw dst_mac 02:c1:00:00:00:74"
+        " src_mac 02:aa:00:00:00:01 src_ip fd00::1 ip_ttl 0/80"
+        " action tunnel_key set id 5002 src_ip 2001:db8::1 dst_ip 2001:db8:51::5 dst_port 6081"
+        " ttl 64 nocsum cookie 6f76657277656176650100138a"
+        " action mirred egress redirect dev gen0 cookie 6f76657277656176650100138a"
+    )
+    assert back == (
+        "filter add dev gen0 ingress pref 42 protocol all flower skip_hw dst_mac 02:aa:00:00:00:01"
+        " enc_key_id 5002 enc_dst_port 6081 enc_src_ip 2001:db8:51::2 enc_dst_ip 2001:db8::1"
+        " action tunnel_key unset cookie 6f76657277656176650200138a"
+        " action mirred egress redirect dev rep1 cookie 6f76657277656176650200138a"
+    )
+
+
 def test_the_stage_is_valid() -> None:
     topology = read_topology(offload.TOPOLOGY, "stage")
     assert [node.name for node in topology.dpus] == [switch_entries.NODE, e2100.NODE]
@@ -87,6 +119,7 @@ def samples(bundle: tuple[float, ...] = (1.0, 2.0, 4.0)) -> Samples:
         unplaced=[Outage(1, 0.1)],
         said={"die": [0.3], "hang": [1.6]},
         e2100=e2100.Samples([1999.0, 2001.0], [5e3], {100: [0.01], 1000: [0.03]}, [1.9], [0.4], 1),
+        sx904=sx904.Samples([2000.0, 3000.0, 4000.0], [2100.0, 2000.0, 2000.0], [0.9, 1.1]),
     )
 
 
@@ -105,10 +138,19 @@ def test_figures_are_medians_and_judged() -> None:
         "E2100, one endpoint more beside 1,000": (30.0, False),
         "E2100, replay of 1,000 endpoints over 300 tunnels after a reset": (1.9, True),
         "E2100, rows too many after 100 rounds of churn": (1.0, False),
+        "SX904, filters through the kernel's tc": (3000.0, True),
+        "SX904, filters : tc -batch": (2000 / 2100, False),
+        "SX904, replay of 1,000 filters": (0.9, True),
     }
     lost = found["switch dies and restarts, packets lost"]
     assert (lost.value, lost.spread) == (500, (400, 700))
     assert found[f"{YARDSTICK}switch dies and restarts, silence"].value == 0.1
+
+
+def test_of_an_emulated_processor_only_ratios_are_judged() -> None:
+    taken = sx904.Samples([200.0], [100.0], [9.0], emulated=True)
+    judged = {each.name: each.met for each in sx904.figures(taken) if each.met is not None}
+    assert judged == {"SX904, filters : tc -batch": True}
 
 
 def test_entries_a_second_are_to_be_many() -> None:

@@ -36,6 +36,25 @@ def test_all_else_may_be_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "is_told", "is_set"),
+    [
+        pytest.param({}, True, False, id="the kernel's"),
+        pytest.param({"switchdev": True}, True, True, id="the kernel's, to be a switch"),
+        pytest.param({"address": "unix:/a"}, False, False, id="a socket"),
+        pytest.param({"address": "unix:/a", "devlink": "unix:/d"}, True, False, id="two sockets"),
+    ],
+)
+def test_the_mode_is_set_only_where_that_is_said(
+    said: Mapping[str, Any], is_told: bool, is_set: bool
+) -> None:
+    settings, _ = parse({**GOOD, **said}, REPS)
+    assert (settings.nic is not None, bool(settings.nic and settings.nic.switchdev)) == (
+        is_told,
+        is_set,
+    )
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         pytest.param({"uplink": None}, ["uplink"], id="no uplink"),
@@ -48,6 +67,13 @@ def test_all_else_may_be_said() -> None:
         pytest.param({"genev": "x"}, ["genev", "geneve"], id="a misspelt key"),
         pytest.param({"vxlan": "genev_sys_6081"}, ["genev_sys_6081 stands twice"], id="one twice"),
         pytest.param({"geneve": "rep1"}, ["rep1 stands twice"], id="a representor"),
+        pytest.param({"devlink": "unix:/run/d.sock"}, ["devlink without address"], id="devlink"),
+        pytest.param(
+            {"address": "unix:/run/x.sock", "switchdev": True},
+            ["switchdev needs devlink"],
+            id="nobody to set the mode",
+        ),
+        pytest.param({"switchdev": "yes"}, ["switchdev"], id="no mode"),
     ],
 )
 def test_every_fault_is_told(change: Mapping[str, Any], words: list[str]) -> None:

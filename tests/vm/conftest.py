@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bench.vm.kernel import stock_kernel
 from tests.vm.features import DATAPATH_FILE, FILES
-from tests.vm.kernel import stock_kernel
 from tests.vm.machine import Results, run_here, run_on
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from tests.vm.machine import ROOT, Results
 
 DATAPATH_FILE = "tests/vm/kernel_datapath.py"  # not of the fast path, and not for every kernel
-TC_FILES = ("tests/vm/flower_kernel.py", "tests/vm/tc_kernel.py")  # the same, of filters
+# The same, of filters; what takes longest comes first.
+AGREEMENT_FILE = "tests/vm/agreement_kernel.py"
+DRIVER_FILE, CARD_FILE = "tests/vm/flower_kernel.py", "tests/vm/tc_kernel.py"
 FILES = ("tests/packets/test_fastpath.py", "tests/functional/test_fast_path_traffic.py")
 
 _TUNNELLED = "(is_encapsulated|is_decapsulated|test_pings_and_super_packets_cross)"

@@ -7,27 +7,29 @@ with tunnels of its own kernel.
 
 from __future__ import annotations
 
+import errno
+import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from functools import partial
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from bench.sx904 import batch_line
 from dataplane.core.desired import Bindings, Desired, Port
 from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError
 from dataplane.core.model import Encap, EntryKey, Family, IpAddress, Mac, Segment
 from dataplane.core.reasons import Reason
-from dataplane.netlink import exchange, flower, switchdev
-from dataplane.netlink.actions import Redirect, TunnelSet
+from dataplane.netlink import devlink, exchange
+from dataplane.netlink.devlink import Handle, Mode
 from dataplane.netlink.exchange import Exchange
-from dataplane.netlink.flower import ETH_P_IP, Filter, Found, Match, Skip
+from dataplane.netlink.flower import Skip
 from dataplane.netlink.netns import Netns
-from dataplane.netlink.tc import Slot
+from dataplane.netlink.rtnl import KernelError
 from tests.functional.namespaces import ip, name_of, namespace, run
 from tests.unit.overlay_builders import (
     GENEVE4,
@@ -47,7 +49,7 @@ from tests.unit.overlay_builders import (
     view,
 )
 from vendors.senao.driver import Limits, SenaoSwitch
-from vendors.senao.pipeline import Tunnel, Wiring
+from vendors.senao.pipeline import Row, Tunnel, Wiring
 
 KINDS = {each.name: each for each in (GENEVE4, GENEVE6, VXLAN4, VXLAN6)}
 DEVICES = {Encap.GENEVE: ("gen0", 6081), Encap.VXLAN: ("vxl0", 4789)}
@@ -72,16 +74,7 @@ class World:
 
     def place(self, wanted: Desired) -> Bindings:
         """Have all placed; then the kernel says what was written, and nothing is left to do."""
-        keys = frozenset(
-            EntryKey(v.segment.vni, mac)
-            for v in wanted.segments.values()
-            for mac in (
-                *(p.attachment.mac for p in v.ports),
-                *(r.endpoint.mac for r in v.remotes),
-            )
-        )
-        hops = {vtep: Mac("02:00:00:00:bb:01") for vtep in (*VTEP4, *VTEP6)}
-        bound = Bindings(NIC, next_hops=hops, placed=keys)
+        bound = all_of(wanted)
         if change := self.change(wanted, bound):
             self.card.run(lambda: self.switch.apply(change))
         assert not self.change(wanted, bound)
@@ -92,6 +85,17 @@ class World:
         if change:
             self.card.run(lambda: self.switch.apply(change))
         assert not self.card.run(self.switch.observe)
+
+
+def all_of(wanted: Desired) -> Bindings:
+    """Return bindings in which all is to be placed."""
+    keys = frozenset(
+        EntryKey(v.segment.vni, mac)
+        for v in wanted.segments.values()
+        for mac in (*(p.attachment.mac for p in v.ports), *(r.endpoint.mac for r in v.remotes))
+    )
+    hops = {vtep: Mac("02:00:00:00:bb:01") for vtep in (*VTEP4, *VTEP6)}
+    return Bindings(NIC, next_hops=hops, placed=keys)
 
 
 def wiring_of() -> Wiring:
@@ -262,64 +266,19 @@ def test_a_netdev_that_takes_no_filter_into_a_device_says_so(world: World) -> No
 
 # --- beside iproute2 -----------------------------------------------------------------------------
 
-_MANY = 500
 
-
-def test_what_tc_writes_is_what_we_write(
-    world: World, record_testsuite_property: Callable[[str, object], None]
-) -> None:
-    """Rates are told, and judged nowhere here."""
-    tc(world.card, "qdisc", "replace", "dev", "rep0", "clsact")
-    with tempfile.NamedTemporaryFile("w", suffix=".batch") as file:
-        file.writelines(f"{line}\n" for line in map(_line, range(_MANY)))
-        file.flush()
-        began = time.monotonic()
-        tc(world.card, "-batch", file.name)
-        theirs = time.monotonic() - began
-    read = {each.filter for each in world.card.run(_listing)}
-    tc(world.card, "filter", "del", "dev", "rep0", "ingress")
-    began = time.monotonic()
-    world.card.run(_add_many)
-    ours = time.monotonic() - began
-    assert {each.filter for each in world.card.run(_listing)} == read
-    tc(world.card, "filter", "del", "dev", "rep0", "ingress")
-    record_testsuite_property("tc -batch, filters/s", round(_MANY / theirs))
-    record_testsuite_property("ours, filters/s", round(_MANY / ours))
-
-
-def _line(number: int) -> str:
-    return (
-        f"filter add dev rep0 ingress pref 40 protocol ip flower skip_hw dst_mac {mac_of(number)}"
-        f" src_mac {mac_of(1)} src_ip 10.1.0.1 action tunnel_key set id 100 src_ip {OWN4}"
-        f" dst_ip {VTEP4[0]} dst_port 6081 ttl 64 nocsum action mirred egress redirect dev gen0"
-    )
-
-
-def _netdevs(asked: Exchange) -> dict[str, int]:
-    return {each.name: each.ifindex for each in switchdev.every(asked)}
-
-
-def _listing() -> tuple[Found, ...]:
-    with Exchange(exchange.kernel_socket, 10, 60) as asked:
-        return flower.listing(asked, _netdevs(asked)["rep0"]).found
-
-
-def _add_many() -> None:
-    with Exchange(exchange.kernel_socket, 10, 60) as asked:
-        numbers = _netdevs(asked)
-        outer = TunnelSet(OWN4, VTEP4[0], 100, 6081, ttl=64, checksum=False)
-        actions = (outer, Redirect(numbers["gen0"]))
-        filters = (
-            Filter(
-                Slot(numbers["rep0"], 40, 0),
-                ETH_P_IP,
-                Match(mac_of(number), mac_of(1), ETH_P_IP, ip_address("10.1.0.1")),
-                actions,
-                Skip.DEVICE,
-            )
-            for number in range(_MANY)
-        )
-        assert not any(asked.change([*map(flower.addition, filters)], "add filters"))
+@pytest.mark.parametrize("segment", KINDS.values(), ids=KINDS)
+def test_what_tc_writes_is_what_we_write(world: World, tmp_path: Path, segment: Segment) -> None:
+    asked = wanted(segment)
+    rows = [*world.switch.render(asked, all_of(asked)).items.values()]
+    batch = tmp_path / "batch"
+    batch.write_text("".join(f"{batch_line(row)}\n" for row in rows if isinstance(row, Row)))
+    for name in wiring_of().hooks:
+        tc(world.card, "qdisc", "replace", "dev", name, "clsact")
+    tc(world.card, "-batch", str(batch))
+    assert len(rows) == 10
+    assert not world.change(asked, all_of(asked))
+    world.strike()
 
 
 def test_what_is_placed_is_found_by_another_driver(world: World) -> None:
@@ -337,3 +296,16 @@ def test_describe_says_what_this_kernel_can(world: World) -> None:
     assert found.tunnels == set(product(Encap, Family))
     assert set(found.guards) == set(REPRESENTORS)
     assert found.rows == 0
+
+
+def test_its_devlink_understands_us(world: World) -> None:
+    """No netdev here is a NIC's: one that is not there is refused as such."""
+
+    def ask() -> None:
+        with Exchange(partial(exchange.kernel_socket, exchange.GENERIC), 10, 60) as asked:
+            assert devlink.find(asked, socket.if_nametoindex("up0")) is None
+            devlink.set_mode(asked, Handle("pci", "0000:ff:00.0"), Mode.SWITCHDEV)
+
+    with pytest.raises(KernelError) as caught:
+        world.card.run(ask)
+    assert caught.value.errno == errno.ENODEV

@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import NoReturn
 
 import pytest
@@ -42,6 +43,8 @@ from ovs_client.daemons import run
 from ovs_client.ofctl import OpenFlowBridge, OpenFlowError
 from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
+from tests.vm import other_ports
+from tests.vm.other_ports import KINDS, Ports
 
 TOPOLOGY = "nodes: [{name: n1, datapath: kernel}, {name: n2, datapath: kernel}]"
 OUR_PORT = 16081  # 6081 is theirs
@@ -111,6 +114,7 @@ class World:
     agents: list[Agent]
     successors: list[Agent]
     guests: tuple[Station, Station]
+    ports: Ports
     segments: dict[str, list[Station]]
 
     @property
@@ -181,6 +185,12 @@ def until(ill: Callable[[NodePaths], str], paths: NodePaths) -> None:
         time.sleep(1)
 
 
+def change_config(paths: NodePaths, **changes: object) -> None:
+    """Have the next agent of a node told otherwise."""
+    config = yaml.safe_load(paths.config.read_text(encoding="utf-8"))
+    paths.config.write_text(yaml.safe_dump({**config, **changes}), encoding="utf-8")
+
+
 def write_intent(paths: LabPaths, text: str) -> None:
     with FabricStore(lab.fabric_server(paths).remote) as store:
         plan = plan_apply(read_intent(text, "intent"), store.read())
@@ -191,22 +201,21 @@ def write_intent(paths: LabPaths, text: str) -> None:
 def two_nodes() -> Iterator[World]:
     paths = LabPaths("kernel")
     topology = read_topology(TOPOLOGY, "two nodes")
-    started: list[Agent] = []
-    try:
+    with ExitStack() as stack:
+        stack.callback(lab.down, paths, silent)
         lab.build(paths, topology, silent)
+        change_config(paths.node("n1"), devices=[other_ports.device(paths)])
         for node in topology.nodes:
             prefer_another_address(paths, node)
         places = [paths.node(node.name) for node in topology.nodes]
         # Forked before anything here uses gRPC, which survives no fork.
         agents, successors = ([prepared(each) for each in places] for _ in range(2))
-        started += [*agents, *successors]
+        for agent in (*agents, *successors):
+            stack.callback(agent.stop)
         first, second = (plug_their_guest(paths, topology, number) for number in range(2))
         write_intent(paths, f"kind: Fabric\ngeneve_port: {OUR_PORT}\n---\n{INTENT}")
-        yield World(paths, topology, agents, successors, (first, second), {})
-    finally:
-        for agent in started:
-            agent.stop()
-        lab.down(paths, silent)
+        ports = stack.enter_context(other_ports.running_ports(paths, paths.node("n1")))
+        yield World(paths, topology, agents, successors, (first, second), ports, {})
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +277,26 @@ def expect_whole(world: World, colour: Colour) -> None:
     verdict = matrix.verify(world.segments[colour.name])
     assert verdict.faults == ()
     assert (verdict.pairs, verdict.reachable, verdict.lost) == (2, 2, 0)
+
+
+@SEGMENTS
+def test_all_pairs_of_ports_that_are_no_veths(world: World, colour: Colour, proven: Proven) -> None:
+    expect_whole_with_ports(world, colour)
+    for kind, inner in product(KINDS, FAMILIES):
+        proven(colour.encap, colour.underlay, inner, port=kind, datapath="kernel")
+
+
+def expect_whole_with_ports(world: World, colour: Colour) -> None:
+    with ExitStack() as stack:
+        number = COLOURS.index(colour)
+        stations = [
+            *(stack.enter_context(world.ports.attached(k, number, colour.name)) for k in KINDS),
+            world.segments[colour.name][1],
+        ]
+        matrix.converge(stations, PATIENCE_S)
+        verdict = matrix.verify(stations)
+    assert verdict.faults == ()
+    assert (verdict.pairs, verdict.reachable, verdict.lost) == (6, 6, 0)
 
 
 def test_the_fast_path_carries_what_it_knows(world: World) -> None:
@@ -352,11 +381,9 @@ def test_without_ebpf_open_vswitch_carries_all(world: World) -> None:
     for agent in world.agents:
         agent.stop()
     for agent in world.successors:
-        config = yaml.safe_load(agent.paths.config.read_text(encoding="utf-8"))
         no_place = agent.paths.directory / "no-bpffs"
         no_place.touch()
-        changed = {**config, "bpffs": str(no_place), "fastpath": "auto"}
-        agent.paths.config.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        change_config(agent.paths, bpffs=str(no_place), fastpath="auto")
         agent.start()
     wait_ready(world.successors)
     for paths in world.nodes:
@@ -388,6 +415,10 @@ def test_all_pairs_without_ebpf(world: World, colour: Colour, proven: Proven) ->
     assert f"tp_dst={port}," in flows
     for inner in FAMILIES:
         proven(colour.encap, colour.underlay, inner, datapath="kernel")
+
+
+def test_ports_that_are_no_veths_without_ebpf(world: World) -> None:
+    expect_whole_with_ports(world, COLOURS[0])
 
 
 def test_a_trace_without_ebpf(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from bench.vm.kernel import stock_kernel
 from tests.vm.features import FEATURES, FILES, column, faults_of, readme_columns
-from tests.vm.kernel import stock_kernel
 from tests.vm.machine import Results
 
 pytestmark = pytest.mark.timeout(1200)

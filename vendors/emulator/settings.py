@@ -113,14 +113,15 @@ class E2100Config(EmulatorConfig):
 
 
 class Sx904Config(EmulatorConfig):
-    """A Senao SX904 in switchdev mode; without ``tunnels`` it has the published ``ice`` driver.
+    """A Senao SX904; without ``tunnels`` it has the published ``ice`` driver.
 
-    ``capacity`` is how many filters it takes, ``geneve`` and ``vxlan`` are the UDP ports of the
-    tunnel devices on the card.
+    ``eswitch`` is the mode that its NIC begins in, ``capacity`` is how many filters it takes,
+    ``geneve`` and ``vxlan`` are the UDP ports of the tunnel devices on the card.
     """
 
     vendor: Literal["senao"]
     tunnels: bool = True
+    eswitch: Literal["legacy", "switchdev"] = "switchdev"
     capacity: Annotated[int, Field(ge=0)] = 4096
     geneve: UdpPort = 6081
     vxlan: UdpPort = 4789
@@ -129,6 +130,11 @@ class Sx904Config(EmulatorConfig):
     def rtnetlink(self) -> Path:
         """Return the socket on which its kernel speaks rtnetlink."""
         return self.run_dir / "rtnetlink.sock"
+
+    @property
+    def devlink(self) -> Path:
+        """Return the socket on which its kernel speaks devlink."""
+        return self.run_dir / "devlink.sock"
 
 
 AnyConfig = OcteonConfig | E2100Config | Sx904Config

@@ -20,8 +20,9 @@ from dataplane.core.overhead import encap_overhead
 from dataplane.core.placement import Traffic
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
-from dataplane.netlink import flower, switchdev
+from dataplane.netlink import devlink, flower, switchdev
 from dataplane.netlink.actions import TunnelSet
+from dataplane.netlink.devlink import Mode
 from dataplane.netlink.exchange import Exchange, Open
 from dataplane.netlink.flower import Filter, Found, Listing
 from dataplane.netlink.rtnl import KernelError
@@ -29,7 +30,7 @@ from dataplane.netlink.switchdev import SwitchNetdev
 from vendors.fit import check_refused
 from vendors.senao.pipeline import Row, Wiring, from_filter, is_ours, to_filter
 from vendors.senao.refusals import is_fatal, is_full, reason_of
-from vendors.senao.report import Findings, Trial, capability, ports, usable
+from vendors.senao.report import Findings, Nic, Trial, capability, ports, usable
 from vendors.senao.room import End, behind, ends, lacking
 from vendors.senao.rows import render_rows, trial_row
 
@@ -53,6 +54,14 @@ class Limits:
     release: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Devlink:
+    """Where devlink is asked for the NIC's mode; ``switchdev``: it is to be set, if it is not."""
+
+    opens: Open
+    switchdev: bool = False
+
+
 class SenaoSwitch:
     """The device behind the socket that ``opens`` opens; filters of others stay."""
 
@@ -61,9 +70,16 @@ class SenaoSwitch:
     bound_by = frozenset({"nic", "next_hops", "placed"})
 
     def __init__(
-        self, opens: Open, wiring: Wiring, limits: Limits, *, emulated: bool = False
+        self,
+        opens: Open,
+        wiring: Wiring,
+        limits: Limits,
+        devlink: Devlink | None = None,
+        *,
+        emulated: bool = False,
     ) -> None:
         self._opens = opens
+        self._devlink = devlink
         self._wiring = wiring
         self._limits = limits
         self._emulated = emulated
@@ -106,6 +122,7 @@ class SenaoSwitch:
             capacity=self._capacity(),
             release=self._limits.release,
             fabric=self._fabric,
+            nic=self._nic(seen.netdevs.get(self._wiring.uplink)),
         )
         self._tunnels = usable(seen.netdevs, self._wiring) if trial.tunnels else {}
         return capability(findings, self._wiring, emulated=self._emulated)
@@ -146,6 +163,19 @@ class SenaoSwitch:
         hooks = others | {name for name in self._wiring.hooks if name in netdevs}
         listings = {n: flower.listing(exchange, netdevs[n].ifindex) for n in sorted(hooks)}
         return _seen(netdevs, listings)
+
+    def _nic(self, uplink: SwitchNetdev | None) -> Nic:
+        """Return what devlink says of the NIC's mode, which is set before if that is wanted.
+
+        What it cannot say, or refuses, keeps nothing from being placed.
+        """
+        if self._devlink is None or uplink is None:
+            return Nic()
+        try:
+            with Exchange(self._devlink.opens, _ANSWER_S, _WHOLE_S) as exchange:
+                return _in_its_mode(exchange, uplink, wanted=self._devlink.switchdev)
+        except KernelError as error:
+            return Nic(fault=str(error))
 
     def _capacity(self) -> int:
         """Return how many filters the device takes, as far as it has been learnt."""
@@ -215,6 +245,21 @@ def _traffic(row: Row, found: Found) -> Traffic:
     source = row.match.tunnel_source
     outside = packets * encap_overhead(Encap.GENEVE, family_of(source)) if source else 0
     return Traffic(packets, max(0, octets - outside))
+
+
+# --- the NIC's mode ------------------------------------------------------------------------------
+
+
+def _in_its_mode(exchange: Exchange, uplink: SwitchNetdev, *, wanted: bool) -> Nic:
+    """Return the mode of the NIC of ``uplink``; ``wanted``: have it in switchdev mode first."""
+    eswitch = devlink.find(exchange, uplink.ifindex)
+    if eswitch is None or eswitch.mode is Mode.SWITCHDEV or not wanted:
+        return Nic(eswitch)
+    try:
+        devlink.set_mode(exchange, eswitch.handle, Mode.SWITCHDEV)
+    except KernelError as error:
+        return Nic(eswitch, str(error))
+    return Nic(replace(eswitch, mode=Mode.SWITCHDEV))
 
 
 # --- the trial -----------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure, Part, Table
 from dataplane.core.model import Encap, Fabric, Family, Guard
+from dataplane.netlink.devlink import Eswitch, Mode
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Found, Listing, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
 from dataplane.netlink.tc import Slot
@@ -46,6 +47,19 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Nic:
+    """The NIC's embedded switch, None: devlink told of none; ``fault``: in whose words not."""
+
+    eswitch: Eswitch | None = None
+    fault: str = ""
+
+    @property
+    def is_legacy(self) -> bool:
+        """Say whether it is known that it switches nothing."""
+        return self.eswitch is not None and self.eswitch.mode is Mode.LEGACY
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What was found: netdevs, filters by netdev, and how many the table takes at most.
 
@@ -59,6 +73,7 @@ class Findings:
     capacity: int
     release: tuple[int, int] | None = None
     fabric: Fabric | None = None
+    nic: Nic = Nic()  # a frozen one
 
 
 def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capability:
@@ -139,6 +154,7 @@ def _unfit(findings: Findings, wiring: Wiring) -> dict[Encap, str]:
 
 def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
     yield from _LIMITS
+    yield from _told_by_devlink(findings.nic)
     if not findings.trial.tunnels:
         yield _COUNTS_NOTHING
     if words := findings.trial.words:
@@ -151,6 +167,13 @@ def _limits(findings: Findings, wiring: Wiring) -> Iterator[str]:
             yield f"there is no {encap} device {tunnel.netdev}: Open vSwitch makes it with its port"
     yield from _unfit(findings, wiring).values()
     yield from _missing(findings.netdevs, wiring)
+
+
+def _told_by_devlink(nic: Nic) -> Iterator[str]:
+    if nic.eswitch is not None:
+        yield f"eswitch mode of {nic.eswitch.handle}: {nic.eswitch.mode}"
+    if nic.fault:
+        yield nic.fault
 
 
 def _missing(netdevs: Mapping[str, SwitchNetdev], wiring: Wiring) -> Iterator[str]:
@@ -172,15 +195,27 @@ def _mode(findings: Findings, wiring: Wiring) -> str:
     if wiring.skip is not Skip.KERNEL:
         return ""
     there = [findings.netdevs[n] for n in wiring.representors if n in findings.netdevs]
-    if there and not any(netdev.switch for netdev in there):
-        return (
-            f"its NIC is not in switchdev mode: {there[0].name} is a VF, one end of a VLAN lane to"
-            " the host; devlink dev eswitch set pci/... mode switchdev makes it a switch"
-        )
+    lanes = there if not any(netdev.switch for netdev in there) else []
+    if findings.nic.is_legacy or lanes:
+        return _why_no_switch(findings.nic, lanes)
     uplink = findings.netdevs.get(wiring.uplink)
     if there and (uplink is None or uplink.switch not in {netdev.switch for netdev in there}):
         return f"{wiring.uplink} is no port of its switch: correct switch.uplink"
     return ""
+
+
+def _why_no_switch(nic: Nic, lanes: Sequence[SwitchNetdev]) -> str:
+    """Return that the NIC is in VLAN-lane mode, as the card is shipped, and what would change it.
+
+    ``lanes`` are the VFs that are there.
+    """
+    named = f"{lanes[0].name} is a VF, one end of a VLAN lane to the host; " if lanes else ""
+    handle = nic.eswitch.handle if nic.eswitch else "pci/..."
+    asked = f" ({nic.fault})" if nic.fault else ""
+    return (
+        f"its NIC is not in switchdev mode{asked}: {named}devlink dev eswitch set {handle} mode"
+        " switchdev makes it a switch, while it has no VFs, and so does switch.switchdev"
+    )
 
 
 def _loses(findings: Findings, wiring: Wiring) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from dataplane.core.model import Encap
 from dataplane.device_config import unix_socket
 from dataplane.documents import InterfaceName, Strict, validate
 from dataplane.netlink import exchange
-from vendors.senao.driver import Limits, SenaoSwitch
+from vendors.senao.driver import Devlink, Limits, SenaoSwitch
 from vendors.senao.pipeline import Tunnel, Wiring
 
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
@@ -26,10 +27,13 @@ class SenaoSettings(Strict):
     """The uplink's netdev and the tunnel devices that the card's Open vSwitch has.
 
     Without ``address`` it is the kernel's own rtnetlink that is spoken to. ``filters`` are at most
-    so many: the device does not say how many it takes.
+    so many: the device does not say how many it takes. ``switchdev``: its NIC is put into this mode
+    if it is not, which ends what netdevs its VFs have. ``devlink`` goes with ``address``.
     """
 
     address: Annotated[Path, PlainValidator(unix_socket)] | None = None
+    devlink: Annotated[Path, PlainValidator(unix_socket)] | None = None
+    switchdev: bool = False
     uplink: InterfaceName
     geneve: InterfaceName | None = None
     vxlan: InterfaceName | None = None
@@ -46,6 +50,15 @@ class SenaoSettings(Strict):
         """Return what opens a socket to the device."""
         return exchange.unix_socket(self.address) if self.address else exchange.kernel_socket
 
+    @property
+    def nic(self) -> Devlink | None:
+        """Return where the mode of its NIC is asked for, and set; None: nowhere."""
+        if self.devlink is not None:
+            return Devlink(exchange.unix_socket(self.devlink), self.switchdev)
+        if self.address is not None:
+            return None
+        return Devlink(partial(exchange.kernel_socket, exchange.GENERIC), self.switchdev)
+
 
 def parse(values: Mapping[str, Any], representors: tuple[str, ...]) -> tuple[SenaoSettings, Wiring]:
     """Return what the configuration says, checked. Raises InvalidValueError with every fault."""
@@ -58,6 +71,10 @@ def parse(values: Mapping[str, Any], representors: tuple[str, ...]) -> tuple[Sen
 
 def _faults(settings: SenaoSettings, representors: tuple[str, ...]) -> Iterator[str]:
     """Yield what is wrong with values that are each well-formed."""
+    if settings.devlink is not None and settings.address is None:
+        yield "devlink without address: the kernel's own is asked"
+    if settings.switchdev and settings.address is not None and settings.devlink is None:
+        yield "switchdev needs devlink, the socket that answers beside address"
     tunnels = [tunnel.netdev for tunnel in settings.tunnels.values()]
     names = [settings.uplink, *tunnels, *representors]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -70,7 +87,7 @@ def make(
     """Return the driver of the switch below this node. Raises InvalidValueError."""
     settings, wiring = parse(values, representors)
     limits = Limits(settings.filters, None if settings.address else _release())
-    return SenaoSwitch(settings.opens, wiring, limits, emulated=emulated)
+    return SenaoSwitch(settings.opens, wiring, limits, settings.nic, emulated=emulated)
 
 
 def _release() -> tuple[int, int]:

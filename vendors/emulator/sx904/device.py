@@ -5,6 +5,7 @@ The table outlives the way to it: while rtnetlink is dead, frames go by what sta
 
 from __future__ import annotations
 
+import errno
 import threading
 from contextlib import suppress
 from functools import partial
@@ -12,18 +13,22 @@ from functools import partial
 from dataplane.core.errors import InvalidValueError
 from vendors.emulator.relay import Entrance, Relay
 from vendors.emulator.settings import PortConfig, Sx904Config, named_port
+from vendors.emulator.sx904 import devlink
 from vendors.emulator.sx904.actions import SHOT, Action, Counter, Gact
+from vendors.emulator.sx904.devlink import LEGACY, SWITCHDEV, Nic
 from vendors.emulator.sx904.engine import Engine, Wiring
 from vendors.emulator.sx904.flower import SKIP_SW, Flower, Key, Part, ask_flower
 from vendors.emulator.sx904.links import Links
 from vendors.emulator.sx904.netlink import CREATE, Refusal
 from vendors.emulator.sx904.nexthops import NextHops
-from vendors.emulator.sx904.rtnetlink import Card, Server
+from vendors.emulator.sx904.rtnetlink import Card, Server, answer
 from vendors.emulator.sx904.table import Table
 from vendors.emulator.sx904.tc import CLSACT, FLOWER, INGRESS, Asked, Tc
 from vendors.emulator.trouble import Trouble
 
 _TABLE = "filters"
+_MODES = {LEGACY: "legacy", SWITCHDEV: "switchdev"}
+_ICE, _HAS_VFS = "ice: ", "Changing eswitch mode is allowed only if there is no VFs created"
 _THEIRS = Flower(
     (Part(Key.ETH_DST, 0x0A0000000001, (1 << 48) - 1),), (), (Action(Gact(), SHOT),), SKIP_SW
 )
@@ -52,17 +57,21 @@ class Sx904:
             NextHops(config.cpu).macs,
             counts=config.tunnels,
         )
-        self._server = Server(config.rtnetlink, self._card, self.trouble)
+        nic = Nic(links, self._mode, self._set_mode)
+        self._servers = (
+            Server(config.rtnetlink, partial(answer, self._card), self.trouble),
+            Server(config.devlink, partial(devlink.answer, nic), self.trouble),
+        )
 
     def start(self) -> None:
         """Bring up what is not there, and plug every cable in. Raises OverweaveError."""
-        self._server.start()
+        self._serve()
         for port in self._config.ports:
             self._plug(port)
 
     def stop(self) -> None:
         """End rtnetlink; the TAPs outside stay."""
-        self._server.stop()
+        self.die()
 
     def supervise(self) -> None:
         """Do nothing: only ``die`` ends rtnetlink for longer."""
@@ -77,7 +86,8 @@ class Sx904:
 
     def hang(self) -> None:
         """Answer nothing more; frames are forwarded all the same."""
-        self._server.hang()
+        for server in self._servers:
+            server.hang()
 
     def reset(self) -> None:
         """Lose all filters and hooks."""
@@ -91,14 +101,16 @@ class Sx904:
 
     def die(self) -> None:
         """End rtnetlink for good, until ``revive``; the table stays as it is."""
-        self._server.stop()
+        for server in self._servers:
+            server.stop()
 
     def revive(self) -> None:
         """Start what has died, empty, and go on with what hangs."""
-        self._server.wake()
-        if not self._server.is_up:
+        for server in self._servers:
+            server.wake()
+        if not any(server.is_up for server in self._servers):
             self.reset()
-            self._server.start()
+            self._serve()
 
     def remove_port(self, port: str) -> None:
         """Take a port away; a representor goes with its filters."""
@@ -106,18 +118,21 @@ class Sx904:
         with self._turn:
             self._gone.add(found.port)
             if found in self._config.representors:
-                link = self._card.links.remove_representor(found)
-                if link is not None:
-                    self._card.tc.forget(link.ifindex)
+                self._forget(found)
         self._relay.unplug(found.port)
 
     def return_port(self, port: str) -> None:
-        """Have a port back that was taken away; a representor is another netdev then."""
+        """Have a port back that was taken away; a representor is another netdev then.
+
+        A VF has a representor, unless that is away.
+        """
         found = named_port(self._config, port)
         with self._turn:
-            if found in self._config.representors:
-                self._card.links.add_representor(found)
             self._gone.discard(found.port)
+            ends = zip(self._config.representors, self._config.vfs, strict=True)
+            for representor, vf in ends:
+                if found in (representor, vf) and representor.port not in self._gone:
+                    self._card.links.add_representor(representor)
         self._plug(found)
 
     def lose_one(self) -> str:
@@ -141,7 +156,39 @@ class Sx904:
         for port in sorted(self._gone):
             self.return_port(port)
 
+    # --- devlink -------------------------------------------------------------------------------
+
+    def _mode(self) -> int:
+        return SWITCHDEV if self._card.links.is_switchdev else LEGACY
+
+    def _set_mode(self, mode: int) -> str:
+        """Set the eswitch mode, and return what the driver says. Raises Refusal.
+
+        VFs that come later have representors, or none.
+        """
+        with self._turn:
+            if mode == self._mode():
+                return ""
+            if not self._gone.issuperset(vf.port for vf in self._config.vfs):
+                raise Refusal(errno.EOPNOTSUPP, f"{_ICE}{_HAS_VFS}")
+            if mode not in _MODES:
+                raise Refusal(errno.EINVAL, f"{_ICE}Unknown eswitch mode")
+            for representor in self._config.representors:
+                self._forget(representor)
+            self._card.links.is_switchdev = mode == SWITCHDEV
+        return f"{_ICE}Changed eswitch mode to {_MODES[mode]}"
+
     # --- how -----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        for server in self._servers:
+            server.start()
+
+    def _forget(self, representor: PortConfig) -> None:
+        """Let a representor go, with its filters."""
+        link = self._card.links.remove_representor(representor)
+        if link is not None:
+            self._card.tc.forget(link.ifindex)
 
     def _room(self) -> int:
         return self._config.capacity if self._limit is None else self._limit

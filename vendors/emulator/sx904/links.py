@@ -59,6 +59,8 @@ class Links:
         """Have all that a configuration names."""
         self._links: dict[int, Link] = {}
         self._last = _FIRST_IFINDEX - 1
+        self.is_switchdev = config.eswitch == "switchdev"
+        """Whether VFs have representors."""
         self._vfs = {
             representor.port: (number, representor, vf)
             for number, (representor, vf) in enumerate(
@@ -93,9 +95,9 @@ class Links:
         )
 
     def add_representor(self, port: PortConfig) -> None:
-        """Have a representor, as a new netdev, unless it is there."""
+        """Have a representor, as a new netdev, unless it is there or no VF has one."""
         number, representor, vf = self._vfs[port.port]
-        if self.representor(vf.port) is None:
+        if self.is_switchdev and self.representor(vf.port) is None:
             self._add(representor.netdev, Kind.REPRESENTOR, vf.port, f"pf0vf{number}")
 
     def remove_representor(self, port: PortConfig) -> Link | None:

@@ -1,6 +1,6 @@
-"""rtnetlink over a unix socket: what is sent to it is done, and answered as the kernel does.
+"""Netlink over a unix socket: what is sent to it is done, and answered as the kernel does.
 
-net/core/rtnetlink.c, net/netlink/af_netlink.c. One connection is one socket of NETLINK_ROUTE.
+net/core/rtnetlink.c, net/netlink/af_netlink.c. One connection is one netlink socket.
 """
 
 from __future__ import annotations
@@ -128,13 +128,17 @@ _DUMPS: Mapping[int, Callable[[Card, Request], Iterator[tuple[int, bytes]]]] = {
 }
 
 
+Answer = Callable[[bytes, int], Iterator[bytes]]
+"""Returns the packets that answer one packet of the asker with a port id."""
+
+
 class Server:
     """Listens at ``path``; a thread for each connection."""
 
-    def __init__(self, path: Path, card: Card, trouble: Trouble) -> None:
+    def __init__(self, path: Path, answers: Answer, trouble: Trouble) -> None:
         """Serve nobody yet."""
         self._path = path
-        self._card = card
+        self._answers = answers
         self._trouble = trouble
         self._listener: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -150,13 +154,13 @@ class Server:
 
     def start(self) -> None:
         """Begin to serve. Raises OverweaveError if the path is taken."""
-        remove_stale(self._path, "the rtnetlink socket", socket.SOCK_SEQPACKET)
+        remove_stale(self._path, "the netlink socket", socket.SOCK_SEQPACKET)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(str(self._path))
         listener.listen()
         listener.settimeout(_ACCEPT_S)
         self._listener = listener
-        self._thread = threading.Thread(target=self._run, args=(listener,), name="rtnetlink")
+        self._thread = threading.Thread(target=self._run, args=(listener,), name=self._path.name)
         self._thread.start()
 
     def stop(self) -> None:
@@ -198,6 +202,6 @@ class Server:
                     continue
                 if any(request.kind in _LATE for request in read_requests(packet)):
                     time.sleep(self._trouble.delay_s)
-                for part in answer(self._card, packet, port):
+                for part in self._answers(packet, port):
                     near.send(part)
         self._open.pop(port, None)

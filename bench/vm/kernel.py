@@ -12,9 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dataplane.core.errors import OverweaveError
+
 _META_PACKAGE = "linux-image-amd64"
 _INIT = Path(__file__).with_name("init")
-# What is no part of the kernel itself in Debian: the machine's disks, and what the tests need.
+# What is no part of the kernel itself in Debian: the machine's disks, and what is asked of it.
 _MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_rng"),
     *("veth", "tun", "sch_ingress", "cls_bpf"),
@@ -44,7 +46,10 @@ class StockKernel:
 
 
 def stock_kernel() -> StockKernel:
-    """Return the newest kernel that apt knows, from the cache if it was made before."""
+    """Return the newest kernel that apt knows, from the cache if it was made before.
+
+    Raises OverweaveError if it cannot be had.
+    """
     package = _package()
     recipe = sha256(_INIT.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
     release = package.removeprefix("linux-image-")
@@ -64,7 +69,8 @@ def _package() -> str:
     if not found:
         _run("apt-get", "-q", "update")
         found = re.search(pattern, _run("apt-cache", "depends", _META_PACKAGE))
-    assert found, f"apt knows no {_META_PACKAGE}"
+    if found is None:
+        raise OverweaveError(f"apt knows no {_META_PACKAGE}; only Debian's amd64 kernel is started")
     return found.group(1)
 
 
@@ -113,6 +119,10 @@ def _module_files(release: str, tree: Path) -> list[str]:
 
 
 def _run(*command: str, cwd: Path | None = None, check: bool = True) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise OverweaveError(f"there is no {command[0]}; make setup installs it") from error
+    if check and done.returncode != 0:
+        raise OverweaveError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return done.stdout

@@ -18,7 +18,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from dataplane.core.errors import OverweaveError
+from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
 from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
 from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
 from dataplane.fabric.store import FabricStore
@@ -724,6 +724,33 @@ def test_who_is_no_tenant_changes_no_segment(tmp_path: Path) -> None:
             with refused(REFUSED, "the role tenant"):
                 call(world, method, request)
         assert segments(world) == before
+
+
+class FailingWriter:
+    """A database that refuses, or cannot be asked."""
+
+    error: Exception = OverweaveError("permission error: denied")
+
+    def write(self, segment: Segment, seen: Segment | None) -> None:
+        raise self.error
+
+    def delete(self, name: str) -> None:
+        raise self.error
+
+
+def test_what_the_database_says_is_told(tmp_path: Path) -> None:
+    writer = FailingWriter()
+    with running_world(tmp_path, segments=writer) as world:
+        for error, code in (
+            (OverweaveError("permission error: denied"), REFUSED),
+            (InvalidValueError("segment green has endpoints"), REFUSED),
+            (FabricUnavailableError("connection refused"), Code.UNAVAILABLE),
+        ):
+            writer.error = error
+            with refused(code, str(error)):
+                call(world, CREATE_LB, bridge_named("opi-bridge9", vlan_id=22, vni=11))
+            with refused(code, str(error)):
+                call(world, REMOVE_LB, pb.DeleteLogicalBridgeRequest(name=BRIDGE + "green"))
 
 
 def test_the_host_of_a_dpu(tmp_path: Path) -> None:

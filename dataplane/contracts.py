@@ -291,8 +291,8 @@ class SegmentWriter(Protocol):
     the database's own words, and FabricUnavailableError where it cannot be asked.
     """
 
-    def write(self, segment: Segment) -> None:
-        """Make ``segment`` be, instead of an earlier one of its name."""
+    def write(self, segment: Segment, seen: Segment | None) -> None:
+        """Make ``segment`` be, instead of the one of its name that was ``seen``, if one was."""
         ...
 
     def delete(self, name: str) -> None:

@@ -59,10 +59,6 @@ from dataplane.host.vf import VfWiring
 from dataplane.host.witness import PodWitness
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
-from dataplane.opi.bridges import Vlans
-from dataplane.opi.channel import Channel
-from dataplane.opi.server import OpiServer
-from dataplane.opi.site import Site
 from dataplane.statefile import StateFiles
 from dataplane.switch import Counters, SwitchFeed
 from dataplane.vf_ports import VfPorts
@@ -287,16 +283,22 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
     if config.opi is not None:
-        opi = OpiServer(_site(config, config.opi, agent, ports))
-        stack.callback(opi.stop)
-        opi.start(config.opi.socket)
+        _serve_opi(config, config.opi, agent, ports, stack)
 
 
-def _site(config: AgentConfig, opi: OpiAccess, agent: Agent, ports: VfPorts) -> Site:
+def _serve_opi(
+    config: AgentConfig, opi: OpiAccess, agent: Agent, ports: VfPorts, stack: ExitStack
+) -> None:
+    # Messages, reflection and health cost 70 ms and 13 MB: only who is asked for them pays.
+    from dataplane.opi.bridges import Vlans
+    from dataplane.opi.channel import Channel
+    from dataplane.opi.server import OpiServer
+    from dataplane.opi.site import Site
+
     dpu = _own_device(config)
     access = config.fabric
     is_tenant = opi.role is OpiRole.TENANT
-    return Site(
+    site = Site(
         node=config.node,
         agent=agent,
         ports=ports,
@@ -310,6 +312,9 @@ def _site(config: AgentConfig, opi: OpiAccess, agent: Agent, ports: VfPorts) -> 
         channel=Channel(*config.opi_channel) if config.opi_channel else None,
         segments=StoredSegments(access.remote, _tls(access)) if is_tenant else None,
     )
+    server = OpiServer(site)
+    stack.callback(server.stop)
+    server.start(opi.socket)
 
 
 def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:

@@ -90,9 +90,16 @@ def plan_apply(intent: IntentFile, present: Collection[FabricEntity]) -> Plan:
     )
 
 
-def plan_segment(segment: Segment, present: Collection[FabricEntity]) -> Plan:
-    """Return what makes ``segment`` be; InvalidValueError with all that forbids it."""
+def plan_segment(segment: Segment, seen: Segment | None, present: Collection[FabricEntity]) -> Plan:
+    """Return what makes ``segment`` of the one that was ``seen``; None: there was none.
+
+    Raises InvalidValueError with all that forbids it, also where that is not how it is.
+    """
     before, key, wanted = _rows(present), key_of(segment), _normal(segment)
+    if before.get(key) != (_normal(seen) if seen else None):
+        raise InvalidValueError(
+            f"segment {segment.name} has just been changed by somebody else; look at it again"
+        )
     told = [breach.text for breach in breaches(wanted, World(before, {**before, key: wanted}))]
     if told:
         raise InvalidValueError("; ".join(told))

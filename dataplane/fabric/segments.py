@@ -19,9 +19,9 @@ class StoredSegments:
         self._remote = remote
         self._tls = tls
 
-    def write(self, segment: Segment) -> None:
+    def write(self, segment: Segment, seen: Segment | None) -> None:
         with FabricStore(self._remote, self._tls) as store:
-            _carry_out(store, plan_segment(segment, store.read()))
+            _carry_out(store, plan_segment(segment, seen, store.read()))
 
     def delete(self, name: str) -> None:
         with FabricStore(self._remote, self._tls) as store:

@@ -100,10 +100,11 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
 
     def _made(self, view: BridgeView, segment: Segment) -> pb.LogicalBridge:
         """Write ``segment`` if that is not what is there."""
-        if view.segments.get(segment.name) != segment:
+        seen = view.segments.get(segment.name)
+        if seen != segment:
             writer = self._writer(f"makes or changes segment {segment.name}")
             with _refusals():
-                writer.write(segment)
+                writer.write(segment, seen)
             self._wait(segment.name, segment)
         return view.resource(segment)
 
@@ -139,5 +140,5 @@ def _refusals() -> Iterator[None]:
         raise OpiRefusedError(Fault.IN_USE, str(error)) from error
     except OverweaveError as error:
         raise OpiRefusedError(
-            Fault.NOT_TENANT, f"the fabric database refuses it to node's own role: {error}"
+            Fault.NOT_TENANT, f"the fabric database does not let this node do it: {error}"
         ) from error

@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 
 from dataplane.agent import Agent, Parts
+from dataplane.contracts import Post
 from dataplane.core.desired import LocalNode
-from dataplane.core.events import Link, LinksChanged
+from dataplane.core.events import Event, FabricChanged, Link, LinksChanged
 from dataplane.core.model import Segment, Vni
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.segments import StoredSegments
@@ -50,21 +51,43 @@ def daemons_port(vf: int = 3, mac: bytes = MAC, **spec: Any) -> pb.CreateBridgeP
     return pb.CreateBridgePortRequest(bridge_port=port)
 
 
+class LateFeed:
+    """A feed whose rows come ``late_s`` seconds later."""
+
+    def __init__(self, feed: FabricFeed, late_s: float) -> None:
+        self._feed = feed
+        self._late_s = late_s
+        self.stop = feed.stop
+
+    def start(self, post: Post) -> None:
+        def later(event: Event) -> None:
+            if isinstance(event, FabricChanged):
+                time.sleep(self._late_s)
+            post(event)
+
+        self._feed.start(later)
+
+
 class OpiWorld:
-    """The node; ``stop`` and ``start`` are a restart of its agent, whose files stay."""
+    """The node; ``stop`` and ``start`` are a restart of its agent, whose files stay.
+
+    It hears of rows ``late_s`` seconds after they came.
+    """
 
     def __init__(self, directory: Path, remote: str, site: dict[str, Any]) -> None:
         self.directory = directory
         self.remote = remote
         self.site = site
         self.socket = directory / "plugin" / "plugin.sock"
+        self.late_s = 0.0
         self._running = ExitStack()
 
     def start(self) -> None:
         files = StateFiles(self.directory / "state")
         database = agent_database(self.remote)
         feed = FabricFeed(database, NODE, time.monotonic)
-        parts = Parts((files, FabricTarget(database, NODE)), (feed,), feed.watch)
+        late = LateFeed(feed, self.late_s)
+        parts = Parts((files, FabricTarget(database, NODE)), (late,), feed.watch)
         self.agent = Agent(LocalNode(NODE, "eth0"), parts)
         self._running.callback(self.agent.stop)
         self.agent.start(files.load())

@@ -109,7 +109,8 @@ class DpuWorld(World):
         config = {**json.loads(self.config(name).read_text()), "devices": devices}
         if devices:
             socket, channel = f"unix:{self.plugin(name)}", "[fe80::1%eth0]:8085"
-            config["opi"] = {"socket": socket, "channel": channel, "segment": "blue"}
+            bridges = {"segment": "blue", "bridges": {"22": "opi-bridge9"}, "role": "tenant"}
+            config["opi"] = {"socket": socket, "channel": channel, **bridges}
         self.config(name).write_text(json.dumps(config))
 
     def plugin(self, name: str) -> Path:
@@ -330,6 +331,7 @@ class Daemon:
         self.devices = lifecycle_rpc.DeviceServiceStub(self._channel)
         self.heartbeat = lifecycle_rpc.HeartbeatServiceStub(self._channel)
         self.ports = opi_rpc.BridgePortServiceStub(self._channel)
+        self.bridges = opi_rpc.LogicalBridgeServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -410,6 +412,18 @@ def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
         assert "opi/d/host0-1" not in world("get", "port", agents="d").stdout
         assert world.pings("p4", there, 1) == 1
         world.until(lambda: world("get", "endpoint", "opi/d/host0-1").returncode == 1, "d")
+
+
+def test_an_opi_client_makes_a_segment(world: DpuWorld) -> None:
+    bridge = opi.LogicalBridge(spec=opi.LogicalBridgeSpec(vlan_id=22, vni=11))
+    with Daemon(world, "d") as dpu:
+        made = dpu.bridges.CreateLogicalBridge(
+            opi.CreateLogicalBridgeRequest(logical_bridge_id="opi-bridge9", logical_bridge=bridge)
+        )
+        (segment,) = world.records("get", "segment", "opi-bridge9")
+        assert (segment["vni"], made.spec.vni) == (11, 11)
+        dpu.bridges.DeleteLogicalBridge(opi.DeleteLogicalBridgeRequest(name=made.name))
+    assert world("get", "segment", "opi-bridge9").returncode == 1
 
 
 def test_the_vf_goes_home(world: DpuWorld) -> None:

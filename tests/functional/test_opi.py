@@ -18,7 +18,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from dataplane.core.errors import OverweaveError
+from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
 from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
 from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
 from dataplane.fabric.store import FabricStore
@@ -669,6 +669,19 @@ def test_a_tenant_changes_a_vni(world: OpiWorld, bridge9: Callable[..., pb.Logic
     assert world.bridges.UpdateLogicalBridge(missing).spec.vni == 13
 
 
+def test_what_was_written_is_there_for_the_next_call(tmp_path: Path) -> None:
+    with running_world(tmp_path) as world:
+        world.stop()
+        world.late_s = 0.3
+        world.start()
+        wait_until(lambda: world.agent.snapshot.state.fabric.base_synced)
+        made = world.bridges.CreateLogicalBridge(bridge_named("opi-bridge9", vlan_id=22, vni=11))
+        assert world.bridges.GetLogicalBridge(pb.GetLogicalBridgeRequest(name=made.name)) == made
+        world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
+        with refused(Code.NOT_FOUND):
+            world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
+
+
 def test_an_update_keeps_what_opi_does_not_know_of(world: OpiWorld) -> None:
     before = segments(world)["blue"]
     changed = world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + "blue", vni=70))
@@ -681,7 +694,7 @@ def test_an_update_keeps_what_opi_does_not_know_of(world: OpiWorld) -> None:
 
 def test_pages_of_bridges(world: OpiWorld) -> None:
     found, token = [], ""
-    while True:
+    for _ in range(3):
         request = pb.ListLogicalBridgesRequest(page_size=2, page_token=token)
         page = world.bridges.ListLogicalBridges(request)
         found += [
@@ -711,6 +724,33 @@ def test_who_is_no_tenant_changes_no_segment(tmp_path: Path) -> None:
             with refused(REFUSED, "the role tenant"):
                 call(world, method, request)
         assert segments(world) == before
+
+
+class FailingWriter:
+    """A database that refuses, or cannot be asked."""
+
+    error: Exception = OverweaveError("permission error: denied")
+
+    def write(self, segment: Segment, seen: Segment | None) -> None:
+        raise self.error
+
+    def delete(self, name: str) -> None:
+        raise self.error
+
+
+def test_what_the_database_says_is_told(tmp_path: Path) -> None:
+    writer = FailingWriter()
+    with running_world(tmp_path, segments=writer) as world:
+        for error, code in (
+            (OverweaveError("permission error: denied"), REFUSED),
+            (InvalidValueError("segment green has endpoints"), REFUSED),
+            (FabricUnavailableError("connection refused"), Code.UNAVAILABLE),
+        ):
+            writer.error = error
+            with refused(code, str(error)):
+                call(world, CREATE_LB, bridge_named("opi-bridge9", vlan_id=22, vni=11))
+            with refused(code, str(error)):
+                call(world, REMOVE_LB, pb.DeleteLogicalBridgeRequest(name=BRIDGE + "green"))
 
 
 def test_the_host_of_a_dpu(tmp_path: Path) -> None:

@@ -613,31 +613,40 @@ def test_delete_refuses(kind: str, name: str, told: str) -> None:
         plan_delete(kind, name, (*PRESENT, *GRANTS, *PINS))
 
 
+RED = Segment("red", Vni(8))
+
+
 @pytest.mark.parametrize(
     ("segment", "plan"),
     [
         pytest.param(BLUE, Plan(), id="as it is"),
         pytest.param(replace(BLUE, subnets=BLUE.subnets[::-1]), Plan(), id="in another order"),
-        pytest.param(Segment("red", Vni(8)), Plan(add=(Segment("red", Vni(8)),)), id="new"),
+        pytest.param(RED, Plan(add=(RED,)), id="new"),
         pytest.param(
             replace(BLUE, mtu=1400), Plan(update=((BLUE, replace(BLUE, mtu=1400)),)), id="changed"
         ),
     ],
 )
 def test_one_segment(segment: Segment, plan: Plan) -> None:
-    assert plan_segment(segment, PRESENT) == plan
+    seen = BLUE if segment.name == "blue" else None
+    assert plan_segment(segment, seen, PRESENT) == plan
 
 
 @pytest.mark.parametrize(
-    ("segment", "told"),
+    ("segment", "seen", "told"),
     [
-        pytest.param(Segment("red", Vni(7)), "vni 7 is already used by segment blue", id="vni"),
-        pytest.param(replace(BLUE, vni=Vni(8)), "vni cannot change from 7 to 8", id="in use"),
+        pytest.param(replace(RED, vni=Vni(7)), None, "vni 7 is already used by", id="vni"),
+        pytest.param(replace(BLUE, vni=Vni(8)), BLUE, "vni cannot change from 7 to", id="in use"),
+        pytest.param(replace(BLUE, mtu=1400), None, "just been changed", id="made meanwhile"),
+        pytest.param(replace(RED, mtu=1400), RED, "just been changed", id="deleted meanwhile"),
+        pytest.param(
+            replace(BLUE, mtu=1400), replace(BLUE, subnets=()), "just been changed", id="other now"
+        ),
     ],
 )
-def test_one_segment_that_must_not_be(segment: Segment, told: str) -> None:
+def test_one_segment_that_must_not_be(segment: Segment, seen: Segment | None, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):
-        plan_segment(segment, PRESENT)
+        plan_segment(segment, seen, PRESENT)
 
 
 def test_a_pin_contradicts_one_in_the_database_whichever_comes_later() -> None:

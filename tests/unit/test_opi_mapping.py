@@ -134,13 +134,13 @@ NAMES = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=6)
 @given(st.sets(NAMES, max_size=30), st.integers(1, 10))
 def test_the_pages_are_the_whole_list_in_order(names: set[str], size: int) -> None:
     found, token, resources = list[str](), "", {name: name for name in names}
-    while True:
+    for _ in range(len(names) + 1):
         page, token = page_of(resources, BRIDGES, size, token)
         assert len(page) == size or not token
         found += page
         if not token:
             break
-    assert found == sorted(names)
+    assert (found, token) == (sorted(names), "")
 
 
 @given(st.sets(NAMES, min_size=2, max_size=30), st.sets(NAMES), st.data())
@@ -186,6 +186,11 @@ def bridge(**spec: Any) -> pb.LogicalBridge:
 
 
 LEN = IPPrefix(len=24)
+OTHER = pb.LogicalBridge(
+    name="m",
+    spec=pb.LogicalBridgeSpec(vni=8),
+    status=pb.LogicalBridgeStatus(oper_status=pb.LB_OPER_STATUS_UP),
+)
 STORED = bridge(vlan_id=5, vni=7, vtep_ip_prefix=LEN)
 
 
@@ -215,9 +220,9 @@ STORED = bridge(vlan_id=5, vni=7, vtep_ip_prefix=LEN)
             bridge(vlan_id=6, vni=7, vtep_ip_prefix=IPPrefix(len=16)),
             id="two",
         ),
-        pytest.param(
-            ("name", "status", "status.oper_status"), bridge(vni=8), STORED, id="not ours"
-        ),
+        pytest.param(("name", "status", "status.oper_status"), OTHER, STORED, id="not ours"),
+        pytest.param(("*",), OTHER, bridge(vni=8), id="the whole, but what is not ours"),
+        pytest.param((), OTHER, bridge(vlan_id=5, vni=8, vtep_ip_prefix=LEN), id="nor without"),
     ],
 )
 def test_a_mask(paths: tuple[str, ...], wanted: Any, outcome: Any) -> None:

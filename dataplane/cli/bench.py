@@ -38,7 +38,7 @@ def cni(pods: int, target: Path | None) -> None:
 @rounds_option
 @json_option
 def offload(rounds: int, target: Path | None) -> None:
-    """Time how entries come into a DPU's (emulated) switch, and what its death costs."""
+    """Time how entries come into a DPU's (emulated) switch or tc, and what its death costs."""
     _figures("offload").run(rounds, target)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
+from vendors.assumed import statement
 
 ENTRIES = Listing(
     "entry", ("node", "mac", "identity", "via", "placement", "reason", "counted"), ("segment",)
@@ -62,28 +63,32 @@ def explain(name: str, form: str, remote: str | None, sockets: tuple[Path, ...])
     """Say by which path the agents forward, why by no faster one, and what would change it.
 
     ENDPOINT is an identity or a MAC. DEVICE is a name as in 'overweave get dpu', of either half, or
-    a serial, and means the DPU; a node's name means the node. A reason is one of a closed list;
-    behind it stand the words of the kernel or the device.
+    a serial, and means the DPU: what is assumed of it is listed, too. A node's name means the node.
+    A reason is one of a closed list; behind it stand the words of the kernel or the device.
     """
     found = _named(entries(sockets), name)
-    if not found and (node := _dpu_of(remote, name)):
-        found = _named(entries(sockets), node)
-    if not found:
+    dpu = None if found else _dpu_of(remote, name)
+    if dpu is not None:
+        found = _named(entries(sockets), dpu.node)
+    elif not found:
         raise InvalidValueError(
-            f"{name!r} is no identity, MAC, segment, node or device with entries on the agents"
-            " asked; see: overweave get entry, overweave get dpu"
+            f"{name!r} is no identity, MAC, segment or node with entries on the agents asked,"
+            " and no device; see: overweave get entry, overweave get dpu"
         )
     records = [{**record, "remedy": remedy(record["reason"])} for record in found]
     if form in (Format.JSON, Format.YAML):
         show(records, ENTRIES, Format(form))
         return
     click.echo(_verdict(name, records))
-    for line in _switches(statuses(sockets), {record["node"] for record in records}):
+    nodes = {record["node"] for record in records} | ({dpu.node} if dpu else set())
+    for line in _switches(statuses(sockets), nodes):
         click.echo(line)
     show(records, ENTRIES, Format(form))
     for reason, why in _causes(records).items():
         click.echo(f"{reason}: {', '.join(why) or 'no more is said'}")
         click.echo(f"  what would change it: {remedy(reason)}")
+    for line in _assumptions(dpu) if dpu else ():
+        click.echo(line)
     click.echo("next: overweave trace SRC DST")
 
 
@@ -97,19 +102,26 @@ def _named(records: Sequence[Record], name: str) -> list[Record]:
     return [record for record in records if name in (record[key] for key in keys)]
 
 
-def _dpu_of(remote: str | None, name: str) -> str | None:
-    """Return the node that is the DPU of a name or a serial: there its entries are."""
+def _dpu_of(remote: str | None, name: str) -> Device | None:
+    """Return the DPU's half of a name or a serial: its node has the entries."""
     with open_store(remote) as store:
         devices = [row for row in store.read() if isinstance(row, Device)]
     serials = {each.serial for each in devices if name in (each.name, each.serial)}
-    dpus = (each.node for each in devices if each.side is Side.DPU and each.serial in serials)
+    dpus = (each for each in devices if each.side is Side.DPU and each.serial in serials)
     return next(dpus, None)
+
+
+def _assumptions(dpu: Device) -> Iterator[str]:
+    """Yield what is taken to be so of the device, as it is used now."""
+    yield f"assumptions in use, on no document's word: {len(dpu.assumptions)}"
+    for name in dpu.assumptions:
+        yield f"  {name}: {statement(dpu.vendor, name) or 'another version knows what it says'}"
 
 
 def _verdict(name: str, records: Sequence[Record]) -> str:
     counts = Counter(record["placement"] for record in records)
     parts = [f"{counts[path]} {words}" for path, words in _PATHS.items() if counts[path]]
-    return f"{name}: {', '.join(parts)}"
+    return f"{name}: {', '.join(parts) or 'no entries'}"
 
 
 def _switches(told: Sequence[Record], nodes: set[str]) -> list[str]:

@@ -45,7 +45,7 @@ ENDPOINTS = Listing(
 DPUS = Listing(
     "dpu",
     ("name", "dpu_product", "dpu_side", "node", "status"),
-    ("vendor", "emulated", "conditions"),
+    ("vendor", "emulated", "assumptions_in_use", "conditions"),
     titles={"node": "MODE NAME"},
     truths={"dpu_side": ("false", "true"), "status": ("False", "True")},
 )
@@ -230,6 +230,8 @@ def _dpu_record(half: Device, unheard: tuple[Condition, ...]) -> Record:
         "serial": half.serial,
         "vendor": half.vendor,
         "emulated": half.emulated,
+        "assumptions": list(half.assumptions),
+        "assumptions_in_use": len(half.assumptions) if half.side is Side.DPU else None,
         "conditions": [_condition(each) for each in (*half.conditions, *unheard)],
     }
 

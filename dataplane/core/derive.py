@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
+from dataplane.core.assumptions import in_use
 from dataplane.core.desired import (
     Desired,
     Port,
@@ -133,15 +135,16 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
         endpoints=tuple(a.endpoint(me) for a in active if a.sequence is not None),
         blocks=_blocks(state),
         addresses=_addresses(state, active),
-        devices=tuple(_device(state, device) for device in state.node.devices),
+        devices=tuple(_device(state, device, views.values()) for device in state.node.devices),
     )
 
 
-def _device(state: State, device: Device) -> Device:
+def _device(state: State, device: Device, views: Collection[SegmentView]) -> Device:
     """Return a half of a DPU as it is: its switch takes entries; on the host its agent answers."""
     if device.side is Side.DPU:
-        why_not = state.switch.why_not
+        why_not, known = state.switch.why_not, state.switch.capability
         ready = Condition(READY, holds=not why_not, reason=why_not)
+        device = replace(device, assumptions=in_use(known, views) if known else ())
     else:
         unknown = Condition(READY, holds=False, reason="the DPU's agent has not been asked yet")
         ready = state.devices.get(device.name, unknown)

@@ -309,7 +309,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One half of a DPU as inventory, told by the node it is on; ``name`` is ``serial-side``."""
+    """One half of a DPU as inventory, told by the node it is on; ``name`` is ``serial-side``.
+
+    ``assumptions`` names what it is taken to do on no document's word, as far as it is in use.
+    """
 
     name: str
     serial: str
@@ -320,6 +323,7 @@ class Device:
     ready: bool
     emulated: bool = False
     conditions: tuple[Condition, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
 
 FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant | Pin | Device

@@ -192,10 +192,13 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it; whether it is ready is told to others.
+        What the switch says decides what is placed in it; whether it is ready, and what of it is
+        relied on, is told to others.
         """
         told = replace(self, bindings=before.bindings, switch=before.switch)
-        same = (self.underlay, self.switch.why_not) == (before.underlay, before.switch.why_not)
+        now, then = self.switch, before.switch
+        same = (self.underlay, now.why_not) == (before.underlay, then.why_not)
+        same = same and now.basis.capability == then.basis.capability
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
     def knows(self, key: AttachmentKey) -> bool:

@@ -210,6 +210,7 @@ def _write_device(device: Device) -> Mapping[str, Value]:
         "ready": device.ready,
         "emulated": device.emulated,
         "conditions": {c.kind: f"{c.holds} {c.since} {c.reason}" for c in device.conditions},
+        "assumptions": tuple(sorted(set(device.assumptions))),
     }
 
 
@@ -225,6 +226,7 @@ def _read_device(columns: _Columns) -> Device:
         ready=columns["ready"],
         emulated=columns["emulated"],
         conditions=tuple(_read_condition(kind, text) for kind, text in told),
+        assumptions=tuple(sorted(columns["assumptions"])),
     )
 
 
@@ -321,6 +323,7 @@ _TABLES: Mapping[str, _Table] = {
             "ready",
             "emulated",
             "conditions",
+            "assumptions",
         ),
         write=_write_device,
         read=_read_device,

@@ -94,6 +94,7 @@ DEVICES = st.builds(
     ready=st.booleans(),
     emulated=st.booleans(),
     conditions=st.lists(CONDITIONS, max_size=3, unique_by=lambda each: each.kind).map(tuple),
+    assumptions=st.lists(TEXT, max_size=3).map(tuple),
 )
 ENTITIES = st.one_of(
     DEVICES,

@@ -13,6 +13,7 @@ from dataplane.cli import explain as module
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
 from dataplane.core.reasons import PACKET_REASONS, Reason
+from vendors.assumed import statement
 
 OF_ENTRIES = [*(r for r in Reason if r not in PACKET_REASONS), Reason.POLICY_OFF]
 
@@ -31,6 +32,11 @@ def entry(mac: str, placement: str, reason: str = "", words: str = "") -> dict[s
     }
 
 
+DPU = Device(
+    *("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1"),
+    ready=True,
+    assumptions=("misses", "of-another-version"),
+)
 FOUND = [
     entry("02:00:00:00:00:01", "emulated"),
     entry("02:00:00:00:00:02", "fastpath", "table-full", "OFPFMFC_TABLE_FULL for table 30"),
@@ -47,7 +53,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
             return [
                 Device("s1-host", "s1", "marvell", "Octeon", Side.HOST, "h1", ready=True),
                 Device("s2-host", "s2", "marvell", "Octeon", Side.HOST, "h1", ready=True),
-                Device("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1", ready=True),
+                DPU,
+                Device("s3-dpu", "s3", "intel", "IPU", Side.DPU, "d3", ready=True),
             ]
 
     modes = {"switch": "Marvell Octeon 10 (emulated)"}
@@ -66,6 +73,22 @@ def said(*words: str) -> str:
 @pytest.mark.parametrize("reason", OF_ENTRIES)
 def test_each_reason_of_an_entry_has_a_remedy(reason: Reason) -> None:
     assert module.remedy(reason)
+
+
+@pytest.mark.parametrize("name", ["s1", "s1-dpu", "s1-host"])
+def test_what_is_assumed_of_a_device(name: str) -> None:
+    lines = said(name).splitlines()
+    assert lines[-4:] == [
+        "assumptions in use, on no document's word: 2",
+        f"  misses: {statement('marvell', 'misses')}",
+        "  of-another-version: another version knows what it says",
+        "next: overweave trace SRC DST",
+    ]
+    assert "assumptions" not in said("blue") + said("d1") + said("pod1/eth0")
+
+
+def test_a_device_without_entries() -> None:
+    assert said("s3").splitlines()[0] == "s3: no entries"
 
 
 @pytest.mark.parametrize("name", ["d1", "s1", "s1-dpu", "s1-host"])
@@ -92,5 +115,7 @@ def test_an_endpoint_that_is_as_high_as_can_be(name: str) -> None:
 
 def test_nobody_of_that_name() -> None:
     for name in ("red", "s2", "s2-host"):  # of s2 no agent of the DPU has ever said a word
-        with pytest.raises(InvalidValueError, match=f"'{name}' is no identity, MAC, segment"):
+        with pytest.raises(
+            InvalidValueError, match=f"'{name}' is no identity, MAC, segment or node"
+        ):
             said(name)

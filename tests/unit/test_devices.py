@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,17 +12,18 @@ from click.testing import CliRunner
 from bpf.entries import fast_entries
 from bpf.layout import EntryKind, LocalEntry, encode_entry
 from dataplane.cli import get
-from dataplane.core.capability import Capability
+from dataplane.core.capability import Assumption, Capability, Use
 from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.events import DeviceSeen, StateEvent, SwitchSeen
-from dataplane.core.model import Condition, Device, Node, Side
+from dataplane.core.model import Condition, Device, Guard, Node, Side
 from dataplane.core.state import State
 from tests.unit.overlay_builders import GENEVE4, NIC, desired, port, view
 from tests.unit.test_core_state import after, synced
 
 HOST = Device("1-host", "1", "marvell", "Marvell Octeon 10", Side.HOST, "n1", ready=False)
 DPU = replace(HOST, name="1-dpu", side=Side.DPU, emulated=True)
+TAKEN_SO = ("misses", "restarts")
 WELL = Condition("Ready", holds=True, since=1_800_000_000)
 ILL = Condition("Ready", holds=False, reason="no answer", since=1_800_000_000)
 
@@ -84,6 +86,14 @@ def test_what_is_published(
     assert device(half, *events) == wanted
 
 
+def test_what_is_assumed_of_a_switch_is_published_by_name() -> None:
+    told = tuple(Assumption(use.value, use, "so") for use in Use)
+    known = SwitchSeen(Capability("marvell", "1", assumptions=told))
+    assert device(DPU, known).assumptions == ("device",)
+    assert device(DPU, known, SwitchSeen(None, "no answer")).assumptions == ("device",)
+    assert device(DPU).assumptions == device(HOST, known).assumptions == ()
+
+
 def test_a_switch_that_goes_down_is_decided_anew() -> None:
     state = after(*synced())
     down = after(SwitchSeen(None, "no answer"), state=state)
@@ -94,6 +104,8 @@ def test_a_switch_that_goes_down_is_decided_anew() -> None:
     assert not back.is_decided_as(down)
     assert after(SwitchSeen(replace(up, limits=("12 flows",))), state=back).is_decided_as(back)
     assert not after(SwitchSeen(taken), state=back).is_decided_as(back)
+    wired = replace(up, guards={"rep0": frozenset({Guard.OFF})})
+    assert not after(SwitchSeen(wired), state=back).is_decided_as(back)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +122,7 @@ def test_nothing_is_put_behind_a_representor(netdev: str, kind: EntryKind) -> No
 
 def shown(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     ready = replace(HOST, ready=True, conditions=(WELL,))
-    rows = (Node("n1", ()), ready, replace(DPU, node="d1", conditions=(ILL,)))
+    rows = (Node("n1", ()), ready, replace(DPU, node="d1", conditions=(ILL,), assumptions=TAKEN_SO))
     monkeypatch.setattr(get, "_read", lambda _remote: rows)
     run = CliRunner().invoke(get.get, ["dpu", *words])
     assert run.exit_code == 0, run.output
@@ -149,9 +161,10 @@ def test_a_dpu_that_its_host_does_not_hear_is_not_ready(
 def test_get_dpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     head, dpu, host = shown(monkeypatch, "-o", "wide").splitlines()
     assert head.split("   ")[-1] == "CONDITIONS"
-    assert "marvell   yes" in dpu
+    assert "ASSUMPTIONS IN USE" in head
+    assert re.search(r"marvell +yes +2 +Ready=", dpu)
+    assert re.search(r"marvell +no +- +Ready=", host)
     assert dpu.endswith("Ready=False since 2027-01-15T08:00:00+00:00 no answer")
-    assert "marvell   no" in host
 
 
 def test_get_dpu_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,5 +178,7 @@ def test_get_dpu_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
         "serial": "1",
         "vendor": "marvell",
         "emulated": True,
+        "assumptions": ["misses", "restarts"],
+        "assumptions_in_use": 2,
         "conditions": ["Ready=False since 2027-01-15T08:00:00+00:00 no answer"],
     }

@@ -52,6 +52,7 @@ from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 from tests.unit.p4_entries import Key, number
+from vendors.assumed import ASSUMED
 
 TOPOLOGY = """
 nodes:
@@ -341,6 +342,14 @@ def test_a_port_that_goes_and_comes(talk: Talk) -> None:
     until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")
     talk.scene.tell("port-back", "vf0")
     until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
+
+
+def test_each_vendors_assumptions_are_in_use(shared: DpuScene) -> None:
+    """All of them: behind both DPUs are pods in segments of every encapsulation and family."""
+    rows = json.loads(lab.overweave(shared.paths, "get", "dpu", "-o", "json"))
+    found = {row["vendor"]: set(row["assumptions"]) for row in rows if row["dpu_side"]}
+    wanted = ("intel", "marvell")
+    assert found == {vendor: {each.name for each in ASSUMED[vendor]} for vendor in wanted}
 
 
 # --- overweave verify; all that it is about is pinned to the switch until the end ----------------

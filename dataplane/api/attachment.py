@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -75,12 +75,17 @@ class AttachmentService(rpc.AttachmentServicer):
         attachments: Attachments,
         devices: Mapping[str, tuple[str, ...]],
         witness: HostWitness | None = None,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve ``devices`` of ``node`` over ``attachments``; ``witness`` hears of the host."""
+        """Serve ``devices`` of ``node`` over ``attachments``; ``witness`` hears of the host.
+
+        ``heard`` is called when the host asks what is served, as it does every 2 s.
+        """
         self._node = node
         self._attachments = attachments
         self._devices = dict(devices)
         self._witness = witness or HostWitness()
+        self._heard = heard
         # One request at a time per attachment: a Detach must find what an Attach is making. And one
         # per VF: two that ask for the same must not both find it free. Always in this order.
         self._keys = Turns()
@@ -89,6 +94,7 @@ class AttachmentService(rpc.AttachmentServicer):
     def GetDevices(self, request: pb.GetDevicesRequest, context: object) -> pb.GetDevicesResponse:
         """Return what is served."""
         del context
+        self._heard()
         served = [pb.ServedDevice(serial=s, vfs=len(names)) for s, names in self._devices.items()]
         obstacle = self._obstacle(request.segment)
         return pb.GetDevicesResponse(node=self._node, devices=served, obstacle=obstacle)

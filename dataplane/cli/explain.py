@@ -14,6 +14,7 @@ from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.cli.store import open_store
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.inventory import other_half
 from dataplane.core.model import Device, Side
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
@@ -106,9 +107,13 @@ def _dpu_of(remote: str | None, name: str) -> Device | None:
     """Return the DPU's half of a name or a serial: its node has the entries."""
     with open_store(remote) as store:
         devices = [row for row in store.read() if isinstance(row, Device)]
-    serials = {each.serial for each in devices if name in (each.name, each.serial)}
-    dpus = (each for each in devices if each.side is Side.DPU and each.serial in serials)
-    return next(dpus, None)
+    meant = [each for each in devices if name in (each.name, each.serial)]
+    found = [each if each.side is Side.DPU else other_half(each, devices) for each in meant]
+    dpus = sorted({each.node: each for each in found if each}.items())
+    if len(dpus) > 1:
+        nodes = ", ".join(node for node, _ in dpus)
+        raise InvalidValueError(f"device {name!r} is on several nodes: {nodes}; name one of them")
+    return dpus[0][1] if dpus else None
 
 
 def _assumptions(dpu: Device) -> Iterator[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
-from dataplane.core.assumptions import in_use
 from dataplane.core.desired import (
     Desired,
     Port,
@@ -18,17 +16,13 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import (
     MIN_MTU,
-    READY,
     Address,
     Attachment,
     Block,
-    Condition,
-    Device,
     FabricEntity,
     IpAddress,
     Node,
     Segment,
-    Side,
     in_any,
 )
 from dataplane.core.overhead import encap_overhead, pod_mtu
@@ -135,20 +129,8 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
         endpoints=tuple(a.endpoint(me) for a in active if a.sequence is not None),
         blocks=_blocks(state),
         addresses=_addresses(state, active),
-        devices=tuple(_device(state, device, views.values()) for device in state.node.devices),
+        devices=state.inventory or state.node.devices,
     )
-
-
-def _device(state: State, device: Device, views: Collection[SegmentView]) -> Device:
-    """Return a half of a DPU as it is: its switch takes entries; on the host its agent answers."""
-    if device.side is Side.DPU:
-        why_not, known = state.switch.why_not, state.switch.capability
-        ready = Condition(READY, holds=not why_not, reason=why_not)
-        device = replace(device, assumptions=in_use(known, views) if known else ())
-    else:
-        unknown = Condition(READY, holds=False, reason="the DPU's agent has not been asked yet")
-        ready = state.devices.get(device.name, unknown)
-    return replace(device, ready=ready.holds, conditions=(ready,))
 
 
 def _blocks(state: State) -> tuple[Block, ...]:

@@ -12,10 +12,11 @@ from dataplane.core.events import (
     AttachmentsLoaded,
     AttachRequest,
     Detached,
-    DeviceSeen,
+    DevicesTold,
     FabricChanged,
     FabricConnection,
     FabricSynced,
+    HalfHeard,
     Link,
     LinksChanged,
     NextHopsChanged,
@@ -29,7 +30,6 @@ from dataplane.core.model import (
     Attachment,
     AttachmentKey,
     Block,
-    Condition,
     Device,
     Endpoint,
     EntryKey,
@@ -141,8 +141,8 @@ class State:
     ``watched`` are the segments whose rows are asked for, each with the number of the time it was
     asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
-    is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
-    the agents of the DPUs below this host answer.
+    is; ``published`` is a generation that the database is known to hold. ``heard`` is, by device,
+    what is known of its other half, ``inventory`` what is told of the devices, empty: nothing yet.
     """
 
     node: LocalNode
@@ -158,7 +158,8 @@ class State:
     claims: Mapping[Block, int] = field(default_factory=dict)
     published: int = 0
     switch: SwitchView = field(default_factory=SwitchView)
-    devices: Mapping[str, Condition] = field(default_factory=dict)
+    heard: Mapping[str, HalfHeard] = field(default_factory=dict)
+    inventory: tuple[Device, ...] = ()
 
     @property
     def underlay(self) -> Link | None:
@@ -192,13 +193,11 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it; whether it is ready, and what of it is
-        relied on, is told to others.
+        What the switch says decides what is placed in it, and who is heard decides nothing: what
+        is told of both comes with the inventory.
         """
-        told = replace(self, bindings=before.bindings, switch=before.switch)
-        now, then = self.switch, before.switch
-        same = (self.underlay, now.why_not) == (before.underlay, then.why_not)
-        same = same and now.basis.capability == then.basis.capability
+        told = replace(self, bindings=before.bindings, switch=before.switch, heard=before.heard)
+        same = self.underlay == before.underlay
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
     def knows(self, key: AttachmentKey) -> bool:
@@ -227,10 +226,12 @@ def confirm(state: State, generation: int) -> State:
 def fold(state: State, event: StateEvent) -> State:
     """Return the state after ``event``; decisions are left to ``settle`` and ``derive``."""
     match event:
-        case LinksChanged():
-            return _fold_links(state, event)
-        case NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured() | DeviceSeen():
+        case (
+            LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
+        ):
             return _fold_numbers(state, event)
+        case HalfHeard() | DevicesTold():
+            return _fold_devices(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -245,12 +246,18 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
+def _fold_devices(state: State, event: HalfHeard | DevicesTold) -> State:
+    if isinstance(event, DevicesTold):
+        return replace(state, inventory=event.devices)
+    return replace(state, heard={**state.heard, event.device: event})
+
+
 def _fold_numbers(
     state: State,
-    event: NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured | DeviceSeen,
+    event: LinksChanged | NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured,
 ) -> State:
-    if isinstance(event, DeviceSeen):
-        return replace(state, devices={**state.devices, event.name: event.ready})
+    if isinstance(event, LinksChanged):
+        return _fold_links(state, event)
     if isinstance(event, NextHopsChanged | OfportChanged):
         return replace(state, bindings=_fold_bindings(state.bindings, event))
     return replace(state, switch=_fold_switch(state.switch, event))

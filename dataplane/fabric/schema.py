@@ -51,7 +51,12 @@ NODE_PERMISSIONS = (
     Permission("Endpoint", "node", ("segment", "mac", "ips", "identity", "sequence", "moves")),
     Permission("Block", "node"),
     Permission(
-        "Device", "node", ("product", "vendor", "ready", "emulated", "conditions", "assumptions")
+        "Device",
+        "node",
+        (
+            *("product", "vendor", "ready", "emulated", "conditions", "assumptions", "peer"),
+            *("tunnels", "tables", "vfs", "vfs_used", "heard_at", "told_at"),
+        ),
     ),
     Permission("Address", "", ("node",)),
 )

@@ -175,7 +175,9 @@ def test_what_the_database_refuses_by_itself(
     assert results[-1].get("error") == error
 
 
-NEW_OF_DEVICES = ("assumptions",)
+NEW_OF_DEVICES = (
+    *("assumptions", "peer", "tunnels", "tables", "vfs", "vfs_used", "heard_at", "told_at"),
+)
 OLDER_ROLE = [
     {
         "op": "insert",
@@ -216,6 +218,18 @@ def test_every_permission_names_columns_that_exist() -> None:
     for permission in schema.NODE_PERMISSIONS:
         named = {permission.owner, *permission.update} - {""}
         assert named <= columns[permission.table]
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("Endpoint", {"node", "container_id", "ifname"}),
+        ("Device", {"node", "name", "serial", "side"}),
+    ],
+)
+def test_a_node_may_update_all_of_its_row_but_whose_it_is(table: str, name: set[str]) -> None:
+    (permission,) = (each for each in schema.NODE_PERMISSIONS if each.table == table)
+    assert set(tables()[table]["columns"]) - set(permission.update) == name
 
 
 def test_making_the_file_again_keeps_what_is_in_it(database: Path) -> None:

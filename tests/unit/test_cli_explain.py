@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,22 @@ def test_what_is_assumed_of_a_device(name: str) -> None:
         "next: overweave trace SRC DST",
     ]
     assert "assumptions" not in said("blue") + said("d1") + said("pod1/eth0")
+
+
+def test_names_that_two_nodes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host knows which of them is its own; a DPU's name alone says nothing."""
+    twin = replace(DPU, node="d2", assumptions=())
+    host = replace(DPU, name="s1-host", side=Side.HOST, node="h1", peer="d1")
+
+    class Store:
+        def read(self) -> list[Device]:
+            return [twin, DPU, host]
+
+    monkeypatch.setattr(module, "open_store", lambda _: nullcontext(Store()))
+    assert "on no document's word: 2" in said("s1-host")
+    for name in ("s1", "s1-dpu"):
+        with pytest.raises(InvalidValueError, match=f"'{name}' is on several nodes: d1, d2; name"):
+            said(name)
 
 
 def test_a_device_without_entries() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,100 +13,40 @@ from click.testing import CliRunner
 from bpf.entries import fast_entries
 from bpf.layout import EntryKind, LocalEntry, encode_entry
 from dataplane.cli import get
-from dataplane.core.capability import Assumption, Capability, Use
+from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, LocalNode
-from dataplane.core.events import DeviceSeen, StateEvent, SwitchSeen
-from dataplane.core.model import Condition, Device, Guard, Node, Side
+from dataplane.core.events import DevicesTold, HalfHeard, SwitchSeen
+from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
 from dataplane.core.state import State
 from tests.unit.overlay_builders import GENEVE4, NIC, desired, port, view
 from tests.unit.test_core_state import after, synced
 
-HOST = Device("1-host", "1", "marvell", "Marvell Octeon 10", Side.HOST, "n1", ready=False)
-DPU = replace(HOST, name="1-dpu", side=Side.DPU, emulated=True)
-TAKEN_SO = ("misses", "restarts")
-WELL = Condition("Ready", holds=True, since=1_800_000_000)
-ILL = Condition("Ready", holds=False, reason="no answer", since=1_800_000_000)
-
-
-def device(half: Device, *events: StateEvent) -> Device:
-    state = State(LocalNode("n1", "eth0", devices=(half,)))
-    found = derive(after(*synced(), *events, state=state))
-    assert found is not None
-    assert found.publication is not None
-    (published,) = found.publication.devices
-    return published
-
-
-@pytest.mark.parametrize(
-    ("half", "events", "condition"),
-    [
-        pytest.param(
-            HOST,
-            (),
-            Condition("Ready", holds=False, reason="the DPU's agent has not been asked yet"),
-            id="host, not asked",
-        ),
-        pytest.param(HOST, (DeviceSeen("1-host", WELL),), WELL, id="host, well"),
-        pytest.param(
-            HOST,
-            (DeviceSeen("1-host", WELL), DeviceSeen("1-host", ILL)),
-            ILL,
-            id="host, no longer well",
-        ),
-        pytest.param(
-            DPU,
-            (),
-            Condition("Ready", holds=False, reason="the switch has not answered yet"),
-            id="dpu, nothing known",
-        ),
-        pytest.param(
-            DPU,
-            (SwitchSeen(Capability("marvell", "1", obstacle="NORMAL is first")),),
-            Condition("Ready", holds=False, reason="NORMAL is first"),
-            id="dpu, switch taken",
-        ),
-        pytest.param(
-            DPU,
-            (SwitchSeen(None, "no answer"),),
-            Condition("Ready", holds=False, reason="no answer"),
-            id="dpu, switch down",
-        ),
-        pytest.param(
-            DPU,
-            (SwitchSeen(None, "no answer"), SwitchSeen(Capability("marvell", "1"))),
-            Condition("Ready", holds=True),
-            id="dpu, switch back",
-        ),
-    ],
+SERIAL = "030001163eec00ff"
+HOST = Device(
+    *(f"{SERIAL}-host", SERIAL, "senao", "Intel Netsec Accelerator"),
+    *(Side.HOST, "worker-host-ptl-243"),
+    ready=False,
 )
-def test_what_is_published(
-    half: Device, events: tuple[StateEvent, ...], condition: Condition
-) -> None:
-    wanted = replace(half, ready=condition.holds, conditions=(condition,))
-    assert device(half, *events) == wanted
+DPU = replace(HOST, name=f"{SERIAL}-dpu", side=Side.DPU, node="worker-dpu-ptl-243", emulated=True)
+TOLD_AT = 1_800_000_000
+WELL = Condition("Ready", holds=True, reason="so", since=TOLD_AT)
+ILL = Condition("Ready", holds=False, reason="no answer", since=TOLD_AT)
 
 
-def test_what_is_assumed_of_a_switch_is_published_by_name() -> None:
-    told = tuple(Assumption(use.value, use, "so") for use in Use)
-    known = SwitchSeen(Capability("marvell", "1", assumptions=told))
-    assert device(DPU, known).assumptions == ("device",)
-    assert device(DPU, known, SwitchSeen(None, "no answer")).assumptions == ("device",)
-    assert device(DPU).assumptions == device(HOST, known).assumptions == ()
-
-
-def test_a_switch_that_goes_down_is_decided_anew() -> None:
-    state = after(*synced())
-    down = after(SwitchSeen(None, "no answer"), state=state)
-    assert not down.is_decided_as(state)
-    assert after(SwitchSeen(None, "no answer"), state=down).is_decided_as(down)
-    up, taken = Capability("marvell", "1"), Capability("marvell", "1", obstacle="NORMAL is first")
-    back = after(SwitchSeen(up), state=down)
-    assert not back.is_decided_as(down)
-    assert after(SwitchSeen(replace(up, limits=("12 flows",))), state=back).is_decided_as(back)
-    assert not after(SwitchSeen(taken), state=back).is_decided_as(back)
-    wired = replace(up, guards={"rep0": frozenset({Guard.OFF})})
-    assert not after(SwitchSeen(wired), state=back).is_decided_as(back)
+def test_what_is_told_of_devices_is_published() -> None:
+    """Before anything is told, they are not ready; and what is told is decided anew."""
+    state = after(*synced(), state=State(LocalNode("n1", "eth0", devices=(HOST,))))
+    told = after(DevicesTold((replace(HOST, ready=True),)), state=state)
+    for each, ready in ((state, False), (told, True)):
+        found = derive(each)
+        assert found is not None
+        assert found.publication is not None
+        assert [half.ready for half in found.publication.devices] == [ready]
+    assert not told.is_decided_as(state)
+    up = Capability("marvell", "1")
+    numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1))
+    assert after(*numbers, state=told).is_decided_as(told)
 
 
 @pytest.mark.parametrize(
@@ -121,64 +62,134 @@ def test_nothing_is_put_behind_a_representor(netdev: str, kind: EntryKind) -> No
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    ready = replace(HOST, ready=True, conditions=(WELL,))
-    rows = (Node("n1", ()), ready, replace(DPU, node="d1", conditions=(ILL,), assumptions=TAKEN_SO))
-    monkeypatch.setattr(get, "_read", lambda _remote: rows)
+    half = replace(HOST, vfs=2, told_at=TOLD_AT + 58, heard_at=TOLD_AT + 57)
+    ready = replace(half, ready=True, conditions=(WELL,), peer=DPU.node)
+    dpu = replace(
+        half,
+        name=DPU.name,
+        side=DPU.side,
+        node=DPU.node,
+        emulated=True,
+        conditions=(ILL,),
+        assumptions=("misses", "restarts"),
+        tunnels=((Encap.GENEVE, Family.IPV4), (Encap.VXLAN, Family.IPV6)),
+        tables=(TableUse("empty", 0, 9), TableUse("forward", 12, 1024)),
+        vfs_used=1,
+    )
+    monkeypatch.setattr(get, "_read", lambda _remote: (Node("n1", ()), ready, dpu))
+    monkeypatch.setattr(time, "time", lambda: TOLD_AT + 60.0)
     run = CliRunner().invoke(get.get, ["dpu", *words])
     assert run.exit_code == 0, run.output
     return run.output
 
 
 def test_get_dpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown(monkeypatch).splitlines() == [
-        "NAME     DPU PRODUCT                    DPU SIDE   MODE NAME   STATUS",
-        "1-dpu    Marvell Octeon 10 (emulated)   true       d1          False",
-        "1-host   Marvell Octeon 10              false      n1          True",
+    head, dpu, host = shown(monkeypatch).splitlines()
+    columns = ["NAME", "DPU PRODUCT", "DPU SIDE", "MODE NAME", "STATUS"]
+    assert re.split("   +", head) == columns
+    assert re.split("   +", host) == [
+        *("030001163eec00ff-host", "Intel Netsec Accelerator", "false"),
+        *("worker-host-ptl-243", "True"),
+    ]
+    assert re.split("   +", dpu)[1:] == [
+        *("Intel Netsec Accelerator (emulated)", "true", "worker-dpu-ptl-243", "False"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("host", "serial", "status", "words"),
-    [
-        pytest.param(ILL, "1", False, " Answers=False since", id="its host does not hear it"),
-        pytest.param(WELL, "1", True, "", id="its host hears it"),
-        pytest.param(ILL, "2", True, "", id="that of another DPU is not heard"),
-    ],
-)
-def test_a_dpu_that_its_host_does_not_hear_is_not_ready(
-    host: Condition, serial: str, *, status: bool, words: str
-) -> None:
-    """Its row is what its agent said last, and stays when that one dies."""
-    dpu = replace(DPU, node="d1", ready=True, conditions=(WELL,))
-    front = replace(HOST, serial=serial, ready=host.holds, conditions=(host,))
-    records = {record["name"]: record for record in get.dpu_records((dpu, front))}
-    assert records["1-dpu"]["status"] is status
-    said = " ".join(records["1-dpu"]["conditions"])
-    assert (words in said, f"no answer (says {front.node})" in said) == (True, not status)
-    assert records["1-host"]["status"] is host.holds
-
-
 def test_get_dpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    head, dpu, host = shown(monkeypatch, "-o", "wide").splitlines()
-    assert head.split("   ")[-1] == "CONDITIONS"
-    assert "ASSUMPTIONS IN USE" in head
-    assert re.search(r"marvell +yes +2 +Ready=", dpu)
-    assert re.search(r"marvell +no +- +Ready=", host)
-    assert dpu.endswith("Ready=False since 2027-01-15T08:00:00+00:00 no answer")
+    head, *lines = shown(monkeypatch, "-o", "wide").splitlines()
+    dpu, host = (
+        dict(zip(re.split("   +", head), re.split("   +", each), strict=True)) for each in lines
+    )
+    assert [*dpu][5:] == [
+        *("VENDOR", "EMULATED", "OTHER HALF", "ENCAPSULATIONS", "ROWS IN USE", "VFS", "VFS USED"),
+        *("LAST HEARTBEAT", "ASSUMPTIONS IN USE", "CONDITIONS"),
+    ]
+    assert [*dpu.values()][5:] == [
+        *("senao", "yes", HOST.name, "geneve/ipv4, vxlan/ipv6", "forward 12/1024", "2", "1"),
+        "2027-01-15T08:00:57+00:00",
+        "2",
+        "Ready=False since 2027-01-15T08:00:00+00:00 no answer",
+    ]
+    assert [*host.values()][5:] == [
+        *("senao", "no", DPU.name, "-", "-", "2", "-"),
+        "2027-01-15T08:00:57+00:00",
+        "-",
+        "Ready=True since 2027-01-15T08:00:00+00:00 so",
+    ]
 
 
 def test_get_dpu_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    (dpu,) = json.loads(shown(monkeypatch, "d1", "-o", "json"))
+    (dpu,) = json.loads(shown(monkeypatch, DPU.node, "-o", "json"))
     assert dpu == {
-        "name": "1-dpu",
-        "dpu_product": "Marvell Octeon 10 (emulated)",
+        "name": DPU.name,
+        "dpu_product": "Intel Netsec Accelerator (emulated)",
         "dpu_side": True,
-        "node": "d1",
+        "node": DPU.node,
         "status": False,
-        "serial": "1",
-        "vendor": "marvell",
+        "serial": SERIAL,
+        "vendor": "senao",
         "emulated": True,
+        "other_half": HOST.name,
+        "other_node": HOST.node,
+        "encapsulations": ["geneve/ipv4", "vxlan/ipv6"],
+        "tables": {"empty": "0/9", "forward": "12/1024"},
+        "rows_in_use": ["forward 12/1024"],
+        "vfs": 2,
+        "vfs_used": 1,
+        "last_heartbeat": "2027-01-15T08:00:57+00:00",
+        "told": "2027-01-15T08:00:58+00:00",
         "assumptions": ["misses", "restarts"],
         "assumptions_in_use": 2,
         "conditions": ["Ready=False since 2027-01-15T08:00:00+00:00 no answer"],
+    }
+
+
+UP = replace(DPU, ready=True, conditions=(WELL,), told_at=TOLD_AT)
+ILL_HOST = replace(HOST, conditions=(ILL,), peer=DPU.node, told_at=TOLD_AT)
+
+
+@pytest.mark.parametrize(
+    ("host", "late", "status", "words"),
+    [
+        pytest.param(ILL_HOST, 9, False, "Answers=False since", id="its host does not hear it"),
+        pytest.param(replace(ILL_HOST, ready=True, conditions=(WELL,)), 9, True, "", id="it does"),
+        pytest.param(replace(ILL_HOST, serial="2"), 9, True, "", id="another DPU is not heard"),
+        pytest.param(replace(ILL_HOST, peer="d2"), 9, True, "", id="one of the same name is not"),
+        pytest.param(
+            replace(ILL_HOST, told_at=TOLD_AT - 200), 9, True, "", id="a host that is dead, too"
+        ),
+        pytest.param(
+            replace(ILL_HOST, ready=True, conditions=(WELL,), told_at=TOLD_AT + 190),
+            190,
+            False,
+            "Told=False since 2027-01-15T08:00:00+00:00 its agent has told nothing for more than",
+            id="its agent is dead",
+        ),
+    ],
+)
+def test_a_dpu_that_is_not_heard_of_is_not_ready(
+    host: Device, late: int, *, status: bool, words: str
+) -> None:
+    """Its row is what its agent said last, and stays when that one dies."""
+    records = {record["name"]: record for record in get.dpu_records((UP, host), TOLD_AT + late)}
+    assert records[UP.name]["status"] is status
+    conditions = records[UP.name]["conditions"]
+    assert conditions[0].startswith("Ready=True")
+    assert len(conditions) == 2 - status
+    assert words in conditions[-1]
+
+
+def test_names_that_two_nodes_have() -> None:
+    """As plugins name DPUs today: all of a kind alike, and hosts by a slot others have, too."""
+    dpu = replace(DPU, name="intel-ipu-dpu", serial="intel-ipu", node="d1", ready=True)
+    host = replace(dpu, name="intel-ipu-host", side=Side.HOST, node="h1", peer="d1")
+    deaf = replace(host, node="h2", peer="d2", ready=False, conditions=(ILL,))
+    rows = (host, deaf, dpu, replace(dpu, node="d2"))
+    found = {r["node"]: (r["name"], r["other_node"], r["status"]) for r in get.dpu_records(rows)}
+    assert found == {
+        "d1": ("intel-ipu-dpu", "h1", True),
+        "d2": ("intel-ipu-dpu", "h2", False),
+        "h1": ("intel-ipu-host", "d1", True),
+        "h2": ("intel-ipu-host", "d2", False),
     }

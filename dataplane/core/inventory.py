@@ -1,0 +1,181 @@
+"""What a node tells the fabric of its halves of DPUs, and when it is worth a write. Pure.
+
+A row is written when a condition turns, or something that rarely changes has. Figures and words
+change all the time: they come along, and are written at most once a minute by themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from dataplane.core.assumptions import in_use
+from dataplane.core.events import HalfHeard
+from dataplane.core.model import (
+    DATAPLANE_IN_SYNC,
+    HEARTBEAT_OK,
+    OFFLOADING,
+    READY,
+    SWITCH_REACHABLE,
+    Condition,
+    Device,
+    Side,
+    TableUse,
+)
+from dataplane.core.placement import placement_in
+from dataplane.core.snapshot import FABRIC_TARGET, Snapshot
+
+REFRESH_S = 60  # a row is never older, while its node lives and reaches the database
+UNHEARD_S = 10  # a host asks every 2 s, and waits 2 s at most
+LOST_S = 5  # how long a dataplane has to be behind, or a switch empty, until it counts
+
+_NEVER_HEARD = {
+    Side.HOST: "the DPU's agent has not been asked yet",
+    Side.DPU: "the host's agent has not been heard yet",
+}
+_READY = {Side.HOST: "the DPU's agent serves it", Side.DPU: "its switch takes entries"}
+_HEARD = {Side.HOST: "the DPU's agent answers", Side.DPU: "the host's agent asks"}
+_LINGERING = frozenset({DATAPLANE_IN_SYNC, OFFLOADING})
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What was told last; ``doubts``: since when, by device and condition, it looks lost."""
+
+    devices: tuple[Device, ...] = ()
+    doubts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def tell(before: Inventory, snapshot: Snapshot, now: int) -> Inventory:
+    """Return what to tell at ``now``, in unix seconds; devices that are the same: nothing new."""
+    told = {device.name: device for device in before.devices}
+    devices: list[Device] = []
+    doubts: dict[tuple[str, str], int] = {}
+    for device in snapshot.state.node.devices:
+        found, last = _as_it_is(snapshot, device, now), told.get(device.name)
+        conditions = []
+        for condition in found.conditions:
+            place = (device.name, condition.kind)
+            stands, doubted = _stand(condition, last, before.doubts.get(place, now), now)
+            conditions.append(stands)
+            if doubted is not None:
+                doubts[place] = doubted
+        ready = next(each.holds for each in conditions if each.kind == READY)
+        fresh = replace(found, ready=ready, conditions=tuple(conditions))
+        if last is not None and _rare(fresh) == _rare(last) and not _is_old(last, now):
+            fresh = last
+        devices.append(fresh)
+    return Inventory(tuple(devices), doubts)
+
+
+def other_half(half: Device, halves: Collection[Device]) -> Device | None:
+    """Return the row of the other half of the same DPU, if it is among ``halves``.
+
+    A serial alone does not say which: it may be on two nodes of the fabric. The host knows.
+    """
+    others = [each for each in halves if each.serial == half.serial and each.side is not half.side]
+    if half.side is Side.DPU:
+        return next((each for each in others if other_half(each, halves) == half), None)
+    if half.peer:
+        return next((each for each in others if each.node == half.peer), None)
+    return others[0] if len(others) == 1 else None
+
+
+def _stand(
+    found: Condition, last: Device | None, since: int, now: int
+) -> tuple[Condition, int | None]:
+    """Return the condition to tell, and, if what was told is in doubt, since when it is."""
+    told = next((c for c in last.conditions if c.kind == found.kind), None) if last else None
+    if told is None:
+        return replace(found, since=now), None
+    if told.holds == found.holds:
+        return replace(found, since=told.since), None
+    if told.holds and found.kind in _LINGERING and 0 <= now - since < LOST_S:
+        return told, since
+    return replace(found, since=since if told.holds else now), None
+
+
+def _rare(device: Device) -> Device:
+    """Return it without what changes all the time."""
+    conditions = tuple(replace(each, reason="") for each in device.conditions)
+    return replace(device, conditions=conditions, tables=(), heard_at=0, told_at=0)
+
+
+def _is_old(told: Device, now: int) -> bool:
+    return not 0 <= now - told.told_at < REFRESH_S
+
+
+def _as_it_is(snapshot: Snapshot, device: Device, now: int) -> Device:
+    heard = snapshot.state.heard.get(device.name)
+    found = replace(
+        device,
+        peer=heard.peer if heard else "",
+        heard_at=heard.at if heard else 0,
+        told_at=now,
+        conditions=tuple(_conditions(snapshot, device.side, heard, now)),
+    )
+    known = snapshot.state.switch.capability
+    if device.side is Side.HOST:
+        return found
+    attachments = snapshot.state.attachments.values()
+    found = replace(found, vfs_used=sum(bool(each.netdev) for each in attachments))
+    if known is None:
+        return found
+    views = snapshot.desired.segments.values() if snapshot.desired else ()
+    return replace(
+        found,
+        assumptions=in_use(known, views),
+        tunnels=tuple(sorted(known.tunnels)),
+        tables=tuple(sorted(TableUse(t.name, t.used, t.capacity) for t in known.tables)),
+    )
+
+
+def _conditions(
+    snapshot: Snapshot, side: Side, heard: HalfHeard | None, now: int
+) -> Iterator[Condition]:
+    beats = _heartbeat(side, heard, now)
+    why_not = snapshot.state.switch.why_not
+    if side is Side.HOST:
+        why_not = (heard.obstacle if heard else "") if beats.holds else beats.reason
+    yield Condition(READY, holds=not why_not, reason=why_not or _READY[side])
+    yield beats
+    behind = _behind(snapshot)
+    yield Condition(DATAPLANE_IN_SYNC, holds=not behind, reason=behind or "it has all it should")
+    if side is Side.DPU:
+        error = snapshot.state.switch.why_silent
+        yield Condition(SWITCH_REACHABLE, holds=not error, reason=error or "it answers")
+        yield _offloading(snapshot)
+
+
+def _heartbeat(side: Side, heard: HalfHeard | None, now: int) -> Condition:
+    error = _NEVER_HEARD[side]
+    if heard is not None:
+        late = now - heard.at > UNHEARD_S
+        error = heard.error or (f"not heard for more than {UNHEARD_S} s" if late else "")
+    return Condition(HEARTBEAT_OK, holds=not error, reason=error or _HEARD[side])
+
+
+def _behind(snapshot: Snapshot) -> str:
+    """Return why what forwards on this node has not all that is desired; empty: it has."""
+    for name in snapshot.targets:
+        report = snapshot.reports.get(name)
+        if name == FABRIC_TARGET:
+            continue
+        if report is None or report.error:
+            return f"{name}: {report.error if report else 'has not answered yet'}"
+        if report.generation < snapshot.generation:
+            return f"{name}: has yet to follow"
+    return "the switch lacks entries" if snapshot.lacks_entries else ""
+
+
+def _offloading(snapshot: Snapshot) -> Condition:
+    switch = snapshot.state.switch
+    known = switch.capability
+    if known is None or switch.error:
+        return Condition(OFFLOADING, holds=False, reason=switch.why_not)
+    if switch.held and known.forwards:
+        return Condition(OFFLOADING, holds=True, reason=str(placement_in(known)))
+    reasons = Counter(map(str, snapshot.choice.reasons.values()))
+    mostly = min(reasons, key=lambda reason: (-reasons[reason], reason), default="no entries")
+    return Condition(OFFLOADING, holds=False, reason=known.obstacle or mostly)

@@ -1,4 +1,4 @@
-"""Looks once a second at what is to be told of this node's halves of DPUs (core/inventory)."""
+"""Looks twice a second at what is to be told of this node's halves of DPUs (core/inventory)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataplane.core.events import DevicesTold
 from dataplane.core.inventory import Inventory, tell
 from dataplane.core.snapshot import Snapshot
 
-LOOK_S = 1.0
+LOOK_S = 0.5  # as the cards are looked for (vendors/discovery.py): one that goes is told within 2 s
 
 log = structlog.get_logger()
 

@@ -73,14 +73,17 @@ def tell(before: Inventory, snapshot: Snapshot, now: int) -> Inventory:
 def other_half(half: Device, halves: Collection[Device]) -> Device | None:
     """Return the row of the other half of the same DPU, if it is among ``halves``.
 
-    A serial alone does not say which: it may be on two nodes of the fabric. The host knows.
+    A serial alone does not say which: it may be on two nodes of the fabric. The host knows, unless
+    it asks nobody; then the DPU is one that is alone, and no other host's.
     """
-    others = [each for each in halves if each.serial == half.serial and each.side is not half.side]
+    same = [each for each in halves if each.serial == half.serial]
+    others = [each for each in same if each.side is not half.side]
     if half.side is Side.DPU:
         return next((each for each in others if other_half(each, halves) == half), None)
     if half.peer:
         return next((each for each in others if each.node == half.peer), None)
-    return others[0] if len(others) == 1 else None
+    taken = {each.peer for each in same if each.node != half.node}
+    return others[0] if len(others) == 1 and others[0].node not in taken else None
 
 
 def _stand(
@@ -98,8 +101,10 @@ def _stand(
 
 
 def _rare(device: Device) -> Device:
-    """Return it without what changes all the time."""
-    conditions = tuple(replace(each, reason="") for each in device.conditions)
+    """Return it without what changes all the time; that it is gone is told, and that it is back."""
+    conditions = tuple(
+        each if each.reason == _GONE else replace(each, reason="") for each in device.conditions
+    )
     return replace(device, conditions=conditions, tables=(), heard_at=0, told_at=0)
 
 

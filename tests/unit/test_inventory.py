@@ -217,7 +217,13 @@ def test_what_was_known_of_a_switch_stays_while_it_is_silent() -> None:
 
 Timeline = Sequence[tuple[int, Snapshot]]
 FINE, TAKEN = snapshot(DPU), snapshot(DPU, SwitchView(replace(KNOWN, obstacle="NORMAL")))
-GONE = replace(FINE, state=replace(FINE.state, discovered=Discovered(seen=frozenset({DPU.name}))))
+DOWN = snapshot(DPU, replace(UP, error="no answer"))
+GONE, AWAY = (
+    replace(
+        picture, state=replace(picture.state, discovered=Discovered(seen=frozenset({DPU.name})))
+    )
+    for picture in (FINE, DOWN)
+)
 BEHIND, NONE = snapshot(DPU, reports=LATE), snapshot(DPU, EMPTY)
 FULLER = snapshot(
     DPU, replace(UP, capability=replace(KNOWN, tables=(Table("forward", 9, used=9),)))
@@ -235,6 +241,7 @@ BUSY = replace(FINE, state=replace(FINE.state, attachments={ON_VF.key: ON_VF}))
         pytest.param([(0, NONE), (1, WORDY), (60, WORDY)], [0, 60], id="words"),
         pytest.param([(0, FINE), (1, TAKEN), (2, FINE)], [0, 1, 2], id="a condition turns"),
         pytest.param([(0, FINE), (1, GONE), (2, FINE)], [0, 1, 2], id="unplugged and back"),
+        pytest.param([(0, DOWN), (1, AWAY), (2, DOWN)], [0, 1, 2], id="the same of one not ready"),
         pytest.param([(0, FINE), (1, BUSY)], [0, 1], id="a VF more is used"),
         pytest.param([(0, FINE), (1, BEHIND), (LOST_S, BEHIND), (6, FINE)], [0], id="a short lag"),
         pytest.param([(0, FINE), (1, BEHIND), (1 + LOST_S, BEHIND)], [0, 6], id="a long lag"),
@@ -326,6 +333,7 @@ ONE = replace(HOST, name="ipu-host", serial="ipu", node="h1", peer="d1")
 TWO = replace(ONE, node="h2", peer="d2")
 D1 = replace(ONE, name="ipu-dpu", side=Side.DPU, node="d1", peer="")
 D2 = replace(D1, node="d2")
+IDLE = replace(ONE, node="a2", peer="")
 
 
 @pytest.mark.parametrize(
@@ -341,6 +349,8 @@ D2 = replace(D1, node="d2")
         pytest.param(ONE, (D2,), None, id="it is in another fabric"),
         pytest.param(ONE, (replace(D1, serial="x"),), None, id="another serial"),
         pytest.param(D2, (ONE, D1, D2), None, id="without a host"),
+        pytest.param(D1, (IDLE, ONE, D1), ONE, id="another host of such a name asks nobody"),
+        pytest.param(IDLE, (IDLE, ONE, D1), None, id="that one has no other half here"),
     ],
 )
 def test_the_other_half(half: Device, others: tuple[Device, ...], wanted: Device | None) -> None:

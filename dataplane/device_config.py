@@ -28,7 +28,7 @@ class Vendor(StrEnum):
 
 PRODUCTS = {
     Vendor.INTEL: "Intel IPU E2100",
-    Vendor.SENAO: "Intel NetSec Accelerator",
+    Vendor.SENAO: "Intel Netsec Accelerator",
     Vendor.MARVELL: "Marvell Octeon 10",
 }
 _LONGEST_PRODUCT = 255  # overweave.ovsschema
@@ -122,6 +122,7 @@ class DeviceConfig(Strict):
             node=node,
             ready=False,
             emulated=self.emulated,
+            vfs=len(self.vfs) or len(self.representors),
         )
 
 

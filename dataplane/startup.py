@@ -42,6 +42,7 @@ from dataplane.contracts import (
 )
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
+from dataplane.core.events import HalfHeard
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
@@ -57,6 +58,7 @@ from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
 from dataplane.host.witness import PodWitness
+from dataplane.inventory import InventoryFeed
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
@@ -163,12 +165,14 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     watched = watched_devices(config.devices)
     dpus = [DpuFeed(watched, DpuClient())] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
+    inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
     feeds: tuple[Feed, ...] = (
         *own,
         *looking,
         LinkFeed(),
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
         *dpus,
+        *inventory,
         ovs,
         fabric,
     )
@@ -275,7 +279,8 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     stack.callback(ipam.stop)
     devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
     if devices:
-        attachments = AttachmentService(config.node, agent, devices, witness, ports)
+        heard = partial(_tell_heard, agent, _own_device(config))
+        attachments = AttachmentService(ports, devices, witness, heard)
         host = serve_attachments(attachments, config.attachment_socket)
         stack.callback(lambda: host.stop(None).wait())
     handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
@@ -315,6 +320,12 @@ def _serve_opi(
     server = OpiServer(site)
     stack.callback(server.stop)
     server.start(opi.socket)
+
+
+def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
+    """Have the agent know that the host of its DPU has just asked."""
+    if device is not None:
+        agent.post(HalfHeard(device.name, int(time.time())))
 
 
 def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:

@@ -42,8 +42,8 @@ class VfPorts:
 
     def __init__(self, node: str, attachments: Attachments) -> None:
         """Serve the representors of ``node``."""
-        self._node = node
-        self._attachments = attachments
+        self.node = node
+        self.attachments = attachments
         self._keys = Turns()
         self._vfs = Turns()  # after that of the key, always
 
@@ -60,24 +60,24 @@ class VfPorts:
         With ``netdevs`` only of one that is behind one of them.
         """
         with self._turn(key, caller):
-            held = self._attachments.attachment(key)
+            held = self.attachments.attachment(key)
             if held is None or (netdevs is not None and held.netdev not in netdevs):
                 raise AttachRefusedError(
-                    TRY_AGAIN, f"the DPU {self._node} does not know {key}; attach it first"
+                    TRY_AGAIN, f"the DPU {self.node} does not know {key}; attach it first"
                 )
-            return self._attachments.publish(key, _PUBLISHED_S)
+            return self.attachments.publish(key, _PUBLISHED_S)
 
     def change(self, wanted: AttachRequest, caller: Caller) -> Port:
         """Have ``wanted`` instead of what is attached by its key; refused: that stays."""
         with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
-            before = self._attachments.attachment(wanted.key)
+            before = self.attachments.attachment(wanted.key)
             if before is None or _is_same(before, wanted):
                 return self._attach(wanted, caller)
-            self._attachments.detach(wanted.key, _DETACH_S)
+            self.attachments.detach(wanted.key, _DETACH_S)
             try:
                 return self._attach(wanted, caller)
             except AttachRefusedError:
-                self._attachments.admit(_again(before), _ADMIT_S)
+                self.attachments.admit(_again(before), _ADMIT_S)
                 raise
 
     def detach(
@@ -88,42 +88,42 @@ class VfPorts:
         With ``netdevs`` only one that is behind one of them.
         """
         with self._turn(key, caller):
-            held = self._attachments.attachment(key)
+            held = self.attachments.attachment(key)
             if held is None or (netdevs is not None and held.netdev not in netdevs):
                 return False
             with self._turn(held.netdev, caller):
-                self._attachments.detach(key, _DETACH_S)
+                self.attachments.detach(key, _DETACH_S)
             return True
 
     def _attach(self, wanted: AttachRequest, caller: Caller) -> Port:
         self._refuse_taken(wanted)
-        known = self._attachments.attachment(wanted.key)
+        known = self.attachments.attachment(wanted.key)
         try:
-            port = self._attachments.admit(wanted, _ADMIT_S)
+            port = self.attachments.admit(wanted, _ADMIT_S)
             _refuse_gone(caller)
-            self._attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
+            self.attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
             _refuse_gone(caller)
         except AttachRefusedError:
             if known is None:
-                self._attachments.cancel(wanted.key)
+                self.attachments.cancel(wanted.key)
             raise
         return port
 
     def _refuse_taken(self, wanted: AttachRequest) -> None:
-        for attachment in map(self._attachments.attachment, self._attachments.keys()):
+        for attachment in map(self.attachments.attachment, self.attachments.keys()):
             if attachment is None:
                 continue
             same_key = attachment.key == wanted.key
             if attachment.netdev == wanted.netdev and not same_key:
                 raise AttachRefusedError(
                     ALREADY_ATTACHED,
-                    f"representor {wanted.netdev} of node {self._node}: its VF is taken by"
+                    f"representor {wanted.netdev} of node {self.node}: its VF is taken by"
                     f" {attachment.key} ({attachment.identity}); detach that first",
                 )
             if same_key and not _is_same(attachment, wanted):
                 raise AttachRefusedError(
                     ALREADY_ATTACHED,
-                    f"{wanted.key} is attached at node {self._node} already, to segment"
+                    f"{wanted.key} is attached at node {self.node} already, to segment"
                     f" {attachment.segment} by {attachment.access_port}, with MAC {attachment.mac};"
                     " detach it first",
                 )

@@ -14,8 +14,8 @@ from pathlib import Path
 import structlog
 
 from dataplane.contracts import Post
+from dataplane.core.discovered import Found
 from dataplane.core.events import DevicesFound
-from dataplane.core.inventory import Found
 from vendors.intel import discovery as intel
 from vendors.marvell import discovery as marvell
 from vendors.pci import Machine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -11,7 +11,7 @@ import grpc
 from dataplane.api import attachment_pb2 as pb
 from dataplane.api import attachment_pb2_grpc as rpc
 from dataplane.api.witness import HostWitness
-from dataplane.contracts import Attachments, AttachRefusedError
+from dataplane.contracts import AttachRefusedError
 from dataplane.core.admission import INVALID_CONFIG
 from dataplane.core.desired import Port
 from dataplane.core.errors import InvalidValueError
@@ -49,25 +49,26 @@ class AttachmentService(rpc.AttachmentServicer):
 
     def __init__(
         self,
-        node: str,
-        attachments: Attachments,
+        ports: VfPorts,
         devices: Mapping[str, tuple[str, ...]],
         witness: HostWitness | None = None,
-        ports: VfPorts | None = None,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve ``devices`` of ``node`` over ``attachments``; ``witness`` hears of the host.
+        """Serve ``devices`` by ``ports``, as others may, too; ``witness`` hears of the host.
 
-        ``ports`` are those that another service hands out, too.
+        ``heard`` is called when the host asks what is served, as it does every 2 s.
         """
-        self._node = node
-        self._attachments = attachments
-        self._ports = ports or VfPorts(node, attachments)
+        self._node = ports.node
+        self._attachments = ports.attachments
+        self._ports = ports
         self._devices = dict(devices)
         self._witness = witness or HostWitness()
+        self._heard = heard
 
     def GetDevices(self, request: pb.GetDevicesRequest, context: object) -> pb.GetDevicesResponse:
         """Return what is served."""
         del context
+        self._heard()
         served = [pb.ServedDevice(serial=s, vfs=len(names)) for s, names in self._devices.items()]
         obstacle = self._obstacle(request.segment)
         return pb.GetDevicesResponse(node=self._node, devices=served, obstacle=obstacle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
 
 import grpc
@@ -17,6 +18,14 @@ from dataplane.core.events import AttachRequest
 from dataplane.core.model import AttachmentKey, Mac, Vni
 
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Which node the agent of a DPU says that it is, and which devices it serves, by serial."""
+
+    node: str
+    serials: frozenset[str]
 
 
 class DpuClient:
@@ -71,11 +80,11 @@ class DpuClient:
             question = pb.GetDevicesRequest(segment=segment)
             return str(dpu.GetDevices(question, timeout=timeout_s).obstacle)
 
-    def serials(self, address: str, timeout_s: float) -> frozenset[str]:
-        """Return which devices the agent at ``address`` serves. Raises AttachRefusedError."""
+    def served(self, address: str, timeout_s: float) -> Served:
+        """Return what the agent at ``address`` serves. Raises AttachRefusedError."""
         with _asking(address) as dpu:
             answer = dpu.GetDevices(pb.GetDevicesRequest(), timeout=timeout_s)
-            return frozenset(device.serial for device in answer.devices)
+            return Served(answer.node, frozenset(device.serial for device in answer.devices))
 
 
 @contextmanager

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
 from dataplane.api.dpu import DpuClient
 from dataplane.contracts import AttachRefusedError, Post
-from dataplane.core.events import DeviceSeen
-from dataplane.core.model import READY, Condition
+from dataplane.core.errors import InvalidValueError
+from dataplane.core.events import HalfHeard
+from dataplane.core.model import check_name
 
 ASK_S = 2.0
 TIMEOUT_S = 2.0  # with the above: who is ready has answered within the last 5 s
@@ -20,13 +22,13 @@ log = structlog.get_logger()
 
 
 class DpuFeed:
-    """Posts a DeviceSeen per device at the first look and whenever its state changes."""
+    """Posts a HalfHeard per device at each look, but for one that is silent as it was before."""
 
     def __init__(self, devices: Mapping[str, tuple[str, str]], dpu: DpuClient) -> None:
         """Watch ``devices``: by name the serial, and the address of the DPU's agent."""
         self._devices = dict(devices)
         self._dpu = dpu
-        self._seen: dict[str, Condition] = {}
+        self._seen = {name: HalfHeard(name, 0) for name in devices}
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -46,28 +48,25 @@ class DpuFeed:
             thread.join()
 
     def _run(self, name: str, post: Post) -> None:
-        serial, address = self._devices[name]
         while not self._stopping.is_set():
-            self._look(name, self._why_not(serial, address), post)
+            before, self._seen[name] = self._seen[name], self._look(name)
+            if self._seen[name] != before:
+                post(self._seen[name])
             self._stopping.wait(ASK_S)
 
-    def _look(self, name: str, why_not: str, post: Post) -> None:
-        before = self._seen.get(name)
-        if before is not None and before.reason == why_not:
-            return
-        turned = before is None or before.holds != (not why_not)
-        since = int(time.time()) if before is None or turned else before.since
-        self._seen[name] = Condition(READY, holds=not why_not, reason=why_not, since=since)
-        post(DeviceSeen(name, self._seen[name]))
-
-    def _why_not(self, serial: str, address: str) -> str:
+    def _look(self, name: str) -> HalfHeard:
+        serial, address = self._devices[name]
+        silent = replace(self._seen[name], obstacle="")
         try:
-            served = self._dpu.serials(address, TIMEOUT_S)
-        except AttachRefusedError as error:
-            return str(error)
+            served = self._dpu.served(address, TIMEOUT_S)
+            node = check_name("node", served.node)  # it goes into a row of ours
+        except (AttachRefusedError, InvalidValueError) as error:
+            return replace(silent, error=str(error))
         except Exception as caught:  # a fault of ours must not end the thread: say it, ask again
             log.exception("dpu.crashed", address=address)
-            return f"internal error, please report it: {caught!r}"
-        if serial in served:
-            return ""
-        return f"the DPU's agent at {address} does not serve {serial}, but {sorted(served)}"
+            return replace(silent, error=f"internal error, please report it: {caught!r}")
+        if serial in served.serials:
+            return HalfHeard(name, int(time.time()), node)
+        others = sorted(served.serials)
+        why = f"the DPU's agent at {address} does not serve {serial}, but {others}"
+        return HalfHeard(name, int(time.time()), obstacle=why)

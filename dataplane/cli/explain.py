@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.cli.store import open_store
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.inventory import other_half
 from dataplane.core.model import Device, Side
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
+from vendors.assumed import statement
 
 ENTRIES = Listing(
     "entry", ("node", "mac", "identity", "via", "placement", "reason", "counted"), ("segment",)
@@ -62,28 +64,32 @@ def explain(name: str, form: str, remote: str | None, sockets: tuple[Path, ...])
     """Say by which path the agents forward, why by no faster one, and what would change it.
 
     ENDPOINT is an identity or a MAC. DEVICE is a name as in 'overweave get dpu', of either half, or
-    a serial, and means the DPU; a node's name means the node. A reason is one of a closed list;
-    behind it stand the words of the kernel or the device.
+    a serial, and means the DPU: what is assumed of it is listed, too. A node's name means the node.
+    A reason is one of a closed list; behind it stand the words of the kernel or the device.
     """
     found = _named(entries(sockets), name)
-    if not found and (node := _dpu_of(remote, name)):
-        found = _named(entries(sockets), node)
-    if not found:
+    halves = () if found else _halves_of(remote, name)
+    if halves:
+        found = _named(entries(sockets), halves[0].node)
+    elif not found:
         raise InvalidValueError(
-            f"{name!r} is no identity, MAC, segment, node or device with entries on the agents"
-            " asked; see: overweave get entry, overweave get dpu"
+            f"{name!r} is no identity, MAC, segment or node with entries on the agents asked,"
+            " and no device; see: overweave get entry, overweave get dpu"
         )
     records = [{**record, "remedy": remedy(record["reason"])} for record in found]
     if form in (Format.JSON, Format.YAML):
         show(records, ENTRIES, Format(form))
         return
     click.echo(_verdict(name, records))
-    for line in _switches(statuses(sockets), {record["node"] for record in records}):
+    nodes = {record["node"] for record in records} | {half.node for half in halves[:1]}
+    for line in _switches(statuses(sockets), nodes):
         click.echo(line)
     show(records, ENTRIES, Format(form))
     for reason, why in _causes(records).items():
         click.echo(f"{reason}: {', '.join(why) or 'no more is said'}")
         click.echo(f"  what would change it: {remedy(reason)}")
+    for line in _assumptions(halves) if halves else ():
+        click.echo(line)
     click.echo("next: overweave trace SRC DST")
 
 
@@ -97,19 +103,35 @@ def _named(records: Sequence[Record], name: str) -> list[Record]:
     return [record for record in records if name in (record[key] for key in keys)]
 
 
-def _dpu_of(remote: str | None, name: str) -> str | None:
-    """Return the node that is the DPU of a name or a serial: there its entries are."""
+def _halves_of(remote: str | None, name: str) -> tuple[Device, ...]:
+    """Return the halves of the DPU of a name or a serial, first that whose node has the entries."""
     with open_store(remote) as store:
         devices = [row for row in store.read() if isinstance(row, Device)]
-    serials = {each.serial for each in devices if name in (each.name, each.serial)}
-    dpus = (each.node for each in devices if each.side is Side.DPU and each.serial in serials)
-    return next(dpus, None)
+    meant = [each for each in devices if name in (each.name, each.serial)]
+    found = [each if each.side is Side.DPU else other_half(each, devices) for each in meant]
+    dpus = sorted({each.node: each for each in found if each}.items())
+    if len(dpus) > 1:
+        nodes = ", ".join(node for node, _ in dpus)
+        raise InvalidValueError(f"device {name!r} is on several nodes: {nodes}; name one of them")
+    if not dpus:
+        return ()
+    dpu = dpus[0][1]
+    host = other_half(dpu, devices)
+    return (dpu, host) if host else (dpu,)
+
+
+def _assumptions(halves: Sequence[Device]) -> Iterator[str]:
+    """Yield what is taken to be so of the device, as it is used now on either side."""
+    assumed = sorted({(name, half.vendor) for half in halves for name in half.assumptions})
+    yield f"assumptions in use, on no document's word: {len(assumed)}"
+    for name, vendor in assumed:
+        yield f"  {name}: {statement(vendor, name) or 'another version knows what it says'}"
 
 
 def _verdict(name: str, records: Sequence[Record]) -> str:
     counts = Counter(record["placement"] for record in records)
     parts = [f"{counts[path]} {words}" for path, words in _PATHS.items() if counts[path]]
-    return f"{name}: {', '.join(parts)}"
+    return f"{name}: {', '.join(parts) or 'no entries'}"
 
 
 def _switches(told: Sequence[Record], nodes: set[str]) -> list[str]:

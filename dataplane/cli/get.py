@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import TypeVar
 import click
 
 from dataplane.cli.find import agent_option, fabric_option
-from dataplane.cli.output import Format, Listing, Record, output_option, show
+from dataplane.cli.output import Format, Listing, Record, output_option, show, shown_keys
 from dataplane.core.errors import OverweaveError
+from dataplane.core.inventory import REFRESH_S, other_half
 from dataplane.core.model import (
+    CONDITIONS,
     READY,
     Block,
     Condition,
@@ -32,6 +35,9 @@ from dataplane.core.model import (
 Rows = Sequence[FabricEntity]
 Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant, Pin, Device)
 
+_OLD_S = 3 * REFRESH_S  # what a node has told of a device is no news then
+_LOOK_AGAIN_S = 5.0  # time alone makes old what was told
+
 NODES = Listing("node", ("name", "vteps", "static", "segments", "endpoints"), ("blocks",))
 SEGMENTS = Listing(
     "segment",
@@ -46,7 +52,10 @@ ENDPOINTS = Listing(
 DPUS = Listing(
     "dpu",
     ("name", "dpu_product", "dpu_side", "node", "status"),
-    ("vendor", "emulated", "conditions"),
+    (
+        *("vendor", "emulated", "other_half", "encapsulations", "rows_in_use", "vfs", "vfs_used"),
+        *("last_heartbeat", "assumptions_in_use", "conditions"),
+    ),
     titles={"node": "MODE NAME"},
     truths={"dpu_side": ("false", "true"), "status": ("False", "True")},
 )
@@ -109,12 +118,20 @@ def endpoint(name: str | None, form: str, remote: str | None) -> None:
 
 @get.command(short_help="DPUs: each half, where it is, whether it is ready")
 @click.argument("name", required=False)
+@click.option("-w", "--watch", is_flag=True, help="print on what changes, until interrupted")
 @output_option
 @fabric_option
-def dpu(name: str | None, form: str, remote: str | None) -> None:
-    """List the halves of DPUs, or those whose name, serial or node is NAME."""
-    rows = _read(remote)
+def dpu(name: str | None, form: str, remote: str | None, *, watch: bool) -> None:
+    """List the halves of DPUs, or those whose name, serial or node is NAME.
+
+    Each is told by its own node, when a condition turns and else once a minute: figures are of
+    then. Who has not told for three minutes is not ready.
+    """
     keys = ("name", "serial", "node")
+    if watch:
+        _watch(remote, Device, lambda rows: _of(dpu_records(rows), name, keys), DPUS, Format(form))
+        return
+    rows = _read(remote)
     show(_named(dpu_records(rows), name, DPUS, keys), DPUS, Format(form))
 
 
@@ -215,40 +232,75 @@ def endpoint_records(rows: Rows) -> list[Record]:
     ]
 
 
-def dpu_records(rows: Rows) -> list[Record]:
-    """Return the halves of DPUs by name; what is emulated says so wherever it shows."""
+def dpu_records(rows: Rows, now: float | None = None) -> list[Record]:
+    """Return the halves of DPUs by name; what is emulated says so wherever it shows.
+
+    ``now`` is in unix seconds: there, what is told is as old as it is.
+    """
     halves = sorted(_all(rows, Device), key=lambda each: (each.name, each.node))
-    return [_dpu_record(half, tuple(_unheard(half, halves))) for half in halves]
+    return [_dpu_record(half, halves, time.time() if now is None else now) for half in halves]
 
 
-def _dpu_record(half: Device, unheard: tuple[Condition, ...]) -> Record:
+def _dpu_record(half: Device, halves: Sequence[Device], now: float) -> Record:
+    other = other_half(half, halves)
+    ills = [*_untold(half, now), *(_unheard(half, other, now) if other else ())]
+    is_dpu = half.side is Side.DPU
     return {
         "name": half.name,
         "dpu_product": half.product + (" (emulated)" if half.emulated else ""),
-        "dpu_side": half.side is Side.DPU,
+        "dpu_side": is_dpu,
         "node": half.node,
-        "status": half.ready and not unheard,
+        "status": half.ready and not ills,
         "serial": half.serial,
         "vendor": half.vendor,
         "emulated": half.emulated,
-        "conditions": [_condition(each) for each in (*half.conditions, *unheard)],
+        "other_half": other.name if other else None,
+        "other_node": other.node if other else half.peer or None,
+        "encapsulations": [f"{encap}/{family}" for encap, family in half.tunnels],
+        "tables": {table.name: f"{table.used}/{table.capacity}" for table in half.tables},
+        "rows_in_use": [
+            f"{table.name} {table.used}/{table.capacity}" for table in half.tables if table.used
+        ],
+        "vfs": half.vfs,
+        "vfs_used": half.vfs_used if is_dpu else None,  # the host's agent does not tell
+        "last_heartbeat": _time(half.heard_at) or None,
+        "told": _time(half.told_at) or None,
+        "assumptions": list(half.assumptions),
+        "assumptions_in_use": len(half.assumptions),
+        "conditions": [_condition(each) for each in (*_in_order(half.conditions), *ills)],
     }
 
 
-def _unheard(half: Device, halves: Sequence[Device]) -> Iterator[Condition]:
-    """Yield why a host does not hear the agent that wrote a DPU's ``half``.
+def _in_order(conditions: Iterable[Condition]) -> list[Condition]:
+    """Return them with what matters most first, what is not known last."""
+    places = {kind: place for place, kind in enumerate(CONDITIONS)}
+    return sorted(conditions, key=lambda each: (places.get(each.kind, len(places)), each.kind))
+
+
+def _untold(half: Device, now: float) -> Iterator[Condition]:
+    """Yield that ``half`` is no news: its agent tells of it at least every REFRESH_S seconds.
 
     A dead agent cannot take its own word back.
     """
-    for other in halves:
-        is_host = half.side is Side.DPU and other.side is Side.HOST and other.serial == half.serial
-        for told in other.conditions if is_host else ():
-            if told.kind == READY and not told.holds:  # one that is not configured asks nobody
-                yield replace(told, kind="Answers", reason=f"{told.reason} (says {other.node})")
+    if half.told_at and now - half.told_at > _OLD_S:
+        reason = f"its agent has told nothing for more than {_OLD_S} s"
+        yield Condition("Told", holds=False, reason=reason, since=half.told_at)
+
+
+def _unheard(half: Device, host: Device, now: float) -> Iterator[Condition]:
+    """Yield why a host does not hear the agent that wrote a DPU's ``half``."""
+    if half.side is Side.DPU and not any(_untold(host, now)):
+        for told in host.conditions:
+            if told.kind == READY and not told.holds:
+                yield replace(told, kind="Answers", reason=f"{told.reason} (says {host.node})")
+
+
+def _time(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat() if unix_s else ""
 
 
 def _condition(condition: Condition) -> str:
-    since = datetime.fromtimestamp(condition.since, UTC).isoformat() if condition.since else ""
+    since = _time(condition.since)
     words = (f"{condition.kind}={condition.holds}", since and f"since {since}", condition.reason)
     return " ".join(filter(None, words))
 
@@ -271,13 +323,50 @@ def _read(remote: str | None) -> Rows:
         return store.read()
 
 
+def _watch(
+    remote: str | None,
+    kind: type[FabricEntity],
+    records: Callable[[Rows], Sequence[Record]],
+    listing: Listing,
+    form: Format,
+) -> None:
+    """Print the records, and then, until interrupted, each of which something shown changes."""
+    from dataplane.cli.store import open_store
+
+    keys = shown_keys(listing, form)
+    shown: dict[tuple[str, str], Record] = {}
+    is_away, is_first = False, True
+    with open_store(remote) as store:
+        for rows in store.follow(kind, _LOOK_AGAIN_S):
+            if store.error and not is_away:
+                click.echo(f"overweave: {store.error}; what was told last stands", err=True)
+            is_away = bool(store.error)
+            found = {(record["name"], record["node"]): record for record in records(rows)}
+            news = [r for place, r in found.items() if _differs(r, shown.get(place), keys)]
+            for name, node in shown.keys() - found.keys():
+                click.echo(f"overweave: {listing.kind} {name} of node {node} is gone", err=True)
+            if news or is_first:
+                show(news, listing, form)
+            shown, is_first = found, False
+
+
+def _differs(record: Record, before: Record | None, keys: Sequence[str] | None) -> bool:
+    if before is None or keys is None:
+        return record != before
+    return any(record[key] != before[key] for key in keys)
+
+
+def _of(records: Sequence[Record], name: str | None, keys: Iterable[str]) -> Sequence[Record]:
+    if name is None:
+        return records
+    return [record for record in records if any(_is(record[key], name) for key in keys)]
+
+
 def _named(
     records: Sequence[Record], name: str | None, listing: Listing, keys: Iterable[str]
 ) -> Sequence[Record]:
-    if name is None:
-        return records
-    found = [record for record in records if any(_is(record[key], name) for key in keys)]
-    if not found:
+    found = _of(records, name, keys)
+    if name is not None and not found:
         known = " or ".join(key.replace("_", " ") for key in keys)
         raise OverweaveError(
             f"no {listing.kind} with {known} {name!r}; list all: overweave get {listing.kind}"

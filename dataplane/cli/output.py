@@ -63,8 +63,14 @@ def show(records: Sequence[Record], listing: Listing, form: Format) -> None:
 
             click.echo(yaml.safe_dump([dict(r) for r in records], sort_keys=False), nl=False)
         case Format.TABLE | Format.WIDE:
-            keys = listing.table + (listing.wide if form is Format.WIDE else ())
-            _show_table(records, keys, listing)
+            _show_table(records, shown_keys(listing, form) or (), listing)
+
+
+def shown_keys(listing: Listing, form: Format) -> tuple[str, ...] | None:
+    """Return which keys of records are shown; None: all of them."""
+    if form in (Format.JSON, Format.YAML):
+        return None
+    return listing.table + (listing.wide if form is Format.WIDE else ())
 
 
 def _show_table(records: Sequence[Record], keys: Sequence[str], listing: Listing) -> None:

@@ -39,6 +39,29 @@ class Departure(StrEnum):
     OUTER_TARGET = "compare the address that a tunnel packet is for: others' are taken in"
 
 
+class Use(StrEnum):
+    """What a device is used for; the last four are those of Encap and Family, of its tunnels."""
+
+    DISCOVERY = "discovery"  # the machine that has it tells of it
+    DEVICE = "device"  # it is there, and asked
+    PORTS = "ports"  # pods are behind its ports
+    ENTRIES = "entries"  # what such pods send may be forwarded by its tables
+    TUNNELS = "tunnels"  # to and from other nodes, too
+    GENEVE = "geneve"
+    VXLAN = "vxlan"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """What no document says of a device; what is used so rests on ``statement``."""
+
+    name: str
+    use: Use
+    statement: str
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of the switch; ``used`` rows of ``capacity`` are taken, ``foreign`` of them not ours.
@@ -71,7 +94,8 @@ class Capability:
     ``counts``: it says how much each entry has forwarded.
     ``rows`` of ours it holds now in all, those among them that no entry counts as its own, and
     ports and routes that they rely on.
-    ``emulated`` devices prove nothing about speed.
+    ``assumptions`` are what is taken to be so on all devices of its kind (core/assumptions says
+    which of them are in use). ``emulated`` devices prove nothing about speed.
     """
 
     vendor: str
@@ -82,6 +106,7 @@ class Capability:
     cannot_set: frozenset[str] = frozenset()
     departures: frozenset[Departure] = frozenset()
     limits: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
     obstacle: str = ""
     forwards: bool = True
     offloads: bool = False

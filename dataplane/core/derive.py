@@ -16,17 +16,13 @@ from dataplane.core.errors import InvalidValueError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import (
     MIN_MTU,
-    READY,
     Address,
     Attachment,
     Block,
-    Condition,
-    Device,
     FabricEntity,
     IpAddress,
     Node,
     Segment,
-    Side,
     Verdict,
     in_any,
 )
@@ -35,7 +31,6 @@ from dataplane.core.reasons import Reason
 from dataplane.core.state import State
 from dataplane.core.views import block_addresses, block_plan, grants_of, losses, vteps
 
-_GONE = "this machine no longer has it: plug it in again, or take it out of 'devices'"
 _UNCONNECTED = Verdict(
     Reason.PENDING, "its pod is not connected yet: the workload stays on another node until then"
 )
@@ -144,23 +139,10 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
         blocks=_blocks(state),
         addresses=_addresses(state, here),
         devices=(
-            *(_device(state, device) for device in state.node.devices),
-            *state.inventory.others(me, state.node.devices),
+            *(state.inventory or state.node.devices),
+            *state.discovered.others(me, state.node.devices),
         ),
     )
-
-
-def _device(state: State, device: Device) -> Device:
-    """Return a half of a DPU as it is: its switch takes entries; on the host its agent answers."""
-    if state.inventory.lacks(device):
-        ready = Condition(READY, holds=False, reason=_GONE)
-    elif device.side is Side.DPU:
-        why_not = state.switch.why_not
-        ready = Condition(READY, holds=not why_not, reason=why_not)
-    else:
-        unknown = Condition(READY, holds=False, reason="the DPU's agent has not been asked yet")
-        ready = state.devices.get(device.name, unknown)
-    return replace(device, ready=ready.holds, conditions=(ready,))
 
 
 def _blocks(state: State) -> tuple[Block, ...]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from dataplane.core.capability import Capability
 from dataplane.core.diff import Pending
-from dataplane.core.inventory import Found
+from dataplane.core.discovered import Found
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
-    Condition,
+    Device,
     EntryKey,
     FabricEntity,
     IpAddress,
@@ -65,11 +65,25 @@ class SwitchSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceSeen:
-    """The agent of a DPU that this node is the host of answers, or does not and why."""
+class HalfHeard:
+    """The other half of ``device``, one of this node's, is heard, or is not and ``error`` why.
 
-    name: str
-    ready: Condition
+    ``at`` is when it last was, in unix seconds, 0: never. ``peer`` is the node it says that it is,
+    ``obstacle`` why it is of no use although it answers.
+    """
+
+    device: str
+    at: int
+    peer: str = ""
+    error: str = ""
+    obstacle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesTold:
+    """What this node tells the fabric of the halves of DPUs that it is (core/inventory)."""
+
+    devices: tuple[Device, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +208,8 @@ StateEvent = (
     | NextHopsChanged
     | OfportChanged
     | SwitchSeen
-    | DeviceSeen
+    | HalfHeard
+    | DevicesTold
     | DevicesFound
     | TrafficMeasured
     | FabricChanged

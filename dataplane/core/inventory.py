@@ -1,119 +1,194 @@
-"""The halves of DPUs that the machine itself tells of, beside those that are configured. Pure."""
+"""What a node tells the fabric of its halves of DPUs, and when it is worth a write. Pure.
+
+A row is written when a condition turns, or something that rarely changes has. Figures and words
+change all the time: they come along, and are written at most once a minute by themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from dataplane.core.model import Condition, Device, Side
+from dataplane.core.assumptions import in_use
+from dataplane.core.events import HalfHeard
+from dataplane.core.model import (
+    DATAPLANE_IN_SYNC,
+    HEARTBEAT_OK,
+    OFFLOADING,
+    READY,
+    SWITCH_REACHABLE,
+    Condition,
+    Device,
+    Side,
+    TableUse,
+)
+from dataplane.core.placement import placement_in
+from dataplane.core.snapshot import FABRIC_TARGET, Snapshot
 
-_MOST_NAMED = 8  # of VFs or representors in one sentence
+REFRESH_S = 60  # a row is never older, while its node lives and reaches the database
+UNHEARD_S = 10  # a host asks every 2 s, and waits 2 s at most
+LOST_S = 5  # how long a dataplane has to be behind, or a switch empty, until it counts
 
-
-@dataclass(frozen=True, slots=True)
-class FoundVf:
-    """A virtual function on the host: its PCI address, and its netdev; empty: not seen here."""
-
-    device_id: str
-    netdev: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A half of a DPU as the hardware tells it.
-
-    ``serials`` are what it may be called in the configuration, the first what it is called here.
-    ``place`` says where it was found. ``vfs``, of a host, and ``representors``, of a DPU, are in
-    the order of the VFs' numbers; the name of a netdev that is not seen here is empty. One whose
-    product is not ``known`` is of a vendor that has others.
-    """
-
-    vendor: str
-    product: str
-    side: Side
-    serials: tuple[str, ...]
-    place: str
-    vfs: tuple[FoundVf, ...] = ()
-    representors: tuple[str, ...] = ()
-    known: bool = True
-
-    @property
-    def name(self) -> str:
-        """Return what it is called in the fabric unless it is configured."""
-        return f"{self.serials[0]}-{self.side}"
-
-    def is_half(self, device: Device) -> bool:
-        """Say whether ``device`` is this half: by its serial, or as the DPU that the node is.
-
-        A node is one at most, and its own half need not know the serial that its host reads.
-        """
-        if device.side is not self.side:
-            return False
-        is_node = self.side is Side.DPU and device.vendor == self.vendor and not device.emulated
-        return is_node or device.serial in self.serials
+_NEVER_HEARD = {
+    Side.HOST: "the DPU's agent has not been asked yet",
+    Side.DPU: "the host's agent has not been heard yet",
+}
+_GONE = "this machine no longer has it: plug it in again, or take it out of 'devices'"
+_READY = {Side.HOST: "the DPU's agent serves it", Side.DPU: "its switch takes entries"}
+_HEARD = {Side.HOST: "the DPU's agent answers", Side.DPU: "the host's agent asks"}
+_LINGERING = frozenset({DATAPLANE_IN_SYNC, OFFLOADING})
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What the machine has now; ``seen`` are the names of configured devices it has had."""
+    """What was told last; ``doubts``: since when, by device and condition, it looks lost."""
 
-    found: tuple[Found, ...] = ()
-    seen: frozenset[str] = frozenset()
-
-    def now(self, found: tuple[Found, ...], configured: Sequence[Device]) -> Inventory:
-        """Return the inventory after a look that has found ``found``."""
-        there = {each.name for each in configured if any(half.is_half(each) for half in found)}
-        return Inventory(found, self.seen | there)
-
-    def lacks(self, device: Device) -> bool:
-        """Say whether a configured ``device`` has been there and is not now.
-
-        One that never was may be known to the configuration by another serial, or be emulated.
-        """
-        there = any(half.is_half(device) for half in self.found)
-        return device.name in self.seen and not there
-
-    def others(self, node: str, configured: Sequence[Device]) -> Iterator[Device]:
-        """Yield what is there and not configured, as devices of ``node`` that nothing uses."""
-        for half in self.found:
-            if not any(half.is_half(device) for device in configured):
-                yield _unused(half, node)
+    devices: tuple[Device, ...] = ()
+    doubts: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
-def _unused(half: Found, node: str) -> Device:
-    return Device(
-        name=half.name,
-        serial=half.serials[0],
-        vendor=half.vendor,
-        product=half.product,
-        side=half.side,
-        node=node,
-        ready=False,
-        conditions=(
-            Condition("Configured", holds=False, reason=_advice(half)),
-            Condition("Found", holds=True, reason=_description(half)),
-        ),
+def tell(before: Inventory, snapshot: Snapshot, now: int) -> Inventory:
+    """Return what to tell at ``now``, in unix seconds; devices that are the same: nothing new."""
+    told = {device.name: device for device in before.devices}
+    devices: list[Device] = []
+    doubts: dict[tuple[str, str], int] = {}
+    for device in snapshot.state.node.devices:
+        found, last = _as_it_is(snapshot, device, now), told.get(device.name)
+        conditions = []
+        for condition in found.conditions:
+            place = (device.name, condition.kind)
+            stands, doubted = _stand(condition, last, before.doubts.get(place, now), now)
+            conditions.append(stands)
+            if doubted is not None:
+                doubts[place] = doubted
+        ready = next(each.holds for each in conditions if each.kind == READY)
+        fresh = replace(found, ready=ready, conditions=tuple(conditions))
+        if last is not None and _rare(fresh) == _rare(last) and not _is_old(last, now):
+            fresh = last
+        devices.append(fresh)
+    return Inventory(tuple(devices), doubts)
+
+
+def other_half(half: Device, halves: Collection[Device]) -> Device | None:
+    """Return the row of the other half of the same DPU, if it is among ``halves``.
+
+    A serial alone does not say which: it may be on two nodes of the fabric. The host knows, unless
+    it asks nobody; then the DPU is one that is alone, and no other host's.
+    """
+    same = [each for each in halves if each.serial == half.serial]
+    others = [each for each in same if each.side is not half.side]
+    if half.side is Side.DPU:
+        return next((each for each in others if other_half(each, halves) == half), None)
+    if half.peer:
+        return next((each for each in others if each.node == half.peer), None)
+    taken = {each.peer for each in same if each.node != half.node}
+    return others[0] if len(others) == 1 and others[0].node not in taken else None
+
+
+def _stand(
+    found: Condition, last: Device | None, since: int, now: int
+) -> tuple[Condition, int | None]:
+    """Return the condition to tell, and, if what was told is in doubt, since when it is."""
+    told = next((c for c in last.conditions if c.kind == found.kind), None) if last else None
+    if told is None:
+        return replace(found, since=now), None
+    if told.holds == found.holds:
+        return replace(found, since=told.since), None
+    if told.holds and found.kind in _LINGERING and 0 <= now - since < LOST_S:
+        return told, since
+    return replace(found, since=since if told.holds else now), None
+
+
+def _rare(device: Device) -> Device:
+    """Return it without what changes all the time; that it is gone is told, and that it is back."""
+    conditions = tuple(
+        each if each.reason == _GONE else replace(each, reason="") for each in device.conditions
+    )
+    return replace(device, conditions=conditions, tables=(), heard_at=0, told_at=0)
+
+
+def _is_old(told: Device, now: int) -> bool:
+    return not 0 <= now - told.told_at < REFRESH_S
+
+
+def _as_it_is(snapshot: Snapshot, device: Device, now: int) -> Device:
+    state = snapshot.state
+    heard, seen = state.heard.get(device.name), state.discovered.half(device)
+    found = replace(
+        device,
+        peer=heard.peer if heard else "",
+        heard_at=heard.at if heard else 0,
+        told_at=now,
+        conditions=tuple(_conditions(snapshot, device, heard, now)),
+        assumptions=seen.assumptions if seen else (),
+    )
+    return found if device.side is Side.HOST else _with_switch(snapshot, found)
+
+
+def _with_switch(snapshot: Snapshot, device: Device) -> Device:
+    """Return a DPU's half with what is known of its switch, and what it is used for."""
+    known = snapshot.state.switch.capability
+    attachments = snapshot.state.attachments.values()
+    device = replace(device, vfs_used=sum(bool(each.netdev) for each in attachments))
+    if known is None:
+        return device
+    views = snapshot.desired.segments.values() if snapshot.desired else ()
+    return replace(
+        device,
+        assumptions=tuple(sorted({*device.assumptions, *in_use(known, views)})),
+        tunnels=tuple(sorted(known.tunnels)),
+        tables=tuple(sorted(TableUse(t.name, t.used, t.capacity) for t in known.tables)),
     )
 
 
-def _advice(half: Found) -> str:
-    if not half.known:
-        return "this product is not known, so it cannot be used"
-    serials = " or ".join(half.serials)
-    which = (
-        f"serial {serials}" if half.side is Side.HOST else "it with the serial that its host has"
-    )
-    return f"to use it, list {which} in 'devices' of this node's configuration"
+def _conditions(
+    snapshot: Snapshot, device: Device, heard: HalfHeard | None, now: int
+) -> Iterator[Condition]:
+    beats = _heartbeat(device.side, heard, now)
+    why_not = snapshot.state.switch.why_not
+    if snapshot.state.discovered.lacks(device):
+        why_not = _GONE
+    elif device.side is Side.HOST:
+        why_not = (heard.obstacle if heard else "") if beats.holds else beats.reason
+    yield Condition(READY, holds=not why_not, reason=why_not or _READY[device.side])
+    yield beats
+    behind = _behind(snapshot)
+    yield Condition(DATAPLANE_IN_SYNC, holds=not behind, reason=behind or "it has all it should")
+    if device.side is Side.DPU:
+        error = snapshot.state.switch.why_silent
+        yield Condition(SWITCH_REACHABLE, holds=not error, reason=error or "it answers")
+        yield _offloading(snapshot)
 
 
-def _description(half: Found) -> str:
-    vfs = [f"{vf.device_id} ({vf.netdev or 'no netdev here'})" for vf in half.vfs]
-    parts = (half.place, _listed("VFs", vfs), _listed("representors", half.representors))
-    return "; ".join(part for part in parts if part)
+def _heartbeat(side: Side, heard: HalfHeard | None, now: int) -> Condition:
+    error = _NEVER_HEARD[side]
+    if heard is not None:
+        late = now - heard.at > UNHEARD_S
+        error = heard.error or (f"not heard for more than {UNHEARD_S} s" if late else "")
+    return Condition(HEARTBEAT_OK, holds=not error, reason=error or _HEARD[side])
 
 
-def _listed(kind: str, names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    shown = [name or "(not here)" for name in names[:_MOST_NAMED]]
-    shown += [f"and {more} more"] if more > 0 else []
-    return f"{kind} {', '.join(shown)}" if shown else ""
+def _behind(snapshot: Snapshot) -> str:
+    """Return why what forwards on this node has not all that is desired; empty: it has."""
+    for name in snapshot.targets:
+        report = snapshot.reports.get(name)
+        if name == FABRIC_TARGET:
+            continue
+        if report is None or report.error:
+            return f"{name}: {report.error if report else 'has not answered yet'}"
+        if report.generation < snapshot.generation:
+            return f"{name}: has yet to follow"
+    return "the switch lacks entries" if snapshot.lacks_entries else ""
+
+
+def _offloading(snapshot: Snapshot) -> Condition:
+    switch = snapshot.state.switch
+    known = switch.capability
+    if known is None or switch.error:
+        return Condition(OFFLOADING, holds=False, reason=switch.why_not)
+    if switch.held and known.forwards:
+        return Condition(OFFLOADING, holds=True, reason=str(placement_in(known)))
+    reasons = Counter(map(str, snapshot.choice.reasons.values()))
+    mostly = min(reasons, key=lambda reason: (-reasons[reason], reason), default="no entries")
+    return Condition(OFFLOADING, holds=False, reason=known.obstacle or mostly)

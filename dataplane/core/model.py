@@ -287,7 +287,13 @@ class Pin:
     hardware: Hardware
 
 
-READY = "Ready"  # the Condition that STATUS shows
+# What a Device's Conditions are on; what READY means, STATUS shows.
+READY = "Ready"  # pods on VFs can be served: the switch takes entries, the host hears the DPU
+HEARTBEAT_OK = "HeartbeatOK"  # the agents of host and DPU hear each other
+SWITCH_REACHABLE = "SwitchReachable"  # the device answers its driver
+DATAPLANE_IN_SYNC = "DataplaneInSync"  # whatever forwards on the node has what is desired
+OFFLOADING = "Offloading"  # the switch forwards for entries that it holds
+CONDITIONS = (READY, HEARTBEAT_OK, SWITCH_REACHABLE, DATAPLANE_IN_SYNC, OFFLOADING)
 
 
 class Side(StrEnum):
@@ -307,9 +313,24 @@ class Condition:
     since: int = 0
 
 
+class TableUse(NamedTuple):
+    """How many rows of a table of the switch are taken, by whomever."""
+
+    name: str
+    used: int
+    capacity: int
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One half of a DPU as inventory, told by the node it is on; ``name`` is ``serial-side``."""
+    """One half of a DPU as inventory, told by the node it is on; ``name`` is ``serial-side``.
+
+    No other half of the same node has its name; one of another node may. ``peer`` is the node that
+    has the other half, as that one said to this one; empty: it has not, or not to this half.
+    ``assumptions`` names what the device is taken to do on no document's word, as far as it is in
+    use; ``tunnels`` are what its switch can write and strip. ``heard_at`` is when the other half
+    was last heard, ``told_at`` when all this was so, both in unix seconds, 0: never.
+    """
 
     name: str
     serial: str
@@ -320,6 +341,14 @@ class Device:
     ready: bool
     emulated: bool = False
     conditions: tuple[Condition, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    peer: str = ""
+    tunnels: tuple[tuple[Encap, Family], ...] = ()
+    tables: tuple[TableUse, ...] = ()
+    vfs: int = 0
+    vfs_used: int = 0
+    heard_at: int = 0
+    told_at: int = 0
 
 
 FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant | Pin | Device

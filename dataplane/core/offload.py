@@ -70,9 +70,12 @@ class SwitchView:
     @property
     def why_not(self) -> str:
         """Return why nothing can be placed now, in words; empty: it can."""
-        if self.capability is None:
-            return self.error or "the switch has not answered yet"
-        return self.error or self.capability.obstacle
+        return self.why_silent or (self.capability.obstacle if self.capability else "")
+
+    @property
+    def why_silent(self) -> str:
+        """Return why it does not answer, in words; empty: it does."""
+        return self.error or ("" if self.capability else "the switch has not answered yet")
 
 
 @dataclass(frozen=True, slots=True)

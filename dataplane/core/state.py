@@ -7,16 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 from dataplane.core.desired import Bindings, LocalNode
+from dataplane.core.discovered import Discovered
 from dataplane.core.events import (
     AttachCancelled,
     AttachmentsLoaded,
     AttachRequest,
     Detached,
-    DeviceSeen,
     DevicesFound,
+    DevicesTold,
     FabricChanged,
     FabricConnection,
     FabricSynced,
+    HalfHeard,
     Link,
     LinksChanged,
     NextHopsChanged,
@@ -27,13 +29,11 @@ from dataplane.core.events import (
     TakenOver,
     TrafficMeasured,
 )
-from dataplane.core.inventory import Inventory
 from dataplane.core.model import (
     Address,
     Attachment,
     AttachmentKey,
     Block,
-    Condition,
     Device,
     Endpoint,
     EntryKey,
@@ -153,11 +153,11 @@ class State:
     ``watched`` are the segments whose rows are asked for, each with the number of the time it was
     asked for (``asked`` is the newest). ``last_slot`` is the slot given to the newest attachment.
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
-    is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
-    the agents of the DPUs below this host answer, ``inventory`` what the machine itself tells of.
-    Attachments that take a workload from another node are ``unconnected`` until their pod's end is
-    there, and ``withheld`` from the database until all here serves them: till then the workload
-    stays where it is.
+    is; ``published`` is a generation that the database is known to hold. ``heard`` is, by device,
+    what is known of its other half, ``inventory`` what is told of the devices, empty: nothing yet,
+    ``discovered`` which halves the machine itself tells of. Attachments that take a workload from
+    another node are ``unconnected`` until their pod's end is there, and ``withheld`` from the
+    database until all here serves them: till then the workload stays where it is.
     """
 
     node: LocalNode
@@ -175,8 +175,9 @@ class State:
     claims: Mapping[Block, int] = field(default_factory=dict)
     published: int = 0
     switch: SwitchView = field(default_factory=SwitchView)
-    devices: Mapping[str, Condition] = field(default_factory=dict)
-    inventory: Inventory = field(default_factory=Inventory)
+    heard: Mapping[str, HalfHeard] = field(default_factory=dict)
+    inventory: tuple[Device, ...] = ()
+    discovered: Discovered = field(default_factory=Discovered)
 
     @property
     def underlay(self) -> Link | None:
@@ -210,10 +211,11 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it; whether it is ready is told to others.
+        What the switch says decides what is placed in it, and who is heard decides nothing: what
+        is told of both comes with the inventory.
         """
-        told = replace(self, bindings=before.bindings, switch=before.switch)
-        same = (self.underlay, self.switch.why_not) == (before.underlay, before.switch.why_not)
+        told = replace(self, bindings=before.bindings, switch=before.switch, heard=before.heard)
+        same = self.underlay == before.underlay
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
     def knows(self, key: AttachmentKey) -> bool:
@@ -242,17 +244,12 @@ def confirm(state: State, generation: int) -> State:
 def fold(state: State, event: StateEvent) -> State:
     """Return the state after ``event``; decisions are left to ``settle`` and ``derive``."""
     match event:
-        case LinksChanged():
-            return _fold_links(state, event)
         case (
-            NextHopsChanged()
-            | OfportChanged()
-            | SwitchSeen()
-            | TrafficMeasured()
-            | DeviceSeen()
-            | DevicesFound()
+            LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
         ):
             return _fold_numbers(state, event)
+        case HalfHeard() | DevicesTold() | DevicesFound():
+            return _fold_devices(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -267,19 +264,20 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
+def _fold_devices(state: State, event: HalfHeard | DevicesTold | DevicesFound) -> State:
+    if isinstance(event, DevicesFound):
+        return replace(state, discovered=state.discovered.now(event.found, state.node.devices))
+    if isinstance(event, DevicesTold):
+        return replace(state, inventory=event.devices)
+    return replace(state, heard={**state.heard, event.device: event})
+
+
 def _fold_numbers(
     state: State,
-    event: NextHopsChanged
-    | OfportChanged
-    | SwitchSeen
-    | TrafficMeasured
-    | DeviceSeen
-    | DevicesFound,
+    event: LinksChanged | NextHopsChanged | OfportChanged | SwitchSeen | TrafficMeasured,
 ) -> State:
-    if isinstance(event, DeviceSeen):
-        return replace(state, devices={**state.devices, event.name: event.ready})
-    if isinstance(event, DevicesFound):
-        return replace(state, inventory=state.inventory.now(event.found, state.node.devices))
+    if isinstance(event, LinksChanged):
+        return _fold_links(state, event)
     if isinstance(event, NextHopsChanged | OfportChanged):
         return replace(state, bindings=_fold_bindings(state.bindings, event))
     return replace(state, switch=_fold_switch(state.switch, event))

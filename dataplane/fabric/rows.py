@@ -33,6 +33,7 @@ from dataplane.core.model import (
     Pin,
     Segment,
     Side,
+    TableUse,
     UnknownUnicast,
     Vni,
     endpoint_name,
@@ -210,6 +211,14 @@ def _write_device(device: Device) -> Mapping[str, Value]:
         "ready": device.ready,
         "emulated": device.emulated,
         "conditions": {c.kind: f"{c.holds} {c.since} {c.reason}" for c in device.conditions},
+        "assumptions": tuple(sorted(set(device.assumptions))),
+        "peer": device.peer,
+        "tunnels": tuple(sorted({f"{encap}/{family}" for encap, family in device.tunnels})),
+        "tables": {table.name: f"{table.used}/{table.capacity}" for table in device.tables},
+        "vfs": device.vfs,
+        "vfs_used": device.vfs_used,
+        "heard_at": device.heard_at,
+        "told_at": device.told_at,
     }
 
 
@@ -225,7 +234,27 @@ def _read_device(columns: _Columns) -> Device:
         ready=columns["ready"],
         emulated=columns["emulated"],
         conditions=tuple(_read_condition(kind, text) for kind, text in told),
+        assumptions=tuple(sorted(columns["assumptions"])),
+        peer=columns["peer"],
+        tunnels=tuple(_read_tunnel(text) for text in sorted(columns["tunnels"])),
+        tables=tuple(_read_table(*each) for each in sorted(columns["tables"].items())),
+        vfs=columns["vfs"],
+        vfs_used=columns["vfs_used"],
+        heard_at=columns["heard_at"],
+        told_at=columns["told_at"],
     )
+
+
+def _read_tunnel(text: str) -> tuple[Encap, Family]:
+    encap, _, family = text.partition("/")
+    return Encap(encap), Family(family)
+
+
+def _read_table(name: str, text: str) -> TableUse:
+    used, _, capacity = text.partition("/")
+    if not used.isdecimal() or not capacity.isdecimal():
+        raise InvalidValueError(f"table {name!r} {text!r} is not rows taken, a slash, rows in all")
+    return TableUse(name, int(used), int(capacity))
 
 
 def _read_condition(kind: str, text: str) -> Condition:
@@ -321,6 +350,14 @@ _TABLES: Mapping[str, _Table] = {
             "ready",
             "emulated",
             "conditions",
+            "assumptions",
+            "peer",
+            "tunnels",
+            "tables",
+            "vfs",
+            "vfs_used",
+            "heard_at",
+            "told_at",
         ),
         write=_write_device,
         read=_read_device,

@@ -50,7 +50,14 @@ NODE_PERMISSIONS = (
     Permission("Vtep", "node"),
     Permission("Endpoint", "node", ("segment", "mac", "ips", "identity", "sequence", "moves")),
     Permission("Block", "node"),
-    Permission("Device", "node", ("product", "vendor", "ready", "emulated", "conditions")),
+    Permission(
+        "Device",
+        "node",
+        (
+            *("product", "vendor", "ready", "emulated", "conditions", "assumptions", "peer"),
+            *("tunnels", "tables", "vfs", "vfs_used", "heard_at", "told_at"),
+        ),
+    ),
     Permission("Address", "", ("node",)),
 )
 
@@ -67,10 +74,12 @@ class Tls:
 def create_database(path: Path, fabric: Fabric | None = None) -> None:
     """Make the database file ``path`` with its Fabric row and roles, unless it is there.
 
-    Raises OverweaveError if it is there and holds another schema than this program's.
+    One that was converted from an older version gets this version's roles. Raises OverweaveError
+    if it is there and holds another schema than this program's.
     """
     if path.exists():
         _check_version(path)
+        _renew_roles(path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Each process its own: the tool of a run that was killed may be at work still, and has a lock.
@@ -115,6 +124,10 @@ def _first_rows(fabric: Fabric) -> Iterable[Operation]:
         "vxlan_port": fabric.vxlan_port,
     }
     yield _insert("Fabric", "fabric", columns)
+    yield from _role_rows()
+
+
+def _role_rows() -> Iterable[Operation]:
     for permission in NODE_PERMISSIONS:
         columns = {
             "table": permission.table,
@@ -156,6 +169,24 @@ def _transact(path: Path, operations: Iterable[Operation]) -> None:
     errors = [result for result in results if result and "error" in result]
     if errors:
         raise OverweaveError(f"database {path}: {errors[0]['error']}: {errors[0].get('details')}")
+
+
+def _renew_roles(path: Path) -> None:
+    """Replace the roles where they are another version's: nodes could not write what is new."""
+    select = {"op": "select", "table": "RBAC_Permission", "where": []}
+    (found,) = json.loads(_tool("query", str(path), json.dumps([NAME, select])))
+    columns = ("table", "authorization", "update")
+    held = {tuple(frozenset(_atoms(row[name])) for name in columns) for row in found["rows"]}
+    wanted = (((each.table,), (each.owner,), each.update) for each in NODE_PERMISSIONS)
+    if held != {tuple(map(frozenset, each)) for each in wanted}:
+        old = ("RBAC_Role", "RBAC_Permission")
+        deletes = ({"op": "delete", "table": table, "where": []} for table in old)
+        _transact(path, [*deletes, *_role_rows()])
+
+
+def _atoms(value: str | list[Any]) -> list[str]:
+    """Return what is in a set of strings (RFC 7047 5.1): one alone stands for itself."""
+    return list(value[1]) if isinstance(value, list) else [value]
 
 
 def _check_version(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+import threading
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +24,7 @@ from dataplane.fabric.rows import (
 from ovs_client.database import Database, Tls
 from ovs_client.errors import DatabaseError, DatabaseUnavailableError
 from ovs_client.operations import Delete, Expect, Insert, Operation, Update
-from ovs_client.rows import Row
+from ovs_client.rows import DatabaseEvent, Row, RowsChanged
 
 _Found = tuple[Row, Stored | Faulty]
 
@@ -45,9 +46,11 @@ class FabricStore:
     def __init__(self, remote: str, tls: Tls | None = None) -> None:
         self._database = Database(remote, extent(conditional=False), tls=tls)
         self._seen: tuple[_Found, ...] | None = None
+        self._news = threading.Event()
+        self._followed = ""
 
     def __enter__(self) -> Self:
-        self._database.start()
+        self._database.start(self._hear)
         try:
             self._database.wait_connected(_CONNECT_TIMEOUT_S)
         except DatabaseUnavailableError as error:
@@ -73,6 +76,30 @@ class FabricStore:
             for value in stored
             if not isinstance(value, Vtep | Faulty)
         )
+
+    @property
+    def error(self) -> str | None:
+        """Return why what is read may be old; None: it is what the database holds."""
+        return self._database.error
+
+    def follow(
+        self, kind: type[FabricEntity], pause_s: float
+    ) -> Iterator[tuple[FabricEntity, ...]]:
+        """Yield what ``read`` returns, at once and after each change of entities of ``kind``.
+
+        After ``pause_s`` seconds at the latest, and when the database goes away or comes back.
+        """
+        self._followed = kind.__name__
+        while True:
+            self._news.clear()
+            yield self.read()
+            self._news.wait(pause_s)
+
+    def _hear(self, event: DatabaseEvent) -> None:
+        changes = event.changes if isinstance(event, RowsChanged) else ()
+        rows = [row for change in changes for row in (change.new, change.old) if row is not None]
+        if not changes or any(row.table == self._followed for row in rows):
+            self._news.set()
 
     def faults(self) -> tuple[str, ...]:
         """Return a sentence for each row that cannot be what it says; nodes ignore such rows."""

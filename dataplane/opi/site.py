@@ -78,9 +78,9 @@ class Site:
         return BridgeView(Node(self.node, state.vteps), state.fabric.segments, self.vlans)
 
     def is_device_ready(self, device: str) -> bool:
-        """Say whether the agent of a DPU below this host answers, by the device's name."""
-        known = self.agent.snapshot.state.devices.get(device)
-        return known is not None and known.holds
+        """Say whether a DPU below this host is told to be ready, by the device's name."""
+        told = self.agent.snapshot.state.inventory
+        return any(half.ready for half in told if half.name == device)
 
     def is_healthy(self) -> bool:
         """Say whether an attachment that is asked for now would be made."""

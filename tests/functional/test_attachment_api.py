@@ -17,15 +17,16 @@ from dataplane.api import attachment_pb2 as pb
 from dataplane.api import health
 from dataplane.api.attachment import CODE_KEY, AttachmentService
 from dataplane.api.attachment_pb2_grpc import AttachmentStub
-from dataplane.api.dpu import DpuClient
+from dataplane.api.dpu import DpuClient, Served
 from dataplane.api.health import DpuFeed
 from dataplane.api.service import serve_attachments
 from dataplane.contracts import AttachRefusedError, Vf
 from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.desired import Port
-from dataplane.core.events import AttachRequest, DeviceSeen, Event
+from dataplane.core.events import AttachRequest, Event, HalfHeard
 from dataplane.core.model import AttachmentKey
 from dataplane.core.snapshot import Obstacle
+from dataplane.vf_ports import VfPorts
 from tests.functional.cni_world import FakeAttachments
 from tests.functional.namespaces import wait_until
 
@@ -68,7 +69,7 @@ class Dpu:
 @pytest.fixture
 def dpu(tmp_path: Path) -> Iterator[Dpu]:
     held = FakeAttachments()
-    service = AttachmentService("d1", held, {"M1": ("rep0", "rep1"), "M2": ("rep2",)})
+    service = AttachmentService(VfPorts("d1", held), {"M1": ("rep0", "rep1"), "M2": ("rep2",)})
     server = serve_attachments(service, tmp_path / "attachment.sock")
     address = f"unix:{tmp_path}/attachment.sock"
     with grpc.insecure_channel(address) as channel:
@@ -369,22 +370,58 @@ def test_check(dpu: Dpu) -> None:
     assert dpu.faults(serial="M2") == ["the DPU d1 does not know c1/eth0"]
 
 
-def test_health_is_told_when_it_changes(dpu: Dpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_is_told_at_each_look_and_silence_once(
+    dpu: Dpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(health, "ASK_S", 0.02)
     told: list[Event] = []
     away = f"{dpu.address}.none"
     devices = {"a": ("M1", dpu.address), "b": ("M9", dpu.address), "c": ("M1", away)}
     feed = DpuFeed(devices, DpuClient())
+
+    def of(name: str) -> list[HalfHeard]:
+        return [each for each in told if isinstance(each, HalfHeard) and each.device == name]
+
     feed.start(told.append)
-    assert wait_until(lambda: len(told) >= 3)
-    time.sleep(0.2)  # several more looks
+    began = int(time.time())
+    assert wait_until(lambda: len(of("a")) >= 2)
     feed.stop()
-    seen = {each.name: each.ready for each in told if isinstance(each, DeviceSeen)}
-    assert (seen["a"].holds, seen["a"].reason, seen["a"].since > 0) == (True, "", True)
-    assert "does not serve M9, but ['M1', 'M2']" in seen["b"].reason
-    assert away in seen["c"].reason
-    assert [each.holds for each in (seen["b"], seen["c"])] == [False, False]
-    assert len([each for each in told if isinstance(each, DeviceSeen) and each.name == "a"]) == 1
+    assert of("a")[0] == HalfHeard("a", of("a")[0].at, "d1")
+    assert began <= of("a")[0].at < of("a")[-1].at
+    assert (of("b")[0].peer, of("b")[0].at >= began) == ("", True)
+    assert "does not serve M9, but ['M1', 'M2']" in of("b")[0].obstacle
+    (silent,) = of("c")
+    assert (silent.at, away in silent.error) == (0, True)
+
+
+def test_who_falls_silent_was_heard_last_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ASK_S", 0.02)
+    told: list[Event] = []
+    answers = iter([Served("d1", frozenset({"M1"})), Served("No Name", frozenset({"M1"}))])
+
+    class Client(DpuClient):
+        def served(self, address: str, timeout_s: float) -> Served:
+            return next(answers)
+
+    feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
+    feed.start(told.append)
+    assert wait_until(lambda: len(told) == 3)
+    feed.stop()
+    well, odd, lost = (each for each in told if isinstance(each, HalfHeard))
+    assert odd == replace(well, error=odd.error)
+    assert "'No Name' is not 1-63 lower-case letters" in odd.error
+    assert lost == replace(well, error=lost.error)
+
+
+def test_the_dpu_hears_its_host(tmp_path: Path) -> None:
+    heard: list[int] = []
+    service = AttachmentService(VfPorts("d1", FakeAttachments()), {}, heard=lambda: heard.append(1))
+    server = serve_attachments(service, tmp_path / "attachment.sock")
+    try:
+        assert DpuClient().served(f"unix:{tmp_path}/attachment.sock", 5.0).node == "d1"
+    finally:
+        server.stop(None).wait()
+    assert heard == [1]
 
 
 def test_health_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,20 +430,20 @@ def test_health_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -
     fails = True
 
     class Client(DpuClient):
-        def serials(self, address: str, timeout_s: float) -> frozenset[str]:
+        def served(self, address: str, timeout_s: float) -> Served:
             if fails:
                 raise KeyError("no such thing")
-            return frozenset({"M1"})
+            return Served("d1", frozenset({"M1"}))
 
     feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
     feed.start(told.append)
     assert wait_until(lambda: len(told) == 1)
     fails = False
-    assert wait_until(lambda: len(told) == 2)
+    assert wait_until(lambda: len(told) > 1)
     feed.stop()
-    first, second = (each.ready for each in told if isinstance(each, DeviceSeen))
-    assert first.reason == "internal error, please report it: KeyError('no such thing')"
-    assert (first.holds, second.holds) == (False, True)
+    first, second, *_ = (each for each in told if isinstance(each, HalfHeard))
+    assert first.error == "internal error, please report it: KeyError('no such thing')"
+    assert (first.at, second.error, second.peer) == (0, "", "d1")
 
 
 def test_a_code_that_is_none_is_a_dpu_that_failed(dpu: Dpu) -> None:

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dataplane.core.model import Block, Node
+from dataplane.core.model import Block, Condition, Device, Node, Side, TableUse
 from dataplane.fabric.store import FabricStore
+from tests.unit.fabric_builders import segment
 
 OVERWEAVE = [sys.executable, "-m", "dataplane.cli.main"]
 INTENT = """
@@ -164,6 +166,64 @@ def test_the_database_survives_its_server(tmp_path: Path) -> None:
     assert (twice.returncode, "is served already" in twice.stderr) == (1, True)
     again.stop()
     assert again.process.returncode in {0, -signal.SIGTERM}
+
+
+HALF = Device(
+    *("intel-ipu-dpu", "intel-ipu", "intel", "Intel IPU E2100", Side.DPU, "d1"),
+    ready=True,
+    conditions=(Condition("Ready", holds=True, reason="so", since=1_800_000_000),),
+    tables=(TableUse("forward", 12, 1024),),
+)
+
+
+def test_watching_dpus(tmp_path: Path) -> None:
+    """Each that changes is printed anew, whatever the database does meanwhile."""
+    fabric = Fabric(tmp_path / "db")
+    fabric.wait()
+    out, err = tmp_path / "out", tmp_path / "err"
+    command = [*OVERWEAVE, "get", "dpu", "-w", "--fabric", fabric.remote]
+    with out.open("w") as stdout, err.open("w") as stderr:
+        watching = subprocess.Popen(command, stdout=stdout, stderr=stderr)
+
+    def told(file: Path, *words: str) -> None:
+        deadline = time.monotonic() + 30
+        while not all(word in file.read_text(encoding="utf-8") for word in words):
+            assert watching.poll() is None, err.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, file.read_text(encoding="utf-8")
+            time.sleep(0.02)
+
+    half = replace(HALF, told_at=int(time.time()))
+    twin, ill = replace(half, node="d2"), replace(half, ready=False)
+    try:
+        told(err, "no dpus")
+        with FabricStore(fabric.remote) as store:
+            store.write(upserts=(half,))
+            told(out, "d1          True")
+            store.write(upserts=(twin,))
+            told(out, "d2          True")
+            store.write(upserts=(replace(half, told_at=half.told_at + 1), segment("blue", 1)))
+            store.write(upserts=(ill,))
+            told(out, "d1          False")
+        fabric.stop()
+        told(err, "database Overweave at", "what was told last stands")
+        fabric = Fabric(tmp_path / "db")
+        fabric.wait()
+        with FabricStore(fabric.remote) as store:
+            store.write(deletes=(twin,))
+        told(err, "dpu intel-ipu-dpu of node d2 is gone")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+    finally:
+        watching.kill()
+        watching.wait()
+        fabric.stop()
+    lines = out.read_text(encoding="utf-8").splitlines()
+    assert [line.split()[-2:] for line in lines if not line.startswith("NAME")] == [
+        ["d1", "True"],
+        ["d2", "True"],
+        ["d1", "False"],
+    ]
+    assert err.read_text(encoding="utf-8").count("what was told last stands") == 1
 
 
 def test_faults_of_a_file_are_told_without_a_database(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import struct
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +28,7 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
+from dataplane.core.inventory import REFRESH_S
 from dataplane.lab.runtime import PluginError, invoke
 from dataplane.netlink.netns import Netns
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as opi
@@ -247,9 +250,39 @@ def test_both_halves_are_listed(world: DpuWorld) -> None:
     world.until(lambda: _hears(world), "h")
     found = [(d["name"], d["dpu_side"], d["node"]) for d in world.records("get", "dpu")]
     assert found == [(f"{SERIAL}-dpu", True, "d"), (f"{SERIAL}-host", False, "h")]
-    head, *_ = world("get", "dpu").stdout.splitlines()
-    assert head.split("   ")[0] == "NAME"
-    assert "DPU PRODUCT" in head
+    head, dpu, host = world("get", "dpu").stdout.splitlines()
+    assert re.split("   +", head) == ["NAME", "DPU PRODUCT", "DPU SIDE", "MODE NAME", "STATUS"]
+    product = "Intel Netsec Accelerator (emulated)"
+    assert re.split("   +", dpu) == [f"{SERIAL}-dpu", product, "true", "d", "False"]
+    assert re.split("   +", host) == [f"{SERIAL}-host", product, "false", "h", "True"]
+
+
+def test_each_half_tells_what_it_knows_of_the_other(world: DpuWorld) -> None:
+    def conditions(record: dict[str, Any]) -> dict[str, str]:
+        return dict(each.split(" ")[0].split("=") for each in record["conditions"])
+
+    def is_settled() -> bool:
+        return all(conditions(r)["HeartbeatOK"] == "True" for r in world.records("get", "dpu"))
+
+    world.until(is_settled, "h")
+    dpu, host = world.records("get", "dpu")
+    assert (dpu["other_half"], host["other_half"]) == (host["name"], dpu["name"])
+    assert (dpu["other_node"], host["other_node"]) == ("h", "d")
+    for record in (dpu, host):
+        heard, told = (datetime.fromisoformat(record[k]) for k in ("last_heartbeat", "told"))
+        assert heard <= told <= datetime.now(UTC)
+        assert datetime.now(UTC) - heard < timedelta(seconds=5 * REFRESH_S)
+    assert (dpu["vfs"], dpu["vfs_used"]) == (2, 1)
+    assert (host["vfs"], host["vfs_used"]) == (2, None)
+    # Its switch has nobody who answers for it.
+    beats = {"Ready": "False", "HeartbeatOK": "True", "SwitchReachable": "False"}
+    assert conditions(dpu) == {**beats, "DataplaneInSync": "False", "Offloading": "False"}
+    assert conditions(host) == {
+        "Ready": "True",
+        "HeartbeatOK": "True",
+        "DataplaneInSync": "True",
+    }
+    assert all(" since 20" in each for each in (*dpu["conditions"], *host["conditions"]))
 
 
 def test_a_dpu_whose_switch_does_not_answer_is_not_ready_and_says_so(world: DpuWorld) -> None:

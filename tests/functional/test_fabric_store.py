@@ -25,7 +25,7 @@ from dataplane.fabric.store import FabricStore
 from ovs_client.daemons import DatabaseServer
 from ovs_client.database import Database
 from ovs_client.operations import Insert
-from tests.functional.fabric_support import running_server
+from tests.functional.fabric_support import running_server, wait_until
 from tests.unit.fabric_builders import endpoint, node, segment
 
 BLUE, RED = segment("blue", 1), segment("red", 2)
@@ -193,3 +193,20 @@ def test_the_server_goes_away(server: DatabaseServer, store: FabricStore) -> Non
     server.kill()
     with pytest.raises(FabricUnavailableError):
         store.write(upserts=[BLUE])
+
+
+def test_following_a_kind(server: DatabaseServer, store: FabricStore) -> None:
+    """Its own changes and the way to the database are told at once, other kinds not at all."""
+    with FabricStore(server.remote) as reader:
+        told = reader.follow(Pin, pause_s=200.0)
+        assert next(told) == ()
+        store.write(upserts=[BLUE])
+        wait_until(lambda: set(reader.read()) == {normal(BLUE)})
+        assert not reader._news.is_set()
+        store.write(upserts=[WORLD[12]])
+        assert set(next(told)) == {normal(BLUE), WORLD[12]}
+        store.write(deletes=[WORLD[12]])
+        assert set(next(told)) == {normal(BLUE)}
+        server.stop()
+        assert set(next(told)) == {normal(BLUE)}
+        assert reader.error is not None

@@ -20,12 +20,15 @@ from dataplane.core.model import (
     Block,
     Condition,
     Device,
+    Encap,
     Endpoint,
     Fabric,
     FabricEntity,
+    Family,
     Node,
     Segment,
     Side,
+    TableUse,
 )
 from dataplane.fabric import schema
 from dataplane.fabric.feed import FabricFeed
@@ -139,8 +142,19 @@ def test_publishes_and_is_done(server: DatabaseServer) -> None:
 def test_devices_are_kept_by_their_node_alone(server: DatabaseServer) -> None:
     half = Device("1-dpu", "1", "marvell", "Octeon", Side.DPU, "me", ready=True)
     down = Condition("Ready", holds=False, reason="no answer", since=1_800_000_000)
-    ill = replace(half, ready=False, emulated=True, conditions=(down,))
-    theirs = replace(half, name="1-host", side=Side.HOST, node="n2")
+    ill = replace(
+        half,
+        ready=False,
+        emulated=True,
+        conditions=(down,),
+        peer="h1",
+        tunnels=((Encap.GENEVE, Family.IPV6),),
+        tables=(TableUse("forward", 12, 1024),),
+        vfs_used=1,
+        heard_at=1_800_000_000,
+        told_at=1_800_000_001,
+    )
+    theirs = replace(half, node="n2")  # what its plugin calls it, others' call theirs, too
     write(server, theirs)
     with rig(server.remote) as agent:
         agent.converge(desired(replace(publication(), devices=(half,))))

@@ -19,8 +19,16 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
-from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
-from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
+from dataplane.core.events import AttachRequest, DevicesTold, LinksChanged
+from dataplane.core.model import (
+    AttachmentKey,
+    Device,
+    Endpoint,
+    Mac,
+    Segment,
+    Side,
+    Vni,
+)
 from dataplane.fabric.store import FabricStore
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import lifecycle_pb2
@@ -768,7 +776,8 @@ def test_the_host_of_a_dpu(tmp_path: Path) -> None:
 
         assert devices() == dict.fromkeys(vfs["M1-host"][:2], "Unhealthy")
         assert not world.heartbeat.Ping(lifecycle_pb2.PingRequest()).healthy
-        world.agent.post(DeviceSeen("M1-host", Condition(READY, holds=True)))
+        half = Device("M1-host", "M1", "senao", "SX904", Side.HOST, NODE, ready=True)
+        world.agent.post(DevicesTold((half,)))
         wait_until(lambda: set(devices().values()) == {"Healthy"})
         wait_until(lambda: health(world) == "SERVING")
         for method, request in (

@@ -175,6 +175,37 @@ def test_what_the_database_refuses_by_itself(
     assert results[-1].get("error") == error
 
 
+NEW_OF_DEVICES = (
+    *("assumptions", "peer", "tunnels", "tables", "vfs", "vfs_used", "heard_at", "told_at"),
+)
+OLDER_ROLE = [
+    {
+        "op": "insert",
+        "table": "RBAC_Permission",
+        "uuid-name": "may",
+        "row": {"table": "Device", "authorization": "node", "update": "ready"},
+    },
+    {
+        "op": "insert",
+        "table": "RBAC_Role",
+        "row": {
+            "name": schema.NODE_ROLE,
+            "permissions": ["map", [["Device", ["named-uuid", "may"]]]],
+        },
+    },
+]
+
+
+def roles(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what each role may do, by table, without the names of rows."""
+    found = {row["_uuid"][1]: row for row in rows(path, "RBAC_Permission")}
+    shown = {name: {k: v for k, v in r.items() if k[0] != "_"} for name, r in found.items()}
+    return {
+        role["name"]: {table: shown[uuid] for table, (_, uuid) in role["permissions"][1]}
+        for role in rows(path, "RBAC_Role")
+    }
+
+
 def test_a_new_file_has_the_fabric_and_the_role(database: Path) -> None:
     assert [row["name"] for row in rows(database, "Fabric")] == [Fabric().name]
     assert [row["name"] for row in rows(database, "RBAC_Role")] == [schema.NODE_ROLE]
@@ -187,6 +218,18 @@ def test_every_permission_names_columns_that_exist() -> None:
     for permission in schema.NODE_PERMISSIONS:
         named = {permission.owner, *permission.update} - {""}
         assert named <= columns[permission.table]
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("Endpoint", {"node", "container_id", "ifname"}),
+        ("Device", {"node", "name", "serial", "side"}),
+    ],
+)
+def test_a_node_may_update_all_of_its_row_but_whose_it_is(table: str, name: set[str]) -> None:
+    (permission,) = (each for each in schema.NODE_PERMISSIONS if each.table == table)
+    assert set(tables()[table]["columns"]) - set(permission.update) == name
 
 
 def test_making_the_file_again_keeps_what_is_in_it(database: Path) -> None:
@@ -221,21 +264,28 @@ def test_a_database_of_another_schema_is_refused(tmp_path: Path, key: str, value
         schema.create_database(tmp_path / "conf.db")
 
 
-def test_a_database_of_the_version_before_is_converted_as_the_error_says(tmp_path: Path) -> None:
-    """1.2.0 had no pins. What is in the file stays, and nodes may read the new table at once."""
+def test_a_database_of_the_version_before_is_converted_as_the_error_says(
+    tmp_path: Path, database: Path
+) -> None:
+    """What is in the file stays, and nodes may write the new columns from the next start on."""
     text = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    older = {name: table for name, table in text["tables"].items() if name != "Pin"}
+    for column in NEW_OF_DEVICES:
+        del text["tables"]["Device"]["columns"][column]
     old, path = tmp_path / "old.ovsschema", tmp_path / "conf.db"
-    old.write_text(json.dumps({**text, "version": "1.2.0", "tables": older}), encoding="utf-8")
+    old.write_text(json.dumps({**text, "version": "1.3.0"}), encoding="utf-8")
     run([find_program("ovsdb-tool"), "create", str(path), str(old)])
-    transact(path, {"op": "insert", "table": "Segment", "row": SEGMENT})
+    seed = [{"op": "insert", "table": "Segment", "row": SEGMENT}, *OLDER_ROLE]
+    assert not any("error" in result for result in transact(path, *seed))
     with pytest.raises(OverweaveError, match="convert it: ") as error:
         schema.create_database(path)
     program, *arguments = str(error.value).partition("convert it: ")[2].split()
     run([find_program(program), *arguments])
     schema.create_database(path)
     assert [row["name"] for row in rows(path, "Segment")] == ["blue"]
-    assert "error" not in transact(path, {"op": "insert", "table": "Pin", "row": PIN})[-1]
+    assert roles(path) == roles(database)
+    before = path.read_bytes()
+    schema.create_database(path)
+    assert path.read_bytes() == before
 
 
 def test_listeners_are_replaced_and_have_their_role(database: Path) -> None:

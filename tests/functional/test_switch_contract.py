@@ -45,6 +45,7 @@ from tests.unit.overlay_builders import (
     remote,
     view,
 )
+from vendors.assumed import ASSUMED
 
 PING_S = 0.7  # contracts, Switch.ping
 REASONS = {str(reason) for reason in Reason}
@@ -150,6 +151,7 @@ def test_a_switch_says_who_it_is_and_has_room_where_it_has_tables(any_stage: Sta
     assert found.vendor
     assert found.product
     assert found.obstacle == ""
+    assert found.assumptions == ASSUMED.get(found.vendor, ())
     assert len({table.name for table in found.tables}) == len(found.tables)
     for table in found.tables:
         assert 0 <= table.foreign <= table.used <= table.capacity

@@ -33,6 +33,7 @@ from dataplane.core.model import AttachmentKey
 from dataplane.core.snapshot import Obstacle
 from dataplane.host.vf import VfWiring
 from dataplane.netlink.netns import Netns
+from dataplane.vf_ports import VfPorts
 from tests.functional.cni_world import FakeAttachments, FakeWiring, Outcome, World
 from tests.functional.namespaces import ip, name_of, namespace, run, shown, wait_until
 
@@ -57,7 +58,7 @@ class HostWorld(World):
     device_ids: tuple[str, str] = (VF0, VF1)
 
     def start_dpu(self) -> None:
-        service = AttachmentService("dpu1", self.dpu, {SERIAL: ("rep0", "rep1")})
+        service = AttachmentService(VfPorts("dpu1", self.dpu), {SERIAL: ("rep0", "rep1")})
         self.dpu_server = serve_attachments(service, self.dpu_socket)
 
     def stop_dpu(self) -> None:

@@ -27,6 +27,7 @@ from dataplane.core.model import Attachment, AttachmentKey, Mac
 from dataplane.host.witness import PodWitness
 from dataplane.netlink.netns import Netns
 from dataplane.netlink.taps import Taps
+from dataplane.vf_ports import VfPorts
 from tests.functional.cni_world import BLUE, FakeAttachments
 from tests.functional.namespaces import ip, name_of, namespace, wait_until
 
@@ -320,7 +321,7 @@ class Channel:
 def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Channel]:
     monkeypatch.setattr(witness_module, "RETRY_S", 0.05)
     dpu = HostWitness()
-    service = AttachmentService("d1", FakeAttachments(), {"M1": ("rep0",)}, dpu)
+    service = AttachmentService(VfPorts("d1", FakeAttachments()), {"M1": ("rep0",)}, dpu)
     server = serve_attachments(service, tmp_path / "attachment.sock")
     yield Channel(dpu, f"unix:{tmp_path}/attachment.sock")
     server.stop(None).wait()
@@ -391,7 +392,7 @@ def test_a_dpu_that_comes_back_is_called_again(
     stand.start()
     for _ in range(2):
         dpu = HostWitness()
-        service = AttachmentService("d1", FakeAttachments(), {"M1": ("rep0",)}, dpu)
+        service = AttachmentService(VfPorts("d1", FakeAttachments()), {"M1": ("rep0",)}, dpu)
         server = serve_attachments(service, socket)
         assert wait_until(Channel(dpu, "").answers)
         server.stop(None).wait()

@@ -23,6 +23,7 @@ from dataplane.core.model import (
     Pin,
     Segment,
     Side,
+    TableUse,
     UnknownUnicast,
     Vni,
 )
@@ -83,6 +84,7 @@ ENDPOINTS = st.builds(
 )
 NODES = st.builds(Node, NAMES, some(IPS), st.booleans())
 CONDITIONS = st.builds(Condition, TEXT, st.booleans(), TEXT, st.integers(0, 1 << 40))
+TABLES = st.builds(TableUse, TEXT, st.integers(0, 1 << 40), st.integers(0, 1 << 40))
 DEVICES = st.builds(
     Device,
     name=TEXT,
@@ -94,6 +96,14 @@ DEVICES = st.builds(
     ready=st.booleans(),
     emulated=st.booleans(),
     conditions=st.lists(CONDITIONS, max_size=3, unique_by=lambda each: each.kind).map(tuple),
+    assumptions=st.lists(TEXT, max_size=3).map(tuple),
+    peer=NAMES,
+    tunnels=st.lists(st.tuples(st.sampled_from(Encap), st.sampled_from(Family))).map(tuple),
+    tables=st.lists(TABLES, max_size=3, unique_by=lambda each: each.name).map(tuple),
+    vfs=st.integers(0, 64),
+    vfs_used=st.integers(0, 64),
+    heard_at=st.integers(0, 1 << 40),
+    told_at=st.integers(0, 1 << 40),
 )
 ENTITIES = st.one_of(
     DEVICES,

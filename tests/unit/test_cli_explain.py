@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dataplane.cli import explain as module
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
 from dataplane.core.reasons import PACKET_REASONS, Reason
+from vendors.assumed import statement
 
 OF_ENTRIES = [*(r for r in Reason if r not in PACKET_REASONS), Reason.POLICY_OFF]
 
@@ -31,6 +33,12 @@ def entry(mac: str, placement: str, reason: str = "", words: str = "") -> dict[s
     }
 
 
+DPU = Device(
+    *("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1"),
+    ready=True,
+    assumptions=("first-port-mac", "misses", "of-another-version"),
+)
+HOST = replace(DPU, name="s1-host", side=Side.HOST, node="h1", assumptions=("card-serial",))
 FOUND = [
     entry("02:00:00:00:00:01", "emulated"),
     entry("02:00:00:00:00:02", "fastpath", "table-full", "OFPFMFC_TABLE_FULL for table 30"),
@@ -45,9 +53,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
     class Store:
         def read(self) -> list[Device]:
             return [
-                Device("s1-host", "s1", "marvell", "Octeon", Side.HOST, "h1", ready=True),
+                HOST,
                 Device("s2-host", "s2", "marvell", "Octeon", Side.HOST, "h1", ready=True),
-                Device("s1-dpu", "s1", "marvell", "Octeon", Side.DPU, "d1", ready=True),
+                DPU,
+                Device("s3-dpu", "s3", "intel", "IPU", Side.DPU, "d3", ready=True),
             ]
 
     modes = {"switch": "Marvell Octeon 10 (emulated)"}
@@ -66,6 +75,40 @@ def said(*words: str) -> str:
 @pytest.mark.parametrize("reason", OF_ENTRIES)
 def test_each_reason_of_an_entry_has_a_remedy(reason: Reason) -> None:
     assert module.remedy(reason)
+
+
+@pytest.mark.parametrize("name", ["s1", "s1-dpu", "s1-host"])
+def test_what_is_assumed_of_a_device(name: str) -> None:
+    lines = said(name).splitlines()
+    assert lines[-6:] == [
+        "assumptions in use, on no document's word: 4",
+        f"  card-serial: {statement('marvell', 'card-serial')}",
+        f"  first-port-mac: {statement('marvell', 'first-port-mac')}",
+        f"  misses: {statement('marvell', 'misses')}",
+        "  of-another-version: another version knows what it says",
+        "next: overweave trace SRC DST",
+    ]
+    assert "assumptions" not in said("blue") + said("d1") + said("pod1/eth0")
+
+
+def test_names_that_two_nodes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host knows which of them is its own; a DPU's name alone says nothing."""
+    twin = replace(DPU, node="d2", assumptions=())
+    host = replace(HOST, peer="d1", assumptions=())
+
+    class Store:
+        def read(self) -> list[Device]:
+            return [twin, DPU, host]
+
+    monkeypatch.setattr(module, "open_store", lambda _: nullcontext(Store()))
+    assert "on no document's word: 3" in said("s1-host")
+    for name in ("s1", "s1-dpu"):
+        with pytest.raises(InvalidValueError, match=f"'{name}' is on several nodes: d1, d2; name"):
+            said(name)
+
+
+def test_a_device_without_entries() -> None:
+    assert said("s3").splitlines()[0] == "s3: no entries"
 
 
 @pytest.mark.parametrize("name", ["d1", "s1", "s1-dpu", "s1-host"])
@@ -92,5 +135,7 @@ def test_an_endpoint_that_is_as_high_as_can_be(name: str) -> None:
 
 def test_nobody_of_that_name() -> None:
     for name in ("red", "s2", "s2-host"):  # of s2 no agent of the DPU has ever said a word
-        with pytest.raises(InvalidValueError, match=f"'{name}' is no identity, MAC, segment"):
+        with pytest.raises(
+            InvalidValueError, match=f"'{name}' is no identity, MAC, segment or node"
+        ):
             said(name)

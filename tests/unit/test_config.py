@@ -96,7 +96,7 @@ def test_an_emulated_switch_alone_takes_frames(text: str, *, is_right: bool) -> 
 def test_what_the_file_says_of_devices() -> None:
     (device,) = config(DPU).local_node.devices
     assert device == Device(
-        "1-dpu", "1", "senao", "Intel NetSec Accelerator", Side.DPU, "node1", ready=False
+        "1-dpu", "1", "senao", "Intel Netsec Accelerator", Side.DPU, "node1", ready=False, vfs=1
     )
     (emulated,) = config(HOST + "  emulated: true\n  product: P\n").local_node.devices
     assert (emulated.name, emulated.product, emulated.emulated) == ("1-host", "P", True)

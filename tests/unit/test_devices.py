@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,183 +16,37 @@ from dataplane.cli import get
 from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, LocalNode
-from dataplane.core.events import DeviceSeen, DevicesFound, StateEvent, SwitchSeen
-from dataplane.core.inventory import Found, FoundVf
-from dataplane.core.model import Condition, Device, Node, Side
+from dataplane.core.events import DevicesTold, HalfHeard, SwitchSeen
+from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
 from dataplane.core.state import State
 from tests.unit.overlay_builders import GENEVE4, NIC, desired, port, view
 from tests.unit.test_core_state import after, synced
 
-HOST = Device("1-host", "1", "marvell", "Marvell Octeon 10", Side.HOST, "n1", ready=False)
-DPU = replace(HOST, name="1-dpu", side=Side.DPU, emulated=True)
-WELL = Condition("Ready", holds=True, since=1_800_000_000)
-ILL = Condition("Ready", holds=False, reason="no answer", since=1_800_000_000)
-
-
-CARD = Found(
-    "marvell",
-    "Marvell Octeon 10",
-    Side.HOST,
-    ("00-01", "marvell-dpu-0000-03-00.0"),
-    "0000:03:00.0",
-    vfs=(FoundVf("0000:03:02.0", "v0"), FoundVf("0000:03:02.1")),
+SERIAL = "030001163eec00ff"
+HOST = Device(
+    *(f"{SERIAL}-host", SERIAL, "senao", "Intel Netsec Accelerator"),
+    *(Side.HOST, "worker-host-ptl-243"),
+    ready=False,
 )
-CALLED = replace(HOST, name="marvell-dpu-0000-03-00.0-host", serial="marvell-dpu-0000-03-00.0")
+DPU = replace(HOST, name=f"{SERIAL}-dpu", side=Side.DPU, node="worker-dpu-ptl-243", emulated=True)
+TOLD_AT = 1_800_000_000
+WELL = Condition("Ready", holds=True, reason="so", since=TOLD_AT)
+ILL = Condition("Ready", holds=False, reason="no answer", since=TOLD_AT)
 
 
-def devices(*events: StateEvent, configured: tuple[Device, ...] = ()) -> tuple[Device, ...]:
-    state = State(LocalNode("n1", "eth0", devices=configured))
-    found = derive(after(*synced(), *events, state=state))
-    assert found is not None
-    assert found.publication is not None
-    return found.publication.devices
-
-
-def device(half: Device, *events: StateEvent) -> Device:
-    (published,) = devices(*events, configured=(half,))
-    return published
-
-
-@pytest.mark.parametrize(
-    ("half", "events", "condition"),
-    [
-        pytest.param(
-            HOST,
-            (),
-            Condition("Ready", holds=False, reason="the DPU's agent has not been asked yet"),
-            id="host, not asked",
-        ),
-        pytest.param(HOST, (DeviceSeen("1-host", WELL),), WELL, id="host, well"),
-        pytest.param(
-            HOST,
-            (DeviceSeen("1-host", WELL), DeviceSeen("1-host", ILL)),
-            ILL,
-            id="host, no longer well",
-        ),
-        pytest.param(
-            DPU,
-            (),
-            Condition("Ready", holds=False, reason="the switch has not answered yet"),
-            id="dpu, nothing known",
-        ),
-        pytest.param(
-            DPU,
-            (SwitchSeen(Capability("marvell", "1", obstacle="NORMAL is first")),),
-            Condition("Ready", holds=False, reason="NORMAL is first"),
-            id="dpu, switch taken",
-        ),
-        pytest.param(
-            DPU,
-            (SwitchSeen(None, "no answer"),),
-            Condition("Ready", holds=False, reason="no answer"),
-            id="dpu, switch down",
-        ),
-        pytest.param(
-            DPU,
-            (SwitchSeen(None, "no answer"), SwitchSeen(Capability("marvell", "1"))),
-            Condition("Ready", holds=True),
-            id="dpu, switch back",
-        ),
-    ],
-)
-def test_what_is_published(
-    half: Device, events: tuple[StateEvent, ...], condition: Condition
-) -> None:
-    wanted = replace(half, ready=condition.holds, conditions=(condition,))
-    assert device(half, *events) == wanted
-
-
-def test_what_is_found_and_not_configured_is_shown_with_what_is_known_of_it() -> None:
-    half = replace(CARD, side=Side.DPU, vfs=(), representors=("rep0", "", *["r"] * 8))
-    found = (CARD, half, replace(CARD, serials=("2",), vfs=(), known=False))
-    published = devices(DevicesFound(found), configured=(HOST,))
-    assert [each.name for each in published] == ["1-host", "00-01-host", "00-01-dpu", "2-host"]
-    assert not any(each.ready for each in published)
-    words = [{told.kind: told.reason for told in each.conditions} for each in published[1:]]
-    assert words == [
-        {
-            "Configured": "to use it, list serial 00-01 or marvell-dpu-0000-03-00.0 in 'devices'"
-            " of this node's configuration",
-            "Found": "0000:03:00.0; VFs 0000:03:02.0 (v0), 0000:03:02.1 (no netdev here)",
-        },
-        {
-            "Configured": "to use it, list it with the serial that its host has in 'devices' of"
-            " this node's configuration",
-            "Found": "0000:03:00.0; representors rep0, (not here), r, r, r, r, r, r, and 2 more",
-        },
-        {
-            "Configured": "this product is not known, so it cannot be used",
-            "Found": "0000:03:00.0",
-        },
-    ]
-
-
-def test_what_is_found_comes_and_goes() -> None:
-    assert [each.name for each in devices(DevicesFound((CARD,)))] == ["00-01-host"]
-    assert devices(DevicesFound((CARD,)), DevicesFound(())) == ()
-
-
-@pytest.mark.parametrize("serial", CARD.serials)
-def test_what_is_configured_goes_before_what_is_found(serial: str) -> None:
-    ours = replace(HOST, name=f"{serial}-host", serial=serial)
-    wanted = replace(ours, ready=True, conditions=(WELL,))
-    assert devices(DevicesFound((CARD,)), DeviceSeen(ours.name, WELL), configured=(ours,)) == (
-        wanted,
-    )
-
-
-def test_the_other_half_is_another_device() -> None:
-    ours = replace(CALLED, name="dpu", side=Side.DPU)
-    names = [each.name for each in devices(DevicesFound((CARD,)), configured=(ours,))]
-    assert names == ["dpu", "00-01-host"]
-
-
-@pytest.mark.parametrize(
-    ("given", "names"),
-    [
-        pytest.param({}, ["1-dpu"], id="it is the node, whatever its serial"),
-        pytest.param({"vendor": "intel"}, ["1-dpu", "00-01-dpu"], id="another vendor's"),
-        pytest.param({"emulated": True}, ["1-dpu", "00-01-dpu"], id="an emulated one"),
-        pytest.param(
-            {"serial": "00-01", "emulated": True}, ["1-dpu"], id="by its serial all the same"
-        ),
-    ],
-)
-def test_the_dpu_that_the_node_is(given: dict[str, Any], names: list[str]) -> None:
-    ours = replace(DPU, emulated=False)
-    found = DevicesFound((replace(CARD, side=Side.DPU),))
-    assert [each.name for each in devices(found, configured=(replace(ours, **given),))] == names
-
-
-@pytest.mark.parametrize(
-    ("looks", "ready"),
-    [
-        pytest.param([], True, id="nobody looks, or it is emulated"),
-        pytest.param([()], True, id="never seen: it may have another serial"),
-        pytest.param([(CARD,)], True, id="there"),
-        pytest.param([(CARD,), ()], False, id="unplugged"),
-        pytest.param([(CARD,), (), (CARD,)], True, id="plugged in again"),
-    ],
-)
-def test_a_configured_device_that_is_unplugged_is_not_ready(
-    looks: list[tuple[Found, ...]], *, ready: bool
-) -> None:
-    told = device(CALLED, DeviceSeen(CALLED.name, WELL), *map(DevicesFound, looks))
-    assert told.ready is ready
-    gone = "this machine no longer has it: plug it in again, or take it out of 'devices'"
-    assert told.conditions[0].reason == ("" if ready else gone)
-
-
-def test_a_switch_that_goes_down_is_decided_anew() -> None:
-    state = after(*synced())
-    down = after(SwitchSeen(None, "no answer"), state=state)
-    assert not down.is_decided_as(state)
-    assert after(SwitchSeen(None, "no answer"), state=down).is_decided_as(down)
-    up, taken = Capability("marvell", "1"), Capability("marvell", "1", obstacle="NORMAL is first")
-    back = after(SwitchSeen(up), state=down)
-    assert not back.is_decided_as(down)
-    assert after(SwitchSeen(replace(up, limits=("12 flows",))), state=back).is_decided_as(back)
-    assert not after(SwitchSeen(taken), state=back).is_decided_as(back)
+def test_what_is_told_of_devices_is_published() -> None:
+    """Before anything is told, they are not ready; and what is told is decided anew."""
+    state = after(*synced(), state=State(LocalNode("n1", "eth0", devices=(HOST,))))
+    told = after(DevicesTold((replace(HOST, ready=True),)), state=state)
+    for each, ready in ((state, False), (told, True)):
+        found = derive(each)
+        assert found is not None
+        assert found.publication is not None
+        assert [half.ready for half in found.publication.devices] == [ready]
+    assert not told.is_decided_as(state)
+    up = Capability("marvell", "1")
+    numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1))
+    assert after(*numbers, state=told).is_decided_as(told)
 
 
 @pytest.mark.parametrize(
@@ -207,69 +62,134 @@ def test_nothing_is_put_behind_a_representor(netdev: str, kind: EntryKind) -> No
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
-    ready = replace(HOST, ready=True, conditions=(WELL,))
-    rows = (Node("n1", ()), ready, replace(DPU, node="d1", conditions=(ILL,)))
-    monkeypatch.setattr(get, "_read", lambda _remote: rows)
+    half = replace(HOST, vfs=2, told_at=TOLD_AT + 58, heard_at=TOLD_AT + 57)
+    ready = replace(half, ready=True, conditions=(WELL,), peer=DPU.node)
+    dpu = replace(
+        half,
+        name=DPU.name,
+        side=DPU.side,
+        node=DPU.node,
+        emulated=True,
+        conditions=(ILL,),
+        assumptions=("misses", "restarts"),
+        tunnels=((Encap.GENEVE, Family.IPV4), (Encap.VXLAN, Family.IPV6)),
+        tables=(TableUse("empty", 0, 9), TableUse("forward", 12, 1024)),
+        vfs_used=1,
+    )
+    monkeypatch.setattr(get, "_read", lambda _remote: (Node("n1", ()), ready, dpu))
+    monkeypatch.setattr(time, "time", lambda: TOLD_AT + 60.0)
     run = CliRunner().invoke(get.get, ["dpu", *words])
     assert run.exit_code == 0, run.output
     return run.output
 
 
 def test_get_dpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown(monkeypatch).splitlines() == [
-        "NAME     DPU PRODUCT                    DPU SIDE   MODE NAME   STATUS",
-        "1-dpu    Marvell Octeon 10 (emulated)   true       d1          False",
-        "1-host   Marvell Octeon 10              false      n1          True",
+    head, dpu, host = shown(monkeypatch).splitlines()
+    columns = ["NAME", "DPU PRODUCT", "DPU SIDE", "MODE NAME", "STATUS"]
+    assert re.split("   +", head) == columns
+    assert re.split("   +", host) == [
+        *("030001163eec00ff-host", "Intel Netsec Accelerator", "false"),
+        *("worker-host-ptl-243", "True"),
+    ]
+    assert re.split("   +", dpu)[1:] == [
+        *("Intel Netsec Accelerator (emulated)", "true", "worker-dpu-ptl-243", "False"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("host", "serial", "status", "words"),
-    [
-        pytest.param(ILL, "1", False, " Answers=False since", id="its host does not hear it"),
-        pytest.param(WELL, "1", True, "", id="its host hears it"),
-        pytest.param(ILL, "2", True, "", id="that of another DPU is not heard"),
-    ],
-)
-def test_a_dpu_that_its_host_does_not_hear_is_not_ready(
-    host: Condition, serial: str, *, status: bool, words: str
-) -> None:
-    """Its row is what its agent said last, and stays when that one dies."""
-    dpu = replace(DPU, node="d1", ready=True, conditions=(WELL,))
-    front = replace(HOST, serial=serial, ready=host.holds, conditions=(host,))
-    records = {record["name"]: record for record in get.dpu_records((dpu, front))}
-    assert records["1-dpu"]["status"] is status
-    said = " ".join(records["1-dpu"]["conditions"])
-    assert (words in said, f"no answer (says {front.node})" in said) == (True, not status)
-    assert records["1-host"]["status"] is host.holds
-
-
-def test_a_host_that_does_not_use_a_card_says_nothing_of_its_agent() -> None:
-    dpu = replace(DPU, node="d1", ready=True, conditions=(WELL,))
-    (unused,) = devices(DevicesFound((replace(CARD, serials=("1",)),)))
-    records = {record["name"]: record for record in get.dpu_records((dpu, unused))}
-    assert records["1-dpu"]["status"] is True
-    assert records["1-host"]["status"] is False
-
-
 def test_get_dpu_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    head, dpu, host = shown(monkeypatch, "-o", "wide").splitlines()
-    assert head.split("   ")[-1] == "CONDITIONS"
-    assert "marvell   yes" in dpu
-    assert dpu.endswith("Ready=False since 2027-01-15T08:00:00+00:00 no answer")
-    assert "marvell   no" in host
+    head, *lines = shown(monkeypatch, "-o", "wide").splitlines()
+    dpu, host = (
+        dict(zip(re.split("   +", head), re.split("   +", each), strict=True)) for each in lines
+    )
+    assert [*dpu][5:] == [
+        *("VENDOR", "EMULATED", "OTHER HALF", "ENCAPSULATIONS", "ROWS IN USE", "VFS", "VFS USED"),
+        *("LAST HEARTBEAT", "ASSUMPTIONS IN USE", "CONDITIONS"),
+    ]
+    assert [*dpu.values()][5:] == [
+        *("senao", "yes", HOST.name, "geneve/ipv4, vxlan/ipv6", "forward 12/1024", "2", "1"),
+        "2027-01-15T08:00:57+00:00",
+        "2",
+        "Ready=False since 2027-01-15T08:00:00+00:00 no answer",
+    ]
+    assert [*host.values()][5:] == [
+        *("senao", "no", DPU.name, "-", "-", "2", "-"),
+        "2027-01-15T08:00:57+00:00",
+        "0",
+        "Ready=True since 2027-01-15T08:00:00+00:00 so",
+    ]
 
 
 def test_get_dpu_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    (dpu,) = json.loads(shown(monkeypatch, "d1", "-o", "json"))
+    (dpu,) = json.loads(shown(monkeypatch, DPU.node, "-o", "json"))
     assert dpu == {
-        "name": "1-dpu",
-        "dpu_product": "Marvell Octeon 10 (emulated)",
+        "name": DPU.name,
+        "dpu_product": "Intel Netsec Accelerator (emulated)",
         "dpu_side": True,
-        "node": "d1",
+        "node": DPU.node,
         "status": False,
-        "serial": "1",
-        "vendor": "marvell",
+        "serial": SERIAL,
+        "vendor": "senao",
         "emulated": True,
+        "other_half": HOST.name,
+        "other_node": HOST.node,
+        "encapsulations": ["geneve/ipv4", "vxlan/ipv6"],
+        "tables": {"empty": "0/9", "forward": "12/1024"},
+        "rows_in_use": ["forward 12/1024"],
+        "vfs": 2,
+        "vfs_used": 1,
+        "last_heartbeat": "2027-01-15T08:00:57+00:00",
+        "told": "2027-01-15T08:00:58+00:00",
+        "assumptions": ["misses", "restarts"],
+        "assumptions_in_use": 2,
         "conditions": ["Ready=False since 2027-01-15T08:00:00+00:00 no answer"],
+    }
+
+
+UP = replace(DPU, ready=True, conditions=(WELL,), told_at=TOLD_AT)
+ILL_HOST = replace(HOST, conditions=(ILL,), peer=DPU.node, told_at=TOLD_AT)
+
+
+@pytest.mark.parametrize(
+    ("host", "late", "status", "words"),
+    [
+        pytest.param(ILL_HOST, 9, False, "Answers=False since", id="its host does not hear it"),
+        pytest.param(replace(ILL_HOST, ready=True, conditions=(WELL,)), 9, True, "", id="it does"),
+        pytest.param(replace(ILL_HOST, serial="2"), 9, True, "", id="another DPU is not heard"),
+        pytest.param(replace(ILL_HOST, peer="d2"), 9, True, "", id="one of the same name is not"),
+        pytest.param(
+            replace(ILL_HOST, told_at=TOLD_AT - 200), 9, True, "", id="a host that is dead, too"
+        ),
+        pytest.param(
+            replace(ILL_HOST, ready=True, conditions=(WELL,), told_at=TOLD_AT + 190),
+            190,
+            False,
+            "Told=False since 2027-01-15T08:00:00+00:00 its agent has told nothing for more than",
+            id="its agent is dead",
+        ),
+    ],
+)
+def test_a_dpu_that_is_not_heard_of_is_not_ready(
+    host: Device, late: int, *, status: bool, words: str
+) -> None:
+    """Its row is what its agent said last, and stays when that one dies."""
+    records = {record["name"]: record for record in get.dpu_records((UP, host), TOLD_AT + late)}
+    assert records[UP.name]["status"] is status
+    conditions = records[UP.name]["conditions"]
+    assert conditions[0].startswith("Ready=True")
+    assert len(conditions) == 2 - status
+    assert words in conditions[-1]
+
+
+def test_names_that_two_nodes_have() -> None:
+    """As plugins name DPUs today: all of a kind alike, and hosts by a slot others have, too."""
+    dpu = replace(DPU, name="intel-ipu-dpu", serial="intel-ipu", node="d1", ready=True)
+    host = replace(dpu, name="intel-ipu-host", side=Side.HOST, node="h1", peer="d1")
+    deaf = replace(host, node="h2", peer="d2", ready=False, conditions=(ILL,))
+    rows = (host, deaf, dpu, replace(dpu, node="d2"))
+    found = {r["node"]: (r["name"], r["other_node"], r["status"]) for r in get.dpu_records(rows)}
+    assert found == {
+        "d1": ("intel-ipu-dpu", "h1", True),
+        "d2": ("intel-ipu-dpu", "h2", False),
+        "h1": ("intel-ipu-host", "d1", True),
+        "h2": ("intel-ipu-host", "d2", False),
     }

@@ -6,23 +6,27 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataplane.core.inventory import Found, FoundVf
+from dataplane.core.capability import Use
+from dataplane.core.discovered import Found, FoundVf
 from dataplane.core.model import Side
 from tests.unit.sysfs_trees import Tree, config_space, vital_product_data
+from vendors.assumed import ASSUMED
 from vendors.discovery import IDS, discover
 from vendors.pci import Machine, PciId, device_serial, mac_of, vpd_serial
 from vendors.sysfs import Sysfs
 
 NETWORK = "0x028000"  # PCI class "Network controller", as an E2100 has it
-E2100, OCTEON, SX904 = "Intel IPU E2100", "Marvell Octeon 10", "Intel NetSec Accelerator"
+E2100, OCTEON, SX904 = "Intel IPU E2100", "Marvell Octeon 10", "Intel Netsec Accelerator"
 CARD = "d4-e5-c9-ff-ff-00-ec-3e"  # whose bytes at 0x150 dpu-operator's documents show
 OTHER_CARD = "d4-e5-c9-ff-ff-00-ec-51"
 
@@ -119,15 +123,21 @@ def at(address: str, pci_id: str) -> str:
     return f"{address} ({pci_id}, subsystem {pci_id[:4]}:0000)"
 
 
-def host(vendor: str, product: str, *serials: str, place: str, vfs: str = "") -> Found:
+def host(
+    vendor: str, product: str, *serials: str, place: str, vfs: str = "", assumed: str = ""
+) -> Found:
     pairs = (each.split("=") for each in vfs.split())
     found = tuple(FoundVf(address, netdev) for address, netdev in pairs)
-    return Found(vendor, product, Side.HOST, serials, place, vfs=found)
+    names = tuple(assumed.split())
+    return Found(vendor, product, Side.HOST, serials, place, vfs=found, assumptions=names)
 
 
-def dpu(vendor: str, product: str, *serials: str, place: str, reps: str = "") -> Found:
-    names = tuple(each.strip("-") for each in reps.split())
-    return Found(vendor, product, Side.DPU, serials, place, representors=names)
+def dpu(
+    vendor: str, product: str, *serials: str, place: str, reps: str = "", assumed: str = ""
+) -> Found:
+    found = tuple(each.strip("-") for each in reps.split())
+    names = tuple(assumed.split())
+    return Found(vendor, product, Side.DPU, serials, place, representors=found, assumptions=names)
 
 
 IPU_HOST = host(
@@ -152,6 +162,7 @@ SX904_HOST = host(
     "intel-netsec-0000-51-00.0",
     place=at("0000:51:00.0", "8086:1599"),
     vfs="0000:51:01.0=ens51f0v0 0000:51:01.1=ens51f0v1",
+    assumed="card-serial serial-of-mac",
 )
 
 
@@ -176,6 +187,7 @@ MACHINES = [
                 "BTK1234",
                 "intel-ipu-0000-06-00.0",
                 place=at("0000:06:00.0", "8086:1452"),
+                assumed="card-serial",
             )
         ],
         id="E2100: host, no VFs yet, serial in its VPD",
@@ -213,6 +225,7 @@ MACHINES = [
                 "intel-ipu",
                 place="DMI Intel(R) IPU Adapter E2100-CCQDA2",
                 reps=" ".join(f"enp0s1f0d{n}" for n in range(10, 26)),
+                assumed="dmi-serial port-order",
             )
         ],
         id="E2100: the IPU",
@@ -226,6 +239,7 @@ MACHINES = [
                 "intel-ipu",
                 place="DMI IPU Adapter E2100-CCQDA2",
                 reps="- enp0s1f0d11 - enp0s1f0d13",
+                assumed="port-order",
             )
         ],
         id="E2100: some representors are elsewhere, a maker's empty serial",
@@ -240,11 +254,23 @@ MACHINES = [
                 ("S1", "intel-ipu"),
                 "DMI IPU Adapter E9000",
                 known=False,
+                assumptions=("dmi-serial", "unknown-ipu"),
             )
         ],
         id="another IPU of Intel's",
     ),
     pytest.param(octeon_host, [OCTEON_HOST], id="Octeon 10: host, a VF in a pod"),
+    pytest.param(
+        partial(octeon_host, serial=CARD),
+        [
+            replace(
+                OCTEON_HOST,
+                serials=(CARD, *OCTEON_HOST.serials),
+                assumptions=("card-serial",),
+            )
+        ],
+        id="Octeon 10: host, a serial of its own",
+    ),
     pytest.param(
         octeon,
         [
@@ -255,6 +281,7 @@ MACHINES = [
                 "marvell-dpu",
                 place=at("0002:0f:00.0", "177d:a0f7"),
                 reps="sdp1 sdp2 sdp3",
+                assumed="first-port-mac",
             )
         ],
         id="Octeon 10: the DPU",
@@ -288,6 +315,7 @@ MACHINES = [
                 "d4-e5-c9-00-ec-3e",
                 "intel-netsec-0000-51-00.0",
                 place=at("0000:51:00.0", "8086:1599"),
+                assumed="card-serial serial-of-mac",
             )
         ],
         id="SX904: host, the number is not where dpu-operator looks",
@@ -350,9 +378,24 @@ def test_what_a_machine_has(
     build(tree)
     machine = look(tmp_path)
     assert machine.faults == ()
-    assert sorted(discover(machine), key=lambda each: each.name) == sorted(
-        wanted, key=lambda each: each.name
-    )
+    found = sorted(discover(machine), key=lambda each: each.name)
+    assert found == sorted(wanted, key=lambda each: each.name)
+    for half in found:
+        known = {each.name for each in ASSUMED[half.vendor] if each.use is Use.DISCOVERY}
+        assert {*half.assumptions} <= known
+
+
+def test_each_assumption_on_discovery_is_one_that_something_rests_on() -> None:
+    wanted = (cast("list[Found]", case.values[1]) for case in MACHINES)
+    found = [half for each in wanted for half in each]
+    used = {(half.vendor, name) for half in found for name in half.assumptions}
+    known = {
+        (vendor, each.name)
+        for vendor, assumed in ASSUMED.items()
+        for each in assumed
+        if each.use is Use.DISCOVERY
+    }
+    assert used == known
 
 
 @pytest.mark.parametrize(

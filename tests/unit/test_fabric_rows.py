@@ -84,6 +84,8 @@ def test_a_node_takes_only_its_own_vteps(one: Node, other: Node) -> None:
         pytest.param(DEVICE, {"side": "left"}, "left", id="side"),
         pytest.param(DEVICE, {"conditions": {"Ready": "maybe"}}, "maybe", id="condition"),
         pytest.param(DEVICE, {"conditions": {"Ready": "True x"}}, "True x", id="time"),
+        pytest.param(DEVICE, {"tunnels": ("gre/ipv4",)}, "gre", id="tunnel"),
+        pytest.param(DEVICE, {"tables": {"forward": "12"}}, "'forward' '12'", id="occupancy"),
     ],
 )
 def test_a_faulty_row_is_named(entity: FabricEntity, wrong: dict[str, Any], text: str) -> None:

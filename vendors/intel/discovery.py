@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dataplane.core.inventory import Found
+from dataplane.core.discovered import Found
 from dataplane.core.model import Side
 from dataplane.device_config import PRODUCTS, Vendor
 from vendors.pci import Machine, PciFunction, PciId, device_serial, vpd_serial
@@ -46,19 +46,27 @@ def _host(machine: Machine, pf: PciFunction) -> Found:
         serials=(*filter(None, told), pf.called(_OPERATORS_NAME)),
         place=str(pf),
         vfs=machine.vfs(pf),
+        assumptions=("card-serial",) if any(told) else (),
     )
 
 
 def _ipu(machine: Machine) -> Found:
     known = _PRODUCT in machine.product
+    representors = _representors(machine) if known else ()
+    rests_on = {
+        "dmi-serial": machine.product_serial,
+        "port-order": representors,
+        "unknown-ipu": not known,
+    }
     return Found(
         vendor=Vendor.INTEL.value,
         product=PRODUCTS[Vendor.INTEL] if known else f"unknown product {machine.product[:_SHOWN]}",
         side=Side.DPU,
         serials=(*filter(None, (machine.product_serial,)), _OPERATORS_NAME),
         place=f"DMI {machine.product[:_SHOWN]}",
-        representors=_representors(machine) if known else (),
+        representors=representors,
         known=known,
+        assumptions=tuple(name for name, is_used in rests_on.items() if is_used),
     )
 
 

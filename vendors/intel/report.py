@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dataplane.core.agreement import Field
 from dataplane.core.capability import Capability, Departure, Part, Table
 from dataplane.core.model import Encap, Family
+from vendors.intel.assumptions import ASSUMPTIONS
 from vendors.intel.numbers import Pools, ours_of
 from vendors.intel.pipeline import (
     BRIDGES,
@@ -78,6 +79,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         tables=tuple(_tables(findings, ours)),
         cannot_set=CANNOT_SET,
         departures=DEPARTURES,
+        assumptions=ASSUMPTIONS,
         limits=(*_LIMITS, *(lacking[name] for name in sorted(lacking))),
         obstacle=findings.obstacle
         or (f"its P4 program cannot be used: {lacking[shared]}" if shared else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from dataplane.core.inventory import Found
+from dataplane.core.discovered import Found
 from dataplane.core.model import Side
 from dataplane.device_config import PRODUCTS, Vendor
 from vendors.pci import Machine, PciFunction, PciId, device_serial, mac_serial, vpd_serial
@@ -47,16 +47,18 @@ def _host(machine: Machine, pf: PciFunction) -> Found:
         place=str(pf),
         vfs=machine.vfs(pf),
         known=known,
+        assumptions=("card-serial",) if any(told) else (),
     )
 
 
 def _octeon(machine: Machine, ends: tuple[PciFunction, ...]) -> Found:
-    macs = filter(None, map(mac_serial, machine.of({_RPM})))
+    macs = tuple(islice(filter(None, map(mac_serial, machine.of({_RPM}))), 1))
     return Found(
         vendor=Vendor.MARVELL.value,
         product=PRODUCTS[Vendor.MARVELL],
         side=Side.DPU,
-        serials=(*islice(macs, 1), _OPERATORS_NAME),
+        serials=(*macs, _OPERATORS_NAME),
         place=str(ends[0]),
         representors=tuple(end.netdev for end in ends[1:]),
+        assumptions=("first-port-mac",) if macs else (),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dataplane.core.capability import Capability, Table
 from dataplane.core.model import Encap, Guard, IpAddress, family_of
 from ovs_client.ofctl import Flow
+from vendors.marvell.assumptions import ASSUMPTIONS
 from vendors.marvell.common import common_rows
 from vendors.marvell.pipeline import (
     LOWEST_PRIORITY,
@@ -53,6 +54,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         tunnels=frozenset((encap, family) for encap in TUNNEL_PORTS for family in families),
         guards={rep: frozenset(Guard) for rep, vf in wiring.vfs.items() if vf in findings.ports},
         tables=tuple(_tables(findings, common_rows(tuple(Encap), usable))),
+        assumptions=ASSUMPTIONS,
         limits=tuple(_limits(findings)),
         obstacle=obstacle,
         forwards=not obstacle,  # what comes before our flows, or takes their ports away

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dataplane.core.inventory import Found
+from dataplane.core.discovered import Found
 from dataplane.core.model import Side
 from dataplane.device_config import PRODUCTS, Vendor
 from vendors.pci import (
@@ -50,12 +50,13 @@ def find(machine: Machine) -> Iterator[Found]:
 def _host(machine: Machine, port: PciFunction) -> Found:
     config = port.plate.config
     serial = device_serial(config)
-    name = config[_NAME_AT]
+    name, mac, vpd = config[_NAME_AT], mac_of(serial), vpd_serial(port.plate.vpd)
     told = (
-        mac_of(serial) or serial.hex("-"),
+        mac or serial.hex("-"),
         name.hex() if serial and name.startswith(_SERIAL_NUMBER) else "",
-        vpd_serial(port.plate.vpd),
+        vpd,
     )
+    rests_on = {"card-serial": serial or vpd, "serial-of-mac": mac}
     return Found(
         vendor=Vendor.SENAO.value,
         product=PRODUCTS[Vendor.SENAO],
@@ -63,6 +64,7 @@ def _host(machine: Machine, port: PciFunction) -> Found:
         serials=(*filter(None, told), port.called(_OPERATORS_NAME)),
         place=str(port),
         vfs=machine.vfs(port),
+        assumptions=tuple(name for name, is_used in rests_on.items() if is_used),
     )
 
 

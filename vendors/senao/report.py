@@ -13,6 +13,7 @@ from dataplane.netlink.devlink import Eswitch, Mode
 from dataplane.netlink.flower import ETH_P_ALL, ETH_P_IP, ETH_P_IPV6, Found, Listing, Skip
 from dataplane.netlink.switchdev import SwitchNetdev
 from dataplane.netlink.tc import Slot
+from vendors.senao.assumptions import ASSUMPTIONS
 from vendors.senao.pipeline import PREFERENCES, TABLE, Tunnel, Wiring, is_ours
 
 VENDOR, PRODUCT = "senao", "Senao SX904"
@@ -97,6 +98,7 @@ def capability(findings: Findings, wiring: Wiring, *, emulated: bool) -> Capabil
         ),
         cannot_set=frozenset(cannot_set),
         departures=DEPARTURES,
+        assumptions=ASSUMPTIONS,
         limits=tuple(_limits(findings, wiring)),
         obstacle=_mode(findings, wiring) or loses or _foreign(findings, wiring),
         forwards=not loses,

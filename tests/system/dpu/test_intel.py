@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from finsy.proto import p4r
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from dataplane.core.capability import Departure
+from dataplane.core.capability import Departure, Use
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 from dataplane.lab import dpus, lab, matrix, nodes, probes
@@ -52,6 +52,8 @@ from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 from tests.unit.p4_entries import Key, number
+from vendors.assumed import ASSUMED
+from vendors.marvell.pipeline import FORWARD
 
 TOPOLOGY = """
 nodes:
@@ -375,6 +377,30 @@ def test_all_paths_of_all_vendors_agree_but_in_what_a_device_says_that_it_cannot
     assert min(octeon["agree"], octeon["handed_over"]) > 100
     assert {node for node, _ in rows} == {"h1", "d1", "n2", "d2"}
     assert not any(row["cannot"] for row in rows.values())
+
+
+def test_the_inventory_of_two_vendors_dpus_in_one_host(placed: DpuScene) -> None:
+    """Their pods are in segments of every encapsulation over both families."""
+
+    def dpus_told() -> dict[str, dict[str, Any]]:
+        rows = json.loads(lab.overweave(placed.paths, "get", "dpu", "-o", "json"))
+        return {f"{row['node']} {row['other_node']}": row for row in rows}
+
+    def is_well() -> bool:
+        return all("=False" not in " ".join(row["conditions"]) for row in dpus_told().values())
+
+    until(is_well, 60, "a condition does not hold")
+    rows = dpus_told()
+    assert rows.keys() == {"d1 h1", "d2 h1", "h1 d1", "h1 d2"}
+    for node, vendor, table in (("d1", "intel", placed.TABLE), ("d2", "marvell", FORWARD.name)):
+        row = rows[f"{node} h1"]
+        used = {each.name for each in ASSUMED[vendor] if each.use is not Use.DISCOVERY}
+        assert set(row["assumptions"]) == used
+        assert set(row["encapsulations"]) == {f"{c.encap}/{c.underlay}" for c in COLOURS}
+        assert int(row["tables"][table].partition("/")[0]) > 0
+        assert 0 < row["vfs_used"] <= row["vfs"]
+        assert any(each.startswith("Offloading=True since 20") for each in row["conditions"])
+        assert any(each.endswith(" emulated") for each in row["conditions"])
 
 
 @pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")

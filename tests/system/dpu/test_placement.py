@@ -25,6 +25,7 @@ from tests.system.dpu.proofs import Proofs
 from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.unit.test_metrics import documented
+from vendors.assumed import ASSUMED
 from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
 
 PUT_BACK_S = 5.0  # five times the second within which a loss is noticed and put back
@@ -273,11 +274,16 @@ def test_explain_says_it_of_an_endpoint_a_segment_and_a_device(talk: Talk) -> No
     assert {record["segment"] for record in segment} == {"blue"}
     dpu = json.loads(explained("d1"))
     assert {record["node"] for record in dpu} == {"d1"}
-    names = [row["name"] for row in json.loads(lab.overweave(paths, "get", "dpu", "-o", "json"))]
+    rows = json.loads(lab.overweave(paths, "get", "dpu", "-o", "json"))
+    names = [row["name"] for row in rows]
     assert len(names) == 2
+    assumed = next(row["assumptions"] for row in rows if row["dpu_side"])
+    assert set(assumed) == {each.name for each in ASSUMED["marvell"]}
     for name in (*names, names[0].rpartition("-")[0]):
         assert {record["node"] for record in json.loads(explained(name))} == {"d1"}, name
-        assert "switch of d1: Marvell Octeon 10 (emulated)" in explained(name, "table")
+        said = explained(name, "table")
+        assert "switch of d1: Marvell Octeon 10 (emulated)" in said
+        assert f"assumptions in use, on no document's word: {len(assumed)}" in said
 
 
 def test_the_agent_of_a_dpu_shows_every_documented_metric(scene: DpuScene) -> None:

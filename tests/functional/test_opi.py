@@ -21,9 +21,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
 from dataplane.core.events import AttachRequest, DevicesTold, LinksChanged
 from dataplane.core.model import (
+    Attachment,
     AttachmentKey,
     Device,
     Endpoint,
+    Grant,
     Mac,
     Segment,
     Side,
@@ -428,6 +430,26 @@ def test_a_mac_of_another_node(world: OpiWorld) -> None:
         with FabricStore(world.remote) as store:
             store.read()
             store.write(deletes=[there])
+
+
+def test_a_port_that_is_not_granted_any_more_is_told_of_all_the_same(world: OpiWorld) -> None:
+    first = world.ports.CreateBridgePort(daemons_port())
+    grant = Grant("blue", "n2")
+    with FabricStore(world.remote) as store:
+        store.read()
+        store.write(upserts=[grant])
+    try:
+        wait_until(lambda: any(each.blocked for each in attachments(world)))
+        again = world.ports.CreateBridgePort(daemons_port())
+        assert (again.name, again.status.oper_status) == (first.name, pb.BP_OPER_STATUS_DOWN)
+    finally:
+        with FabricStore(world.remote) as store:
+            store.read()
+            store.write(deletes=[grant])
+
+
+def attachments(world: OpiWorld) -> list[Attachment]:
+    return [each for each in map(world.agent.attachment, world.agent.keys()) if each is not None]
 
 
 def test_delete_once_and_again(world: OpiWorld) -> None:

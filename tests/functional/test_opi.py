@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -802,6 +803,8 @@ def test_the_host_of_a_dpu(tmp_path: Path) -> None:
         world.agent.post(DevicesTold((half,)))
         wait_until(lambda: set(devices().values()) == {"Healthy"})
         wait_until(lambda: health(world) == "SERVING")
+        world.agent.post(DevicesTold((replace(half, ready=False),)))
+        wait_until(lambda: set(devices().values()) == {"Unhealthy"})
         for method, request in (
             (CREATE, daemons_port()),
             (GET, pb.GetBridgePortRequest(name="host0-3")),

@@ -29,6 +29,7 @@ NETWORK = "0x028000"  # PCI class "Network controller", as an E2100 has it
 E2100, OCTEON, SX904 = "Intel IPU E2100", "Marvell Octeon 10", "Intel Netsec Accelerator"
 CARD = "d4-e5-c9-ff-ff-00-ec-3e"  # whose bytes at 0x150 dpu-operator's documents show
 OTHER_CARD = "d4-e5-c9-ff-ff-00-ec-51"
+NO_MAC = "d4-e5-c9-00-01-00-ec-51"
 
 
 def look(root: Path) -> Machine:
@@ -319,6 +320,20 @@ MACHINES = [
             )
         ],
         id="SX904: host, the number is not where dpu-operator looks",
+    ),
+    pytest.param(
+        lambda tree: tree.function("0000:51:00.0", "8086:1599", config=config_space(NO_MAC, 0x154)),
+        [
+            host(
+                "senao",
+                SX904,
+                NO_MAC,
+                "intel-netsec-0000-51-00.0",
+                place=at("0000:51:00.0", "8086:1599"),
+                assumed="card-serial",
+            )
+        ],
+        id="SX904: host, a number that is made of no MAC",
     ),
     pytest.param(
         lambda tree: sx904_host(tree, serial=""),

@@ -14,6 +14,7 @@ import pytest
 from dataplane.api import agent_pb2 as pb
 from dataplane.api.agent_pb2 import Entry
 from dataplane.api.client import connect
+from dataplane.core.capability import Use
 from dataplane.core.model import EntryKey, Mac, Vni
 from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.layout import LabPaths
@@ -22,6 +23,7 @@ from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, INTENT, Colour, Scene, silent
 from dataplane.lab.topology import LabNode, read_topology
 from ovs_client.ofctl import CountedFlow, OpenFlowBridge
+from vendors.assumed import ASSUMED
 from vendors.emulator.control import tell
 from vendors.marvell.pipeline import FORWARD
 
@@ -117,6 +119,11 @@ class DpuScene(Scene):
 
     def key(self, colour: Colour, station: Station) -> EntryKey:
         return EntryKey(Vni(colour.vni), Mac(station.mac))
+
+
+def assumed_of_switch(vendor: str) -> set[str]:
+    """Return all that is assumed of a vendor's switch: emulated ones are not found by PCI."""
+    return {each.name for each in ASSUMED[vendor] if each.use is not Use.DISCOVERY}
 
 
 def until(condition: Callable[[], bool], timeout_s: float = PLACED_S, what: str = "") -> float:

@@ -18,7 +18,7 @@ from finsy.proto import p4r
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from dataplane.core.capability import Departure, Use
+from dataplane.core.capability import Departure
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 from dataplane.lab import dpus, lab, matrix, nodes, probes
@@ -34,6 +34,7 @@ from tests.system.dpu.conftest import (
     DpuScene,
     Talk,
     assert_told,
+    assumed_of_switch,
     differences,
     pinned,
     until,
@@ -52,7 +53,6 @@ from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 from tests.unit.p4_entries import Key, number
-from vendors.assumed import ASSUMED
 from vendors.marvell.pipeline import FORWARD
 
 TOPOLOGY = """
@@ -394,8 +394,7 @@ def test_the_inventory_of_two_vendors_dpus_in_one_host(placed: DpuScene) -> None
     assert rows.keys() == {"d1 h1", "d2 h1", "h1 d1", "h1 d2"}
     for node, vendor, table in (("d1", "intel", placed.TABLE), ("d2", "marvell", FORWARD.name)):
         row = rows[f"{node} h1"]
-        used = {each.name for each in ASSUMED[vendor] if each.use is not Use.DISCOVERY}
-        assert set(row["assumptions"]) == used
+        assert set(row["assumptions"]) == assumed_of_switch(vendor)
         assert set(row["encapsulations"]) == {f"{c.encap}/{c.underlay}" for c in COLOURS}
         assert int(row["tables"][table].partition("/")[0]) > 0
         assert 0 < row["vfs_used"] <= row["vfs"]

@@ -20,12 +20,11 @@ from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
 from tests.functional.test_metrics import names_shown
 from tests.system.dpu.bugs import tables_of
-from tests.system.dpu.conftest import BUSY, TRIES, DpuScene, Talk, until
+from tests.system.dpu.conftest import BUSY, TRIES, DpuScene, Talk, assumed_of_switch, until
 from tests.system.dpu.proofs import Proofs
 from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
 from tests.unit.test_metrics import documented
-from vendors.assumed import ASSUMED
 from vendors.marvell.pipeline import PIPELINE, Category, category, is_ours
 
 PUT_BACK_S = 5.0  # five times the second within which a loss is noticed and put back
@@ -278,7 +277,7 @@ def test_explain_says_it_of_an_endpoint_a_segment_and_a_device(talk: Talk) -> No
     names = [row["name"] for row in rows]
     assert len(names) == 2
     assumed = next(row["assumptions"] for row in rows if row["dpu_side"])
-    assert set(assumed) == {each.name for each in ASSUMED["marvell"]}
+    assert set(assumed) == assumed_of_switch("marvell")
     for name in (*names, names[0].rpartition("-")[0]):
         assert {record["node"] for record in json.loads(explained(name))} == {"d1"}, name
         said = explained(name, "table")

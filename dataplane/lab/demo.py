@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import statistics
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 from types import FrameType
 
 from rich.console import Console
@@ -64,12 +66,15 @@ class Demo:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     is_up: bool = False
+    pool: str = ""
 
     def run(self) -> bool:
         """Show everything; return whether all of it was as it should be."""
         began = time.monotonic()
         self.console.print("[bold]Overweave[/bold]: one L2 network over hosts and DPUs\n")
         self._step("lab", self._up)
+        self._step("pool", self._pool)
+        self.console.print(self.pool, highlight=False, soft_wrap=True)
         self._step("segments", self._apply)
         self._step("pods", self._attach)
         self._step("pairs", self._verify)
@@ -105,6 +110,17 @@ class Demo:
         self.is_up = True
         mtu = self.scene.topology.mtu
         return f"{len(self.scene.topology.agents)} nodes with Open vSwitch and agent, MTU {mtu}"
+
+    def _pool(self) -> str:
+        """Have the halves of all DPUs in one list, and each ready."""
+        wanted = 2 * len(self.scene.topology.dpus)
+        ready = self._await(self._ready_halves, wanted, "halves of DPUs ready")
+        self.pool = indent(lab.overweave(self.scene.paths, "get", "dpu"), " " * 12)
+        return f"{ready} halves of DPUs of {len(_ROWS)} vendors are ready: overweave get dpu"
+
+    def _ready_halves(self) -> int:
+        halves = json.loads(lab.overweave(self.scene.paths, "get", "dpu", "-o", "json"))
+        return sum(half["status"] for half in halves)
 
     def _apply(self) -> str:
         lab.apply(self.scene.paths, INTENT)

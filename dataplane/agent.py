@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from dataplane.contracts import AttachRefusedError, Feed, Target
-from dataplane.core.admission import INVALID_CONFIG, TRY_AGAIN, settle
+from dataplane.core.admission import DUPLICATE, INVALID_CONFIG, NOT_GRANTED, TRY_AGAIN, settle
 from dataplane.core.derive import derive
 from dataplane.core.desired import Desired, LocalNode, Port
 from dataplane.core.errors import InvalidValueError, OverweaveError
@@ -27,9 +27,10 @@ from dataplane.core.events import (
     TargetReport,
     TrafficMeasured,
 )
-from dataplane.core.model import Attachment, AttachmentKey, Block
+from dataplane.core.model import Attachment, AttachmentKey, Block, Verdict
 from dataplane.core.offload import choose
 from dataplane.core.overhead import pod_mtu
+from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Obstacle, Snapshot, obstacle
 from dataplane.core.state import State, claim, confirm, fold
 from dataplane.core.withdrawal import first_standing, leaving, loaded_standing, next_standing
@@ -41,6 +42,7 @@ _LAST_WORD_S = 2.0  # how long a decision may take once it need not wait for the
 _TAKE_OVER_S = 10.0  # how long local Targets may take to serve a pod that was just connected
 _SWITCH_FIRST_S = 0.5  # how long a change waits for a DPU's switch to let go of what it was before
 _WITHDRAW_S = 3.0  # how long a DEL waits for that, less than a host waits for its DPU
+_CODES = {Reason.DUPLICATE: DUPLICATE, Reason.NOT_GRANTED: NOT_GRANTED}
 
 log = structlog.get_logger()
 
@@ -179,13 +181,25 @@ class Agent:
     def publish(self, key: AttachmentKey, timeout_s: float) -> bool:
         """Take the workload over, if another node has it; return whether the database has the row.
 
-        Raises AttachRefusedError if it is not served here, and leaves it where it is.
+        Raises AttachRefusedError if it is not served here, and leaves it where it is; also if
+        another node has taken it over, or claims the same, by the time that this one would.
         """
         self.post(PodConnected(key))
-        self.wait(lambda snapshot: key not in snapshot.state.unconnected, _LAST_WORD_S)
+        if not self.wait(lambda snapshot: _is_connected(snapshot, key), _LAST_WORD_S):
+            raise AttachRefusedError(TRY_AGAIN, "the agent could not decide in time; try again")
         self.wait_programmed(key, _TAKE_OVER_S)
         self.post(TakenOver(key))
-        return self.wait(lambda snapshot: snapshot.is_published(key), timeout_s)
+
+        def is_over(snapshot: Snapshot) -> bool:
+            return snapshot.is_published(key) or _blocked(snapshot, key) is not None
+
+        self.wait(is_over, timeout_s)
+        snapshot = self._snapshot
+        blocked = _blocked(snapshot, key)
+        if blocked is not None:
+            code, why = _CODES.get(blocked.reason, TRY_AGAIN), f"{blocked.reason}, {blocked.detail}"
+            raise AttachRefusedError(code, f"{key} is not served here: {why}")
+        return snapshot.is_published(key)
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
         """Forget the attachment and wait until every local Target has, and a DPU's switch."""
@@ -416,11 +430,11 @@ def _desired(before: Snapshot, state: State) -> Snapshot:
         return replace(before, state=state)
     generation = before.generation + 1
     known = before.desired.attachments if before.desired else ()
-    now_here = before.state.unconnected - state.unconnected | before.state.withheld - state.withheld
+    taken_over = before.state.withheld - state.withheld
     same = {
         a.key: before.since[a.key]
         for a in known
-        if state.attachments.get(a.key) == a and a.key not in now_here
+        if state.attachments.get(a.key) == a and a.key not in taken_over
     }
     keys = [attachment.key for attachment in desired.attachments] if desired else []
     publication = desired.publication if desired else None
@@ -442,6 +456,16 @@ def _is_segment_clear(snapshot: Snapshot, segment: str) -> bool:
     state = snapshot.state
     known = state.fabric.segment(segment) is not None or state.fabric.base_synced
     return known and state.underlay is not None
+
+
+def _is_connected(snapshot: Snapshot, key: AttachmentKey) -> bool:
+    attachment = snapshot.state.attachments.get(key)
+    return attachment is None or attachment.connected
+
+
+def _blocked(snapshot: Snapshot, key: AttachmentKey) -> Verdict | None:
+    attachment = snapshot.state.attachments.get(key)
+    return attachment.blocked if attachment is not None else None
 
 
 def _is_answered(snapshot: Snapshot, request: AttachRequest) -> bool:

@@ -78,6 +78,7 @@ class VfPorts:
                 return self._attach(wanted, caller)
             except AttachRefusedError:
                 self._attachments.admit(_again(before), _ADMIT_S)
+                self._attachments.publish(before.key, _PUBLISHED_S)
                 raise
 
     def detach(

@@ -86,15 +86,19 @@ def _answer(state: State, request: AttachRequest, outcome: Attachment | Refusal)
     state = replace(state, requests={k: r for k, r in state.requests.items() if k != request.key})
     if isinstance(outcome, Refusal):
         return replace(state, refusals={**state.refusals, request.key: outcome})
-    is_new = request.key not in state.attachments and outcome.sequence is not None
-    moves = {request.key} if is_new and _comes_from_elsewhere(state, outcome) else set()
+    if request.key not in state.attachments and _may_move(state, outcome):
+        outcome = replace(outcome, connected=False)
+        state = replace(state, withheld=state.withheld | {request.key})
     return replace(
         state,
         attachments={**state.attachments, request.key: outcome},
-        unconnected=state.unconnected | moves,
-        withheld=state.withheld | moves,
         last_slot=outcome.slot,
     )
+
+
+def _may_move(state: State, attachment: Attachment) -> bool:
+    """Say whether a new one takes its workload from another node, as far as is known yet."""
+    return attachment.sequence is None or _comes_from_elsewhere(state, attachment)
 
 
 def _comes_from_elsewhere(state: State, attachment: Attachment) -> bool:

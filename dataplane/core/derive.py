@@ -37,7 +37,7 @@ from dataplane.core.views import block_addresses, block_plan, grants_of, losses,
 
 _GONE = "this machine no longer has it: plug it in again, or take it out of 'devices'"
 _UNCONNECTED = Verdict(
-    Reason.PENDING, "its pod is not connected yet: the workload stays on another node until then"
+    Reason.PENDING, "its pod is not connected yet: until then the workload stays where it is"
 )
 
 
@@ -95,7 +95,7 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
         segment=segment,
         synced=segment.name in state.fabric.synced,
         mtu=mtu,
-        ports=tuple(_port(state, attachment, segment, mtu) for attachment in ports),
+        ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
         remotes=remotes,
         flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
         pins=state.fabric.pins(segment.name),
@@ -104,7 +104,7 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
 
 def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
     where, grants = vteps(state, segment.underlay), grants_of(state, segment.name)
-    here = [a for a in state.local(segment.name) if _why_blocked(state, a) is None]
+    here = [a for a in state.local(segment.name) if _why_blocked(a) is None]
     lost = losses(state, segment, here)
     return tuple(
         RemoteEndpoint(endpoint, where[endpoint.node])
@@ -116,13 +116,13 @@ def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
     )
 
 
-def _why_blocked(state: State, attachment: Attachment) -> Verdict | None:
-    return attachment.blocked or (_UNCONNECTED if attachment.key in state.unconnected else None)
+def _why_blocked(attachment: Attachment) -> Verdict | None:
+    return attachment.blocked or (None if attachment.connected else _UNCONNECTED)
 
 
-def _port(state: State, attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
+def _port(attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
     port = Port(attachment, segment, min(attachment.mtu or largest_mtu, largest_mtu))
-    blocked = _why_blocked(state, attachment)
+    blocked = _why_blocked(attachment)
     if blocked is None:
         return port
     return replace(port, state=PortState.BLOCKED, reason=blocked.reason, detail=blocked.detail)

@@ -155,9 +155,8 @@ class State:
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
     is; ``published`` is a generation that the database is known to hold. ``devices`` says whether
     the agents of the DPUs below this host answer, ``inventory`` what the machine itself tells of.
-    Attachments that take a workload from another node are ``unconnected`` until their pod's end is
-    there, and ``withheld`` from the database until all here serves them: till then the workload
-    stays where it is.
+    Attachments that may take a workload from another node are ``withheld`` from the database until
+    their pod is connected and all here serves them: till then the workload stays where it is.
     """
 
     node: LocalNode
@@ -166,7 +165,6 @@ class State:
     attachments: Mapping[AttachmentKey, Attachment] = field(default_factory=dict)
     requests: Mapping[AttachmentKey, AttachRequest] = field(default_factory=dict)
     refusals: Mapping[AttachmentKey, Refusal] = field(default_factory=dict)
-    unconnected: frozenset[AttachmentKey] = frozenset()
     withheld: frozenset[AttachmentKey] = frozenset()
     nic: Link | None = None
     watched: Mapping[str, int] = field(default_factory=dict)
@@ -263,6 +261,7 @@ def fold(state: State, event: StateEvent) -> State:
             return replace(
                 state,
                 attachments={attachment.key: attachment for attachment in attachments},
+                withheld=frozenset(each.key for each in attachments if not each.connected),
                 fabric=replace(state.fabric, cached=entities),
             )
 
@@ -344,7 +343,6 @@ def _fold_attachment(
         attachments=_without(state.attachments, event.key),
         requests=_without(state.requests, event.key),
         refusals=refusals,
-        unconnected=state.unconnected - {event.key},
         withheld=state.withheld - {event.key},
     )
 
@@ -352,9 +350,10 @@ def _fold_attachment(
 def _come_here(state: State, event: PodConnected | TakenOver) -> State:
     if event.key not in state.withheld:
         return state
-    unconnected = state.unconnected - {event.key}
+    connected = replace(state.attachments[event.key], connected=True)
     withheld = state.withheld - ({event.key} if isinstance(event, TakenOver) else set())
-    return replace(state, unconnected=unconnected, withheld=withheld)
+    attachments = {**state.attachments, event.key: connected}
+    return replace(state, attachments=attachments, withheld=withheld)
 
 
 def follow_interest(state: State) -> State:

@@ -7,6 +7,7 @@ import time
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from dataplane.contracts import AttachRefusedError
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment
@@ -130,8 +131,17 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         )
 
     def _published(self, port: Port, caller: Caller) -> pb.BridgePort:
-        """Let other nodes know of a port, whose VF is in its pod by now, and tell of it."""
-        self._site.ports.publish(port.attachment.key, caller)
+        """Let other nodes know of a port, whose VF is in its pod by now, and tell of it.
+
+        What may neither send nor be reached is there all the same, and its status says why.
+        """
+        key = port.attachment.key
+        try:
+            self._site.ports.publish(key, caller)
+        except AttachRefusedError:
+            held = self._site.agent.attachment(key)
+            if held is None or held.blocked is None:
+                raise
         return self._told(port.attachment)
 
     def _told(self, attachment: Attachment) -> pb.BridgePort:

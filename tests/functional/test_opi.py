@@ -19,8 +19,18 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dataplane.core.errors import OverweaveError
-from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
-from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
+from dataplane.core.events import AttachRequest, DeviceSeen, FabricConnection, LinksChanged
+from dataplane.core.model import (
+    READY,
+    Attachment,
+    AttachmentKey,
+    Condition,
+    Endpoint,
+    Grant,
+    Mac,
+    Segment,
+    Vni,
+)
 from dataplane.fabric.store import FabricStore
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import lifecycle_pb2
@@ -422,6 +432,26 @@ def test_a_mac_of_another_node(world: OpiWorld) -> None:
             store.write(deletes=[there])
 
 
+def test_a_port_that_is_not_granted_any_more_is_told_of_all_the_same(world: OpiWorld) -> None:
+    first = world.ports.CreateBridgePort(daemons_port())
+    grant = Grant("blue", "n2")
+    with FabricStore(world.remote) as store:
+        store.read()
+        store.write(upserts=[grant])
+    try:
+        wait_until(lambda: any(each.blocked for each in attachments(world)))
+        again = world.ports.CreateBridgePort(daemons_port())
+        assert (again.name, again.status.oper_status) == (first.name, pb.BP_OPER_STATUS_DOWN)
+    finally:
+        with FabricStore(world.remote) as store:
+            store.read()
+            store.write(deletes=[grant])
+
+
+def attachments(world: OpiWorld) -> list[Attachment]:
+    return [each for each in map(world.agent.attachment, world.agent.keys()) if each is not None]
+
+
 def test_delete_once_and_again(world: OpiWorld) -> None:
     world.ports.CreateBridgePort(daemons_port())
     delete(world, "host0-3")
@@ -473,6 +503,22 @@ def test_an_update_that_is_refused_changes_nothing(
     with refused(code):
         world.ports.UpdateBridgePort(request_)
     wait_until(lambda: world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made)
+
+
+def test_an_update_that_is_refused_while_the_database_is_away_leaves_it_up(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    world.ports.CreateBridgePort(daemons_port(4, OTHER_MAC, logical_bridges=["5"]))
+    world.agent.post(FabricConnection(connected=False, error="away"))
+    try:
+        with refused(Code.ALREADY_EXISTS, "is already used by"):
+            world.ports.UpdateBridgePort(
+                update("host0-3", "spec.mac_address", mac_address=OTHER_MAC)
+            )
+        found = world.ports.GetBridgePort(pb.GetBridgePortRequest(name=PORT + "host0-3"))
+        assert found.spec.mac_address == MAC
+        assert found.status.oper_status == pb.BP_OPER_STATUS_UP
+    finally:
+        world.agent.post(FabricConnection(connected=True))
 
 
 def test_an_update_makes_what_is_missing_if_it_may(world: OpiWorld) -> None:

@@ -59,12 +59,18 @@ def test_a_port_of_a_host_is_read_back(tmp_path: Path, desired: Desired) -> None
     assert loaded.access_port == "rep0"
 
 
+def test_a_pod_that_is_not_connected_yet_is_read_back(tmp_path: Path, desired: Desired) -> None:
+    waiting = replace(desired.attachments[0], connected=False)
+    converge(StateFiles(tmp_path), replace(desired, attachments=(waiting,)))
+    assert StateFiles(tmp_path).load().attachments == (waiting,)
+
+
 def test_a_file_of_before_moves_were_counted_is_read(tmp_path: Path, desired: Desired) -> None:
     target = StateFiles(tmp_path)
     converge(target, desired)
     (file,) = (tmp_path / "attachments").glob("*.json")
     kept = json.loads(file.read_text())
-    old = {key: kept[key] for key in kept.keys() - {"moves", "requested_at", "netdev"}}
+    old = {key: kept[key] for key in kept.keys() - {"moves", "requested_at", "netdev", "connected"}}
     file.write_text(json.dumps(old))
     assert target.load().attachments == (replace(desired.attachments[0], requested_at=0),)
 

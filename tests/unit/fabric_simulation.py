@@ -164,13 +164,14 @@ class SimulatedNode:
 
     def connect(self) -> None:
         """Do what an ADD does once the pod's end is there."""
-        for key in sorted(self.state.unconnected):
+        for key in sorted(self.state.withheld):
             self.take(PodConnected(key))
 
     def take_over(self) -> None:
         """Do what an ADD does once its pod is served."""
-        for key in sorted(self.state.withheld - self.state.unconnected):
-            self.take(TakenOver(key))
+        for key in sorted(self.state.withheld):
+            if self.state.attachments[key].connected:
+                self.take(TakenOver(key))
 
     def last_word(self, key: AttachmentKey) -> Refusal | None:
         """Do what an ADD does that has waited long enough; return its refusal."""

@@ -484,6 +484,7 @@ def test_an_attachment_that_has_changed_has_to_be_published_anew() -> None:
     lab = Lab()
     lab.agent._take([AttachmentsLoaded((), (BLUE, BLOCK)), LinksChanged((NIC,))])
     lab.agent._take([replace(REQUEST, wait_for_fabric=False)])
+    lab.agent._take([PodConnected(POD), TakenOver(POD)])
     lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
     assert not lab.agent.snapshot.is_published(POD)
     numbers = lab.agent.snapshot.state.watched
@@ -542,6 +543,37 @@ def test_what_is_not_served_here_is_not_taken_over(
     monkeypatch.setattr(agent, "_TAKE_OVER_S", 5.0)
     assert lab.agent.publish(POD, 5)
     assert lab.agent.snapshot.state.withheld == frozenset()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("node", "identity", "words"),
+    [
+        pytest.param("n2", REQUEST.identity, "superseded", id="another node has taken it over"),
+        pytest.param("n0", "ns/other/eth0", "duplicate", id="another workload claims the same"),
+    ],
+)
+def test_what_can_not_be_taken_over_is_refused(
+    lab: Lab, node: str, identity: str, words: str, late: bool
+) -> None:
+    """Else its ADD succeeds, and nobody will ever hear of the pod."""
+    vteps = {"n0": "192.0.2.0", "n2": "192.0.2.2"}
+    nodes = [Node(name, (ip_address(vtep),)) for name, vtep in vteps.items()]
+    mac = Mac("02:00:00:00:00:02")
+    there = Endpoint("blue", "n2", mac, (), REQUEST.identity, 4, "c", "eth0")
+    lab.synced()
+    lab.agent.post(FabricChanged((*nodes, there)))
+    lab.agent.admit(replace(REQUEST, mac=mac), 1)
+    lab.agent.wait_programmed(POD, 1)
+    lab.fabric.refuse = "away"
+    lab.fabric.held.clear()
+    lab.agent.look("fabric")
+    rival = replace(there, node=node, identity=identity, sequence=9, container_id="d")
+    threading.Timer(0.3 if late else 0.0, lab.agent.post, (FabricChanged((rival,)),)).start()
+    if not late:
+        lab.agent.wait(lambda snapshot: snapshot.state.attachments[POD].blocked is not None, 5)
+    with pytest.raises(AttachRefusedError, match=f"pod/eth0 is not served here: {words}"):
+        lab.agent.publish(POD, 5)
 
 
 def test_the_database_is_looked_at_when_it_is_back(lab: Lab) -> None:

@@ -16,6 +16,7 @@ from dataplane.core.events import (
     AttachRequest,
     Detached,
     FabricChanged,
+    PodConnected,
     TakenOver,
 )
 from dataplane.core.mobility import MAX_MOVES, MOVES_PERIOD_S, frozen_for, moves_after
@@ -177,7 +178,8 @@ def test_nothing_that_comes_later_adds_a_move() -> None:
 
 def attached_while_away(*entities: FabricEntity, told: tuple[FabricEntity, ...] = ()) -> State:
     keeper = request(key=OTHER, identity="keeps the segment present")
-    state = after(*synced(OWN_BLOCK, *entities), keeper, AWAY, request())
+    here = (PodConnected(POD), TakenOver(POD))
+    state = after(*synced(OWN_BLOCK, *entities), keeper, AWAY, request(), *here)
     assert state.attachments[POD].sequence is None
     assert desired(state).ports[1].state is PortState.ACTIVE
     return after(rows(*told), BACK, state=state)

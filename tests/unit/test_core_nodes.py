@@ -243,5 +243,35 @@ class Fabric(RuleBasedStateMachine):
             assert owners == {node.name}, (ip, owners)
 
 
+def test_an_agent_that_dies_during_an_add_takes_no_workload_with_it() -> None:
+    """Where it is its verdict would be final: it must not be told of a pod that never was."""
+    fabric = Fabric()
+    fabric.begin()
+    old, new, _ = fabric.nodes
+    old.ask(fabric.request("a", {}))
+    quiesce(fabric.database)
+    request = fabric.request("a", {})
+    new.ask(request)
+    settle_without_pods(new, old)
+    assert request.key in new.state.attachments
+    new.restart()
+    settle_without_pods(new, old)
+    (place,) = fabric.places(old, "a")
+    assert place.blocked is None
+    new.take(Detached(request.key))
+    quiesce(fabric.database)
+    fabric.check_agreement()
+    assert fabric.places(old, "a") == [place]
+
+
+def settle_without_pods(*nodes: SimulatedNode) -> None:
+    """Let them hear and write all there is, while no ADD comes further."""
+    for _ in range(5):
+        for node in nodes:
+            node.deliver(len(node.queue))
+            node.begin()
+            node.commit()
+
+
 Fabric.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestNodesAgree = Fabric.TestCase

@@ -292,10 +292,34 @@ def test_only_who_is_elsewhere_is_waited_for(
 ) -> None:
     state = after(*synced(OWN_BLOCK, *entities), request())
     assert state.withheld == withheld
-    assert state.unconnected == withheld
+    assert state.attachments[POD].connected == (not withheld)
     again = after(PodConnected(POD), TakenOver(POD), request(), state=state)
-    for done in (again, after(Detached(POD), state=state), restarted(state)):
-        assert not done.unconnected | done.withheld
+    for done in (again, after(Detached(POD), state=state), restarted(again)):
+        assert not done.withheld
+
+
+def test_a_restart_does_not_forget_that_a_pod_is_not_connected_yet() -> None:
+    state = restarted(after(*synced(OWN_BLOCK, remote("ns/pod/eth0")), request()))
+    state = tell_synced(after(*synced(OWN_BLOCK, remote("ns/pod/eth0")), state=state))
+    (port,) = desired(state).segments["blue"].ports
+    assert (port.state, port.reason) == (PortState.BLOCKED, Reason.PENDING)
+    assert told(desired(state)) == ([], ())
+    state = restarted(after(PodConnected(POD), state=state))
+    state = tell_synced(after(*synced(OWN_BLOCK, remote("ns/pod/eth0")), state=state))
+    assert told(desired(state)) == ([1], ())
+
+
+def test_what_is_attached_while_nobody_can_say_where_it_is_waits_for_its_pod() -> None:
+    """Else it is taken over when the database is back, though its ADD may fail yet."""
+    away = FabricConnection(connected=False, error="away")
+    there = remote("ns/pod/eth0", sequence=4)
+    keeper = request(key=OTHER, identity="keeps the segment present")
+    state = after(*synced(OWN_BLOCK, there), keeper, away, request())
+    back = after(FabricConnection(connected=True), state=state)
+    assert back.attachments[POD].sequence == 5
+    assert told(desired(back)) == ([0], ())
+    done = after(PodConnected(POD), TakenOver(POD), state=back)
+    assert sorted(told(desired(done))[0]) == [0, 5]
 
 
 def test_the_loser_of_a_move_is_blocked_withdrawn_and_stays_so() -> None:

@@ -72,11 +72,13 @@ class Ports:
                 requested_at=int(time.time()),
             )
             told = stub.Attach(asked, timeout=_ATTACH_S)
+            names = {"serial": _SERIAL, "container_id": container, "ifname": _IFNAME}
             try:
-                yield self._dressed(kind, number, told)
+                station = self._dressed(kind, number, told)
+                stub.Publish(pb.PublishRequest(**names), timeout=_ATTACH_S)
+                yield station
             finally:
-                gone = pb.DetachRequest(serial=_SERIAL, container_id=container, ifname=_IFNAME)
-                stub.Detach(gone, timeout=_ATTACH_S)
+                stub.Detach(pb.DetachRequest(**names), timeout=_ATTACH_S)
 
     def _dressed(self, kind: Kind, number: int, told: pb.AttachResponse) -> Station:
         space = behind(self.paths, kind, number)

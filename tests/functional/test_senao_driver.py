@@ -21,7 +21,7 @@ from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.model import Encap, EntryKey, Fabric, Family
 from dataplane.core.reasons import Reason
 from dataplane.netlink import devlink
-from dataplane.netlink.devlink import Mode
+from dataplane.netlink.devlink import Handle, Mode
 from dataplane.netlink.exchange import Exchange, kernel_socket, unix_socket
 from dataplane.netlink.flower import Skip
 from tests.functional.emulated_switch import VFS
@@ -518,6 +518,38 @@ def test_what_refuses_to_be_a_switch_is_told_in_its_words(lanes: Device) -> None
     found = driver(lanes, switchdev=True).describe()
     assert "ice: Changing eswitch mode is allowed only if there is no VFs created" in found.obstacle
     assert LEGACY_SAID in found.limits
+
+
+def test_what_refuses_to_be_a_switch_is_not_asked_at_each_look(
+    lanes: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node looks twice a second, and each refusal is a line in the kernel's log."""
+    asked: list[Handle] = []
+
+    def set_mode(exchange: Exchange, handle: Handle, mode: Mode) -> None:
+        asked.append(handle)
+        really_set(exchange, handle, mode)
+
+    really_set = devlink.set_mode
+    monkeypatch.setattr(devlink, "set_mode", set_mode)
+    switch = driver(lanes, switchdev=True)
+    words = {switch.describe().obstacle for _ in range(3)}
+    assert (len(words), len(asked)) == (1, 1)
+    assert "allowed only if there is no VFs created" in words.pop()
+    monkeypatch.setattr("vendors.senao.driver._SET_MODE_S", 0.0)
+    take_vfs(lanes)
+    assert SWITCHDEV_SAID in switch.describe().limits
+
+
+def test_a_netdev_that_devlink_does_not_know_cannot_be_made_a_switch(plain: SenaoWorld) -> None:
+    wiring = replace(WIRING, uplink="rep0")
+    nic = Devlink(unix_socket(plain.device.devlink), switchdev=True)
+    switch = SenaoSwitch(unix_socket(plain.device.rtnetlink), wiring, Limits(MOST), nic)
+    said = "devlink knows of no switch that rep0 is a port of"
+    assert said in switch.describe().limits
+    nic = replace(nic, switchdev=False)
+    switch = SenaoSwitch(unix_socket(plain.device.rtnetlink), wiring, Limits(MOST), nic)
+    assert said not in switch.describe().limits
 
 
 def test_a_device_that_is_to_be_a_switch_becomes_one(lanes: Device) -> None:

@@ -22,7 +22,7 @@ from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.netlink import devlink, flower, switchdev
 from dataplane.netlink.actions import TunnelSet
-from dataplane.netlink.devlink import Mode
+from dataplane.netlink.devlink import Eswitch, Mode
 from dataplane.netlink.exchange import Exchange, Open
 from dataplane.netlink.flower import Filter, Found, Listing
 from dataplane.netlink.rtnl import KernelError
@@ -41,6 +41,9 @@ _NONE = Traffic(0, 0)
 _TUNNEL_KINDS = frozenset(encap.value for encap in Encap)
 # What a device is full of is not always what is counted: so often a few filters more are tried.
 _TRY_MORE_S, _TRY_MORE = 30.0, 64
+_SET_MODE_S = (
+    30.0  # so often at most: an ice that refuses to be a switch tells the kernel's log, too
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class SenaoSwitch:
         self._fabric: Fabric | None = None  # of what was rendered last
         self._trial: Trial | None = None
         self._full: tuple[int, float] | None = None  # so many filters, and when that was learnt
+        self._refused: tuple[str, float] | None = None  # to be a switch: in which words, and when
 
     def close(self) -> None:
         """Do nothing: each piece of work has a socket of its own, and what is placed stays."""
@@ -173,9 +177,26 @@ class SenaoSwitch:
             return Nic()
         try:
             with Exchange(self._devlink.opens, _ANSWER_S, _WHOLE_S) as exchange:
-                return _in_its_mode(exchange, uplink, wanted=self._devlink.switchdev)
+                eswitch = devlink.find(exchange, uplink.ifindex)
+                if not self._devlink.switchdev or (eswitch and eswitch.mode is Mode.SWITCHDEV):
+                    return Nic(eswitch)
+                if eswitch is None:
+                    return Nic(fault=f"devlink knows of no switch that {uplink.name} is a port of")
+                return self._made_a_switch(exchange, eswitch)
         except KernelError as error:
             return Nic(fault=str(error))
+
+    def _made_a_switch(self, exchange: Exchange, eswitch: Eswitch) -> Nic:
+        """Return the NIC in switchdev mode, or why it refuses that."""
+        if self._refused is None or time.monotonic() - self._refused[1] > _SET_MODE_S:
+            try:
+                devlink.set_mode(exchange, eswitch.handle, Mode.SWITCHDEV)
+            except KernelError as error:
+                self._refused = str(error), time.monotonic()
+            else:
+                self._refused = None
+                return Nic(replace(eswitch, mode=Mode.SWITCHDEV))
+        return Nic(eswitch, self._refused[0])
 
     def _capacity(self) -> int:
         """Return how many filters the device takes, as far as it has been learnt."""
@@ -245,21 +266,6 @@ def _traffic(row: Row, found: Found) -> Traffic:
     source = row.match.tunnel_source
     outside = packets * encap_overhead(Encap.GENEVE, family_of(source)) if source else 0
     return Traffic(packets, max(0, octets - outside))
-
-
-# --- the NIC's mode ------------------------------------------------------------------------------
-
-
-def _in_its_mode(exchange: Exchange, uplink: SwitchNetdev, *, wanted: bool) -> Nic:
-    """Return the mode of the NIC of ``uplink``; ``wanted``: have it in switchdev mode first."""
-    eswitch = devlink.find(exchange, uplink.ifindex)
-    if eswitch is None or eswitch.mode is Mode.SWITCHDEV or not wanted:
-        return Nic(eswitch)
-    try:
-        devlink.set_mode(exchange, eswitch.handle, Mode.SWITCHDEV)
-    except KernelError as error:
-        return Nic(eswitch, str(error))
-    return Nic(replace(eswitch, mode=Mode.SWITCHDEV))
 
 
 # --- the trial -----------------------------------------------------------------------------------

@@ -75,8 +75,11 @@ class AttachmentService(rpc.AttachmentServicer):
     def Attach(self, request: pb.AttachRequest, context: grpc.ServicerContext) -> pb.AttachResponse:
         """Return what was attached, once every local Target has it."""
         with _refusals(context):
-            netdev = self._representor(request.serial, request.vf)
-            return _response(self._ports.attach(attach_request(request, netdev), context))
+            wanted = attach_request(request, self._representor(request.serial, request.vf))
+            port = self._ports.attach(wanted, context)
+            if not request.publishes:
+                self._ports.publish(wanted.key, context)
+            return _response(port)
         raise AssertionError("a refusal ends the call")
 
     def Publish(

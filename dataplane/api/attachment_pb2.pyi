@@ -31,7 +31,7 @@ class ServedDevice(_message.Message):
     def __init__(self, serial: _Optional[str] = ..., vfs: _Optional[int] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
-    __slots__ = ("serial", "vf", "container_id", "ifname", "segment", "identity", "mac", "ips", "ipam", "mtu", "network", "requested_at")
+    __slots__ = ("serial", "vf", "container_id", "ifname", "segment", "identity", "mac", "ips", "ipam", "mtu", "network", "requested_at", "publishes")
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     VF_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class AttachRequest(_message.Message):
     MTU_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_AT_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHES_FIELD_NUMBER: _ClassVar[int]
     serial: str
     vf: int
     container_id: str
@@ -56,7 +57,8 @@ class AttachRequest(_message.Message):
     mtu: int
     network: str
     requested_at: int
-    def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ...) -> None: ...
+    publishes: bool
+    def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ..., publishes: _Optional[bool] = ...) -> None: ...
 
 class AttachResponse(_message.Message):
     __slots__ = ("mac", "addresses", "mtu", "vni", "routes")

@@ -37,17 +37,23 @@ class DpuClient:
             mtu=request.mtu or 0,
             network=request.network,
             requested_at=request.requested_at,
+            publishes=True,
         )
         with _asking(vf.dpu) as dpu:
             return _attached(vf, dpu.Attach(question, timeout=timeout_s))
 
     def publish(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> bool:
         """Say that the pod's end is there."""
+        question = pb.PublishRequest(
+            serial=vf.serial, container_id=key.container_id, ifname=key.ifname
+        )
         with _asking(vf.dpu) as dpu:
-            question = pb.PublishRequest(
-                serial=vf.serial, container_id=key.container_id, ifname=key.ifname
-            )
-            return bool(dpu.Publish(question, timeout=timeout_s).published)
+            try:
+                return bool(dpu.Publish(question, timeout=timeout_s).published)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                return False  # a DPU of a version that did it with Attach, and does not say when
 
     def detach(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
         """Forget the attachment."""

@@ -327,6 +327,15 @@ def test_publish_is_repeatable_and_for_what_is_attached(dpu: Dpu) -> None:
     refused(caught.value, Status.UNAVAILABLE, TRY_AGAIN, "d1 does not know c1/eth0")
 
 
+def test_a_host_that_knows_no_publish_is_published_at_once(dpu: Dpu) -> None:
+    told: list[str] = []
+    dpu.held.at_publish = lambda: told.append("published")
+    dpu.attach(publishes=True)
+    assert told == []
+    dpu.attach(container_id="c2", vf=1)
+    assert told == ["published"]
+
+
 def test_what_is_not_programmed_is_given_up(dpu: Dpu) -> None:
     dpu.held.unprogrammable = AttachRefusedError(11, "flows: no")
     with pytest.raises(grpc.RpcError):

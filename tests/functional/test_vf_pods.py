@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from dataplane.api.attachment import AttachmentService
+from dataplane.api.attachment_pb2_grpc import AttachmentServicer
 from dataplane.api.dpu import DpuClient
 from dataplane.api.service import serve_attachments
 from dataplane.cni import front as front_module
@@ -56,8 +57,8 @@ class HostWorld(World):
     serial: str = SERIAL
     device_ids: tuple[str, str] = (VF0, VF1)
 
-    def start_dpu(self) -> None:
-        service = AttachmentService("dpu1", self.dpu, {SERIAL: ("rep0", "rep1")})
+    def start_dpu(self, kind: type[AttachmentService] = AttachmentService) -> None:
+        service = kind("dpu1", self.dpu, {SERIAL: ("rep0", "rep1")})
         self.dpu_server = serve_attachments(service, self.dpu_socket)
 
     def stop_dpu(self) -> None:
@@ -192,6 +193,17 @@ def test_a_dpu_that_cannot_be_told_that_the_vf_is_ready(host: HostWorld) -> None
     host.dpu.at_publish = refuse
     failed(host.add(), 11, "the agent is stopping")
     host.assert_home()
+
+
+def test_a_dpu_that_knows_no_publish_has_published_already(host: HostWorld) -> None:
+    host.stop_dpu()
+    host.start_dpu(OldService)
+    assert host.add().status == 0
+    assert host.dpu.keys() == (KEY,)
+
+
+class OldService(AttachmentService):
+    Publish = AttachmentServicer.Publish
 
 
 def test_del_brings_it_home_however_often(host: HostWorld, pod: Netns) -> None:

@@ -70,6 +70,7 @@ class Ports:
                 identity=container,
                 network="ports",
                 requested_at=int(time.time()),
+                publishes=True,
             )
             told = stub.Attach(asked, timeout=_ATTACH_S)
             names = {"serial": _SERIAL, "container_id": container, "ifname": _IFNAME}

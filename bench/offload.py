@@ -144,6 +144,8 @@ class Run:
         """Bring the lab up and take every sample. Raises OverweaveError."""
         self._say("an SX904's filters, in the kernel's tc")
         self.samples.sx904 = sx904.take(self.rounds)
+        if why_not := self.samples.sx904.why_not:
+            self._say(f"none of an SX904: {why_not}")
         lab.build(self.paths, self.topology, self._say)
         self._e2100()  # first: of what the other leaves in memory Python walks through all
         with closing(self._driver()) as switch:

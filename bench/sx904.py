@@ -49,17 +49,21 @@ _RESULT = "samples.json"
 class Samples:
     """What was measured, a value of each round; rates in filters a second, times in seconds.
 
-    ``emulated``: the processor was, so that nothing but ratios is judged.
+    ``emulated``: the processor was, so that nothing but ratios is judged. ``why_not`` says why
+    nothing was measured.
     """
 
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     replay: list[float] = field(default_factory=list)
     emulated: bool = False
+    why_not: str = ""
 
 
 def figures(samples: Samples) -> Iterator[Figure]:
     """Yield what is told and judged of ``samples``."""
+    if samples.why_not:
+        return
     where = ", in a virtual machine" if samples.emulated else ""
     name = f"SX904, filters through the kernel's tc{where}"
     yield median(f"{YARDSTICK}{name}", samples.theirs, "/s")
@@ -72,13 +76,20 @@ def figures(samples: Samples) -> Iterator[Figure]:
 
 
 def take(rounds: int) -> Samples:
-    """Take every sample, here or in a virtual machine. Raises OverweaveError."""
+    """Take every sample, here or, where one can be had, in a virtual machine.
+
+    Raises OverweaveError.
+    """
     if _has_flower():
         return in_scratch(lambda: _measured(rounds))
     with tempfile.TemporaryDirectory(prefix="overweave-bench-") as directory:
         share = Path(directory)
         command = [sys.executable, "-m", "bench.sx904", str(rounds), str(SHARE / _RESULT)]
-        run_in(stock_kernel(), [command], share)
+        try:
+            run_in(stock_kernel(), [command], share)
+        except OverweaveError as error:
+            why = f"the kernel here has no flower, and no other is to be had: {error}"
+            return Samples(why_not=why)
         if not (share / _RESULT).exists():
             raise OverweaveError(f"no figures from the virtual machine; it said:\n{said(share)}")
         return Samples(**json.loads((share / _RESULT).read_text()), emulated=True)

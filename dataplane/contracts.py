@@ -335,7 +335,8 @@ class Attachments(Protocol):
         """Say that the pod's end is there: a workload that another node has stays there until then.
 
         Return True once the fabric row is committed, False if that did not happen in time. Raises
-        AttachRefusedError if local Targets do not take the workload over.
+        AttachRefusedError if local Targets do not take the workload over, or if another node has
+        it, or claims the same, by then.
         """
         ...
 

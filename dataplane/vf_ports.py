@@ -78,6 +78,7 @@ class VfPorts:
                 return self._attach(wanted, caller)
             except AttachRefusedError:
                 self.attachments.admit(_again(before), _ADMIT_S)
+                self.attachments.publish(before.key, _PUBLISHED_S)
                 raise
 
     def detach(

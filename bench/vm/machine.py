@@ -58,9 +58,12 @@ def _boot(kernel: StockKernel, share: Path, console: Path) -> bool:
 
 @contextmanager
 def _started(command: list[str], console: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    machine = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
-    )
+    try:
+        machine = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+        )
+    except FileNotFoundError as error:
+        raise OverweaveError(f"there is no {command[0]}; make setup installs it") from error
     try:
         yield machine
     finally:

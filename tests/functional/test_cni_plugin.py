@@ -263,6 +263,21 @@ def test_a_failed_add_is_undone_and_says_how_long_what_took(
     assert node.run("ADD").status == 0
 
 
+def test_an_add_that_nobody_waits_for_any_more_takes_no_workload_over(
+    node: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "_take_note", lambda *_: None)
+    told: list[str] = []
+    node.attachments.at_publish = lambda: told.append("published")
+    node.attachments.programming_s = 0.7
+    node.limits = type(node.limits)(request=0.5)
+    node.stop()
+    node.start()
+    error_of(node.run("ADD"), 11, "it took longer than 0.5 s")
+    assert told == []
+    node.assert_nothing_left()
+
+
 def test_how_long_what_took_is_told_of_known_commands(node: World) -> None:
     connect = ["plumb", "program", "publish", "announce"]
     assert node.run("ADD").status == 0

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
-from dataplane.core.events import AttachRequest, DevicesTold, LinksChanged
+from dataplane.core.events import AttachRequest, DevicesTold, FabricConnection, LinksChanged
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
@@ -504,6 +504,22 @@ def test_an_update_that_is_refused_changes_nothing(
     with refused(code):
         world.ports.UpdateBridgePort(request_)
     wait_until(lambda: world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made)
+
+
+def test_an_update_that_is_refused_while_the_database_is_away_leaves_it_up(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    world.ports.CreateBridgePort(daemons_port(4, OTHER_MAC, logical_bridges=["5"]))
+    world.agent.post(FabricConnection(connected=False, error="away"))
+    try:
+        with refused(Code.ALREADY_EXISTS, "is already used by"):
+            world.ports.UpdateBridgePort(
+                update("host0-3", "spec.mac_address", mac_address=OTHER_MAC)
+            )
+        found = world.ports.GetBridgePort(pb.GetBridgePortRequest(name=PORT + "host0-3"))
+        assert found.spec.mac_address == MAC
+        assert found.status.oper_status == pb.BP_OPER_STATUS_UP
+    finally:
+        world.agent.post(FabricConnection(connected=True))
 
 
 def test_an_update_makes_what_is_missing_if_it_may(world: OpiWorld) -> None:

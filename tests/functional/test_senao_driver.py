@@ -420,16 +420,21 @@ def test_whether_there_is_room_again_is_tried_with_a_few(
     device.tell("table-full", "filters", "5")
     refused(stage, pair(remotes=9))
     assert capacity() == 5
-    monkeypatch.setattr("vendors.senao.driver._TRY_MORE_S", 0.2)
-    time.sleep(0.3)
+    after_a_while(monkeypatch)
     assert capacity() == 5 + 64
     refused(stage, pair(remotes=9))
+    monkeypatch.undo()
     assert capacity() == 5, "it was in vain, so it is not tried again at once"
     device.tell("clear")
-    time.sleep(0.3)
+    after_a_while(monkeypatch)
     assert capacity() == 5 + 64
     stage.place(pair(remotes=9))
     assert capacity() == MOST
+
+
+def after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what was learnt be old enough to be tried again."""
+    monkeypatch.setattr("vendors.senao.driver._TRY_MORE_S", 0.0)
 
 
 def test_what_goes_makes_room_at_once(device: Device, stage: Stage) -> None:

@@ -2,14 +2,18 @@
 
 from collections import Counter
 from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from bench import e2100, offload, switch_entries, sx904
 from bench.figures import YARDSTICK
 from bench.offload import Outage, Samples, figures
+from bench.vm.kernel import StockKernel
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Rendering
+from dataplane.core.errors import OverweaveError
 from dataplane.core.offload import choose
 from dataplane.core.reasons import Reason
 from dataplane.fabric.intent import plan_apply
@@ -151,6 +155,26 @@ def test_of_an_emulated_processor_only_ratios_are_judged() -> None:
     taken = sx904.Samples([200.0], [100.0], [9.0], emulated=True)
     judged = {each.name: each.met for each in sx904.figures(taken) if each.met is not None}
     assert judged == {"SX904, filters : tc -batch": True}
+
+
+def test_where_no_kernel_has_flower_the_rest_is_measured_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> NoReturn:
+        raise OverweaveError("apt knows no linux-image-amd64")
+
+    monkeypatch.setattr(sx904, "_has_flower", lambda: False)
+    monkeypatch.setattr(sx904, "stock_kernel", refuse)
+    expect_none("apt knows no linux-image-amd64")
+    monkeypatch.setattr(sx904, "stock_kernel", lambda: StockKernel("6.1", Path("/nowhere")))
+    monkeypatch.setenv("PATH", "/nowhere")
+    expect_none("there is no qemu-system-x86_64; make setup installs it")
+
+
+def expect_none(words: str) -> None:
+    taken = sx904.take(1)
+    assert taken.why_not.endswith(f"no other is to be had: {words}")
+    assert [*sx904.figures(taken)] == []
 
 
 def test_entries_a_second_are_to_be_many() -> None:

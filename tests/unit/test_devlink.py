@@ -93,12 +93,20 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     assert caught.value.errno == errno.ENODEV
 
 
-def test_what_is_no_devlink_message_is_an_error() -> None:
-    def cut(answer: Callable[[bytes], Iterator[bytes]], packet: bytes) -> Iterator[bytes]:
+def test_a_mode_that_nobody_knows_is_an_error() -> None:
+    nic = Nic()
+    nic.mode = 7
+    with asking(nic.answer) as exchange, pytest.raises(KernelError) as caught:
+        devlink.find(exchange, UPLINK)
+    assert caught.value.errno == errno.EBADMSG
+
+
+def test_a_kernel_without_devlink_has_no_mode() -> None:
+    def renamed(answer: Callable[[bytes], Iterator[bytes]], packet: bytes) -> Iterator[bytes]:
         for each in answer(packet):
             yield each.replace(b"devlink\0", b"devlink\xff")
 
-    with asking(partial(cut, Nic().answer)) as exchange:
+    with asking(partial(renamed, Nic().answer)) as exchange:
         assert devlink.find(exchange, UPLINK) is None
 
 

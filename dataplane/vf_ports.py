@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -47,10 +47,13 @@ class VfPorts:
         self._keys = Turns()
         self._vfs = Turns()  # after that of the key, always
 
-    def attach(self, wanted: AttachRequest, caller: Caller) -> Port:
-        """Have ``wanted`` programmed, behind its representor; asking again returns the same."""
+    def attach(self, wanted: AttachRequest, caller: Caller, *, publish: bool = False) -> Port:
+        """Have ``wanted`` programmed, behind its representor; asking again returns the same.
+
+        With ``publish`` other nodes are let know at once: its pod is there by now.
+        """
         with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
-            return self._attach(wanted, caller)
+            return self._attach(wanted, caller, publish=publish)
 
     def publish(
         self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
@@ -67,18 +70,21 @@ class VfPorts:
                 )
             return self._attachments.publish(key, _PUBLISHED_S)
 
-    def change(self, wanted: AttachRequest, caller: Caller) -> Port:
-        """Have ``wanted`` instead of what is attached by its key; refused: that stays."""
-        with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
-            before = self._attachments.attachment(wanted.key)
-            if before is None or _is_same(before, wanted):
-                return self._attach(wanted, caller)
-            self._attachments.detach(wanted.key, _DETACH_S)
-            try:
-                return self._attach(wanted, caller)
-            except AttachRefusedError:
-                self._attachments.admit(_again(before), _ADMIT_S)
-                raise
+    def change(
+        self,
+        key: AttachmentKey,
+        wanted_of: Callable[[Attachment | None], AttachRequest],
+        caller: Caller,
+    ) -> Port:
+        """Have, and publish, what ``wanted_of`` makes of what is attached; refused: that stays.
+
+        It is asked when it is the caller's turn: nobody changes what it is given meanwhile.
+        """
+        with self._turn(key, caller):
+            before = self._attachments.attachment(key)
+            wanted = wanted_of(before)
+            with self._turn(wanted.netdev, caller):
+                return self._change(before, wanted, caller)
 
     def detach(
         self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
@@ -95,7 +101,25 @@ class VfPorts:
                 self._attachments.detach(key, _DETACH_S)
             return True
 
-    def _attach(self, wanted: AttachRequest, caller: Caller) -> Port:
+    def _change(self, before: Attachment | None, wanted: AttachRequest, caller: Caller) -> Port:
+        if before is None or _is_same(before, wanted):
+            return self._attach(wanted, caller, publish=True)
+        self._attachments.detach(wanted.key, _DETACH_S)
+        try:
+            return self._attach(wanted, caller, publish=True)
+        except AttachRefusedError as refused:
+            self._put_back(before, refused)
+            raise
+
+    def _put_back(self, before: Attachment, refused: AttachRefusedError) -> None:
+        try:
+            self._attachments.admit(_again(before), _ADMIT_S)
+        except AttachRefusedError as error:
+            raise AttachRefusedError(
+                refused.code, f"{refused}; what was attached cannot be put back: {error}"
+            ) from refused
+
+    def _attach(self, wanted: AttachRequest, caller: Caller, *, publish: bool) -> Port:
         self._refuse_taken(wanted)
         known = self._attachments.attachment(wanted.key)
         try:
@@ -103,6 +127,8 @@ class VfPorts:
             _refuse_gone(caller)
             self._attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
             _refuse_gone(caller)
+            if publish:
+                self._attachments.publish(wanted.key, _PUBLISHED_S)
         except AttachRefusedError:
             if known is None:
                 self._attachments.cancel(wanted.key)

@@ -6,8 +6,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from dataplane.contracts import AttachRefusedError
+from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
 from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
@@ -26,6 +29,7 @@ from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import lifecycle_pb2
 from dataplane.opi.channel import Channel
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
+from dataplane.opi.ports import key_of
 from dataplane.opi.server import OpiServer
 from tests.functional.fabric_support import wait_until
 from tests.functional.opi_world import (
@@ -497,6 +501,71 @@ def test_pages_of_ports(world: OpiWorld) -> None:
     ]
     assert pages == [["host0-0", "host0-1"], ["host0-2", "host0-3"], ["host0-4"]]
     assert third.next_page_token == ""
+
+
+@contextmanager
+def at_once(
+    world: OpiWorld, *calls: Callable[[], Any], gap_s: float = 0.2
+) -> Iterator[list[Future[Any]]]:
+    """Yield ``calls`` of which each waits for the turn of host0-3, in this order; then let them."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        with world.server_ports._keys.hold(key_of("host0-3"), 1.0):
+            made = []
+            for each in calls:
+                made.append(pool.submit(each))
+                time.sleep(gap_s)
+        yield made
+
+
+def test_of_two_updates_at_once_none_is_lost(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    mac = update("host0-3", "spec.mac_address", mac_address=OTHER_MAC)
+    green = update("host0-3", "spec.logical_bridges", logical_bridges=["6"])
+    calls = [partial(world.ports.UpdateBridgePort, each) for each in (mac, green)]
+    with at_once(world, *calls) as made:
+        for each in made:
+            each.result()
+    found = world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")).spec
+    assert (found.mac_address, list(found.logical_bridges)) == (OTHER_MAC, [BRIDGE + "green"])
+
+
+def test_an_update_that_comes_after_a_delete_makes_nothing(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    late = partial(world.ports.UpdateBridgePort, update("host0-3", logical_bridges=["6"]))
+    with at_once(world, partial(delete, world, "host0-3"), late) as (deleted, updated):
+        deleted.result()
+        with refused(MISSING, "unable to find key host0-3"):
+            updated.result()
+    assert world.port_names() == []
+
+
+def refuse(*_: object) -> None:
+    raise AttachRefusedError(TRY_AGAIN, "not now")
+
+
+def test_a_port_that_cannot_be_published_is_not_left(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as planted:
+        planted.setattr(world.agent, "publish", refuse)
+        with refused(Code.UNAVAILABLE, "not now"):
+            world.ports.CreateBridgePort(daemons_port())
+        assert world.port_names() == []
+    made = world.ports.CreateBridgePort(daemons_port())
+    with monkeypatch.context() as planted:
+        planted.setattr(world.agent, "publish", refuse)
+        for method, request in ((CREATE, daemons_port()), (UPDATE, update(mac_address=OTHER_MAC))):
+            with refused(Code.UNAVAILABLE, "not now"):
+                call(world, method, request)
+    wait_until(lambda: world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made)
+
+
+def test_what_cannot_be_put_back_is_told(world: OpiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    monkeypatch.setattr(world.agent, "admit", refuse)
+    with refused(Code.UNAVAILABLE, "not now; what was attached cannot be put back: not now"):
+        world.ports.UpdateBridgePort(update("host0-3", mac_address=OTHER_MAC))
+    assert world.port_names() == []
 
 
 def test_many_ask_for_the_same_at_once(world: OpiWorld) -> None:

@@ -24,9 +24,10 @@ from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
 from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
+from dataplane.fabric import segments as segments_module
 from dataplane.fabric.store import FabricStore
+from dataplane.opi import bridge_service, lifecycle_pb2
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
-from dataplane.opi import lifecycle_pb2
 from dataplane.opi.channel import Channel
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
 from dataplane.opi.ports import key_of
@@ -736,6 +737,55 @@ def test_a_tenant_changes_a_vni(world: OpiWorld, bridge9: Callable[..., pb.Logic
     world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=name))
     missing.allow_missing = True
     assert world.bridges.UpdateLogicalBridge(missing).spec.vni == 13
+
+
+@pytest.fixture
+def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever reads at the same time do so before the first one writes."""
+    carry_out = segments_module._carry_out
+
+    def slow(*words: Any) -> None:
+        time.sleep(0.3)
+        carry_out(*words)
+
+    monkeypatch.setattr(segments_module, "_carry_out", slow)
+
+
+@pytest.mark.usefixtures("slow_writes")
+def test_the_same_bridge_twice_at_once(bridge9: Callable[..., pb.LogicalBridge]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: bridge9(), range(2))
+    assert first == second
+
+
+@pytest.mark.usefixtures("slow_writes")
+def test_of_two_that_take_a_vni_at_once_one_gets_it(world: OpiWorld) -> None:
+    def take(name: str) -> grpc.StatusCode:
+        try:
+            world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + name, vni=30))
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+        return Code.OK
+
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(take, ("blue", "green")))
+    for name, vni in (("blue", 7), ("green", 9)):
+        world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + name, vni=vni))
+    assert sorted(codes, key=str) == [TAKEN, Code.OK]
+
+
+@pytest.mark.usefixtures("slow_writes")
+def test_who_cannot_wait_for_its_turn_is_told(
+    world: OpiWorld, bridge9: Callable[..., pb.LogicalBridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_service, "_TURN_S", 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(bridge9)
+        time.sleep(0.1)
+        with refused(Code.UNAVAILABLE, "is still under way"):
+            world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + "blue", vni=30))
+        first.result()
 
 
 def test_an_update_keeps_what_opi_does_not_know_of(world: OpiWorld) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -474,10 +475,15 @@ def test_an_update_that_is_refused_changes_nothing(
     world: OpiWorld, request_: pb.UpdateBridgePortRequest, code: grpc.StatusCode
 ) -> None:
     made = world.ports.CreateBridgePort(daemons_port())
+    before = world.agent.attachment(key_of("host0-3"))
     world.ports.CreateBridgePort(daemons_port(vf=4, mac=OTHER_MAC, logical_bridges=["5"]))
     with refused(code):
         world.ports.UpdateBridgePort(request_)
     wait_until(lambda: world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made)
+    after = world.agent.attachment(key_of("host0-3"))
+    assert before is not None
+    assert after is not None
+    assert replace(after, slot=before.slot, requested_at=before.requested_at) == before
 
 
 def test_an_update_makes_what_is_missing_if_it_may(world: OpiWorld) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dataplane.contracts import AttachRefusedError
 from dataplane.core.admission import TRY_AGAIN
+from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest, DeviceSeen, LinksChanged
 from dataplane.core.model import READY, AttachmentKey, Condition, Endpoint, Mac, Segment, Vni
@@ -338,6 +340,53 @@ def test_a_caller_that_gives_up_while_it_waits_leaves_nothing(world: OpiWorld) -
     world.ports.CreateBridgePort(daemons_port())
 
 
+def test_a_caller_that_gives_up_while_it_is_programmed_leaves_nothing(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programmed, over = world.agent.wait_programmed, threading.Event()
+
+    def slow(key: AttachmentKey, timeout_s: float) -> None:
+        programmed(key, timeout_s)
+        over.wait(5)
+
+    monkeypatch.setattr(world.agent, "wait_programmed", slow)
+    with pytest.raises(grpc.RpcError) as raised:
+        call(world, CREATE, daemons_port(), 0.3)
+    assert raised.value.code() in GIVEN_UP
+    assert world.port_names() == ["host0-3"]
+    time.sleep(0.1)  # the server, too, knows that the time is over
+    over.set()
+    wait_until(lambda: world.port_names() == [])
+
+
+def test_a_vf_is_free_once_its_port_is_gone(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a port by another name."""
+    world.ports.CreateBridgePort(daemons_port())
+    detach, admit = world.agent.detach, world.agent.admit
+    begun, order = threading.Event(), []
+
+    def slow(key: AttachmentKey, timeout_s: float) -> None:
+        detach(key, timeout_s)
+        begun.set()
+        time.sleep(0.3)
+        order.append("gone")
+
+    def admitted(wanted: AttachRequest, timeout_s: float) -> Port:
+        order.append("admitted")
+        return admit(wanted, timeout_s)
+
+    monkeypatch.setattr(world.agent, "detach", slow)
+    monkeypatch.setattr(world.agent, "admit", admitted)
+    with ThreadPoolExecutor(1) as pool:
+        deleted = pool.submit(delete, world, "host0-3")
+        assert begun.wait(5)
+        world.ports.CreateBridgePort(named("rep3", logical_bridges=["5"]))
+        deleted.result()
+    assert order == ["gone", "admitted"]
+
+
 # --- BridgePort ---
 
 
@@ -349,6 +398,7 @@ def test_a_port_of_the_daemon(world: OpiWorld) -> None:
     (attachment,) = map(world.agent.attachment, world.agent.keys())
     assert attachment is not None
     assert (attachment.segment, attachment.netdev, attachment.ips) == ("blue", "rep3", ())
+    assert attachment.network == "opi:ports"  # none that CNI's GC is asked for
     with FabricStore(world.remote) as store:
         (row,) = [each for each in store.read() if isinstance(each, Endpoint)]
     assert (row.mac, row.identity) == ("02:00:00:00:00:01", "opi/d1/host0-3")

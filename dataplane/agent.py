@@ -68,6 +68,7 @@ class Agent:
         self._feeds: list[Feed] = []  # those that run
         self._inbox: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
+        self._is_over = False
         self._workers = [Worker(target, self.post) for target in parts.targets]
         self._snapshot = Snapshot(State(node), tuple(target.name for target in parts.targets))
         self._behind_since: float | None = time.monotonic()
@@ -102,6 +103,9 @@ class Agent:
             worker.stop(max(0.0, give_up - time.monotonic()))
         self._inbox.put(None)
         self._thread.join(timeout_s)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
 
     def post(self, event: Event) -> None:
         """Hand an event to the deciding thread; never blocks, callable from any thread."""
@@ -376,9 +380,13 @@ class Agent:
             self.look(SWITCH_TARGET)  # a device that was reset says nothing of it
 
     def wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:
-        """Wait until ``condition`` holds of the newest snapshot; return whether it came to that."""
+        """Wait until ``condition`` holds of the newest snapshot; return whether it came to that.
+
+        Once the agent has ended no newer one comes, and nobody waits.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: condition(self._snapshot), timeout_s)
+            self._changed.wait_for(lambda: self._is_over or condition(self._snapshot), timeout_s)
+            return condition(self._snapshot)
 
 
 def _decided(before: Snapshot, state: State) -> Snapshot:

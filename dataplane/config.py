@@ -101,6 +101,11 @@ def _channel(value: object) -> tuple[str, int]:
         raise InvalidValueError(
             f"{shown(value)} is not ADDRESS:PORT such as 192.168.1.2:50151 or [fe80::1%eth1]:8085"
         )
+    if in_brackets and "%" not in address and ip_address(address).is_link_local:
+        raise InvalidValueError(
+            f"{shown(value)}: {address} is there on every netdev; say on which, as in"
+            f" [{address}%eth1]:{port}"
+        )
     return address, int(port)
 
 

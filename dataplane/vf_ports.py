@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -47,10 +47,13 @@ class VfPorts:
         self._keys = Turns()
         self._vfs = Turns()  # after that of the key, always
 
-    def attach(self, wanted: AttachRequest, caller: Caller) -> Port:
-        """Have ``wanted`` programmed, behind its representor; asking again returns the same."""
+    def attach(self, wanted: AttachRequest, caller: Caller, *, publish: bool = False) -> Port:
+        """Have ``wanted`` programmed, behind its representor; asking again returns the same.
+
+        With ``publish`` other nodes are let know at once: its pod is there by now.
+        """
         with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
-            return self._attach(wanted, caller)
+            return self._attach(wanted, caller, publish=publish)
 
     def publish(
         self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
@@ -67,19 +70,21 @@ class VfPorts:
                 )
             return self.attachments.publish(key, _PUBLISHED_S)
 
-    def change(self, wanted: AttachRequest, caller: Caller) -> Port:
-        """Have ``wanted`` instead of what is attached by its key; refused: that stays."""
-        with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
-            before = self.attachments.attachment(wanted.key)
-            if before is None or _is_same(before, wanted):
-                return self._attach(wanted, caller)
-            self.attachments.detach(wanted.key, _DETACH_S)
-            try:
-                return self._attach(wanted, caller)
-            except AttachRefusedError:
-                self.attachments.admit(_again(before), _ADMIT_S)
-                self.attachments.publish(before.key, _PUBLISHED_S)
-                raise
+    def change(
+        self,
+        key: AttachmentKey,
+        wanted_of: Callable[[Attachment | None], AttachRequest],
+        caller: Caller,
+    ) -> Port:
+        """Have, and publish, what ``wanted_of`` makes of what is attached; refused: that stays.
+
+        It is asked when it is the caller's turn: nobody changes what it is given meanwhile.
+        """
+        with self._turn(key, caller):
+            before = self.attachments.attachment(key)
+            wanted = wanted_of(before)
+            with self._turn(wanted.netdev, caller):
+                return self._change(before, wanted, caller)
 
     def detach(
         self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
@@ -96,7 +101,26 @@ class VfPorts:
                 self.attachments.detach(key, _DETACH_S)
             return True
 
-    def _attach(self, wanted: AttachRequest, caller: Caller) -> Port:
+    def _change(self, before: Attachment | None, wanted: AttachRequest, caller: Caller) -> Port:
+        if before is None or _is_same(before, wanted):
+            return self._attach(wanted, caller, publish=True)
+        self.attachments.detach(wanted.key, _DETACH_S)
+        try:
+            return self._attach(wanted, caller, publish=True)
+        except AttachRefusedError as refused:
+            self._put_back(before, refused)
+            raise
+
+    def _put_back(self, before: Attachment, refused: AttachRefusedError) -> None:
+        try:
+            self.attachments.admit(_again(before), _ADMIT_S)
+            self._publish(before.key)
+        except AttachRefusedError as error:
+            raise AttachRefusedError(
+                refused.code, f"{refused}; what was attached cannot be put back: {error}"
+            ) from refused
+
+    def _attach(self, wanted: AttachRequest, caller: Caller, *, publish: bool) -> Port:
         self._refuse_taken(wanted)
         known = self.attachments.attachment(wanted.key)
         try:
@@ -104,11 +128,19 @@ class VfPorts:
             _refuse_gone(caller)
             self.attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
             _refuse_gone(caller)
+            if publish:
+                self._publish(wanted.key)
         except AttachRefusedError:
             if known is None:
                 self.attachments.cancel(wanted.key)
             raise
         return port
+
+    def _publish(self, key: AttachmentKey) -> None:
+        """Let other nodes know; one that may not be here any more is kept, and says so itself."""
+        held = self.attachments.attachment(key)
+        if held is None or held.blocked is None:
+            self.attachments.publish(key, _PUBLISHED_S)
 
     def _refuse_taken(self, wanted: AttachRequest) -> None:
         for attachment in map(self.attachments.attachment, self.attachments.keys()):

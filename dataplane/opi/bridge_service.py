@@ -20,8 +20,10 @@ from dataplane.opi.paging import page_of
 from dataplane.opi.refusals import Fault, OpiRefusedError, missing, unknown
 from dataplane.opi.resources import BRIDGES
 from dataplane.opi.site import Site
+from dataplane.turns import Turns
 
 _SEEN_S = 2.0  # how long a write waits to be seen here: the next call may ask for it
+_TURN_S = 10.0  # at most: longer than a database that is away takes to be noticed
 
 
 class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
@@ -30,15 +32,16 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
     def __init__(self, site: Site) -> None:
         """Serve the bridges of ``site``."""
         self._site = site
+        self._turns = Turns()
 
     @answering
     def CreateLogicalBridge(
         self, request: pb.CreateLogicalBridgeRequest, context: grpc.ServicerContext
     ) -> pb.LogicalBridge:
         """Return the bridge, new or as it is there already."""
-        del context
-        view = self._site.bridges()
-        return self._made(view, view.create(request))
+        with self._turn(context):
+            view = self._site.bridges()
+            return self._made(view, view.create(request))
 
     @answering
     def ListLogicalBridges(
@@ -69,12 +72,12 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
         self, request: pb.DeleteLogicalBridgeRequest, context: grpc.ServicerContext
     ) -> Empty:
         """Remove a bridge that nothing is attached to."""
-        del context
         name = BRIDGES.id_of(request.name)
-        if name in self._site.bridges().segments:
-            self._delete(name)
-        elif not request.allow_missing:
-            raise unknown(request.name)
+        with self._turn(context):
+            if name in self._site.bridges().segments:
+                self._delete(name)
+            elif not request.allow_missing:
+                raise unknown(request.name)
         return Empty()
 
     @answering
@@ -82,21 +85,34 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
         self, request: pb.UpdateLogicalBridgeRequest, context: grpc.ServicerContext
     ) -> pb.LogicalBridge:
         """Return the bridge as it is with what the mask names changed."""
-        del context
         if not request.HasField("logical_bridge"):
             raise missing("logical_bridge")
         wanted = request.logical_bridge
         name = BRIDGES.id_of(wanted.name, "logical_bridge.name")
         masks.check(wanted, request.update_mask)
-        view = self._site.bridges()
-        known = view.segments.get(name)
-        if known is not None:
-            stored = view.resource(known)
-            changed = masks.updated(stored, wanted, request.update_mask)
-            return self._made(view, view.update(known, changed))
-        if not request.allow_missing:
-            raise unknown(wanted.name)
-        return self._made(view, view.create(pb.CreateLogicalBridgeRequest(logical_bridge=wanted)))
+        with self._turn(context):
+            view = self._site.bridges()
+            known = view.segments.get(name)
+            if known is not None:
+                stored = view.resource(known)
+                changed = masks.updated(stored, wanted, request.update_mask)
+                return self._made(view, view.update(known, changed))
+            if not request.allow_missing:
+                raise unknown(wanted.name)
+            created = pb.CreateLogicalBridgeRequest(logical_bridge=wanted)
+            return self._made(view, view.create(created))
+
+    @contextmanager
+    def _turn(self, caller: grpc.ServicerContext) -> Iterator[None]:
+        """Let one change follow another: it has to see what that has written."""
+        left = caller.time_remaining()
+        wait_s = _TURN_S if left is None else min(left, _TURN_S)
+        with self._turns.hold(BRIDGES.plural, wait_s) as came:
+            if not came:
+                raise OpiRefusedError(
+                    Fault.AWAY, "another change of bridges is still under way; try again"
+                )
+            yield
 
     def _made(self, view: BridgeView, segment: Segment) -> pb.LogicalBridge:
         """Write ``segment`` if that is not what is there."""

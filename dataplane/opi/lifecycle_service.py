@@ -90,7 +90,7 @@ class HeartbeatService(rpc.HeartbeatServiceServicer):
 
     @answering
     def Ping(self, request: pb.PingRequest, context: grpc.ServicerContext) -> pb.PingResponse:
-        """Return the time here, and whether an attachment would be made now."""
+        """Return the time here, and whether nothing is in the way of an attachment."""
         del request, context
         return pb.PingResponse(
             timestamp=time.time_ns(),

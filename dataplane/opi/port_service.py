@@ -7,8 +7,6 @@ import time
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from dataplane.contracts import AttachRefusedError
-from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
@@ -19,7 +17,6 @@ from dataplane.opi.paging import page_of
 from dataplane.opi.refusals import Fault, OpiRefusedError, missing, unknown
 from dataplane.opi.resources import PORTS
 from dataplane.opi.site import Site
-from dataplane.vf_ports import Caller
 
 
 class BridgePortService(rpc.BridgePortServiceServicer):
@@ -40,7 +37,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         if not port_id:
             raise missing("bridge_port_id")
         wanted = self._wanted(port_id, request.bridge_port)
-        return self._published(self._site.ports.attach(wanted, context), context)
+        return self._told(self._site.ports.attach(wanted, context, publish=True).attachment)
 
     @answering
     def ListBridgePorts(
@@ -88,17 +85,21 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         """Return the port as it is with what the mask names changed; refused: it stays."""
         if not request.HasField("bridge_port"):
             raise missing("bridge_port")
-        port = request.bridge_port
-        port_id = PORTS.id_of(port.name, "bridge_port.name")
-        masks.check(port, request.update_mask)
+        asked = request.bridge_port
+        port_id = PORTS.id_of(asked.name, "bridge_port.name")
+        masks.check(asked, request.update_mask)
         self._site.own_representors()
-        held = self._site.agent.attachment(ports.key_of(port_id))
-        if held is not None:
-            port = masks.updated(ports.resource(held), port, request.update_mask)
-        elif not request.allow_missing:
-            raise unknown(port.name)
-        wanted = self._wanted(port_id, port)
-        return self._published(self._site.ports.change(wanted, context), context)
+
+        def wanted_of(held: Attachment | None) -> AttachRequest:
+            if held is not None:
+                stored = ports.resource(held)
+                return self._wanted(port_id, masks.updated(stored, asked, request.update_mask))
+            if not request.allow_missing:
+                raise unknown(asked.name)
+            return self._wanted(port_id, asked)
+
+        changed = self._site.ports.change(ports.key_of(port_id), wanted_of, context)
+        return self._told(changed.attachment)
 
     def _wanted(self, port_id: str, port: pb.BridgePort) -> AttachRequest:
         site = self._site
@@ -129,20 +130,6 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         raise OpiRefusedError(
             Fault.AWAY, f"logical bridge {segment} is not known here yet; try again"
         )
-
-    def _published(self, port: Port, caller: Caller) -> pb.BridgePort:
-        """Let other nodes know of a port, whose VF is in its pod by now, and tell of it.
-
-        What may neither send nor be reached is there all the same, and its status says why.
-        """
-        key = port.attachment.key
-        try:
-            self._site.ports.publish(key, caller)
-        except AttachRefusedError:
-            held = self._site.agent.attachment(key)
-            if held is None or held.blocked is None:
-                raise
-        return self._told(port.attachment)
 
     def _told(self, attachment: Attachment) -> pb.BridgePort:
         snapshot, key = self._site.agent.snapshot, attachment.key

@@ -83,5 +83,5 @@ class Site:
         return any(half.ready for half in told if half.name == device)
 
     def is_healthy(self) -> bool:
-        """Say whether an attachment that is asked for now would be made."""
+        """Say whether nothing here is in the way of an attachment, if its Segment is there."""
         return self.agent.obstacle() is None and all(map(self.is_device_ready, self.vfs))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from dataplane.contracts import AttachRefusedError
+from dataplane.core.admission import TRY_AGAIN
+from dataplane.core.desired import Port
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
 from dataplane.core.events import AttachRequest, DevicesTold, FabricConnection, LinksChanged
 from dataplane.core.model import (
@@ -32,11 +37,13 @@ from dataplane.core.model import (
     Side,
     Vni,
 )
+from dataplane.fabric import segments as segments_module
 from dataplane.fabric.store import FabricStore
+from dataplane.opi import bridge_service, lifecycle_pb2
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
-from dataplane.opi import lifecycle_pb2
 from dataplane.opi.channel import Channel
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
+from dataplane.opi.ports import key_of
 from dataplane.opi.server import OpiServer
 from tests.functional.fabric_support import wait_until
 from tests.functional.opi_world import (
@@ -343,6 +350,53 @@ def test_a_caller_that_gives_up_while_it_waits_leaves_nothing(world: OpiWorld) -
     world.ports.CreateBridgePort(daemons_port())
 
 
+def test_a_caller_that_gives_up_while_it_is_programmed_leaves_nothing(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programmed, over = world.agent.wait_programmed, threading.Event()
+
+    def slow(key: AttachmentKey, timeout_s: float) -> None:
+        programmed(key, timeout_s)
+        over.wait(5)
+
+    monkeypatch.setattr(world.agent, "wait_programmed", slow)
+    with pytest.raises(grpc.RpcError) as raised:
+        call(world, CREATE, daemons_port(), 0.3)
+    assert raised.value.code() in GIVEN_UP
+    assert world.port_names() == ["host0-3"]
+    time.sleep(0.1)  # the server, too, knows that the time is over
+    over.set()
+    wait_until(lambda: world.port_names() == [])
+
+
+def test_a_vf_is_free_once_its_port_is_gone(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a port by another name."""
+    world.ports.CreateBridgePort(daemons_port())
+    detach, admit = world.agent.detach, world.agent.admit
+    begun, order = threading.Event(), []
+
+    def slow(key: AttachmentKey, timeout_s: float) -> None:
+        detach(key, timeout_s)
+        begun.set()
+        time.sleep(0.3)
+        order.append("gone")
+
+    def admitted(wanted: AttachRequest, timeout_s: float) -> Port:
+        order.append("admitted")
+        return admit(wanted, timeout_s)
+
+    monkeypatch.setattr(world.agent, "detach", slow)
+    monkeypatch.setattr(world.agent, "admit", admitted)
+    with ThreadPoolExecutor(1) as pool:
+        deleted = pool.submit(delete, world, "host0-3")
+        assert begun.wait(5)
+        world.ports.CreateBridgePort(named("rep3", logical_bridges=["5"]))
+        deleted.result()
+    assert order == ["gone", "admitted"]
+
+
 # --- BridgePort ---
 
 
@@ -354,6 +408,7 @@ def test_a_port_of_the_daemon(world: OpiWorld) -> None:
     (attachment,) = map(world.agent.attachment, world.agent.keys())
     assert attachment is not None
     assert (attachment.segment, attachment.netdev, attachment.ips) == ("blue", "rep3", ())
+    assert attachment.network == "opi:ports"  # none that CNI's GC is asked for
     with FabricStore(world.remote) as store:
         (row,) = [each for each in store.read() if isinstance(each, Endpoint)]
     assert (row.mac, row.identity) == ("02:00:00:00:00:01", "opi/d1/host0-3")
@@ -500,10 +555,15 @@ def test_an_update_that_is_refused_changes_nothing(
     world: OpiWorld, request_: pb.UpdateBridgePortRequest, code: grpc.StatusCode
 ) -> None:
     made = world.ports.CreateBridgePort(daemons_port())
+    before = world.agent.attachment(key_of("host0-3"))
     world.ports.CreateBridgePort(daemons_port(vf=4, mac=OTHER_MAC, logical_bridges=["5"]))
     with refused(code):
         world.ports.UpdateBridgePort(request_)
     wait_until(lambda: world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made)
+    after = world.agent.attachment(key_of("host0-3"))
+    assert before is not None
+    assert after is not None
+    assert replace(after, slot=before.slot, requested_at=before.requested_at) == before
 
 
 def test_an_update_that_is_refused_while_the_database_is_away_leaves_it_up(world: OpiWorld) -> None:
@@ -544,6 +604,71 @@ def test_pages_of_ports(world: OpiWorld) -> None:
     ]
     assert pages == [["host0-0", "host0-1"], ["host0-2", "host0-3"], ["host0-4"]]
     assert third.next_page_token == ""
+
+
+@contextmanager
+def at_once(
+    world: OpiWorld, *calls: Callable[[], Any], gap_s: float = 0.2
+) -> Iterator[list[Future[Any]]]:
+    """Yield ``calls`` of which each waits for the turn of host0-3, in this order; then let them."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        with world.server_ports._keys.hold(key_of("host0-3"), 1.0):
+            made = []
+            for each in calls:
+                made.append(pool.submit(each))
+                time.sleep(gap_s)
+        yield made
+
+
+def test_of_two_updates_at_once_none_is_lost(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    mac = update("host0-3", "spec.mac_address", mac_address=OTHER_MAC)
+    green = update("host0-3", "spec.logical_bridges", logical_bridges=["6"])
+    calls = [partial(world.ports.UpdateBridgePort, each) for each in (mac, green)]
+    with at_once(world, *calls) as made:
+        for each in made:
+            each.result()
+    found = world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")).spec
+    assert (found.mac_address, list(found.logical_bridges)) == (OTHER_MAC, [BRIDGE + "green"])
+
+
+def test_an_update_that_comes_after_a_delete_makes_nothing(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    late = partial(world.ports.UpdateBridgePort, update("host0-3", logical_bridges=["6"]))
+    with at_once(world, partial(delete, world, "host0-3"), late) as (deleted, updated):
+        deleted.result()
+        with refused(MISSING, "unable to find key host0-3"):
+            updated.result()
+    assert world.port_names() == []
+
+
+def refuse(*_: object) -> None:
+    raise AttachRefusedError(TRY_AGAIN, "not now")
+
+
+def test_a_port_that_cannot_be_published_is_not_left(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as planted:
+        planted.setattr(world.agent, "publish", refuse)
+        with refused(Code.UNAVAILABLE, "not now"):
+            world.ports.CreateBridgePort(daemons_port())
+        assert world.port_names() == []
+    made = world.ports.CreateBridgePort(daemons_port())
+    with monkeypatch.context() as planted:
+        planted.setattr(world.agent, "publish", refuse)
+        for method, request in ((CREATE, daemons_port()), (UPDATE, update(mac_address=OTHER_MAC))):
+            with refused(Code.UNAVAILABLE, "not now"):
+                call(world, method, request)
+    wait_until(lambda: world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made)
+
+
+def test_what_cannot_be_put_back_is_told(world: OpiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.ports.CreateBridgePort(daemons_port())
+    monkeypatch.setattr(world.agent, "admit", refuse)
+    with refused(Code.UNAVAILABLE, "not now; what was attached cannot be put back: not now"):
+        world.ports.UpdateBridgePort(update("host0-3", mac_address=OTHER_MAC))
+    assert world.port_names() == []
 
 
 def test_many_ask_for_the_same_at_once(world: OpiWorld) -> None:
@@ -727,6 +852,55 @@ def test_what_was_written_is_there_for_the_next_call(tmp_path: Path) -> None:
         world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
         with refused(Code.NOT_FOUND):
             world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
+
+
+@pytest.fixture
+def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever reads at the same time do so before the first one writes."""
+    carry_out = segments_module._carry_out
+
+    def slow(*words: Any) -> None:
+        time.sleep(0.3)
+        carry_out(*words)
+
+    monkeypatch.setattr(segments_module, "_carry_out", slow)
+
+
+@pytest.mark.usefixtures("slow_writes")
+def test_the_same_bridge_twice_at_once(bridge9: Callable[..., pb.LogicalBridge]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: bridge9(), range(2))
+    assert first == second
+
+
+@pytest.mark.usefixtures("slow_writes")
+def test_of_two_that_take_a_vni_at_once_one_gets_it(world: OpiWorld) -> None:
+    def take(name: str) -> grpc.StatusCode:
+        try:
+            world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + name, vni=30))
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+        return Code.OK
+
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(take, ("blue", "green")))
+    for name, vni in (("blue", 7), ("green", 9)):
+        world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + name, vni=vni))
+    assert sorted(codes, key=str) == [TAKEN, Code.OK]
+
+
+@pytest.mark.usefixtures("slow_writes")
+def test_who_cannot_wait_for_its_turn_is_told(
+    world: OpiWorld, bridge9: Callable[..., pb.LogicalBridge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_service, "_TURN_S", 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(bridge9)
+        time.sleep(0.1)
+        with refused(Code.UNAVAILABLE, "is still under way"):
+            world.bridges.UpdateLogicalBridge(update_bridge(BRIDGE + "blue", vni=30))
+        first.result()
 
 
 def test_an_update_keeps_what_opi_does_not_know_of(world: OpiWorld) -> None:

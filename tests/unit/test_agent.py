@@ -686,6 +686,18 @@ def test_all_targets_come_to_their_end_at_the_same_time(
     assert told == [True]
 
 
+def test_nobody_waits_for_an_agent_that_has_ended(lab: Lab) -> None:
+    """The process ends when its callers have their answer."""
+    told: list[bool] = []
+    waiting = threading.Thread(target=lambda: told.append(lab.agent.wait(lambda _: False, 30)))
+    waiting.start()
+    lab.agent.stop()
+    waiting.join(5)
+    assert told == [False]
+    with pytest.raises(AttachRefusedError, match="could not decide in time"):
+        lab.agent.admit(REQUEST, 30)
+
+
 class TestSwitch:
     """A pod behind the DPU's switch, and one elsewhere that it talks to."""
 

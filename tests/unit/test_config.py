@@ -190,6 +190,7 @@ def test_where_the_daemons_of_a_dpu_meet(
         pytest.param("{socket: /run/x.sock}", "is not unix:/PATH, a socket", id="no method"),
         pytest.param("{channel: eth1}", "opi.channel: 'eth1' is not ADDRESS:PORT", id="netdev"),
         pytest.param("{channel: 'fe80::1:8085'}", "is not ADDRESS:PORT", id="no brackets"),
+        pytest.param("{channel: '[fe80::1]:80'}", "as in [fe80::1%eth1]:80", id="no zone"),
         pytest.param("{channel: '[10.0.0.1]:80'}", "is not ADDRESS:PORT", id="IPv4 in brackets"),
         pytest.param("{channel: '10.0.0.1:0'}", "is not ADDRESS:PORT", id="port 0"),
         pytest.param("{channel: 5}", "opi.channel: 5 is not ADDRESS:PORT", id="number"),

@@ -96,10 +96,10 @@ class Sysfs:
         if not ADDRESS.fullmatch(name):
             raise _FaultError(f"{_shown(path)}: its name is no PCI address")
         pci_id = PciId(_number(f"{path}/vendor", 4), _number(f"{path}/device", 4))
-        return _nameplate(path, pci_id) if pci_id in self._ids else None
+        return _nameplate(path, pci_id, self._faults) if pci_id in self._ids else None
 
 
-def _nameplate(path: str, pci_id: PciId) -> Nameplate:
+def _nameplate(path: str, pci_id: PciId, faults: list[str]) -> Nameplate:
     pf = _link(f"{path}/physfn")
     return Nameplate(
         pci_id=pci_id,
@@ -108,10 +108,22 @@ def _nameplate(path: str, pci_id: PciId) -> Nameplate:
         ),
         pci_class=_number(f"{path}/class", 6),
         # Slow to read, and a virtual function has nothing there that its physical one has not.
-        config=b"" if pf else _read(f"{path}/config", _CONFIG_BYTES) or b"",
-        vpd=b"" if pf else _read(f"{path}/vpd", _VPD_BYTES) or b"",
+        config=b"" if pf else _told(f"{path}/config", _CONFIG_BYTES, faults),
+        vpd=b"" if pf else _told(f"{path}/vpd", _VPD_BYTES, faults),
         pf=pf,
     )
+
+
+def _told(path: str, most: int, faults: list[str]) -> bytes:
+    """Return what a card says of itself; nothing, and why is among ``faults``: it cannot be read.
+
+    It is there all the same: of VPD that is damaged kernels before 5.15 say EIO.
+    """
+    try:
+        return _read(path, most) or b""
+    except _FaultError as error:
+        faults.append(str(error))
+        return b""
 
 
 def _function(path: str, address: str, plate: Nameplate) -> PciFunction:

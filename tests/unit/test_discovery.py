@@ -566,8 +566,6 @@ RUBBISH = [
     pytest.param(
         made("vendor", lambda place: place.symlink_to("nowhere")), "not there", id="dangling"
     ),
-    pytest.param(looped("config"), "config: Too many levels", id="config: loop"),
-    pytest.param(made("vpd", os.mkfifo), "vpd: not a regular file", id="VPD: FIFO"),
     pytest.param(looped("net"), "net: Too many levels", id="netdevs: loop"),
     pytest.param(
         made("net/\udcff\udcfe", Path.mkdir), "is not 1-15 letters", id="netdev of no text"
@@ -605,6 +603,34 @@ def test_a_function_of_rubbish_is_told_and_the_others_are_found(
     assert "0000:06:00.0" in fault
     assert words in fault
     assert {each.place.split()[0] for each in discover(machine)} == {"0000:86:00.0", "0000:03:00.0"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(looped("config"), "config: Too many levels", id="config: loop"),
+        pytest.param(made("vpd", os.mkfifo), "vpd: not a regular file", id="VPD: FIFO"),
+        pytest.param(
+            made("vpd", lambda place: place.symlink_to("/proc/self/mem")),
+            "vpd: Input/output error",
+            id="VPD: damaged",
+        ),
+    ],
+)
+def test_a_card_that_does_not_tell_of_itself_is_there(
+    spoil: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    """It is called by its place, and is not asked again: what hangs takes a while to say so."""
+    tree = Tree(tmp_path)
+    ipu_host(tree)
+    spoil(tree.directory("0000:06:00.0"))
+    sysfs = Sysfs(tmp_path, IDS)
+    machine = sysfs.look()
+    assert [words in fault for fault in machine.faults] == [True]
+    assert [half.name for half in discover(machine)] == ["intel-ipu-0000-06-00.0-host"]
+    again = sysfs.look()
+    assert again.faults == ()
+    assert discover(again) == discover(machine)
 
 
 def without(listing: Path) -> Path:

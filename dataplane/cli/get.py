@@ -14,7 +14,7 @@ import click
 from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show, shown_keys
 from dataplane.core.errors import OverweaveError
-from dataplane.core.inventory import REFRESH_S, other_half
+from dataplane.core.inventory import REFRESH_S, other_halves
 from dataplane.core.model import (
     CONDITIONS,
     READY,
@@ -238,11 +238,11 @@ def dpu_records(rows: Rows, now: float | None = None) -> list[Record]:
     ``now`` is in unix seconds: there, what is told is as old as it is.
     """
     halves = sorted(_all(rows, Device), key=lambda each: (each.name, each.node))
-    return [_dpu_record(half, halves, time.time() if now is None else now) for half in halves]
+    others, now = other_halves(halves), time.time() if now is None else now
+    return [_dpu_record(half, others.get((half.node, half.name)), now) for half in halves]
 
 
-def _dpu_record(half: Device, halves: Sequence[Device], now: float) -> Record:
-    other = other_half(half, halves)
+def _dpu_record(half: Device, other: Device | None, now: float) -> Record:
     ills = [*_untold(half, now), *(_unheard(half, other, now) if other else ())]
     is_dpu = half.side is Side.DPU
     return {

@@ -112,9 +112,13 @@ def _stand(
 
 
 def _rare(device: Device) -> Device:
-    """Return it without what changes all the time; that it is gone is told, and that it is back."""
+    """Return it without what changes all the time.
+
+    That it is gone is told, and that it is back; that nobody knows yet is true for a moment only.
+    """
+    at_once = {_GONE, *_NEVER_HEARD.values()}
     conditions = tuple(
-        each if each.reason == _GONE else replace(each, reason="") for each in device.conditions
+        each if each.reason in at_once else replace(each, reason="") for each in device.conditions
     )
     return replace(device, conditions=conditions, tables=(), heard_at=0, told_at=0)
 

@@ -24,7 +24,7 @@ from dataplane.core.inventory import (
     other_halves,
     tell,
 )
-from dataplane.core.model import Device, Encap, EntryKey, Family, Side, TableUse
+from dataplane.core.model import READY, Device, Encap, EntryKey, Family, Side, TableUse
 from dataplane.core.offload import Choice, SwitchView
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Snapshot
@@ -367,3 +367,10 @@ def test_a_fleet_of_equal_machines_is_paired_in_no_time() -> None:
     paired = other_halves([*hosts, *dpus])
     assert time.process_time() - began < 1
     assert all(paired[half.node, half.name].node[1:] == half.node[1:] for half in (*hosts, *dpus))
+
+
+def test_that_nobody_was_asked_yet_is_said_for_a_moment_only() -> None:
+    told = tell(Inventory(), snapshot(HOST), NOW)
+    silent = HalfHeard(HOST.name, 0, error="connection refused")
+    told = tell(told, snapshot(HOST, heard=silent), NOW + 1)
+    assert [c.reason for c in told.devices[0].conditions if c.kind == READY] == [silent.error]

@@ -45,6 +45,7 @@ class Sysfs:
         self._root = root
         self._ids = frozenset(ids)
         self._plates: dict[str, tuple[int, Nameplate | None]] = {}
+        self._seen: dict[str, PciFunction] = {}
         self._dmi: tuple[str, str] | None = None
         self._faults: list[str] = []
 
@@ -85,7 +86,10 @@ class Sysfs:
                     found[name] = _function(f"{place}/{name}", name, plate)
             except _FaultError as error:
                 self._faults.append(str(error))
-        self._plates = plates
+                before = self._plates.get(name)
+                if before is not None and before[0] == inode and name in self._seen:
+                    found[name] = self._seen[name]  # it is listed: no evidence that it is gone
+        self._plates, self._seen = plates, found
         return found
 
     def _plate(self, path: str, name: str, inode: int) -> Nameplate | None:

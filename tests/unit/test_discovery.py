@@ -751,6 +751,24 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path) -> None:
     assert half.place == at("0000:06:00.0", "8086:1452")
 
 
+def test_a_card_that_cannot_be_read_for_a_while_stays_until_it_is_out(tmp_path: Path) -> None:
+    """A look that fails, as for want of a file descriptor, must not say that it is unplugged."""
+    tree = Tree(tmp_path)
+    ipu_host(tree)
+    sysfs = Sysfs(tmp_path, IDS)
+    there = discover(sysfs.look())
+    looped("net")(tree.directory("0000:06:00.0"))
+    for _ in range(2):
+        machine = sysfs.look()
+        assert len(machine.faults) == 1
+        assert discover(machine) == there != ()
+    tree.unplug("0000:06:00.0")
+    assert discover(sysfs.look()) == ()
+    ipu_host(tree)
+    looped("net")(tree.directory("0000:06:00.0"))
+    assert discover(sysfs.look()) == ()  # another one, of which nothing was seen
+
+
 IN_A_FUNCTION = ("vendor", "device", "class", "config", "vpd", "subsystem_vendor", "net")
 IN_A_NETDEV = ("dev_port", "address", "phys_port_name", "phys_switch_id")
 FILES = (

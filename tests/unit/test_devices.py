@@ -21,6 +21,7 @@ from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.events import DevicesTold, HalfHeard, SwitchSeen
 from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
 from dataplane.core.state import State
+from dataplane.fabric.rows import LATEST
 from tests.unit.overlay_builders import GENEVE4, NIC, desired, port, view
 from tests.unit.test_core_state import after, synced
 
@@ -195,6 +196,11 @@ def test_names_that_two_nodes_have() -> None:
         "h1": ("intel-ipu-host", "d1", True),
         "h2": ("intel-ipu-host", "d2", False),
     }
+
+
+def test_the_last_time_that_a_row_may_have_can_be_shown() -> None:
+    (record,) = get.dpu_records((replace(HOST, told_at=LATEST, heard_at=LATEST),), now=0.0)
+    assert record["told"] == record["last_heartbeat"] == "9999-12-31T23:59:59+00:00"
 
 
 def test_while_the_database_is_away_no_dpu_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ class Sysfs:
         self._root = root
         self._ids = frozenset(ids)
         self._plates: dict[str, tuple[int, Nameplate | None]] = {}
+        self._seen: dict[str, PciFunction] = {}
         self._dmi: tuple[str, str] | None = None
         self._faults: list[str] = []
 
@@ -85,7 +86,10 @@ class Sysfs:
                     found[name] = _function(f"{place}/{name}", name, plate)
             except _FaultError as error:
                 self._faults.append(str(error))
-        self._plates = plates
+                before = self._plates.get(name)
+                if before is not None and before[0] == inode and name in self._seen:
+                    found[name] = self._seen[name]  # it is listed: no evidence that it is gone
+        self._plates, self._seen = plates, found
         return found
 
     def _plate(self, path: str, name: str, inode: int) -> Nameplate | None:
@@ -96,10 +100,10 @@ class Sysfs:
         if not ADDRESS.fullmatch(name):
             raise _FaultError(f"{_shown(path)}: its name is no PCI address")
         pci_id = PciId(_number(f"{path}/vendor", 4), _number(f"{path}/device", 4))
-        return _nameplate(path, pci_id) if pci_id in self._ids else None
+        return _nameplate(path, pci_id, self._faults) if pci_id in self._ids else None
 
 
-def _nameplate(path: str, pci_id: PciId) -> Nameplate:
+def _nameplate(path: str, pci_id: PciId, faults: list[str]) -> Nameplate:
     pf = _link(f"{path}/physfn")
     return Nameplate(
         pci_id=pci_id,
@@ -108,10 +112,22 @@ def _nameplate(path: str, pci_id: PciId) -> Nameplate:
         ),
         pci_class=_number(f"{path}/class", 6),
         # Slow to read, and a virtual function has nothing there that its physical one has not.
-        config=b"" if pf else _read(f"{path}/config", _CONFIG_BYTES) or b"",
-        vpd=b"" if pf else _read(f"{path}/vpd", _VPD_BYTES) or b"",
+        config=b"" if pf else _told(f"{path}/config", _CONFIG_BYTES, faults),
+        vpd=b"" if pf else _told(f"{path}/vpd", _VPD_BYTES, faults),
         pf=pf,
     )
+
+
+def _told(path: str, most: int, faults: list[str]) -> bytes:
+    """Return what a card says of itself; nothing, and why is among ``faults``: it cannot be read.
+
+    It is there all the same: of VPD that is damaged kernels before 5.15 say EIO.
+    """
+    try:
+        return _read(path, most) or b""
+    except _FaultError as error:
+        faults.append(str(error))
+        return b""
 
 
 def _function(path: str, address: str, plate: Nameplate) -> PciFunction:

@@ -14,7 +14,7 @@ from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.cli.store import open_store
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.inventory import other_half
+from dataplane.core.inventory import other_halves
 from dataplane.core.model import Device, Side
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
@@ -108,7 +108,10 @@ def _halves_of(remote: str | None, name: str) -> tuple[Device, ...]:
     with open_store(remote) as store:
         devices = [row for row in store.read() if isinstance(row, Device)]
     meant = [each for each in devices if name in (each.name, each.serial)]
-    found = [each if each.side is Side.DPU else other_half(each, devices) for each in meant]
+    others = other_halves(devices)
+    found = [
+        each if each.side is Side.DPU else others.get((each.node, each.name)) for each in meant
+    ]
     dpus = sorted({each.node: each for each in found if each}.items())
     if len(dpus) > 1:
         nodes = ", ".join(node for node, _ in dpus)
@@ -116,7 +119,7 @@ def _halves_of(remote: str | None, name: str) -> tuple[Device, ...]:
     if not dpus:
         return ()
     dpu = dpus[0][1]
-    host = other_half(dpu, devices)
+    host = others.get((dpu.node, dpu.name))
     return (dpu, host) if host else (dpu,)
 
 

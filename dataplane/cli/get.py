@@ -14,7 +14,7 @@ import click
 from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show, shown_keys
 from dataplane.core.errors import OverweaveError
-from dataplane.core.inventory import REFRESH_S, other_half
+from dataplane.core.inventory import REFRESH_S, other_halves
 from dataplane.core.model import (
     CONDITIONS,
     READY,
@@ -129,7 +129,7 @@ def dpu(name: str | None, form: str, remote: str | None, *, watch: bool) -> None
     """
     keys = ("name", "serial", "node")
     if watch:
-        _watch(remote, Device, lambda rows: _of(dpu_records(rows), name, keys), DPUS, Format(form))
+        _watch_dpus(remote, lambda rows: _of(dpu_records(rows), name, keys), Format(form))
         return
     rows = _read(remote)
     show(_named(dpu_records(rows), name, DPUS, keys), DPUS, Format(form))
@@ -238,11 +238,11 @@ def dpu_records(rows: Rows, now: float | None = None) -> list[Record]:
     ``now`` is in unix seconds: there, what is told is as old as it is.
     """
     halves = sorted(_all(rows, Device), key=lambda each: (each.name, each.node))
-    return [_dpu_record(half, halves, time.time() if now is None else now) for half in halves]
+    others, now = other_halves(halves), time.time() if now is None else now
+    return [_dpu_record(half, others.get((half.node, half.name)), now) for half in halves]
 
 
-def _dpu_record(half: Device, halves: Sequence[Device], now: float) -> Record:
-    other = other_half(half, halves)
+def _dpu_record(half: Device, other: Device | None, now: float) -> Record:
     ills = [*_untold(half, now), *(_unheard(half, other, now) if other else ())]
     is_dpu = half.side is Side.DPU
     return {
@@ -323,30 +323,31 @@ def _read(remote: str | None) -> Rows:
         return store.read()
 
 
-def _watch(
-    remote: str | None,
-    kind: type[FabricEntity],
-    records: Callable[[Rows], Sequence[Record]],
-    listing: Listing,
-    form: Format,
+def _watch_dpus(
+    remote: str | None, records: Callable[[Rows], Sequence[Record]], form: Format
 ) -> None:
-    """Print the records, and then, until interrupted, each of which something shown changes."""
+    """Print the records, and then, until interrupted, each of which something shown changes.
+
+    While the database is away nothing is: nodes cannot tell then that all is as it was.
+    """
     from dataplane.cli.store import open_store
 
-    keys = shown_keys(listing, form)
+    keys = shown_keys(DPUS, form)
     shown: dict[tuple[str, str], Record] = {}
     is_away, is_first = False, True
     with open_store(remote) as store:
-        for rows in store.follow(kind, _LOOK_AGAIN_S):
+        for rows in store.follow(Device, _LOOK_AGAIN_S):
             if store.error and not is_away:
                 click.echo(f"overweave: {store.error}; what was told last stands", err=True)
             is_away = bool(store.error)
+            if is_away:
+                continue
             found = {(record["name"], record["node"]): record for record in records(rows)}
             news = [r for place, r in found.items() if _differs(r, shown.get(place), keys)]
             for name, node in shown.keys() - found.keys():
-                click.echo(f"overweave: {listing.kind} {name} of node {node} is gone", err=True)
+                click.echo(f"overweave: {DPUS.kind} {name} of node {node} is gone", err=True)
             if news or is_first:
-                show(news, listing, form)
+                show(news, DPUS, form)
             shown, is_first = found, False
 
 

@@ -7,7 +7,7 @@ change all the time: they come along, and are written at most once a minute by t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dataplane.core.assumptions import in_use
@@ -70,20 +70,31 @@ def tell(before: Inventory, snapshot: Snapshot, now: int) -> Inventory:
     return Inventory(tuple(devices), doubts)
 
 
-def other_half(half: Device, halves: Collection[Device]) -> Device | None:
-    """Return the row of the other half of the same DPU, if it is among ``halves``.
+def other_halves(halves: Iterable[Device]) -> Mapping[tuple[str, str], Device]:
+    """Return the other half of the same DPU, by node and name of the one, if both are there.
 
     A serial alone does not say which: it may be on two nodes of the fabric. The host knows, unless
     it asks nobody; then the DPU is one that is alone, and no other host's.
     """
-    same = [each for each in halves if each.serial == half.serial]
-    others = [each for each in same if each.side is not half.side]
-    if half.side is Side.DPU:
-        return next((each for each in others if other_half(each, halves) == half), None)
-    if half.peer:
-        return next((each for each in others if each.node == half.peer), None)
-    taken = {each.peer for each in same if each.node != half.node}
-    return others[0] if len(others) == 1 and others[0].node not in taken else None
+    of_serial: dict[str, list[Device]] = {}
+    for half in halves:
+        of_serial.setdefault(half.serial, []).append(half)
+    found: dict[tuple[str, str], Device] = {}
+    for host, dpu in (pair for same in of_serial.values() for pair in _pairs(same)):
+        found[host.node, host.name] = dpu
+        found.setdefault((dpu.node, dpu.name), host)
+    return found
+
+
+def _pairs(same: Sequence[Device]) -> Iterator[tuple[Device, Device]]:
+    """Yield each host's half with the DPU's, of those that have one serial."""
+    dpus = {each.node: each for each in same if each.side is Side.DPU}
+    alone = next(iter(dpus)) if len(dpus) == 1 else ""
+    asking = {each.node for each in same if each.peer == alone}
+    for host in (each for each in same if each.side is Side.HOST):
+        dpu = dpus.get(host.peer or ("" if asking - {host.node} else alone))
+        if dpu is not None:
+            yield host, dpu
 
 
 def _stand(
@@ -101,9 +112,13 @@ def _stand(
 
 
 def _rare(device: Device) -> Device:
-    """Return it without what changes all the time; that it is gone is told, and that it is back."""
+    """Return it without what changes all the time.
+
+    That it is gone is told, and that it is back; that nobody knows yet is true for a moment only.
+    """
+    at_once = {_GONE, *_NEVER_HEARD.values()}
     conditions = tuple(
-        each if each.reason == _GONE else replace(each, reason="") for each in device.conditions
+        each if each.reason in at_once else replace(each, reason="") for each in device.conditions
     )
     return replace(device, conditions=conditions, tables=(), heard_at=0, told_at=0)
 

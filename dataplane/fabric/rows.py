@@ -45,6 +45,8 @@ from ovs_client.rows import Row, Value
 _Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork)
 _Columns = Mapping[str, Any]
 
+LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in unix seconds: the last that datetime knows
+
 
 @dataclass(frozen=True, slots=True)
 class Vtep:
@@ -240,8 +242,8 @@ def _read_device(columns: _Columns) -> Device:
         tables=tuple(_read_table(*each) for each in sorted(columns["tables"].items())),
         vfs=columns["vfs"],
         vfs_used=columns["vfs_used"],
-        heard_at=columns["heard_at"],
-        told_at=columns["told_at"],
+        heard_at=_read_time(columns["heard_at"]),
+        told_at=_read_time(columns["told_at"]),
     )
 
 
@@ -263,7 +265,14 @@ def _read_condition(kind: str, text: str) -> Condition:
         raise InvalidValueError(
             f"condition {kind!r} {text!r} is not True or False, a time, a reason"
         )
-    return Condition(kind, holds == "True", reason, int(since))
+    return Condition(kind, holds == "True", reason, _read_time(int(since)))
+
+
+def _read_time(unix_s: int) -> int:
+    """Return a time that people can be shown: one row must not keep others from being listed."""
+    if unix_s > LATEST:
+        raise InvalidValueError(f"time {unix_s} is after the year 9999")
+    return unix_s
 
 
 _TABLES: Mapping[str, _Table] = {

@@ -27,6 +27,7 @@ from dataplane.core.model import (
     UnknownUnicast,
     Vni,
 )
+from dataplane.fabric.rows import LATEST
 
 NAMES = st.sampled_from(["blue", "red", "n1", "n2", "a.b-c"])
 IPS: st.SearchStrategy[IpAddress] = st.ip_addresses()
@@ -83,7 +84,8 @@ ENDPOINTS = st.builds(
     moves=st.lists(st.integers(0, 1 << 40), max_size=6).map(tuple),
 )
 NODES = st.builds(Node, NAMES, some(IPS), st.booleans())
-CONDITIONS = st.builds(Condition, TEXT, st.booleans(), TEXT, st.integers(0, 1 << 40))
+TIMES = st.integers(0, LATEST)
+CONDITIONS = st.builds(Condition, TEXT, st.booleans(), TEXT, TIMES)
 TABLES = st.builds(TableUse, TEXT, st.integers(0, 1 << 40), st.integers(0, 1 << 40))
 DEVICES = st.builds(
     Device,
@@ -102,8 +104,8 @@ DEVICES = st.builds(
     tables=st.lists(TABLES, max_size=3, unique_by=lambda each: each.name).map(tuple),
     vfs=st.integers(0, 64),
     vfs_used=st.integers(0, 64),
-    heard_at=st.integers(0, 1 << 40),
-    told_at=st.integers(0, 1 << 40),
+    heard_at=TIMES,
+    told_at=TIMES,
 )
 ENTITIES = st.one_of(
     DEVICES,

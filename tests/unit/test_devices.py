@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -19,6 +21,7 @@ from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.events import DevicesTold, HalfHeard, SwitchSeen
 from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
 from dataplane.core.state import State
+from dataplane.fabric.rows import LATEST
 from tests.unit.overlay_builders import GENEVE4, NIC, desired, port, view
 from tests.unit.test_core_state import after, synced
 
@@ -193,3 +196,32 @@ def test_names_that_two_nodes_have() -> None:
         "h1": ("intel-ipu-host", "d1", True),
         "h2": ("intel-ipu-host", "d2", False),
     }
+
+
+def test_the_last_time_that_a_row_may_have_can_be_shown() -> None:
+    (record,) = get.dpu_records((replace(HOST, told_at=LATEST, heard_at=LATEST),), now=0.0)
+    assert record["told"] == record["last_heartbeat"] == "9999-12-31T23:59:59+00:00"
+
+
+def test_while_the_database_is_away_no_dpu_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No agent can say then that all is well; once it can again, who does not is told."""
+    clock = iter([60.0, 600.0, 601.0])
+    half = replace(DPU, ready=True, told_at=TOLD_AT)
+
+    class Store(nullcontext[object]):
+        error: str | None = None
+
+        def follow(self, *_: object) -> Iterator[tuple[Device, ...]]:
+            for self.error in (None, "no answer", None):
+                now = TOLD_AT + next(clock)
+                monkeypatch.setattr(time, "time", lambda now=now: now)
+                yield ((half if self.error else replace(half, told_at=int(now) - 60)),)
+
+    store = Store()
+    store.enter_result = store
+    monkeypatch.setattr("dataplane.cli.store.open_store", lambda _remote: store)
+    run = CliRunner().invoke(get.get, ["dpu", "-w"])
+    assert run.exit_code == 0, run.output
+    (_, status) = run.stdout.splitlines()
+    assert status.endswith("True")
+    assert run.stderr == "overweave: no answer; what was told last stands\n"

@@ -581,8 +581,6 @@ RUBBISH = [
     pytest.param(
         made("vendor", lambda place: place.symlink_to("nowhere")), "not there", id="dangling"
     ),
-    pytest.param(looped("config"), "config: Too many levels", id="config: loop"),
-    pytest.param(made("vpd", os.mkfifo), "vpd: not a regular file", id="VPD: FIFO"),
     pytest.param(looped("net"), "net: Too many levels", id="netdevs: loop"),
     pytest.param(
         made("net/\udcff\udcfe", Path.mkdir), "is not 1-15 letters", id="netdev of no text"
@@ -620,6 +618,34 @@ def test_a_function_of_rubbish_is_told_and_the_others_are_found(
     assert "0000:06:00.0" in fault
     assert words in fault
     assert {each.place.split()[0] for each in discover(machine)} == {"0000:86:00.0", "0000:03:00.0"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(looped("config"), "config: Too many levels", id="config: loop"),
+        pytest.param(made("vpd", os.mkfifo), "vpd: not a regular file", id="VPD: FIFO"),
+        pytest.param(
+            made("vpd", lambda place: place.symlink_to("/proc/self/mem")),
+            "vpd: Input/output error",
+            id="VPD: damaged",
+        ),
+    ],
+)
+def test_a_card_that_does_not_tell_of_itself_is_there(
+    spoil: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    """It is called by its place, and is not asked again: what hangs takes a while to say so."""
+    tree = Tree(tmp_path)
+    ipu_host(tree)
+    spoil(tree.directory("0000:06:00.0"))
+    sysfs = Sysfs(tmp_path, IDS)
+    machine = sysfs.look()
+    assert [words in fault for fault in machine.faults] == [True]
+    assert [half.name for half in discover(machine)] == ["intel-ipu-0000-06-00.0-host"]
+    again = sysfs.look()
+    assert again.faults == ()
+    assert discover(again) == discover(machine)
 
 
 def without(listing: Path) -> Path:
@@ -738,6 +764,24 @@ def test_what_could_not_be_read_is_read_again(tmp_path: Path) -> None:
     vendor.write_text("0x8086\n")
     (half,) = discover(sysfs.look())
     assert half.place == at("0000:06:00.0", "8086:1452")
+
+
+def test_a_card_that_cannot_be_read_for_a_while_stays_until_it_is_out(tmp_path: Path) -> None:
+    """A look that fails, as for want of a file descriptor, must not say that it is unplugged."""
+    tree = Tree(tmp_path)
+    ipu_host(tree)
+    sysfs = Sysfs(tmp_path, IDS)
+    there = discover(sysfs.look())
+    looped("net")(tree.directory("0000:06:00.0"))
+    for _ in range(2):
+        machine = sysfs.look()
+        assert len(machine.faults) == 1
+        assert discover(machine) == there != ()
+    tree.unplug("0000:06:00.0")
+    assert discover(sysfs.look()) == ()
+    ipu_host(tree)
+    looped("net")(tree.directory("0000:06:00.0"))
+    assert discover(sysfs.look()) == ()  # another one, of which nothing was seen
 
 
 IN_A_FUNCTION = ("vendor", "device", "class", "config", "vpd", "subsystem_vendor", "net")

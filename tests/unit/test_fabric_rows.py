@@ -11,6 +11,7 @@ from ovs.db.data import Datum
 
 from dataplane.core.model import Device, FabricEntity, Hardware, Node, Pin, Side
 from dataplane.fabric.rows import (
+    LATEST,
     OWNED_TABLES,
     SEGMENT_TABLES,
     Faulty,
@@ -84,6 +85,14 @@ def test_a_node_takes_only_its_own_vteps(one: Node, other: Node) -> None:
         pytest.param(DEVICE, {"side": "left"}, "left", id="side"),
         pytest.param(DEVICE, {"conditions": {"Ready": "maybe"}}, "maybe", id="condition"),
         pytest.param(DEVICE, {"conditions": {"Ready": "True x"}}, "True x", id="time"),
+        pytest.param(
+            DEVICE,
+            {"conditions": {"Ready": f"True {LATEST + 1}"}},
+            f"time {LATEST + 1} is after the year 9999",
+            id="time nobody can show",
+        ),
+        pytest.param(DEVICE, {"told_at": LATEST + 1}, "after the year 9999", id="told then"),
+        pytest.param(DEVICE, {"heard_at": 1 << 62}, "after the year 9999", id="heard then"),
         pytest.param(DEVICE, {"tunnels": ("gre/ipv4",)}, "gre", id="tunnel"),
         pytest.param(DEVICE, {"tables": {"forward": "12"}}, "'forward' '12'", id="occupancy"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,10 +21,10 @@ from dataplane.core.inventory import (
     REFRESH_S,
     UNHEARD_S,
     Inventory,
-    other_half,
+    other_halves,
     tell,
 )
-from dataplane.core.model import Device, Encap, EntryKey, Family, Side, TableUse
+from dataplane.core.model import READY, Device, Encap, EntryKey, Family, Side, TableUse
 from dataplane.core.offload import Choice, SwitchView
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Snapshot
@@ -344,7 +345,7 @@ IDLE = replace(ONE, node="a2", peer="")
         pytest.param(D1, (ONE, TWO, D1, D2), ONE, id="of a DPU"),
         pytest.param(D2, (TWO, ONE, D2, D1), TWO, id="of the other DPU"),
         pytest.param(replace(ONE, peer=""), (D1, D2), None, id="nobody knows"),
-        pytest.param(replace(ONE, peer=""), (ONE, D1), D1, id="there is one alone"),
+        pytest.param(replace(ONE, peer=""), (D1,), D1, id="there is one alone"),
         pytest.param(D1, (replace(ONE, peer=""), D1), replace(ONE, peer=""), id="one alone, back"),
         pytest.param(ONE, (D2,), None, id="it is in another fabric"),
         pytest.param(ONE, (replace(D1, serial="x"),), None, id="another serial"),
@@ -354,4 +355,22 @@ IDLE = replace(ONE, node="a2", peer="")
     ],
 )
 def test_the_other_half(half: Device, others: tuple[Device, ...], wanted: Device | None) -> None:
-    assert other_half(half, others) == wanted
+    halves = dict.fromkeys((*others, half))
+    assert other_halves(halves).get((half.node, half.name)) == wanted
+
+
+def test_a_fleet_of_equal_machines_is_paired_in_no_time() -> None:
+    """All have what plugins call their DPUs: who asks each about each takes minutes."""
+    hosts = [replace(ONE, node=f"h{n}", peer=f"d{n}") for n in range(1000)]
+    dpus = [replace(D1, node=f"d{n}") for n in range(1000)]
+    began = time.process_time()
+    paired = other_halves([*hosts, *dpus])
+    assert time.process_time() - began < 1
+    assert all(paired[half.node, half.name].node[1:] == half.node[1:] for half in (*hosts, *dpus))
+
+
+def test_that_nobody_was_asked_yet_is_said_for_a_moment_only() -> None:
+    told = tell(Inventory(), snapshot(HOST), NOW)
+    silent = HalfHeard(HOST.name, 0, error="connection refused")
+    told = tell(told, snapshot(HOST, heard=silent), NOW + 1)
+    assert [c.reason for c in told.devices[0].conditions if c.kind == READY] == [silent.error]

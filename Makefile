@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 COMMAND := /usr/local/bin/overweave
 QUICK := $(wildcard tests/unit tests/packets)
-SLOW := $(wildcard tests/functional tests/system tests/vm)
+SLOW := $(wildcard tests/system tests/vm tests/functional)  # what takes long is begun first
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10

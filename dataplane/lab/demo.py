@@ -71,14 +71,14 @@ class Demo:
     def run(self) -> bool:
         """Show everything; return whether all of it was as it should be."""
         began = time.monotonic()
-        self.console.print("[bold]Overweave[/bold]: one L2 network over hosts and DPUs\n")
+        self.console.print("[bold]Overweave[/bold]: one L2 network over hosts and DPUs")
         self._step("lab", self._up)
         self._step("pool", self._pool)
-        self.console.print(self.pool, highlight=False, soft_wrap=True)
+        self.console.print(self.pool, end="", highlight=False, soft_wrap=True)
         self._step("segments", self._apply)
         self._step("pods", self._attach)
         self._step("pairs", self._verify)
-        self.console.print(self._table(), "")
+        self.console.print(self._table())
         self._step("isolation", self._isolate)
         self._step("move", self._move)
         self._step("unguarded", self._unguard)

@@ -129,10 +129,13 @@ def _pair(source: Station, sink: Station) -> _Outcome:
 
 
 def _broadcasts(source: Station, stations: Sequence[Station]) -> tuple[str, dict[str, str]]:
+    """Send to all; what a busy machine has dropped nobody sends again, so it is asked once more."""
     others = [station for station in stations if station != source]
     missing = {}
     for version in VERSIONS:
         heard = probes.broadcast(source, others, version)
+        if any(not heard[other.name] for other in others):
+            heard |= probes.broadcast(source, others, version)
         for other in others:
             if heard[other.name] != 1:
                 words = f"broadcast arrived {heard[other.name]} times"

@@ -234,20 +234,17 @@ def planted(scene: DpuScene, rows: Rows, bug: Seeded) -> Iterator[None]:
     What the agent sees at once, it puts right slowly.
     """
     wrong: list[p4r.TableEntry] = []
+    right: list[p4r.TableEntry] = []
 
     def is_whole() -> bool:
+        wrong.clear()
         with suppress(ValueError):  # a row, or its number, is not put back yet
             wrong.extend(bug.rows(rows))
-        return bool(wrong)
+        keys = [_key(entry) for entry in wrong]
+        right[:] = [entry for entry in rows.told.entries() if _key(entry) in keys]
+        return bool(wrong) and len(right) == len(wrong)
 
     until(is_whole, _REPAIR_S)
-    keys = [(entry.table_id, [m.SerializeToString() for m in entry.match]) for entry in wrong]
-    right = [
-        entry
-        for entry in rows.told.entries()
-        if (entry.table_id, [m.SerializeToString() for m in entry.match]) in keys
-    ]
-    assert len(right) == len(wrong)
     rows.told.write(*updates(p4r.Update.MODIFY, wrong))
     if bug.at_once:
         scene.tell("slow", _SLOW_S)
@@ -257,6 +254,10 @@ def planted(scene: DpuScene, rows: Rows, bug: Seeded) -> Iterator[None]:
         scene.tell("clear")
         with suppress(grpc.RpcError):  # a row that the agent has taken out, it puts in anew
             rows.told.write(*updates(p4r.Update.MODIFY, right))
+
+
+def _key(entry: p4r.TableEntry) -> tuple[int, list[bytes]]:
+    return entry.table_id, [match.SerializeToString() for match in entry.match]
 
 
 @contextmanager

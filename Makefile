@@ -6,8 +6,8 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 COMMAND := /usr/local/bin/overweave
-QUICK := $(wildcard tests/unit tests/packets)
-SLOW := $(wildcard tests/system tests/vm tests/functional)  # what takes long is begun first
+QUICK := $(wildcard tests/packets tests/unit)  # what takes long is begun first
+SLOW := $(wildcard tests/system tests/vm tests/functional)
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-
-import structlog
 
 from dataplane.contracts import Post
 from dataplane.core.events import DevicesTold
 from dataplane.core.inventory import Inventory, tell
 from dataplane.core.snapshot import Snapshot
+from dataplane.looking import Looking
 
 LOOK_S = 0.5  # as the cards are looked for (vendors/discovery.py): one that goes is told within 2 s
-
-log = structlog.get_logger()
 
 
 class InventoryFeed:
@@ -28,30 +24,15 @@ class InventoryFeed:
         self._snapshot = snapshot
         self._clock = clock
         self._told = Inventory()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looking = Looking("inventory", LOOK_S)
 
     def start(self, post: Post) -> None:
         """Begin to look."""
-        self._thread = threading.Thread(
-            target=self._run, args=(post,), name="inventory", daemon=True
-        )
-        self._thread.start()
+        self._looking.start(lambda: self.look(post))
 
     def stop(self) -> None:
         """Look no more."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self, post: Post) -> None:
-        while True:
-            try:
-                self.look(post)
-            except Exception:  # a fault of ours must not end the thread: say it, look again
-                log.exception("inventory.crashed")
-            if self._stopping.wait(LOOK_S):
-                return
+        self._looking.stop()
 
     def look(self, post: Post) -> None:
         """Look once."""

@@ -5,7 +5,6 @@ A new vendor is a discovery module in its folder and one line here.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ import structlog
 from dataplane.contracts import Post
 from dataplane.core.discovered import Found
 from dataplane.core.events import DevicesFound
+from dataplane.looking import Looking
 from vendors.intel import discovery as intel
 from vendors.marvell import discovery as marvell
 from vendors.pci import Machine
@@ -56,28 +56,15 @@ class DeviceFeed:
         self._sysfs = Sysfs(root, IDS)
         self._told: tuple[Found, ...] = ()
         self._faults: tuple[str, ...] = ()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looking = Looking("devices", LOOK_S)
 
     def start(self, post: Post) -> None:
         """Begin to look."""
-        self._thread = threading.Thread(target=self._run, args=(post,), name="devices", daemon=True)
-        self._thread.start()
+        self._looking.start(lambda: self._look(post))
 
     def stop(self) -> None:
         """Look no more."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self, post: Post) -> None:
-        while True:
-            try:
-                self._look(post)
-            except Exception as caught:  # noqa: BLE001  # ours: it must not end the thread
-                self._log((f"internal error, please report it: {caught!r}",), caught)
-            if self._stopping.wait(LOOK_S):
-                return
+        self._looking.stop()
 
     def _look(self, post: Post) -> None:
         machine = self._sysfs.look()
@@ -87,8 +74,8 @@ class DeviceFeed:
             self._told = found
             post(DevicesFound(found))
 
-    def _log(self, faults: tuple[str, ...], caught: Exception | None = None) -> None:
+    def _log(self, faults: tuple[str, ...]) -> None:
         if faults and faults != self._faults:
             first = "; ".join(faults[:_MOST_LOGGED])
-            log.warning("discovery.unread", faults=len(faults), first=first, exc_info=caught)
+            log.warning("discovery.unread", faults=len(faults), first=first)
         self._faults = faults

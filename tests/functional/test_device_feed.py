@@ -111,6 +111,7 @@ def test_a_fault_of_ours_is_told_once_and_ends_nothing(
         patch.setattr(discovery, "discover", crash)
         assert watch.is_silent()
     (told,) = logs
-    assert "internal error, please report it" in told["first"]
+    assert (told["event"], told["thread"]) == ("look.crashed", "devices")
+    assert told["error"].startswith("internal error, please report it: ZeroDivisionError")
     octeon(watch.tree, "03", ONE)
     assert watch.told() == [f"{ONE}-host"]

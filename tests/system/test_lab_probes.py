@@ -87,6 +87,23 @@ def test_ping_counts_replies(stations: dict[str, Station], version: int) -> None
 
 
 @VERSIONS
+def test_a_probe_is_not_woken_by_the_replies_of_others(
+    stations: dict[str, Station], version: int
+) -> None:
+    kind = (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    if version == 6:
+        kind = (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    with stations["a"].socket(*kind) as another, stations["a"].socket(*kind) as control:
+        another.settimeout(0)
+        control.settimeout(0)
+        probes.hear_only(another, version, ident=0)
+        probes.ping(stations["a"], stations["b"].ip(version), Pace())
+        assert control.recv(MTU)
+        with pytest.raises(BlockingIOError):
+            another.recv(MTU)
+
+
+@VERSIONS
 def test_ping_counts_what_is_lost(
     stations: dict[str, Station], version: int, cut_off_b: None
 ) -> None:

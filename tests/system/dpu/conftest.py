@@ -219,6 +219,14 @@ def scene(shared: DpuScene) -> Iterator[DpuScene]:
     lab.start_agents(shared.paths, shared.topology.agents)
 
 
+@pytest.fixture(scope="class")
+def placed(shared: DpuScene) -> Iterator[DpuScene]:
+    """Provide the lab with every endpoint pinned to the switch."""
+    shared.tell("clear")
+    with pinned(shared):
+        yield shared
+
+
 @pytest.fixture(params=COLOURS, ids=lambda colour: colour.name)
 def colour(request: pytest.FixtureRequest) -> Colour:
     found: Colour = request.param

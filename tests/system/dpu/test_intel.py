@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +18,6 @@ from scapy.layers.l2 import Ether
 
 from dataplane.core.capability import Departure
 from dataplane.core.inventory import REFRESH_S
-from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.layout import LabPaths
@@ -50,9 +47,9 @@ from tests.system.dpu.proofs import (
     next_pod_is_alone,
 )
 from tests.system.dpu.test_verify_device import as_a_device, asked, assert_agrees, row_of_switch
+from tests.system.dpu.traffic import BLUE, GAP_S, Judged, Traffic, counted, vf
 from tests.system.frames import deliver
 from tests.system.test_lab_cli import Overweave
-from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 from tests.unit.p4_entries import Key, number
 from vendors.marvell.pipeline import FORWARD
 
@@ -69,10 +66,8 @@ INTENT = "---\n".join(
     [*(colour.document + 'guard: "off"\n' for colour in COLOURS), GUARDED.document]
 )
 PLACES = ("h1", "d1", "n2")
-BLUE = COLOURS[0]
 BY_HAND = 5  # a bridge in the half that is not ours
 SMALL = 1  # rows
-GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
 
@@ -143,46 +138,8 @@ def shared() -> Iterator[IntelScene]:
         lab.down(paths, silent)
 
 
-def vf(scene: DpuScene, nth: int) -> str:
-    return dpus.device_id(scene.topology, scene.dpu, nth)
-
-
-def counted(scene: DpuScene, station: Station) -> int:
-    return scene.entry(station).counted[Placement.EMULATED]
-
-
-@pytest.mark.parametrize("colour", [*COLOURS, GUARDED], ids=lambda colour: colour.name)
-def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
-    verdict = matrix.verify(scene.segments[colour.name])
-    assert (verdict.faults, verdict.lost) == ((), 0)
-    assert verdict.reachable == verdict.pairs
-
-
-def test_segments_stay_apart(scene: DpuScene) -> None:
-    assert not matrix.leaks(scene.segments)
-
-
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
-def test_busy_pairs_come_into_the_switch_and_lose_nothing(
-    scene: DpuScene, colour: Colour, version: int
-) -> None:
-    near, _, _, far = scene.segments[colour.name][:4]
-    with probes.flow(near, far.ip(version), BUSY) as echo:
-        until(lambda: scene.placed(far) and scene.placed(near), what="not placed")
-        before = counted(scene, far)
-        until(lambda: counted(scene, far) > before + 10, what="not counted")
-    assert (echo.lost, echo.duplicates) == (0, 0)
-
-
-def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
-    one, other = (scene.segments[BLUE.name][n] for n in (0, 4))
-    with probes.flow(one, other.ip(4), BUSY) as echo:
-        until(lambda: scene.placed(one) and scene.placed(other), what="not placed")
-        before = counted(scene, one), counted(scene, other)
-        until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
-        until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
-    assert (echo.lost, echo.duplicates) == (0, 0)
+class TestTraffic(Traffic):
+    """On this vendor, too."""
 
 
 def test_taken_for_a_real_device_it_agrees_in_what_is_seen_of_it(scene: DpuScene) -> None:
@@ -206,15 +163,6 @@ def test_what_is_guarded_stays_in_software_and_says_why(scene: DpuScene) -> None
         assert not scene.placed(far)
         assert not scene.placed(near)
     assert echo.lost == 0
-
-
-@pytest.mark.parametrize("fault", ["kill", "reset"])
-def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
-    talk.gap_s = GAP_S
-    before = counted(talk.scene, talk.far)
-    talk.scene.tell(fault)
-    until(lambda: talk.scene.placed(talk.far) and counted(talk.scene, talk.far) > before + 10, 60)
-    assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
 
 
 class TestProofs(Proofs):
@@ -337,107 +285,66 @@ def test_a_full_table_leaves_the_rest_to_software(talk: Talk) -> None:
     assert (echo.lost, echo.duplicates) == (0, 0)
 
 
-def test_a_port_that_goes_and_comes(talk: Talk) -> None:
-    talk.gap_s = GAP_S
-    near, address = talk.vf, talk.far.ip(4)
-    talk.scene.tell("port-gone", "vf0")
-    until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")
-    talk.scene.tell("port-back", "vf0")
-    until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
+class TestJudged(Judged):
+    """On this vendor, too."""
 
+    def test_all_paths_of_all_vendors_agree_but_in_what_a_device_says_that_it_cannot(
+        self, placed: DpuScene
+    ) -> None:
+        """An E2100, an Octeon 10 and a host without a DPU."""
+        shown = Overweave(placed).run("verify", "--packets", "10", "-o", "json")
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        (found,) = json.loads(shown.stdout)
+        print(found["verdict"])
+        assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
+        assert found["differences"] == []
+        assert found["left_out"] == 0
+        rows = {(row["node"], row["path"]): row for row in found["paths"]}
+        switch = rows.pop(("d1", "switch"))
+        assert (switch["unknown"], switch["not_observed"]) == (0, {})
+        assert set(switch["cannot"]) == set(Departure) - {Departure.LENGTHS}
+        assert min(switch["agree"], switch["handed_over"]) > 100
+        assert 0 < switch["excused"] < switch["agree"] / 2
+        octeon = rows["d2", "switch"]
+        assert (octeon["unknown"], octeon["not_observed"]) == (0, {})
+        assert min(octeon["agree"], octeon["handed_over"]) > 100
+        assert {node for node, _ in rows} == {"h1", "d1", "n2", "d2"}
+        assert not any(row["cannot"] for row in rows.values())
 
-# --- overweave verify; all that it is about is pinned to the switch until the end ----------------
+    def test_the_inventory_of_two_vendors_dpus_in_one_host(self, placed: DpuScene) -> None:
+        """Their pods are in segments of every encapsulation over both families."""
 
+        def dpus_told() -> dict[str, dict[str, Any]]:
+            rows = json.loads(lab.overweave(placed.paths, "get", "dpu", "-o", "json"))
+            return {f"{row['node']} {row['other_node']}": row for row in rows}
 
-@pytest.fixture(scope="module")
-def placed(shared: DpuScene) -> Iterator[DpuScene]:
-    shared.tell("clear")
-    with pinned(shared):
-        yield shared
+        tables = {"d1 h1": placed.TABLE, "d2 h1": FORWARD.name}
 
+        def is_well() -> bool:
+            """Say so of what was told last; figures come along, or once a minute by themselves."""
+            rows = dpus_told()
+            holds = all("=False" not in " ".join(row["conditions"]) for row in rows.values())
+            used = (
+                rows[dpu]["tables"].get(table, "0/").partition("/") for dpu, table in tables.items()
+            )
+            return holds and all(int(rows_in_use) > 0 for rows_in_use, *_ in used)
 
-def test_all_paths_of_all_vendors_agree_but_in_what_a_device_says_that_it_cannot(
-    placed: DpuScene,
-) -> None:
-    """An E2100, an Octeon 10 and a host without a DPU."""
-    shown = Overweave(placed).run("verify", "--packets", "10", "-o", "json")
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    (found,) = json.loads(shown.stdout)
-    print(found["verdict"])
-    assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
-    assert found["differences"] == []
-    assert found["left_out"] == 0
-    rows = {(row["node"], row["path"]): row for row in found["paths"]}
-    switch = rows.pop(("d1", "switch"))
-    assert (switch["unknown"], switch["not_observed"]) == (0, {})
-    assert set(switch["cannot"]) == set(Departure) - {Departure.LENGTHS}
-    assert min(switch["agree"], switch["handed_over"]) > 100
-    assert 0 < switch["excused"] < switch["agree"] / 2
-    octeon = rows["d2", "switch"]
-    assert (octeon["unknown"], octeon["not_observed"]) == (0, {})
-    assert min(octeon["agree"], octeon["handed_over"]) > 100
-    assert {node for node, _ in rows} == {"h1", "d1", "n2", "d2"}
-    assert not any(row["cannot"] for row in rows.values())
-
-
-def test_the_inventory_of_two_vendors_dpus_in_one_host(placed: DpuScene) -> None:
-    """Their pods are in segments of every encapsulation over both families."""
-
-    def dpus_told() -> dict[str, dict[str, Any]]:
-        rows = json.loads(lab.overweave(placed.paths, "get", "dpu", "-o", "json"))
-        return {f"{row['node']} {row['other_node']}": row for row in rows}
-
-    tables = {"d1 h1": placed.TABLE, "d2 h1": FORWARD.name}
-
-    def is_well() -> bool:
-        """Say so of what was told last; figures come along, or once a minute by themselves."""
+        until(is_well, 2 * REFRESH_S, "a condition does not hold, or no row is in use")
         rows = dpus_told()
-        holds = all("=False" not in " ".join(row["conditions"]) for row in rows.values())
-        used = (
-            rows[dpu]["tables"].get(table, "0/").partition("/") for dpu, table in tables.items()
-        )
-        return holds and all(int(rows_in_use) > 0 for rows_in_use, *_ in used)
+        assert rows.keys() == {"d1 h1", "d2 h1", "h1 d1", "h1 d2"}
+        for dpu, vendor in (("d1 h1", "intel"), ("d2 h1", "marvell")):
+            row = rows[dpu]
+            assert set(row["assumptions"]) == assumed_of_switch(vendor)
+            assert set(row["encapsulations"]) == {f"{c.encap}/{c.underlay}" for c in COLOURS}
+            assert 0 < row["vfs_used"] <= row["vfs"]
+            assert any(each.startswith("Offloading=True since 20") for each in row["conditions"])
+            assert any(each.endswith(" emulated") for each in row["conditions"])
 
-    until(is_well, 2 * REFRESH_S, "a condition does not hold, or no row is in use")
-    rows = dpus_told()
-    assert rows.keys() == {"d1 h1", "d2 h1", "h1 d1", "h1 d2"}
-    for dpu, vendor in (("d1 h1", "intel"), ("d2 h1", "marvell")):
-        row = rows[dpu]
-        assert set(row["assumptions"]) == assumed_of_switch(vendor)
-        assert set(row["encapsulations"]) == {f"{c.encap}/{c.underlay}" for c in COLOURS}
-        assert 0 < row["vfs_used"] <= row["vfs"]
-        assert any(each.startswith("Offloading=True since 20") for each in row["conditions"])
-        assert any(each.endswith(" emulated") for each in row["conditions"])
+    @pytest.mark.parametrize("name", BUGS)
+    def test_a_bug_of_the_switch_is_found(self, placed: DpuScene, name: str) -> None:
+        bug = BUGS[name]
+        with rows_of(placed, BLUE) as rows:
+            assert_told(placed, bug.told, partial(planted, placed, rows, bug))
 
-
-@pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")
-def test_what_the_switch_puts_on_the_wire_is_what_the_standards_say(
-    placed: DpuScene, colour: Colour, tmp_path: Path
-) -> None:
-    near, _, _, far = placed.segments[colour.name][:4]
-    file, before = tmp_path / "underlay.pcap", counted(placed, far)
-    with capture(placed, placed.dpu.name, file):
-        for version, pace in product((4, 6), (Pace(5), Pace(5, size=near.mtu))):
-            assert probes.ping(near, far.ip(version), pace).lost == 0
-    until(lambda: counted(placed, far) >= before + 20, what="somebody else sent it")
-    vtep = next(a.ip for a in placed.dpu.addresses if f"ipv{a.version}" == colour.underlay)
-    layer = "ip" if vtep.version == 4 else "ipv6"
-    sent = f"{colour.encap}.vni == {colour.vni} && {layer}.src == {vtep}"
-    fields, values = OUTER[colour.underlay]
-    echoes = dissect(file, f"{sent} && (icmp || icmpv6.type == 128)", fields)
-    assert len(echoes) == 20
-    assert set(echoes) == {(*values, PORTS[colour.encap])}
-    assert dissect(file, f"{sent} && ({WRONG})", ("frame.number", "frame.protocols")) == []
-    inner = dissect(file, sent, ("frame.protocols",))
-    assert all(f":{colour.encap}:eth:" in protocols for (protocols,) in inner)
-
-
-@pytest.mark.parametrize("name", BUGS)
-def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
-    bug = BUGS[name]
-    with rows_of(placed, BLUE) as rows:
-        assert_told(placed, bug.told, partial(planted, placed, rows, bug))
-
-
-def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:
-    assert [words(difference) for difference in differences(placed, BLUE)] == []
+    def test_all_is_well_once_the_bugs_are_gone(self, placed: DpuScene) -> None:
+        assert [words(difference) for difference in differences(placed, BLUE)] == []

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import product
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -19,7 +17,7 @@ from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 from dataplane.lab import dpus, lab, matrix, nodes, probes
 from dataplane.lab.layout import LabPaths
-from dataplane.lab.probes import Pace, Station
+from dataplane.lab.probes import Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, INTENT, Colour, silent
 from dataplane.lab.topology import read_topology
@@ -30,14 +28,13 @@ from tests.system.dpu.conftest import (
     Talk,
     assert_told,
     differences,
-    pinned,
     until,
     words,
 )
 from tests.system.dpu.proofs import Proofs, full
 from tests.system.dpu.senao_bugs import BUGS, filters_of, planted, without
+from tests.system.dpu.traffic import BLUE, GAP_S, Judged, Traffic, counted, vf
 from tests.system.test_lab_cli import Overweave
-from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 
 TOPOLOGY = """
 nodes:
@@ -48,11 +45,9 @@ nodes:
 """
 PUBLISHED = "d2"  # its driver is as Intel's own
 PLACES = ("h1", "d1", "n2")
-BLUE = COLOURS[0]
 SMALL = 3  # filters: less than one conversation needs
 OWN = Colour("own", 26, "geneve", "ipv4")
 LOOKS = 20  # every 0.5 s: longer than a rate takes to fall to nothing where it is counted
-GAP_S = 10.0  # a device that loses what it had forwards nothing of it until it is put back
 DOWN_S = 5.0  # five times the second after which a silent device is said to be down
 
 
@@ -98,46 +93,8 @@ def shared() -> Iterator[SenaoScene]:
         lab.down(paths, silent)
 
 
-def vf(scene: DpuScene, nth: int) -> str:
-    return dpus.device_id(scene.topology, scene.dpu, nth)
-
-
-def counted(scene: DpuScene, station: Station) -> int:
-    return scene.entry(station).counted[Placement.EMULATED]
-
-
-@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
-def test_all_pairs(scene: DpuScene, colour: Colour) -> None:
-    verdict = matrix.verify(scene.segments[colour.name])
-    assert (verdict.faults, verdict.lost) == ((), 0)
-    assert verdict.reachable == verdict.pairs
-
-
-def test_segments_stay_apart(scene: DpuScene) -> None:
-    assert not matrix.leaks(scene.segments)
-
-
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.name)
-def test_busy_pairs_come_into_the_switch_and_lose_nothing(
-    scene: DpuScene, colour: Colour, version: int
-) -> None:
-    near, _, _, far = scene.segments[colour.name][:4]
-    with probes.flow(near, far.ip(version), BUSY) as echo:
-        until(lambda: scene.placed(far) and scene.placed(near), what="not placed")
-        before = counted(scene, far)
-        until(lambda: counted(scene, far) > before + 10, what="not counted")
-    assert (echo.lost, echo.duplicates) == (0, 0)
-
-
-def test_two_vfs_talk_inside_the_switch(scene: DpuScene) -> None:
-    one, other = (scene.segments[BLUE.name][n] for n in (0, 4))
-    with probes.flow(one, other.ip(4), BUSY) as echo:
-        until(lambda: scene.placed(one) and scene.placed(other), what="not placed")
-        before = counted(scene, one), counted(scene, other)
-        until(lambda: counted(scene, one) > before[0] + 10, what="no answer was counted")
-        until(lambda: counted(scene, other) > before[1] + 10, what="no question was counted")
-    assert (echo.lost, echo.duplicates) == (0, 0)
+class TestTraffic(Traffic):
+    """On this vendor, too."""
 
 
 def test_the_published_driver_has_vfs_talk_in_the_switch_and_they_stay(scene: DpuScene) -> None:
@@ -170,15 +127,6 @@ def test_the_published_driver_has_vfs_talk_in_the_switch_and_they_stay(scene: Dp
         assert (near.lost, near.duplicates, wide.lost, wide.duplicates) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("fault", ["kill", "reset"])
-def test_a_device_that_has_lost_all_is_filled_again(talk: Talk, fault: str) -> None:
-    talk.gap_s = GAP_S
-    before = counted(talk.scene, talk.far)
-    talk.scene.tell(fault)
-    until(lambda: talk.scene.placed(talk.far) and counted(talk.scene, talk.far) > before + 10, 60)
-    assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
-
-
 def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
     talk.scene.tell("hang")
     until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S)
@@ -204,24 +152,8 @@ def test_what_is_lost_behind_the_agents_back_is_put_back(talk: Talk) -> None:
     until(lambda: counted(talk.scene, talk.far) > before + 10, 60, "not in the switch again")
 
 
-def test_a_port_that_goes_and_comes(talk: Talk) -> None:
-    talk.gap_s = GAP_S
-    near, address = talk.vf, talk.far.ip(4)
-    talk.scene.tell("port-gone", "vf0")
-    until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")
-    talk.scene.tell("port-back", "vf0")
-    until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
-
-
-@pytest.fixture(scope="class")
-def placed(shared: DpuScene) -> Iterator[DpuScene]:
-    shared.tell("clear")
-    with pinned(shared):
-        yield shared
-
-
-class TestVerify:
-    """All that it is about is pinned to the switch until the end."""
+class TestJudged(Judged):
+    """On this vendor, too."""
 
     def test_all_paths_agree_but_in_what_the_device_says_that_it_cannot(
         self, placed: DpuScene
@@ -239,27 +171,6 @@ class TestVerify:
         assert min(switch["agree"], switch["handed_over"]) > 100
         assert 0 < switch["excused"] < switch["agree"] / 2
         assert not any(row["cannot"] for row in rows.values())
-
-    @pytest.mark.parametrize("colour", COLOURS, ids=lambda c: f"{c.encap} over {c.underlay}")
-    def test_what_the_switch_puts_on_the_wire_is_what_the_standards_say(
-        self, placed: DpuScene, colour: Colour, tmp_path: Path
-    ) -> None:
-        near, _, _, far = placed.segments[colour.name][:4]
-        file, before = tmp_path / "underlay.pcap", counted(placed, far)
-        with capture(placed, placed.dpu.name, file):
-            for version, pace in product((4, 6), (Pace(5), Pace(5, size=near.mtu))):
-                assert probes.ping(near, far.ip(version), pace).lost == 0
-        until(lambda: counted(placed, far) >= before + 20, what="somebody else sent it")
-        vtep = next(a.ip for a in placed.dpu.addresses if f"ipv{a.version}" == colour.underlay)
-        layer = "ip" if vtep.version == 4 else "ipv6"
-        sent = f"{colour.encap}.vni == {colour.vni} && {layer}.src == {vtep}"
-        fields, values = OUTER[colour.underlay]
-        echoes = dissect(file, f"{sent} && (icmp || icmpv6.type == 128)", fields)
-        assert len(echoes) == 20
-        assert set(echoes) == {(*values, PORTS[colour.encap])}
-        assert dissect(file, f"{sent} && ({WRONG})", ("frame.number", "frame.protocols")) == []
-        inner = dissect(file, sent, ("frame.protocols",))
-        assert all(f":{colour.encap}:eth:" in protocols for (protocols,) in inner)
 
     @pytest.mark.parametrize("name", BUGS)
     def test_a_bug_of_the_switch_is_found(self, placed: DpuScene, name: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from dataplane.contracts import SegmentWriter
+from dataplane.contracts import NetworkWriter
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
 from dataplane.core.model import Segment
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
@@ -127,17 +127,17 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
     def _delete(self, name: str) -> None:
         writer = self._writer(f"deletes segment {name}")
         with _refusals():
-            writer.delete(name)
+            writer.delete("segment", name)
         self._wait(name, None)
 
-    def _writer(self, what: str) -> SegmentWriter:
-        if self._site.segments is None:
+    def _writer(self, what: str) -> NetworkWriter:
+        if self._site.networks is None:
             raise OpiRefusedError(
                 Fault.NOT_TENANT,
                 f"this call {what}, for which the caller needs the role tenant: set opi.role, or"
                 " have an administrator do it with 'overweave apply' or 'overweave delete'",
             )
-        return self._site.segments
+        return self._site.networks
 
     def _wait(self, name: str, segment: Segment | None) -> None:
         self._site.agent.wait(
@@ -147,7 +147,7 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Make an OpiRefusedError of what a SegmentWriter raises."""
+    """Make an OpiRefusedError of what a NetworkWriter raises."""
     try:
         yield
     except FabricUnavailableError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dataplane.contracts import Attachments, SegmentWriter
+from dataplane.contracts import Attachments, NetworkWriter
 from dataplane.core.model import Node
 from dataplane.core.snapshot import Snapshot
 from dataplane.opi.bridges import BridgeView, Vlans
@@ -33,7 +33,7 @@ class Site:
     """A node that is a DPU, a DPU's host, or both.
 
     ``representors`` are those of the DPU in the order of the VFs' numbers, None on another node;
-    ``vfs`` the ids of the VFs here, by the name of their device. ``segments`` is None where callers
+    ``vfs`` the ids of the VFs here, by the name of their device. ``networks`` is None where callers
     have not the role ``tenant``, ``channel`` where the configuration does not name one.
     """
 
@@ -44,7 +44,7 @@ class Site:
     representors: tuple[str, ...] | None = None
     vfs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     channel: Channel | None = None
-    segments: SegmentWriter | None = None
+    networks: NetworkWriter | None = None
 
     @property
     def is_dpu(self) -> bool:

@@ -17,7 +17,7 @@ from dataplane.core.desired import LocalNode
 from dataplane.core.events import Event, FabricChanged, Link, LinksChanged
 from dataplane.core.model import Segment, Vni
 from dataplane.fabric.feed import FabricFeed
-from dataplane.fabric.segments import StoredSegments
+from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.store import FabricStore, agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
@@ -132,7 +132,7 @@ def running_world(directory: Path, **site: Any) -> Iterator[OpiWorld]:
         whole = {
             "representors": REPRESENTORS,
             "channel": Channel("fe80::1%eth1", 8085),
-            "segments": StoredSegments(server.remote),
+            "networks": StoredNetworks(server.remote),
             **site,
         }
         world = OpiWorld(directory, server.remote, whole)

@@ -37,7 +37,7 @@ from dataplane.core.model import (
     Side,
     Vni,
 )
-from dataplane.fabric import segments as segments_module
+from dataplane.fabric import networks as networks_module
 from dataplane.fabric.store import FabricStore
 from dataplane.opi import bridge_service, lifecycle_pb2
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
@@ -857,13 +857,13 @@ def test_what_was_written_is_there_for_the_next_call(tmp_path: Path) -> None:
 @pytest.fixture
 def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whoever reads at the same time do so before the first one writes."""
-    carry_out = segments_module._carry_out
+    carry_out = networks_module._carry_out
 
     def slow(*words: Any) -> None:
         time.sleep(0.3)
         carry_out(*words)
 
-    monkeypatch.setattr(segments_module, "_carry_out", slow)
+    monkeypatch.setattr(networks_module, "_carry_out", slow)
 
 
 @pytest.mark.usefixtures("slow_writes")

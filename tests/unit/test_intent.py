@@ -29,7 +29,7 @@ from dataplane.core.model import (
     Vni,
 )
 from dataplane.documents import FaultyFileError
-from dataplane.fabric.intent import Plan, plan_apply, plan_delete, plan_node_delete, plan_segment
+from dataplane.fabric.intent import Plan, plan_apply, plan_delete, plan_network, plan_node_delete
 from dataplane.fabric.intent_file import read_intent
 from dataplane.fabric.intent_rules import key_of
 
@@ -629,7 +629,7 @@ RED = Segment("red", Vni(8))
 )
 def test_one_segment(segment: Segment, plan: Plan) -> None:
     seen = BLUE if segment.name == "blue" else None
-    assert plan_segment(segment, seen, PRESENT) == plan
+    assert plan_network(segment, seen, PRESENT) == plan
 
 
 @pytest.mark.parametrize(
@@ -646,7 +646,7 @@ def test_one_segment(segment: Segment, plan: Plan) -> None:
 )
 def test_one_segment_that_must_not_be(segment: Segment, seen: Segment | None, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):
-        plan_segment(segment, seen, PRESENT)
+        plan_network(segment, seen, PRESENT)
 
 
 def test_a_pin_contradicts_one_in_the_database_whichever_comes_later() -> None:

@@ -41,6 +41,7 @@ from dataplane.core.model import (
     FabricEntity,
     Grant,
     IpAddress,
+    Network,
     Node,
     Pin,
     Segment,
@@ -116,6 +117,15 @@ class FabricView:
     def svis(self) -> Mapping[str, Svi]:
         """Return the Svis by name."""
         return {svi.name: svi for svi in (*self._cached(Svi), *self._all(Svi))}
+
+    def network(self, kind: type[Network], name: str) -> Network | None:
+        """Return what of a kind has a name."""
+        known: Mapping[type[Network], Mapping[str, Network]] = {
+            Segment: self.segments,
+            Vrf: self.vrfs,
+            Svi: self.svis,
+        }
+        return known[kind].get(name)
 
     def gateway(self, segment: str) -> Svi | None:
         """Return the gateway of a segment, if it has one."""

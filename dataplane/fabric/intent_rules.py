@@ -212,10 +212,16 @@ def _svi(svi: Svi, world: World) -> Iterator[Breach]:
         if _is_edge(prefix.ip, (prefix.network,)):
             text = f"prefixes {prefix} is the network or broadcast address of its subnet"
             yield Breach("prefixes", text)
-        if segment and segment.subnets and not in_any(prefix.ip, segment.subnets):
+        if segment and _is_outside(prefix.ip, segment):
             known = ", ".join(map(str, segment.subnets))
             text = f"prefixes {prefix} lies in no subnet of segment {segment.name} ({known})"
             yield Breach("prefixes", text)
+
+
+def _is_outside(ip: IpAddress, segment: Segment) -> bool:
+    """Say whether the subnets of ``ip``'s family, if there are any, have it not."""
+    subnets = [subnet for subnet in segment.subnets if subnet.version == ip.version]
+    return bool(subnets) and not in_any(ip, subnets)
 
 
 def _apart(svi: Svi, world: World) -> Iterator[Breach]:
@@ -252,7 +258,7 @@ def _occupied_segment(segment: Segment, world: World) -> Iterator[Breach]:
     yield from _blocks_and_addresses(segment, rows)
     for gateway in world.rivals(segment, ("gateway", segment.name)):
         for ip in gateway.ips if isinstance(gateway, Svi) else ():
-            if segment.subnets and not in_any(ip, segment.subnets):
+            if _is_outside(ip, segment):
                 text = f"subnets do not hold {ip} of its gateway svi {_name(gateway)}"
                 yield Breach("subnets", text, key_of(gateway))
 

@@ -22,6 +22,7 @@ from dataplane.fabric.store import FabricStore, agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as rpc
+from dataplane.opi import l3_xpu_infra_mgr_pb2_grpc as l3_rpc
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
 from dataplane.opi.bridges import Vlans
 from dataplane.opi.channel import Channel
@@ -106,6 +107,8 @@ class OpiWorld:
         )
         self.ports = rpc.BridgePortServiceStub(self.channel)
         self.bridges = rpc.LogicalBridgeServiceStub(self.channel)
+        self.vrfs = l3_rpc.VrfServiceStub(self.channel)
+        self.svis = l3_rpc.SviServiceStub(self.channel)
         self.lifecycle = lifecycle_rpc.LifeCycleServiceStub(self.channel)
         self.devices = lifecycle_rpc.DeviceServiceStub(self.channel)
         self.heartbeat = lifecycle_rpc.HeartbeatServiceStub(self.channel)

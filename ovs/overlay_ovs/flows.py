@@ -166,8 +166,9 @@ def _question(ip: IpAddress) -> str:
 def _pipeline(*, nd: bool) -> Iterator[BridgeFlow]:
     """Yield the flows that depend on nothing; ``nd``: with those that answer ND."""
     owner = cookie(Category.PIPELINE)
-    rules = (*_guard_rules(), *_question_rules(), *_forwarding_rules(), *_arp_answer_rules())
-    for table, priority, match, actions in (*rules, *(_nd_rules() if nd else ())):
+    rules = (*_guard_rules(), *_question_rules(), *_routing_rules(), *_forwarding_rules())
+    answers = (*_arp_answer_rules(), *(_nd_rules() if nd else ()))
+    for table, priority, match, actions in (*rules, *answers):
         yield _flow(table, priority, match, actions, owner)
 
 
@@ -203,6 +204,15 @@ def _question_rules() -> Rules:
         (ARP_ND, 200, "arp,arp_op=1", _goto(OWNER)),
         (ARP_ND, 10, "", _goto(FORWARDING)),
         (OWNER, 10, "", _goto(FORWARDING)),
+    )
+
+
+def _routing_rules() -> Rules:
+    """Return what no router forwards: what is at its last hop, and from a link-local address."""
+    return (
+        # dec_ttl alone would take each to ovs-vswitchd, for a controller that is not there.
+        *((ROUTING, 250, f"{ip},nw_ttl={n}", "drop") for ip in ("ip", "ipv6") for n in (0, 1)),
+        (ROUTING, 200, "ipv6,ipv6_src=fe80::/10", "drop"),  # RFC 4291 section 2.5.6
     )
 
 
@@ -557,7 +567,7 @@ def _route_flows(
     hop = _steps(
         f"set_field:{into.gateway}->eth_src",
         f"set_field:{mac}->eth_dst",
-        "dec_ttl",  # a packet that must go no further ends there
+        "dec_ttl",
         _set(into.vni, "reg0"),
         _goto(FORWARDING),
     )
@@ -579,8 +589,6 @@ def _gateway_flows(vni: int, gateway: Svi, answered: frozenset[Family]) -> Flows
             if family_of(ip) in answered
         ),
         *((ROUTING, 300, f"{here},{_echo_to(ip)}", _echo_of(ip)) for ip in own),
-        # RFC 4291 section 2.5.6: no router forwards it.
-        (ROUTING, 200, f"{here},ipv6,ipv6_src=fe80::/10", "drop"),
     )
     return tuple(_flow(*rule, owner) for rule in rules)
 

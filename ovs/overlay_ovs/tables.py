@@ -88,7 +88,8 @@ ROUTING = Table(
     "routing",
     "who of the Vrf an IP packet to the gateway is for; what is for nobody ends here",
     _fields(
-        "reg0 reg8 reg9 ip nw_dst nw_frag icmp ipv6 ipv6_src ipv6_dst icmp6 icmp_type icmp_code"
+        "reg0 reg8 reg9 ip nw_dst nw_ttl nw_frag icmp ipv6 ipv6_src ipv6_dst icmp6 icmp_type"
+        " icmp_code"
     ),
     ("forwarding",),
 )

@@ -529,6 +529,8 @@ ROUTED = [
     pytest.param("ot21", routed4(21, at4(25)), ["geneve:106>192.0.2.2"], id="its own, a remote"),
     pytest.param("ot21", routed4(21, at4(23), ttl=1), NOWHERE, id="IPv4 at its last hop"),
     pytest.param("ot21", routed6(21, at6(23), hlim=1), NOWHERE, id="IPv6 at its last hop"),
+    pytest.param("ot21", routed4(21, at4(23), ttl=0), NOWHERE, id="IPv4 beyond it"),
+    pytest.param("ot21", routed6(21, at6(23), hlim=0), NOWHERE, id="IPv6 beyond it"),
     pytest.param("ot21", routed4(21, "10.3.0.99"), NOWHERE, id="nobody there"),
     pytest.param("ot21", routed4(21, "10.77.0.1"), NOWHERE, id="outside the gateway's subnets"),
     pytest.param("ot21", routed4(21, at4(24)), NOWHERE, id="a blocked pod"),

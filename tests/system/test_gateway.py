@@ -6,6 +6,7 @@ segment that it is no member of.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from dataplane.lab.scene import COLOURS, Colour, Scene
 from tests.system.cni_node import CniNode, eventually, segment
 from tests.system.frames import deliver
 from tests.system.spoofs import v4, v6
+from tests.system.test_lab_cli import Overweave
 
 BLUE, GREEN = COLOURS[:2]
 RED = Colour("red", 26, "vxlan", "ipv6")
@@ -131,6 +133,30 @@ def packet(
     if version == 4:
         return IP(src=v4(who), dst=v4(sink)) / UDP(dport=7)
     return IPv6(src=v6(who), dst=v6(sink)) / UDP(dport=7)
+
+
+def test_a_trace_follows_the_packets(scene: Scene, pods: Pods) -> None:
+    overweave = Overweave(scene)
+    for other, hops in ((pods.far, ["pod", "wire"] * 2), (pods.near, ["pod", "wire"] * 2)):
+        for version in (4, 6):
+            shown = overweave.run(
+                "trace", str(pods.blue1.ip(version)), str(other.ip(version)), "-o", "json"
+            )
+            (found,) = json.loads(shown.stdout)
+            assert (shown.returncode, found["differs"]["owner"]) == (0, ""), found["verdict"]
+            assert found["verdict"].startswith("reachable, over ovs, because routed on n1")
+            assert [hop["enters"] for hop in found["hops"]] == hops
+            assert "routing" in found["hops"][0]["ovs"]["passed"]
+    shown = overweave.run("trace", str(pods.blue1.ip(4)), str(pods.green.ip(4)))
+    assert (shown.returncode, "no Vrf has both segments, blue and green" in shown.stdout) == (
+        1,
+        True,
+    )
+
+
+def test_the_paths_agree_on_frames_through_the_gateway(scene: Scene, pods: Pods) -> None:
+    shown = Overweave(scene).run("verify", "--segment", "blue", "--packets", "50")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
 
 
 def test_what_is_sent_in_anothers_name_is_not_routed(pods: Pods) -> None:

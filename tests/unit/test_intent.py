@@ -605,7 +605,9 @@ def test_delete(
         pytest.param("pin", "blue", "endpoint '' is neither an identity", id="a pin of nobody"),
         pytest.param("node", "n1", "has an agent.*overweave node delete n1", id="a node's agent"),
         pytest.param("node", "n9", "node 'n9' does not exist", id="unknown node"),
-        pytest.param("pod", "x", "'pod' is not segment, grant, pin or node", id="unknown kind"),
+        pytest.param(
+            "pod", "x", "'pod' is not segment, vrf, svi, grant, pin or node", id="unknown kind"
+        ),
     ],
 )
 def test_delete_refuses(kind: str, name: str, told: str) -> None:

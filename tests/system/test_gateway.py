@@ -154,6 +154,15 @@ def test_a_trace_follows_the_packets(scene: Scene, pods: Pods) -> None:
     )
 
 
+def test_explain_and_get_show_the_gateway(scene: Scene, pods: Pods) -> None:
+    overweave = Overweave(scene)
+    said = overweave.run("explain", "blue").stdout
+    assert f"with {MACS[BLUE]} on every node, svi blue; vrf shop reaches red" in said
+    shown = overweave.run("get", "segment", "red", "-o", "json")
+    (found,) = json.loads(shown.stdout)
+    assert (found["vrf"], found["gateway"]) == ("shop", list(RED.static_ips(0xE)))
+
+
 def test_the_paths_agree_on_frames_through_the_gateway(scene: Scene, pods: Pods) -> None:
     shown = Overweave(scene).run("verify", "--segment", "blue", "--packets", "50")
     assert shown.returncode == 0, shown.stdout + shown.stderr

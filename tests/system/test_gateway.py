@@ -20,31 +20,25 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from dataplane.lab import lab, nodes, probes
-from dataplane.lab.foreign import command, ip
+from dataplane.lab.foreign import command
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.scene import COLOURS, Colour, Scene
 from tests.system.cni_node import CniNode, eventually, segment
 from tests.system.frames import deliver
+from tests.system.gateways import (
+    default_routes,
+    gateway_mac,
+    gateway_of,
+    prefixes_of,
+    reaches,
+    routed,
+)
 from tests.system.spoofs import v4, v6
 from tests.system.test_lab_cli import Overweave
 
 BLUE, GREEN = COLOURS[:2]
 RED = Colour("red", 26, "vxlan", "ipv6")
-MACS = {BLUE: "02:00:5e:00:01:01", RED: "02:00:5e:00:01:1a"}
 SEEN_S = 10.0
-REPAIRED_S = 60.0
-
-
-def gateway_of(colour: Colour, version: int) -> str:
-    """Return an address that no pod is given unasked."""
-    return colour.static_ips(0xE)[version == 6].partition("/")[0]
-
-
-def document(colour: Colour) -> str:
-    return (
-        f"kind: Svi\nname: {colour.name}\nvrf: shop\nsegment: {colour.name}\n"
-        f"mac: '{MACS[colour]}'\nprefixes: {list(colour.static_ips(0xE))}\n"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +67,11 @@ def pods(shared: Scene) -> Iterator[Pods]:
         far, near = (node.add(f"red{n}") for n, node in enumerate(reds))
         blue, green = (shared.segments[colour.name] for colour in (BLUE, GREEN))
         made = Pods(blue[0], blue[2], far, near, green[0])
-        lab.apply(shared.paths, "---\n".join(["kind: Vrf\nname: shop\n", *map(document, MACS)]))
-        for kind, name in (("vrf", "shop"), ("svi", BLUE.name), ("svi", RED.name)):
-            stack.callback(lab.overweave, shared.paths, "delete", kind, name)
-        for pod, colour in made.routed:
-            for version in (4, 6):
-                way = (f"-{version}", "route", "add", "default", "via", gateway_of(colour, version))
-                ip(pod.netns, *way)
-                stack.callback(ip, pod.netns, f"-{version}", "route", "del", "default")
+        stack.enter_context(routed(shared, (BLUE, RED)))
+        stack.enter_context(default_routes(made.routed))
         for pod in (made.blue1, made.blue3):
             eventually(lambda pod=pod: reaches(pod, far, 4) and reaches(pod, far, 6), SEEN_S)
         yield made
-
-
-def reaches(source: Station, sink: Station, version: int) -> bool:
-    return probes.ping(source, sink.ip(version), Pace(1, patience=0.2)).received == 1
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -115,14 +99,16 @@ def test_the_gateway_is_the_same_on_every_node(pods: Pods, version: int) -> None
         asked = gateway_of(colour, version)
         assert probes.ping(pod, ip_address(asked), Pace(3)).lost == 0
         known = command(["ip", "-n", pod.netns.name, "neighbour", "show", asked])
-        assert MACS[colour] in known
+        assert gateway_mac(colour) in known
 
 
 def test_a_segment_outside_the_vrf_is_not_reached(pods: Pods) -> None:
     """Neither by the gateway's routes, nor by a frame to its MAC from outside."""
     for version in (4, 6):
         assert not reaches(pods.blue1, pods.green, version)
-    frames = {"outside": Ether(src=pods.green.mac, dst=MACS[BLUE]) / packet(pods.green, pods.far)}
+    frames = {
+        "outside": Ether(src=pods.green.mac, dst=gateway_mac(BLUE)) / packet(pods.green, pods.far)
+    }
     assert deliver(pods.green, frames, [pods.far, pods.near])["outside"] == {}
 
 
@@ -157,10 +143,10 @@ def test_a_trace_follows_the_packets(scene: Scene, pods: Pods) -> None:
 def test_explain_and_get_show_the_gateway(scene: Scene, pods: Pods) -> None:
     overweave = Overweave(scene)
     said = overweave.run("explain", "blue").stdout
-    assert f"with {MACS[BLUE]} on every node, svi blue; vrf shop reaches red" in said
+    assert f"with {gateway_mac(BLUE)} on every node, svi blue; vrf shop reaches red" in said
     shown = overweave.run("get", "segment", "red", "-o", "json")
     (found,) = json.loads(shown.stdout)
-    assert (found["vrf"], found["gateway"]) == ("shop", list(RED.static_ips(0xE)))
+    assert (found["vrf"], found["gateway"]) == ("shop", list(prefixes_of(RED)))
 
 
 def test_the_paths_agree_on_frames_through_the_gateway(scene: Scene, pods: Pods) -> None:
@@ -170,14 +156,14 @@ def test_the_paths_agree_on_frames_through_the_gateway(scene: Scene, pods: Pods)
 
 def test_what_is_sent_in_anothers_name_is_not_routed(pods: Pods) -> None:
     me, other, sink = pods.blue1, pods.blue3, pods.far
-    own, theirs = (Ether(src=pod.mac, dst=MACS[BLUE]) for pod in (me, other))
+    own, theirs = (Ether(src=pod.mac, dst=gateway_mac(BLUE)) for pod in (me, other))
     frames = {
         "honest 4": own / packet(me, sink),
         "honest 6": own / packet(me, sink, 6),
         "address 4": own / packet(me, sink, 4, other),
         "address 6": own / packet(me, sink, 6, other),
         "MAC": theirs / packet(me, sink),
-        "the gateway's MAC": Ether(src=MACS[BLUE], dst=sink.mac) / packet(me, sink),
+        "the gateway's MAC": Ether(src=gateway_mac(BLUE), dst=sink.mac) / packet(me, sink),
         "the gateway itself": own / IP(src=gateway_of(BLUE, 4), dst=v4(sink)) / UDP(dport=7),
     }
     heard = deliver(me, frames, [sink])

@@ -32,7 +32,7 @@ from bpf.layout import (
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.events import Link
-from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni, family_of
+from dataplane.core.model import Encap, Guard, IpAddress, Mac, Svi, Vni, family_of
 
 _BY_VNI = frozenset({"neighbours", "entries", "members"})  # their keys begin with the VNI
 _CACHE = 1 << 17
@@ -130,6 +130,8 @@ def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:
             ifindex = bindings.ifindexes.get(port.attachment.access_port)
             if ifindex is not None and port.state is PortState.ACTIVE:
                 yield from _port_entries(port, ifindex)
+        if view.gateway is not None:
+            yield from _gateway(view.segment.vni, view.gateway)
 
 
 def _way(desired: Desired, bindings: Bindings, view: SegmentView) -> _Way | None:
@@ -142,8 +144,15 @@ def _way(desired: Desired, bindings: Bindings, view: SegmentView) -> _Way | None
 
 
 def _members(view: SegmentView, way: _Way) -> Iterator[EntryItem]:
-    for vtep in view.flood:
+    for vtep in view.members:
         yield EntryItem("members", encode_member(way.vni, way.encap, vtep), PRESENT)
+
+
+@lru_cache(_CACHE)
+def _gateway(vni: Vni, gateway: Svi) -> tuple[EntryItem, ...]:
+    """Return what its address is answered with; what is sent to its MAC, Open vSwitch routes."""
+    ips = (*gateway.ips, eui64_link_local(gateway.mac))
+    return tuple(_neighbours(vni, gateway.mac, ips, local=True))
 
 
 @lru_cache(_CACHE)

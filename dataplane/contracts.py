@@ -19,7 +19,7 @@ from dataplane.core.model import (
     IpInterface,
     IpNetwork,
     Mac,
-    Segment,
+    Network,
     Vni,
 )
 from dataplane.core.path import Outcome, Probe
@@ -284,19 +284,22 @@ class PacketPaths:
     device: ObservedPath | None = None
 
 
-class SegmentWriter(Protocol):
-    """Writes Segments into the fabric database, for who has the role ``tenant``.
+class NetworkWriter(Protocol):
+    """Writes what a tenant may into the fabric database: Segments, Vrfs, Svis.
 
     Both calls raise InvalidValueError for what must not be among what is there, OverweaveError with
     the database's own words, and FabricUnavailableError where it cannot be asked.
     """
 
-    def write(self, segment: Segment, seen: Segment | None) -> None:
-        """Make ``segment`` be, instead of the one of its name that was ``seen``, if one was."""
+    def write(self, network: Network, seen: Network | None) -> None:
+        """Make ``network`` be, instead of the one of its name that was ``seen``, if one was."""
         ...
 
-    def delete(self, name: str) -> None:
-        """Make a segment not be, nor what hangs on it; InvalidValueError while it has endpoints."""
+    def delete(self, kind: str, name: str) -> None:
+        """Make a segment, vrf or svi not be, nor what hangs on it.
+
+        Raises InvalidValueError while a segment has endpoints or an svi, or a vrf svis.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError
 
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import IpAddress, IpNetwork, check_name
+from dataplane.core.model import IpAddress, IpInterface, IpNetwork, check_name
 
 Location = tuple[int | str, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -79,6 +79,25 @@ def _network(value: object) -> IpNetwork:
     return network
 
 
+def interface_address(value: object) -> IpInterface:
+    """Return ``value``, text like 10.0.0.1/24, as an address of a host with its subnet.
+
+    Raises InvalidValueError.
+    """
+    try:
+        found = ip_interface(_text(value))
+        address = _ip(str(found.ip))
+    except InvalidValueError:
+        raise
+    except ValueError as error:
+        raise InvalidValueError(
+            f"{shown(value)} is not an address with its prefix like 10.0.0.1/24: {error}"
+        ) from None
+    if address.is_link_local:
+        raise InvalidValueError(f"{shown(value)} is a link-local address, which is not routed")
+    return found
+
+
 def absolute_path(value: object) -> Path:
     """Return ``value`` as an absolute path. Raises InvalidValueError."""
     path = Path(value) if isinstance(value, str) else None
@@ -107,6 +126,7 @@ InterfaceName = Annotated[str, AfterValidator(_interface)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 SegmentName = Annotated[str, AfterValidator(_segment_name)]
 Ip = Annotated[IpAddress, PlainValidator(_ip)]
+Interface = Annotated[IpInterface, PlainValidator(interface_address)]
 Network = Annotated[IpNetwork, PlainValidator(_network)]
 
 

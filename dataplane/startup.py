@@ -48,7 +48,7 @@ from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
-from dataplane.fabric.segments import StoredSegments
+from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
@@ -315,7 +315,7 @@ def _serve_opi(
             if device.side is Side.HOST
         },
         channel=Channel(*config.opi_channel) if config.opi_channel else None,
-        segments=StoredSegments(access.remote, _tls(access)) if is_tenant else None,
+        networks=StoredNetworks(access.remote, _tls(access)) if is_tenant else None,
     )
     server = OpiServer(site)
     stack.callback(server.stop)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +31,7 @@ from dataplane.core.model import (
     Mac,
     Pin,
     Segment,
+    Svi,
     UnknownUnicast,
     Verdict,
     Vni,
@@ -208,6 +209,15 @@ def _encode(entity: FabricEntity) -> dict[str, Any]:
                 "guard": entity.guard,
                 "unknown_unicast": entity.unknown_unicast,
             }
+        case Svi():
+            return {
+                "kind": "Svi",
+                "name": entity.name,
+                "vrf": entity.vrf,
+                "segment": entity.segment,
+                "mac": entity.mac,
+                "prefixes": [str(prefix) for prefix in entity.prefixes],
+            }
         case _:
             raise TypeError(f"{type(entity).__name__} rows are not kept locally")
 
@@ -237,5 +247,8 @@ def _decode(data: dict[str, Any]) -> FabricEntity:
                 guard=Guard(fields["guard"]),
                 unknown_unicast=UnknownUnicast(fields["unknown_unicast"]),
             )
+        case "Svi":
+            prefixes = tuple(ip_interface(prefix) for prefix in fields["prefixes"])
+            return Svi(**{**fields, "mac": Mac(fields["mac"]), "prefixes": prefixes})
         case kind:
             raise ValueError(f"unknown kind {kind!r}")

@@ -206,18 +206,22 @@ class TraceRequest(_message.Message):
     def __init__(self, segment: _Optional[str] = ..., source: _Optional[_Union[TraceEnd, _Mapping]] = ..., target: _Optional[_Union[TraceEnd, _Mapping]] = ...) -> None: ...
 
 class TraceEnd(_message.Message):
-    __slots__ = ("name", "node", "mac", "ip", "vtep")
+    __slots__ = ("name", "node", "mac", "ip", "vtep", "segment", "vtep_there")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
     IP_FIELD_NUMBER: _ClassVar[int]
     VTEP_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VTEP_THERE_FIELD_NUMBER: _ClassVar[int]
     name: str
     node: str
     mac: str
     ip: str
     vtep: str
-    def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., mac: _Optional[str] = ..., ip: _Optional[str] = ..., vtep: _Optional[str] = ...) -> None: ...
+    segment: str
+    vtep_there: str
+    def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., mac: _Optional[str] = ..., ip: _Optional[str] = ..., vtep: _Optional[str] = ..., segment: _Optional[str] = ..., vtep_there: _Optional[str] = ...) -> None: ...
 
 class TraceResponse(_message.Message):
     __slots__ = ("node", "hops")

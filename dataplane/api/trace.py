@@ -38,8 +38,8 @@ def trace(snapshot: Snapshot, paths: PacketPaths, request: pb.TraceRequest) -> I
 
 
 def _end(end: pb.TraceEnd) -> End:
-    vtep = ip_address(end.vtep) if end.vtep else None
-    return End(end.name, end.node, Mac(end.mac), ip_address(end.ip), vtep)
+    vtep, there = (ip_address(each) if each else None for each in (end.vtep, end.vtep_there))
+    return End(end.name, end.node, Mac(end.mac), ip_address(end.ip), vtep, end.segment, there)
 
 
 def _live(paths: PacketPaths, hop: Hop) -> Live | None:

@@ -13,9 +13,9 @@ from dataplane.cli.agents import entries, statuses
 from dataplane.cli.find import agent_option, fabric_option
 from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.cli.store import open_store
-from dataplane.core.errors import InvalidValueError
+from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.core.inventory import other_halves
-from dataplane.core.model import Device, Side
+from dataplane.core.model import Device, Side, Svi
 from dataplane.core.placement import Placement
 from dataplane.core.reasons import Reason
 from vendors.assumed import statement
@@ -43,6 +43,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.TABLE_FULL: "other entries of that table that fall silent, or a pin: kind: Pin",
     Reason.NO_FASTPATH: "what keeps eBPF off this node: overweave status -o wide",
     Reason.NO_NEXTHOP: "the way to that VTEP: a route, and a neighbour that answers",
+    Reason.ROUTED: "nothing: Open vSwitch alone routes between segments",
     Reason.NO_SWITCH_PORT: "a VF of the DPU, for a pod or for a peer on its segment",
     Reason.BELOW_THRESHOLD: "more traffic, 10 packets a second, or a pin: kind: Pin",
     Reason.UNSUPPORTED_ENCAP: "another encapsulation or underlay family for the segment",
@@ -84,6 +85,8 @@ def explain(name: str, form: str, remote: str | None, sockets: tuple[Path, ...])
     nodes = {record["node"] for record in records} | {half.node for half in halves[:1]}
     for line in _switches(statuses(sockets), nodes):
         click.echo(line)
+    if any(record["segment"] == name for record in records):
+        click.echo(_gateway(remote, name))
     show(records, ENTRIES, Format(form))
     for reason, why in _causes(records).items():
         click.echo(f"{reason}: {', '.join(why) or 'no more is said'}")
@@ -121,6 +124,23 @@ def _halves_of(remote: str | None, name: str) -> tuple[Device, ...]:
     dpu = dpus[0][1]
     host = others.get((dpu.node, dpu.name))
     return (dpu, host) if host else (dpu,)
+
+
+def _gateway(remote: str | None, segment: str) -> str:
+    """Say which gateway a segment has, and what that reaches."""
+    try:
+        with open_store(remote) as store:
+            svis = [row for row in store.read() if isinstance(row, Svi)]
+    except OverweaveError as error:
+        return f"gateway: not known: {error}"
+    own = next((svi for svi in svis if svi.segment == segment), None)
+    if own is None:
+        return "gateway: none: it reaches no other segment"
+    others = sorted(svi.segment for svi in svis if svi.vrf == own.vrf and svi is not own)
+    return (
+        f"gateway: {', '.join(map(str, own.prefixes))} with {own.mac} on every node,"
+        f" svi {own.name}; vrf {own.vrf} reaches {', '.join(others) or 'no other segment'}"
+    )
 
 
 def _assumptions(halves: Sequence[Device]) -> Iterator[str]:

@@ -30,10 +30,11 @@ from dataplane.core.model import (
     Pin,
     Segment,
     Side,
+    Svi,
 )
 
 Rows = Sequence[FabricEntity]
-Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant, Pin, Device)
+Entity = TypeVar("Entity", Node, Segment, Endpoint, Block, Grant, Pin, Device, Svi)
 
 _OLD_S = 3 * REFRESH_S  # what a node has told of a device is no news then
 _LOOK_AGAIN_S = 5.0  # time alone makes old what was told
@@ -42,7 +43,17 @@ NODES = Listing("node", ("name", "vteps", "static", "segments", "endpoints"), ("
 SEGMENTS = Listing(
     "segment",
     ("name", "vni", "encap", "underlay", "subnets", "endpoints", "nodes"),
-    ("mtu", "static_ranges", "guard", "unknown_unicast", "blocks", "grants", "pins"),
+    (
+        "mtu",
+        "static_ranges",
+        "guard",
+        "unknown_unicast",
+        "blocks",
+        "grants",
+        "pins",
+        "vrf",
+        "gateway",
+    ),
 )
 ENDPOINTS = Listing(
     "endpoint",
@@ -190,7 +201,7 @@ def node_records(rows: Rows) -> list[Record]:
 def segment_records(rows: Rows) -> list[Record]:
     """Return the segments by name, with who is on each."""
     endpoints, blocks, grants = _all(rows, Endpoint), _all(rows, Block), _all(rows, Grant)
-    pins = _all(rows, Pin)
+    pins, svis = _all(rows, Pin), {svi.segment: svi for svi in _all(rows, Svi)}
     return [
         {
             "name": segment.name,
@@ -207,6 +218,8 @@ def segment_records(rows: Rows) -> list[Record]:
             "blocks": sum(b.segment == segment.name for b in blocks),
             "grants": sum(g.segment == segment.name for g in grants),
             "pins": sum(pin.segment == segment.name for pin in pins),
+            "vrf": svis[segment.name].vrf if segment.name in svis else "",
+            "gateway": list(map(str, svis[segment.name].prefixes)) if segment.name in svis else [],
         }
         for segment in sorted(_all(rows, Segment), key=lambda segment: segment.name)
     ]

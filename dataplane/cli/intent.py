@@ -23,7 +23,7 @@ dry_run_option = click.option(
 @dry_run_option
 @fabric_option
 def apply(file: IO[str], dry_run: bool, remote: str | None) -> None:  # noqa: FBT001
-    """Make the fabric as a file says: Segments, Grants, Pins, static Nodes, Fabric (UDP ports).
+    """Make the fabric as a file says: Segments, Vrfs, Svis, Grants, Pins, static Nodes, Fabric.
 
     What the file does not name stays. All faults of the file are told at once, and then nothing
     is changed.
@@ -35,6 +35,16 @@ def apply(file: IO[str], dry_run: bool, remote: str | None) -> None:  # noqa: FB
       segment: blue
       endpoint: default/web/eth0   # identity or MAC, as in: overweave get endpoint
       hardware: never              # or always, where the switch can and has room
+
+    An Svi is the gateway of a segment, the same on every node, to all others of its Vrf:
+
+    \b
+      kind: Svi
+      name: blue
+      vrf: shop                    # kind: Vrf, name: shop
+      segment: blue
+      mac: "02:00:5e:00:01:01"
+      prefixes: [10.1.0.1/20, "fd01::1/64"]
     """  # noqa: D301 - \b is the character by which click leaves a paragraph as it is
     try:
         text = file.read()
@@ -52,7 +62,8 @@ def apply(file: IO[str], dry_run: bool, remote: str | None) -> None:  # noqa: FB
 
 @click.command()
 @click.argument(
-    "kind", type=click.Choice(["segment", "grant", "pin", "node"], case_sensitive=False)
+    "kind",
+    type=click.Choice(["segment", "vrf", "svi", "grant", "pin", "node"], case_sensitive=False),
 )
 @click.argument("name")
 @dry_run_option

@@ -16,7 +16,7 @@ from dataplane.cli.output import Format, Listing, Record, output_option, show
 from dataplane.cli.places import Place, addresses, all_places, the_place
 from dataplane.cli.store import open_store
 from dataplane.core.errors import InvalidValueError, OverweaveError
-from dataplane.core.model import FabricEntity, IpAddress, Node, Segment
+from dataplane.core.model import FabricEntity, IpAddress, Node, Segment, Svi
 
 TRACES = Listing("trace", ())
 HOPS = Listing("hop", ("source", "target", "node", "enters", "predicted", "ebpf", "ovs"))
@@ -69,6 +69,7 @@ def trace(
     """Say what becomes of a packet from SRC to DST and of one back, and why.
 
     SRC and DST are identities as in 'overweave get endpoint', IDENTITY@NODE, MACs or addresses.
+    Between two segments of a Vrf the sender's node routes, in Open vSwitch.
     Each node says what should happen, what its live eBPF program and maps do, and what the live
     flows of Open vSwitch do; a DPU with an emulated switch, what that does with a packet injected
     there. Nothing is sent; switch and eBPF program count the packet like any other.
@@ -83,7 +84,7 @@ def trace(
     if ends[0] == ends[1]:
         raise InvalidValueError(f"{ends[0]} is both SRC and DST: give two endpoints")
     asked = Asked(*ends, {row.name: row for row in rows if isinstance(row, Node)})
-    if ends[0].segment != ends[1].segment:
+    if not _share(rows, ends[0].segment, ends[1].segment):
         return _told(asked, (), Format(form))
     request = _request(asked, rows, addresses(*ends, (source, target)))
     return _told(asked, tuple(hops(asked, Heard(*traces(sockets, request)))), Format(form))
@@ -92,18 +93,30 @@ def trace(
 def _request(
     asked: Asked, rows: Iterable[FabricEntity], ips: tuple[IpAddress, IpAddress]
 ) -> pb.TraceRequest:
-    name = asked.source.segment
-    segments = (row for row in rows if isinstance(row, Segment) and row.name == name)
-    segment = next(segments, None)
-    if segment is None:
-        raise OverweaveError(f"segment {name} is not in the fabric database any more")
-    source = _end(asked.source, ips[0], _vtep(asked, asked.source.node, segment))
-    target = _end(asked.target, ips[1], _vtep(asked, asked.target.node, segment))
-    return pb.TraceRequest(segment=name, source=source, target=target)
+    known = {row.name: row for row in rows if isinstance(row, Segment)}
+    names = (asked.source.segment, asked.target.segment)
+    if gone := [name for name in names if name not in known]:
+        raise OverweaveError(f"segment {gone[0]} is not in the fabric database any more")
+    there = [known[name] for name in names]
+    ways = ((asked.source, ips[0], there), (asked.target, ips[1], there[::-1]))
+    source, target = (_end(asked, *way) for way in ways)
+    return pb.TraceRequest(segment=asked.source.segment, source=source, target=target)
 
 
-def _end(place: Place, ip: IpAddress, vtep: str) -> pb.TraceEnd:
-    return pb.TraceEnd(name=str(place), node=place.node, mac=place.mac, ip=str(ip), vtep=vtep)
+def _share(rows: Iterable[FabricEntity], one: str, other: str) -> bool:
+    """Say whether two segments are the same, or routed between."""
+    vrfs = {row.segment: row.vrf for row in rows if isinstance(row, Svi)}
+    return one == other or (one in vrfs and vrfs[one] == vrfs.get(other))
+
+
+def _end(asked: Asked, place: Place, ip: IpAddress, segments: Sequence[Segment]) -> pb.TraceEnd:
+    """Return an end of a trace; ``segments`` are its own and the other's."""
+    own, other = segments
+    end = pb.TraceEnd(name=str(place), node=place.node, mac=place.mac, ip=str(ip))
+    end.vtep = _vtep(asked, place.node, own)
+    if own != other:
+        end.segment, end.vtep_there = own.name, _vtep(asked, place.node, other)
+    return end
 
 
 def _vtep(asked: Asked, node: str, segment: Segment) -> str:
@@ -159,7 +172,7 @@ def judge(asked: Asked, found: Sequence[Record]) -> Judgement:
     """Return the verdict on all hops."""
     names = (asked.source.segment, asked.target.segment)
     if not found:
-        apart = f"not reachable: different segments, {' and '.join(names)}"
+        apart = f"not reachable: no Vrf has both segments, {' and '.join(names)}"
         return Judgement(apart, FAILED, "overweave get segment")
     stuck = next((hop for hop in found if not hop["missing"] and not hop["arrives"]), None)
     if stuck is not None:

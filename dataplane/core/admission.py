@@ -326,6 +326,13 @@ def _free_slot(state: State) -> int:
 
 
 def _refuse_duplicate(state: State, attachment: Attachment) -> None:
+    gateway = state.fabric.gateway(attachment.segment)
+    if gateway and (shared := {attachment.mac, *attachment.ips} & {gateway.mac, *gateway.ips}):
+        raise _RefusedError(
+            DUPLICATE,
+            f"{min(map(str, shared))} on segment {attachment.segment} is that of its gateway,"
+            f" svi {gateway.name}",
+        )
     for other in known_endpoints(state, attachment.segment):
         if other.identity == attachment.identity:
             continue

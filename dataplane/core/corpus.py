@@ -159,7 +159,7 @@ def corpus(desired: Desired, nic: Link, draw: Draw, choice: Choice) -> Corpus:
     views = [v for name, v in desired.segments.items() if choice.segment in ("", name)]
     sent = [way for view in views for way in _ways(desired, view)]
     ways = sorted(sent, key=choice.rank)[:MAX_PAIRS]
-    questions = [*node.boundary(ways), *node.plain(ways)]
+    questions = [*node.boundary(ways), *node.plain(ways), *node.routed(views)]
     if ways:
         questions += islice(node.drawn(ways, draw.seed), draw.packets)
     return Corpus(tuple(questions), len(sent) - len(ways))
@@ -179,6 +179,24 @@ def _ways(desired: Desired, view: SegmentView) -> Iterator[_Way]:
         for target in (*far, *here):
             if target != source:
                 yield _Way(view, port, source, target)
+
+
+def _routed(desired: Desired, view: SegmentView) -> Iterator[_Way]:
+    """Yield from an active port to its gateway, for an endpoint of each segment: here, and away.
+
+    Also for the gateway itself, which has no port: what it answers comes back.
+    """
+    gateway, ports = view.gateway, [p for p in view.ports if p.state is PortState.ACTIVE]
+    if gateway is None or not ports:
+        return
+    source = _Who(ports[0].attachment.mac, ports[0].attachment.ips)
+    targets = [gateway.ips]
+    for other in desired.of_vrf(gateway):
+        here = [p.attachment.ips for p in other.ports if p.state is PortState.ACTIVE]
+        away = [remote.endpoint.ips for remote in other.remotes]
+        targets += [*here[:1], *away[:1]]
+    for ips in targets:
+        yield _Way(view, ports[0], source, _Who(gateway.mac, ips))
 
 
 class _Node:
@@ -212,6 +230,17 @@ class _Node:
                 if way.target.vtep is not None:
                     back = replace(way, source=way.target, target=way.source)
                     yield from (self._received(back, each) for each in _plain(back))
+
+    def routed(self, views: list[SegmentView]) -> Iterator[Question]:
+        """Yield what is sent to gateways, and what routers of other nodes send into a segment."""
+        for view in views:
+            ways = list(_routed(self._desired, view))
+            for way in ways:
+                yield from (self._sent(way, case) for case in _to_gateway(way))
+            for vtep in view.routers if ways else ():
+                away = _Who(ways[0].target.mac, ways[-1].target.ips, vtep)
+                into = _Way(view, ways[0].port, away, ways[0].source)
+                yield from (self._received(into, case) for case in _plain(into))
 
     def drawn(self, ways: list[_Way], seed: str) -> Iterator[Question]:
         """Yield frames without end."""
@@ -486,6 +515,18 @@ def _said(way: _Way) -> Iterator[_Case]:
     liar = replace(way, source=replace(way.source, mac=_NOBODY))
     yield _Case("from a false MAC", _plain(liar)[0].make)
     yield from _false_claims(way)
+
+
+def _to_gateway(way: _Way) -> Iterator[_Case]:
+    """Yield what a router forwards, what it answers, and what it drops."""
+    for ip in way.headers():
+        over = f"through the gateway over IPv{ip.source.version}"
+        icmp = ICMP if ip.source.version == 4 else ICMPV6
+        yield _Case(f"UDP {over}", _udp(way, ip))
+        yield _Case(f"ping {over}", _packet(way, replace(ip, protocol=icmp), _ping))
+        yield _Case(f"UDP {over}, TTL 1", _udp(way, replace(ip, hops=1)))
+        yield _Case(f"from a false address {over}", _udp(way, replace(ip, source=ip.source + 3)))
+    yield from _questions(way)
 
 
 def _towards(make: Make, mac: str) -> Make:

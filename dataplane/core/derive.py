@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from dataplane.core.desired import (
@@ -57,16 +59,43 @@ def derive(state: State) -> Desired | None:
             problems.append(
                 f"segment {name}: {Reason.NO_VTEP}, node has no {segment.underlay} underlay address"
             )
+    present = state.present
+    routed = {
+        name: _view(state, segment, _mtu(segment, state.nic.mtu, problems))
+        for name in sorted(state.fabric.routed(present) - present)
+        if (segment := state.fabric.segment(name)) is not None
+    }
     return Desired(
         node=state.node,
         fabric=state.fabric.fabric,
         vteps=state.vteps,
-        segments=views,
+        segments=_with_routers(state, views, routed),
         publication=_publication(state, views),
         attachments=tuple(sorted(state.attachments.values(), key=lambda a: a.slot)),
         kept=_kept(state),
         problems=tuple(problems),
+        routed=routed,
     )
+
+
+def _with_routers(
+    state: State, views: Mapping[str, SegmentView], routed: Mapping[str, SegmentView]
+) -> dict[str, SegmentView]:
+    """Return ``views`` with the VTEPs of the nodes that may route into them."""
+    nodes: defaultdict[str, set[str]] = defaultdict(set)
+    for view in (*views.values(), *routed.values()):
+        if view.gateway is not None:
+            nodes[view.gateway.vrf] |= {remote.endpoint.node for remote in view.remotes}
+    return {
+        name: view if view.gateway is None else _with_router(state, view, nodes[view.gateway.vrf])
+        for name, view in views.items()
+    }
+
+
+def _with_router(state: State, view: SegmentView, nodes: Collection[str]) -> SegmentView:
+    where = vteps(state, view.segment.underlay)
+    others = {where[node] for node in nodes if node in where}.difference(view.flood)
+    return replace(view, routers=tuple(sorted(others, key=int)))
 
 
 def _mtu(segment: Segment, underlay_mtu: int, problems: list[str]) -> int:
@@ -86,14 +115,16 @@ def _own_vtep(state: State, segment: Segment) -> IpAddress | None:
 def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
     remotes = _remotes(state, segment)
     ports = sorted(state.local(segment.name), key=lambda attachment: attachment.slot)
+    mates = state.fabric.routed((segment.name,))  # whose nodes may send to it, too
     return SegmentView(
         segment=segment,
-        synced=segment.name in state.fabric.synced,
+        synced={segment.name, *mates} <= state.fabric.synced,
         mtu=mtu,
         ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
         remotes=remotes,
         flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
         pins=state.fabric.pins(segment.name),
+        gateway=state.fabric.gateway(segment.name),
     )
 
 
@@ -160,7 +191,9 @@ def _needs_blocks(state: State, segment: str) -> bool:
 
 
 def _kept(state: State) -> tuple[FabricEntity, ...]:
-    segments = [s for name in sorted(state.present) if (s := state.fabric.segment(name))]
+    names = state.present | state.fabric.routed(state.present)
+    segments = [s for name in sorted(names) if (s := state.fabric.segment(name))]
+    gateways = [svi for name in sorted(names) if (svi := state.fabric.gateway(name))]
     blocks = [
         block
         for segment in segments
@@ -168,7 +201,7 @@ def _kept(state: State) -> tuple[FabricEntity, ...]:
         if block.node == state.node.name
     ]
     pins = [pin for segment in segments for pin in state.fabric.pins(segment.name)]
-    return (state.fabric.fabric, *segments, *blocks, *pins)
+    return (state.fabric.fabric, *segments, *blocks, *pins, *gateways)
 
 
 def _may_claim(state: State, owner: AttachRequest | Attachment, ip: IpAddress) -> bool:

@@ -23,6 +23,7 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Svi,
 )
 from dataplane.core.reasons import Reason
 
@@ -127,6 +128,8 @@ class SegmentView:
     """One Segment that is present here; ``flood`` are the VTEPs of its other members, sorted.
 
     ``pins`` are the administrator's words on endpoints there, sorted by what names them.
+    ``gateway`` routes between it and the others of its Vrf. ``routers``, sorted, are the VTEPs of
+    these that ``flood`` has not: what they send was routed into this Segment.
     """
 
     segment: Segment
@@ -136,6 +139,13 @@ class SegmentView:
     remotes: tuple[RemoteEndpoint, ...]
     flood: tuple[IpAddress, ...]
     pins: tuple[Pin, ...] = ()
+    gateway: Svi | None = None
+    routers: tuple[IpAddress, ...] = ()
+
+    @property
+    def members(self) -> tuple[IpAddress, ...]:
+        """Return the VTEPs that may send to this Segment here."""
+        return (*self.flood, *self.routers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +163,10 @@ class Publication:
 class Desired:
     """Everything the targets render from; immutable, complete, free of kernel numbers.
 
-    ``segments`` are those present here, by name. ``publication`` is None until the underlay
-    address is known. ``kept`` are the rows to keep in local files, so that ADD works after a
-    restart without the fabric database.
+    ``segments`` are those present here, by name; ``routed`` others that share a Vrf with one of
+    them: they are routed into, and nothing of theirs comes in. ``publication`` is None until the
+    underlay address is known. ``kept`` are the rows to keep in local files, so that ADD works
+    after a restart without the fabric database.
     """
 
     node: LocalNode
@@ -166,18 +177,28 @@ class Desired:
     attachments: tuple[Attachment, ...]
     kept: tuple[FabricEntity, ...] = ()
     problems: tuple[str, ...] = ()
+    routed: Mapping[str, SegmentView] = field(default_factory=dict)
 
     @property
     def held(self) -> frozenset[int]:
         """Return the VNIs whose fabric view is incomplete: nothing of theirs may be taken away."""
-        return frozenset(view.segment.vni for view in self.segments.values() if not view.synced)
+        return frozenset(view.segment.vni for view in self._views if not view.synced)
 
     @property
     def peers(self) -> frozenset[IpAddress]:
         """Return the VTEPs of other nodes that this one can have tunnels with."""
         own = {vtep.version for vtep in self.vteps}
-        others = (vtep for view in self.segments.values() for vtep in view.flood)
+        others = (vtep for view in self._views for vtep in view.members)
         return frozenset(vtep for vtep in others if vtep.version in own)
+
+    def of_vrf(self, gateway: Svi) -> tuple[SegmentView, ...]:
+        """Return the views of all segments that ``gateway`` routes into, its own among them."""
+        found = ((view, view.gateway) for view in self._views)
+        return tuple(view for view, other in found if other and other.vrf == gateway.vrf)
+
+    @property
+    def _views(self) -> tuple[SegmentView, ...]:
+        return (*self.segments.values(), *self.routed.values())
 
     @property
     def ports(self) -> tuple[Port, ...]:

@@ -287,6 +287,41 @@ class Pin:
     hardware: Hardware
 
 
+@dataclass(frozen=True, slots=True)
+class Vrf:
+    """A routing domain: its Segments, those with an Svi in it, reach each other.
+
+    ``vni`` and ``loopback`` are kept for those who name them: no packet carries either.
+    """
+
+    name: str
+    vni: Vni | None = None
+    loopback: IpInterface | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Svi:
+    """The gateway of a Segment into a Vrf, the same MAC and addresses on every node.
+
+    ``prefixes`` are its addresses with the subnets whose hosts are reached through it.
+    """
+
+    name: str
+    vrf: str
+    segment: str
+    mac: Mac
+    prefixes: tuple[IpInterface, ...]
+
+    @property
+    def ips(self) -> tuple[IpAddress, ...]:
+        """Return its addresses."""
+        return tuple(prefix.ip for prefix in self.prefixes)
+
+    def covers(self, ip: IpAddress) -> bool:
+        """Say whether ``ip`` is one that the Vrf reaches through this gateway's Segment."""
+        return ip not in self.ips and in_any(ip, (prefix.network for prefix in self.prefixes))
+
+
 # What a Device's Conditions are on; what READY means, STATUS shows.
 READY = "Ready"  # pods on VFs can be served: the switch takes entries, the host hears the DPU
 HEARTBEAT_OK = "HeartbeatOK"  # the agents of host and DPU hear each other
@@ -351,7 +386,12 @@ class Device:
     told_at: int = 0
 
 
-FabricEntity = Fabric | Node | Segment | Endpoint | Block | Address | Grant | Pin | Device
+Network = Segment | Vrf | Svi
+"""What a tenant may write."""
+
+FabricEntity = (
+    Fabric | Node | Segment | Endpoint | Block | Address | Grant | Pin | Device | Vrf | Svi
+)
 
 
 class AttachmentKey(NamedTuple):

@@ -6,7 +6,7 @@ The path of a packet is a row of hops: at the node of who sends it, and at the n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dataplane.core.desired import Desired, Port, PortState, SegmentView
@@ -15,6 +15,7 @@ from dataplane.core.model import (
     IpAddress,
     Mac,
     Node,
+    Svi,
     UnknownUnicast,
     Vni,
 )
@@ -36,6 +37,7 @@ class Action(StrEnum):
 
 
 _PASSES = frozenset({Action.TUNNEL, Action.DELIVER, Action.FLOOD})
+_FORWARDS = frozenset({Action.TUNNEL, Action.DELIVER})
 UPWARDS = frozenset({Action.HAND_OVER, Action.NONE})
 ENDS = frozenset({Action.DROP, Action.HOST})
 
@@ -98,13 +100,19 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """An endpoint of a trace; ``vtep`` is its node's on the underlay of the segment, if any."""
+    """An endpoint of a trace; ``vtep`` is its node's on the underlay of its segment, if any.
+
+    Where the two are on different segments, ``segment`` names its own, and ``vtep_there`` is its
+    node's on the underlay of the other's.
+    """
 
     name: str
     node: str
     mac: Mac
     ip: IpAddress
     vtep: IpAddress | None = None
+    segment: str = ""
+    vtep_there: IpAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +178,12 @@ def hops(desired: Desired, segment: str, ends: tuple[End, End]) -> Iterator[Hop]
     """Yield this node's hops between ``ends``, both directions; none if neither is here."""
     first, second = ends
     for source, target in ((first, second), (second, first)):
-        if desired.node.name in (source.node, target.node):
-            yield _hop(desired, segment, source, target)
+        if desired.node.name not in (source.node, target.node):
+            continue
+        if source.segment == target.segment:
+            yield _hop(desired, source.segment or segment, source, target)
+        else:
+            yield _routed_hop(desired, source, target)
 
 
 def compare(predicted: Outcome, live: Live, full: Collection[str] = ()) -> Difference | None:
@@ -228,6 +240,35 @@ def _hop(desired: Desired, segment: str, source: End, target: End) -> Hop:
     return way(desired, view, source, target)
 
 
+def _routed_hop(desired: Desired, source: End, target: End) -> Hop:
+    """Return a hop of a packet that the sender's node routes into the target's segment."""
+    here = source.segment if source.node == desired.node.name else target.segment
+    view = desired.segments.get(here)
+    if view is None:
+        return Hop(source, target, _nowhere(Reason.UNKNOWN_SEGMENT, f"no segment {here} here"))
+    if view.gateway is None:
+        return Hop(source, target, _nowhere(Reason.NO_ENTRY, f"segment {here} has no gateway"))
+    if source.node == desired.node.name:
+        hop = _from_pod(desired, view, source, replace(target, mac=view.gateway.mac))
+        if hop.probe is None or hop.predicted.reason is not Reason.NO_ENTRY:
+            return replace(hop, target=target)  # it ends before the gateway
+        return replace(hop, target=target, predicted=_routed(desired, view.gateway, target))
+    routed = replace(source, mac=view.gateway.mac, vtep=source.vtep_there)
+    return replace(_from_wire(desired, view, routed, target), source=source)
+
+
+def _routed(desired: Desired, gateway: Svi, target: End) -> Outcome:
+    """Say where a packet that ``gateway`` is given goes; Open vSwitch alone routes."""
+    into = {view.segment.name: view for view in desired.of_vrf(gateway)}.get(target.segment)
+    if into is None or into.gateway is None:
+        why = f"segment {target.segment} is not in vrf {gateway.vrf}"
+        return _nowhere(Reason.NO_ENTRY, why)
+    if not into.gateway.covers(target.ip):
+        return _nowhere(Reason.NO_ENTRY, f"{target.ip} is in no subnet of svi {into.gateway.name}")
+    sent = _sent(desired, into, target)
+    return replace(sent, reason=Reason.ROUTED) if sent.action in _FORWARDS else sent
+
+
 def _from_pod(desired: Desired, view: SegmentView, source: End, target: End) -> Hop:
     port = _port(view, source.mac)
     if port is None:
@@ -271,7 +312,7 @@ def _from_wire(desired: Desired, view: SegmentView, source: End, target: End) ->
 def _received(desired: Desired, view: SegmentView, vtep: IpAddress, target: End) -> Outcome:
     """Say where a frame from ``vtep`` goes; never into another tunnel."""
     port = _port(view, target.mac)
-    if vtep not in view.flood:
+    if vtep not in view.members:
         return _nowhere(Reason.UNKNOWN_VTEP, f"nobody of {view.segment.name} is behind {vtep}")
     if port is None or port.state is PortState.BLOCKED:
         return _unknown(view, port)

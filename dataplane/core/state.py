@@ -41,9 +41,12 @@ from dataplane.core.model import (
     FabricEntity,
     Grant,
     IpAddress,
+    Network,
     Node,
     Pin,
     Segment,
+    Svi,
+    Vrf,
 )
 from dataplane.core.offload import PROMOTE_AT, SwitchView
 
@@ -104,6 +107,35 @@ class FabricView:
         if isinstance(known, Segment):
             return known
         return next((each for each in self._cached(Segment) if each.name == name), None)
+
+    @property
+    def vrfs(self) -> Mapping[str, Vrf]:
+        """Return the Vrfs by name."""
+        return {vrf.name: vrf for vrf in (*self._cached(Vrf), *self._all(Vrf))}
+
+    @property
+    def svis(self) -> Mapping[str, Svi]:
+        """Return the Svis by name."""
+        return {svi.name: svi for svi in (*self._cached(Svi), *self._all(Svi))}
+
+    def network(self, kind: type[Network], name: str) -> Network | None:
+        """Return what of a kind has a name."""
+        known: Mapping[type[Network], Mapping[str, Network]] = {
+            Segment: self.segments,
+            Vrf: self.vrfs,
+            Svi: self.svis,
+        }
+        return known[kind].get(name)
+
+    def gateway(self, segment: str) -> Svi | None:
+        """Return the gateway of a segment, if it has one."""
+        return next((svi for svi in self.svis.values() if svi.segment == segment), None)
+
+    def routed(self, segments: Collection[str]) -> frozenset[str]:
+        """Return the names of the segments that share a Vrf with one of ``segments``."""
+        svis = self.svis.values()
+        vrfs = {svi.vrf for svi in svis if svi.segment in segments}
+        return frozenset(svi.segment for svi in svis if svi.vrf in vrfs)
 
     def endpoints(self, segment: str) -> Collection[Endpoint]:
         """Return the endpoint rows of a segment."""
@@ -205,7 +237,9 @@ class State:
     @property
     def interest(self) -> frozenset[str]:
         """Return the names of the segments whose rows this node must see."""
-        return self.present | {request.segment for request in self.requests.values()}
+        here = self.present
+        asked = {request.segment for request in self.requests.values()}
+        return here | asked | self.fabric.routed(here)
 
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
@@ -401,7 +435,7 @@ def _fold_rows(rows: _Rows, event: FabricChanged) -> _Rows:
 
 def _shelf(entity: FabricEntity) -> _Shelf:
     match entity:
-        case Fabric() | Node() | Segment() | Device():
+        case Fabric() | Node() | Segment() | Device() | Vrf() | Svi():
             return type(entity), ""
         case Endpoint() | Block() | Address() | Grant() | Pin():
             return type(entity), entity.segment
@@ -412,7 +446,7 @@ def entity_key(entity: FabricEntity) -> Hashable:
     match entity:
         case Fabric():
             return ""
-        case Node(name=name) | Segment(name=name):
+        case Node(name=name) | Segment(name=name) | Vrf(name=name) | Svi(name=name):
             return name
         case Endpoint(segment=segment):
             return segment, entity.key

@@ -30,8 +30,10 @@ def known_endpoints(state: State, segment: str) -> list[Endpoint]:
 
 
 def addresses_in_use(state: State, segment: str) -> frozenset[IpAddress]:
-    """Return the addresses of every endpoint on a segment."""
-    return frozenset(ip for endpoint in known_endpoints(state, segment) for ip in endpoint.ips)
+    """Return the addresses of every endpoint on a segment, and of its gateway."""
+    gateway = state.fabric.gateway(segment)
+    ips = (ip for endpoint in known_endpoints(state, segment) for ip in endpoint.ips)
+    return frozenset((*ips, *(gateway.ips if gateway else ())))
 
 
 def block_addresses(state: State, segment: str) -> frozenset[IpAddress]:

@@ -16,10 +16,14 @@ from dataplane.core.model import (
     FabricEntity,
     Grant,
     IpAddress,
+    IpInterface,
     IpNetwork,
+    Network,
     Node,
     Pin,
     Segment,
+    Svi,
+    Vrf,
     endpoint_name,
     in_any,
 )
@@ -27,11 +31,13 @@ from dataplane.documents import Fault
 from dataplane.fabric.intent_file import IntentFile, Written
 from dataplane.fabric.intent_rules import Key, World, breaches, key_of, segment_rows, some
 
-_Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork)
-_ORDER = (Fabric, Segment, Grant, Pin, Node, Endpoint, Block, Address, Device)
+_Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork | IpInterface)
+_ORDER = (Fabric, Segment, Vrf, Svi, Grant, Pin, Node, Endpoint, Block, Address, Device)
 _TITLED: Mapping[type[FabricEntity], frozenset[str]] = {
     Fabric: frozenset({"name"}),
     Segment: frozenset({"name"}),
+    Vrf: frozenset({"name"}),
+    Svi: frozenset({"name"}),
     Node: frozenset({"name", "static"}),
     Grant: frozenset({"segment", "node", "mac"}),
     Pin: frozenset({"segment", "endpoint"}),
@@ -90,16 +96,15 @@ def plan_apply(intent: IntentFile, present: Collection[FabricEntity]) -> Plan:
     )
 
 
-def plan_segment(segment: Segment, seen: Segment | None, present: Collection[FabricEntity]) -> Plan:
-    """Return what makes ``segment`` of the one that was ``seen``; None: there was none.
+def plan_network(network: Network, seen: Network | None, present: Collection[FabricEntity]) -> Plan:
+    """Return what makes ``network`` of the one that was ``seen``; None: there was none.
 
     Raises InvalidValueError with all that forbids it, also where that is not how it is.
     """
-    before, key, wanted = _rows(present), key_of(segment), _normal(segment)
+    before, key, wanted = _rows(present), key_of(network), _normal(network)
     if before.get(key) != (_normal(seen) if seen else None):
-        raise InvalidValueError(
-            f"segment {segment.name} has just been changed by somebody else; look at it again"
-        )
+        what = f"{type(network).__name__.lower()} {network.name}"
+        raise InvalidValueError(f"{what} has just been changed by somebody else; look at it again")
     told = [breach.text for breach in breaches(wanted, World(before, {**before, key: wanted}))]
     if told:
         raise InvalidValueError("; ".join(told))
@@ -111,13 +116,17 @@ def plan_segment(segment: Segment, seen: Segment | None, present: Collection[Fab
 def plan_delete(kind: str, name: str, present: Collection[FabricEntity]) -> Plan:
     """Return what deletes an object an administrator wrote, with all that hangs on it.
 
-    ``kind`` is segment, grant, pin or node; a grant's ``name`` is SEGMENT/NODE or SEGMENT/NODE/MAC,
-    a pin's SEGMENT/IDENTITY or SEGMENT/MAC.
+    ``kind`` is segment, vrf, svi, grant, pin or node; a grant's ``name`` is SEGMENT/NODE or
+    SEGMENT/NODE/MAC, a pin's SEGMENT/IDENTITY or SEGMENT/MAC.
     Raises InvalidValueError where there is no such object, or it is in use.
     """
     match kind:
         case "segment":
             return _plan_segment_delete(name, present)
+        case "vrf":
+            return _plan_vrf_delete(name, present)
+        case "svi":
+            return Plan(remove=(_named(Svi, name, present),))
         case "grant":
             return Plan(remove=(_grant(name, present),))
         case "pin":
@@ -125,7 +134,7 @@ def plan_delete(kind: str, name: str, present: Collection[FabricEntity]) -> Plan
         case "node":
             return _plan_static_node_delete(name, present)
         case _:
-            raise InvalidValueError(f"kind {kind!r} is not segment, grant, pin or node")
+            raise InvalidValueError(f"kind {kind!r} is not segment, vrf, svi, grant, pin or node")
 
 
 def plan_node_delete(name: str, present: Collection[FabricEntity]) -> Plan:
@@ -144,7 +153,13 @@ def node_rows(name: str, present: Iterable[FabricEntity]) -> tuple[FabricEntity,
 def title(entity: FabricEntity) -> str:
     """Return how an object is called in a plan."""
     match entity:
-        case Fabric(name=name) | Node(name=name) | Segment(name=name):
+        case (
+            Fabric(name=name)
+            | Node(name=name)
+            | Segment(name=name)
+            | Vrf(name=name)
+            | Svi(name=name)
+        ):
             return f"{type(entity).__name__} {name}"
         case Grant(segment=segment, node=node, mac=mac):
             return f"Grant {segment}/{node}" + (f"/{mac}" if mac else "")
@@ -197,7 +212,29 @@ def _plan_segment_delete(name: str, present: Collection[FabricEntity]) -> Plan:
     users = [f"{endpoint.identity} at {endpoint.node}" for endpoint in endpoints]
     if users:
         raise InvalidValueError(f"segment {name} has endpoints ({some(users)}); remove them first")
+    gateways = [row.name for row in present if isinstance(row, Svi) and row.segment == name]
+    if gateways:
+        raise InvalidValueError(
+            f"segment {name} has the gateway svi {gateways[0]}; delete it first"
+        )
     return Plan(remove=rows)
+
+
+def _plan_vrf_delete(name: str, present: Collection[FabricEntity]) -> Plan:
+    vrf = _named(Vrf, name, present)
+    svis = [row.name for row in present if isinstance(row, Svi) and row.vrf == name]
+    if svis:
+        raise InvalidValueError(f"vrf {name} has svis ({some(svis)}); delete them first")
+    return Plan(remove=(vrf,))
+
+
+def _named(kind: type[Vrf | Svi], name: str, present: Iterable[FabricEntity]) -> Vrf | Svi:
+    found = [row for row in present if isinstance(row, kind)]
+    for row in found:
+        if row.name == name:
+            return row
+    known = some([row.name for row in found]) or "none at all"
+    raise InvalidValueError(f"{kind.__name__.lower()} {name!r} does not exist; there are: {known}")
 
 
 def _plan_static_node_delete(name: str, present: Collection[FabricEntity]) -> Plan:
@@ -264,6 +301,8 @@ def _normal(entity: FabricEntity) -> FabricEntity:
             return replace(entity, vteps=_in_order(vteps))
         case Endpoint(ips=ips):
             return replace(entity, ips=_in_order(ips))
+        case Svi(prefixes=gateways):
+            return replace(entity, prefixes=_in_order(gateways))
         case Grant(ips=prefixes):
             return replace(entity, ips=_in_order(prefixes))
     return entity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
@@ -26,14 +27,18 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Svi,
     UnknownUnicast,
     Vni,
+    Vrf,
+    check_name,
     endpoint_name,
 )
 from dataplane.documents import (
     Document,
     Fault,
     FaultyFileError,
+    Interface,
     Ip,
     Location,
     Network,
@@ -103,6 +108,8 @@ def _vni(value: object) -> Vni:
     return Vni(value)  # type: ignore[arg-type] # it is what refuses other types
 
 
+VrfName = Annotated[str, AfterValidator(partial(check_name, "vrf"))]
+SviName = Annotated[str, AfterValidator(partial(check_name, "svi"))]
 MacAddress = Annotated[Mac, PlainValidator(_mac)]
 UdpPort = Annotated[int, Field(ge=1, le=65535)]
 Entities = Iterator[tuple[Location, FabricEntity]]
@@ -143,6 +150,28 @@ class _Segment(Strict):
             unknown_unicast=self.unknown_unicast,
         )
         yield (), segment
+
+
+class _Vrf(Strict):
+    kind: Literal["Vrf"]
+    name: VrfName
+    vni: Annotated[Vni, PlainValidator(_vni)] | None = None
+    loopback: Interface | None = None
+
+    def entities(self) -> Entities:
+        yield (), Vrf(self.name, self.vni, self.loopback)
+
+
+class _Svi(Strict):
+    kind: Literal["Svi"]
+    name: SviName
+    vrf: VrfName
+    segment: SegmentName
+    mac: MacAddress
+    prefixes: Annotated[list[Interface], Field(min_length=1)]
+
+    def entities(self) -> Entities:
+        yield (), Svi(self.name, self.vrf, self.segment, self.mac, tuple(self.prefixes))
 
 
 class _Grant(Strict):
@@ -198,9 +227,11 @@ class _Node(Strict):
             yield ("endpoints", index), endpoint.at(self.name)
 
 
-_KINDS: Mapping[str, type[_Fabric | _Segment | _Grant | _Pin | _Node]] = {
+_KINDS: Mapping[str, type[_Fabric | _Segment | _Vrf | _Svi | _Grant | _Pin | _Node]] = {
     "Fabric": _Fabric,
     "Segment": _Segment,
+    "Vrf": _Vrf,
+    "Svi": _Svi,
     "Grant": _Grant,
     "Pin": _Pin,
     "Node": _Node,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 
 from dataplane.core.model import (
     MAX_MTU,
@@ -23,6 +23,8 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Svi,
+    Vrf,
     family_of,
     in_any,
 )
@@ -85,7 +87,7 @@ def key_of(entity: FabricEntity) -> Key:
     match entity:
         case Fabric():
             return Fabric, ""
-        case Node(name=name) | Segment(name=name):
+        case Node(name=name) | Segment(name=name) | Vrf(name=name) | Svi(name=name):
             return type(entity), name
         case Endpoint():
             return Endpoint, entity.key
@@ -109,6 +111,12 @@ def breaches(entity: FabricEntity, world: World) -> Iterator[Breach]:
             yield from _segment(entity)
             yield from _vni(entity, world)
             yield from _occupied_segment(entity, world)
+        case Vrf():
+            yield from _vni(entity, world)
+        case Svi():
+            yield from _known_segment(entity.segment, world)
+            yield from _svi(entity, world)
+            yield from _apart(entity, world)
         case Grant():
             yield from _known_segment(entity.segment, world)
         case Pin():
@@ -119,7 +127,8 @@ def breaches(entity: FabricEntity, world: World) -> Iterator[Breach]:
         case Endpoint():
             yield from _known_segment(entity.segment, world)
             yield from _endpoint_on_segment(entity, world)
-            yield from _duplicates(entity, world)
+            yield from _duplicates(entity, entity.ips, "ips", world)
+            yield from _bound(entity, world)
 
 
 def segment_rows(name: str, entities: Iterable[FabricEntity]) -> Iterator[FabricEntity]:
@@ -145,8 +154,12 @@ def some(things: Collection[object]) -> str:
 
 def _claims(entity: FabricEntity) -> Iterator[Hashable]:
     match entity:
-        case Segment(vni=vni):
+        case Segment(vni=vni) | Vrf(vni=vni) if vni is not None:
             yield "vni", vni
+        case Svi(segment=segment, mac=mac, vrf=vrf):
+            yield from ((segment, claim) for claim in (mac, *entity.ips))
+            yield "gateway", segment
+            yield "vrf", vrf
         case Node(vteps=vteps):
             yield from (("vtep", vtep) for vtep in vteps)
         case Endpoint(segment=segment, mac=mac, ips=ips, identity=identity):
@@ -181,11 +194,46 @@ def _segment(segment: Segment) -> Iterator[Breach]:
         )
 
 
-def _vni(segment: Segment, world: World) -> Iterator[Breach]:
-    for other in world.rivals(segment, ("vni", segment.vni)):
-        if isinstance(other, Segment):
-            text = f"vni {segment.vni} is already used by segment {other.name}"
-            yield Breach("vni", text, key_of(other))
+def _vni(owner: Segment | Vrf, world: World) -> Iterator[Breach]:
+    for other in world.rivals(owner, ("vni", owner.vni)):
+        text = f"vni {owner.vni} is already used by {type(other).__name__.lower()} {_name(other)}"
+        yield Breach("vni", text, key_of(other))
+
+
+def _svi(svi: Svi, world: World) -> Iterator[Breach]:
+    if (Vrf, svi.vrf) not in world.after and svi.vrf not in world.unread:
+        yield Breach("vrf", f"vrf {svi.vrf!r} does not exist; define it in this file or before")
+    for other in world.rivals(svi, ("gateway", svi.segment)):
+        text = f"segment {svi.segment} already has the gateway svi {_name(other)}"
+        yield Breach("segment", text, key_of(other))
+    yield from _duplicates(svi, svi.ips, "prefixes", world)
+    segment = world.segment(svi.segment)
+    for prefix in svi.prefixes:
+        if _is_edge(prefix.ip, (prefix.network,)):
+            text = f"prefixes {prefix} is the network or broadcast address of its subnet"
+            yield Breach("prefixes", text)
+        if segment and _is_outside(prefix.ip, segment):
+            known = ", ".join(map(str, segment.subnets))
+            text = f"prefixes {prefix} lies in no subnet of segment {segment.name} ({known})"
+            yield Breach("prefixes", text)
+
+
+def _is_outside(ip: IpAddress, segment: Segment) -> bool:
+    """Say whether the subnets of ``ip``'s family, if there are any, have it not."""
+    subnets = [subnet for subnet in segment.subnets if subnet.version == ip.version]
+    return bool(subnets) and not in_any(ip, subnets)
+
+
+def _apart(svi: Svi, world: World) -> Iterator[Breach]:
+    """Tell of subnets that a Vrf could reach by two ways."""
+    networks = tuple(prefix.network for prefix in svi.prefixes)
+    yield from _overlaps("prefixes", networks)
+    for other in world.rivals(svi, ("vrf", svi.vrf)):
+        others = other.prefixes if isinstance(other, Svi) else ()
+        for one, two in product(networks, others):
+            if _overlap(one, two.network):
+                text = f"prefixes {one} overlaps {two} of svi {_name(other)} in vrf {svi.vrf}"
+                yield Breach("prefixes", text, key_of(other))
 
 
 def _occupied_segment(segment: Segment, world: World) -> Iterator[Breach]:
@@ -208,6 +256,11 @@ def _occupied_segment(segment: Segment, world: World) -> Iterator[Breach]:
     if lost:
         yield Breach("subnets", f"subnets do not hold addresses in use: {some(lost)}")
     yield from _blocks_and_addresses(segment, rows)
+    for gateway in world.rivals(segment, ("gateway", segment.name)):
+        for ip in gateway.ips if isinstance(gateway, Svi) else ():
+            if _is_outside(ip, segment):
+                text = f"subnets do not hold {ip} of its gateway svi {_name(gateway)}"
+                yield Breach("subnets", text, key_of(gateway))
 
 
 def _blocks_and_addresses(segment: Segment, rows: Iterable[FabricEntity]) -> Iterator[Breach]:
@@ -274,15 +327,22 @@ def _endpoint_on_segment(endpoint: Endpoint, world: World) -> Iterator[Breach]:
             yield Breach("ips", f"ips {ip} is the network or broadcast address of its subnet")
 
 
-def _duplicates(endpoint: Endpoint, world: World) -> Iterator[Breach]:
-    for key, claim in (("mac", endpoint.mac), *(("ips", ip) for ip in endpoint.ips)):
-        for other in world.rivals(endpoint, (endpoint.segment, claim)):
-            if isinstance(other, Endpoint):
-                text = (
-                    f"{key} {claim} is already that of {other.identity} at node {other.node}"
-                    f" on segment {other.segment}"
-                )
-                yield Breach(key, text, key_of(other))
+def _duplicates(
+    owner: Endpoint | Svi, ips: Iterable[IpAddress], of_ips: str, world: World
+) -> Iterator[Breach]:
+    """Tell who has the MAC or an address of ``owner`` already; ``of_ips`` is the key of these."""
+    for key, claim in (("mac", owner.mac), *((of_ips, ip) for ip in ips)):
+        for other in world.rivals(owner, (owner.segment, claim)):
+            match other:
+                case Endpoint(identity=identity, node=node):
+                    whose = f"{identity} at node {node}"
+                case _:
+                    whose = f"svi {_name(other)}"
+            text = f"{key} {claim} is already that of {whose} on segment {owner.segment}"
+            yield Breach(key, text, key_of(other))
+
+
+def _bound(endpoint: Endpoint, world: World) -> Iterator[Breach]:
     for ip in endpoint.ips:
         bound = world.after.get((Address, (endpoint.segment, ip)))
         if isinstance(bound, Address) and bound.identity != endpoint.identity:
@@ -330,4 +390,4 @@ def _is_edge(ip: IpAddress, subnets: Iterable[IpNetwork]) -> bool:
 
 
 def _name(entity: FabricEntity) -> str:
-    return entity.name if isinstance(entity, Node | Segment) else ""
+    return entity.name if isinstance(entity, Node | Segment | Vrf | Svi) else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar, cast
 
 from dataplane.core.errors import InvalidValueError
@@ -27,22 +27,25 @@ from dataplane.core.model import (
     Guard,
     Hardware,
     IpAddress,
+    IpInterface,
     IpNetwork,
     Mac,
     Node,
     Pin,
     Segment,
     Side,
+    Svi,
     TableUse,
     UnknownUnicast,
     Vni,
+    Vrf,
     endpoint_name,
 )
 from dataplane.fabric import SCHEMA
 from ovs_client.replica import Extent
 from ovs_client.rows import Row, Value
 
-_Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork)
+_Ip = TypeVar("_Ip", bound=IpAddress | IpNetwork | IpInterface)
 _Columns = Mapping[str, Any]
 
 LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in unix seconds: the last that datetime knows
@@ -199,6 +202,43 @@ def _read_grant(columns: _Columns) -> Grant:
         node=columns["node"],
         mac=None if mac is None else Mac(mac),
         ips=_networks(columns["ips"]),
+    )
+
+
+def _write_vrf(vrf: Vrf) -> Mapping[str, Value]:
+    return {
+        "name": vrf.name,
+        "vni": _optional(None if vrf.vni is None else int(vrf.vni)),
+        "loopback": _optional(None if vrf.loopback is None else str(vrf.loopback)),
+    }
+
+
+def _read_vrf(columns: _Columns) -> Vrf:
+    vni, loopback = (next(iter(columns[name]), None) for name in ("vni", "loopback"))
+    return Vrf(
+        name=columns["name"],
+        vni=None if vni is None else Vni(vni),
+        loopback=None if loopback is None else ip_interface(loopback),
+    )
+
+
+def _write_svi(svi: Svi) -> Mapping[str, Value]:
+    return {
+        "name": svi.name,
+        "vrf": svi.vrf,
+        "segment": svi.segment,
+        "mac": str(svi.mac),
+        "prefixes": _texts(svi.prefixes),
+    }
+
+
+def _read_svi(columns: _Columns) -> Svi:
+    return Svi(
+        name=columns["name"],
+        vrf=columns["vrf"],
+        segment=columns["segment"],
+        mac=Mac(columns["mac"]),
+        prefixes=_in_order(ip_interface(text) for text in columns["prefixes"]),
     )
 
 
@@ -371,6 +411,10 @@ _TABLES: Mapping[str, _Table] = {
         write=_write_device,
         read=_read_device,
     ),
+    "Vrf": _Table(columns=("name", "vni", "loopback"), write=_write_vrf, read=_read_vrf),
+    "Svi": _Table(
+        columns=("name", "vrf", "segment", "mac", "prefixes"), write=_write_svi, read=_read_svi
+    ),
     "Grant": _Table(
         columns=("segment", "node", "mac", "ips"), write=_write_grant, read=_read_grant
     ),
@@ -405,7 +449,7 @@ def _networks(texts: Iterable[str]) -> tuple[IpNetwork, ...]:
     return _in_order(ip_network(text) for text in texts)
 
 
-def _texts(values: Iterable[IpAddress | IpNetwork]) -> tuple[str, ...]:
+def _texts(values: Iterable[IpAddress | IpNetwork | IpInterface]) -> tuple[str, ...]:
     return tuple(sorted({str(value) for value in values}))
 
 

@@ -211,7 +211,7 @@ def _tunnels(desired: Desired) -> Iterator[Match]:
         peers = {
             (vtep, fabric.port(view.segment.encap))
             for view in desired.segments.values()
-            for vtep in view.flood
+            for vtep in view.members
             if family_of(vtep) is family
         }
         for vtep, port in sorted(peers, key=lambda peer: (int(peer[0]), peer[1])):

@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from dataplane.contracts import SegmentWriter
-from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
 from dataplane.core.model import Segment
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as rpc
-from dataplane.opi import masks
 from dataplane.opi.answering import answering
-from dataplane.opi.bridges import BridgeView
-from dataplane.opi.paging import page_of
-from dataplane.opi.refusals import Fault, OpiRefusedError, missing, unknown
+from dataplane.opi.methods import Methods
 from dataplane.opi.resources import BRIDGES
 from dataplane.opi.site import Site
-from dataplane.turns import Turns
-
-_SEEN_S = 2.0  # how long a write waits to be seen here: the next call may ask for it
-_TURN_S = 10.0  # at most: longer than a database that is away takes to be noticed
 
 
 class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
-    """Reads what the node knows; what changes a Segment needs the role ``tenant``."""
+    """A bridge is a Segment: one that nothing is attached to can be deleted."""
 
     def __init__(self, site: Site) -> None:
         """Serve the bridges of ``site``."""
-        self._site = site
-        self._turns = Turns()
+        self._methods = Methods[Segment, pb.LogicalBridge](site, BRIDGES, site.bridges)
 
     @answering
     def CreateLogicalBridge(
         self, request: pb.CreateLogicalBridgeRequest, context: grpc.ServicerContext
     ) -> pb.LogicalBridge:
         """Return the bridge, new or as it is there already."""
-        with self._turn(context):
-            view = self._site.bridges()
-            return self._made(view, view.create(request))
+        return self._methods.create(request.logical_bridge_id, request.logical_bridge, context)
 
     @answering
     def ListLogicalBridges(
@@ -49,11 +34,8 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
     ) -> pb.ListLogicalBridgesResponse:
         """Return a page of all bridges, by name."""
         del context
-        view = self._site.bridges()
-        page, following = page_of(view.segments, BRIDGES, request.page_size, request.page_token)
-        return pb.ListLogicalBridgesResponse(
-            logical_bridges=map(view.resource, page), next_page_token=following
-        )
+        page, following = self._methods.page(request.page_size, request.page_token)
+        return pb.ListLogicalBridgesResponse(logical_bridges=page, next_page_token=following)
 
     @answering
     def GetLogicalBridge(
@@ -61,23 +43,14 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
     ) -> pb.LogicalBridge:
         """Return one bridge."""
         del context
-        name = BRIDGES.id_of(request.name)
-        view = self._site.bridges()
-        if name not in view.segments:
-            raise unknown(request.name)
-        return view.resource(view.segments[name])
+        return self._methods.get(request.name)
 
     @answering
     def DeleteLogicalBridge(
         self, request: pb.DeleteLogicalBridgeRequest, context: grpc.ServicerContext
     ) -> Empty:
         """Remove a bridge that nothing is attached to."""
-        name = BRIDGES.id_of(request.name)
-        with self._turn(context):
-            if name in self._site.bridges().segments:
-                self._delete(name)
-            elif not request.allow_missing:
-                raise unknown(request.name)
+        self._methods.delete(request.name, context, allow_missing=request.allow_missing)
         return Empty()
 
     @answering
@@ -85,76 +58,9 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
         self, request: pb.UpdateLogicalBridgeRequest, context: grpc.ServicerContext
     ) -> pb.LogicalBridge:
         """Return the bridge as it is with what the mask names changed."""
-        if not request.HasField("logical_bridge"):
-            raise missing("logical_bridge")
-        wanted = request.logical_bridge
-        name = BRIDGES.id_of(wanted.name, "logical_bridge.name")
-        masks.check(wanted, request.update_mask)
-        with self._turn(context):
-            view = self._site.bridges()
-            known = view.segments.get(name)
-            if known is not None:
-                stored = view.resource(known)
-                changed = masks.updated(stored, wanted, request.update_mask)
-                return self._made(view, view.update(known, changed))
-            if not request.allow_missing:
-                raise unknown(wanted.name)
-            created = pb.CreateLogicalBridgeRequest(logical_bridge=wanted)
-            return self._made(view, view.create(created))
-
-    @contextmanager
-    def _turn(self, caller: grpc.ServicerContext) -> Iterator[None]:
-        """Let one change follow another: it has to see what that has written."""
-        left = caller.time_remaining()
-        wait_s = _TURN_S if left is None else min(left, _TURN_S)
-        with self._turns.hold(BRIDGES.plural, wait_s) as came:
-            if not came:
-                raise OpiRefusedError(
-                    Fault.AWAY, "another change of bridges is still under way; try again"
-                )
-            yield
-
-    def _made(self, view: BridgeView, segment: Segment) -> pb.LogicalBridge:
-        """Write ``segment`` if that is not what is there."""
-        seen = view.segments.get(segment.name)
-        if seen != segment:
-            writer = self._writer(f"makes or changes segment {segment.name}")
-            with _refusals():
-                writer.write(segment, seen)
-            self._wait(segment.name, segment)
-        return view.resource(segment)
-
-    def _delete(self, name: str) -> None:
-        writer = self._writer(f"deletes segment {name}")
-        with _refusals():
-            writer.delete(name)
-        self._wait(name, None)
-
-    def _writer(self, what: str) -> SegmentWriter:
-        if self._site.segments is None:
-            raise OpiRefusedError(
-                Fault.NOT_TENANT,
-                f"this call {what}, for which the caller needs the role tenant: set opi.role, or"
-                " have an administrator do it with 'overweave apply' or 'overweave delete'",
-            )
-        return self._site.segments
-
-    def _wait(self, name: str, segment: Segment | None) -> None:
-        self._site.agent.wait(
-            lambda snapshot: snapshot.state.fabric.segments.get(name) == segment, _SEEN_S
+        return self._methods.update(
+            request.logical_bridge,
+            request.update_mask,
+            context,
+            allow_missing=request.allow_missing,
         )
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Make an OpiRefusedError of what a SegmentWriter raises."""
-    try:
-        yield
-    except FabricUnavailableError as error:
-        raise OpiRefusedError(Fault.AWAY, f"{error}; try again") from error
-    except InvalidValueError as error:
-        raise OpiRefusedError(Fault.IN_USE, str(error)) from error
-    except OverweaveError as error:
-        raise OpiRefusedError(
-            Fault.NOT_TENANT, f"the fabric database does not let this node do it: {error}"
-        ) from error

@@ -6,15 +6,16 @@ A VLAN id means something on one node alone, so this node's configuration says w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import ip_interface
 
-from dataplane.core.model import IpAddress, Node, Segment, Vni
+from dataplane.core.model import Node, Segment, Vni
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi.component_pb2 import COMP_STATUS_ERROR, COMP_STATUS_SUCCESS, Component
 from dataplane.opi.components import component
-from dataplane.opi.networktypes_pb2 import IP_AF_INET, IP_AF_INET6, IPAddress, IPPrefix
+from dataplane.opi.networktypes_pb2 import IPPrefix
+from dataplane.opi.prefixes import read, written
 from dataplane.opi.refusals import Fault, OpiRefusedError, missing, shown
 from dataplane.opi.resources import BRIDGES
 
@@ -62,26 +63,30 @@ class BridgeView:
     segments: Mapping[str, Segment]
     vlans: Vlans
 
+    @property
+    def known(self) -> Mapping[str, Segment]:
+        """Return the Segments by name."""
+        return self.segments
+
     def resource(self, segment: Segment) -> pb.LogicalBridge:
         """Return a Segment as the LogicalBridge that it is here."""
         vtep = self.node.vtep(segment.underlay)
         spec = pb.LogicalBridgeSpec(
             vlan_id=next(iter(self.vlans.ids(segment.name)), 0),
             vni=int(segment.vni),
-            vtep_ip_prefix=None if vtep is None else _prefix(vtep),
+            vtep_ip_prefix=None if vtep is None else written(ip_interface(vtep)),
+        )
+        why = (
+            [] if vtep else [f"node {self.node.name} has no {segment.underlay} address for tunnels"]
         )
         status = pb.LogicalBridgeStatus(
             oper_status=pb.LB_OPER_STATUS_DOWN if vtep is None else pb.LB_OPER_STATUS_UP,
-            components=[_tunnels(self.node, segment, vtep)],
+            components=[tunnels(why)],
         )
         return pb.LogicalBridge(name=BRIDGES.name(segment.name), spec=spec, status=status)
 
-    def create(self, request: pb.CreateLogicalBridgeRequest) -> Segment:
+    def create(self, asked: str, bridge: pb.LogicalBridge) -> Segment:
         """Return the Segment that a request is for: one that is there already, or a new one."""
-        bridge = request.logical_bridge
-        if not request.HasField("logical_bridge"):
-            raise missing("logical_bridge")
-        asked = BRIDGES.chosen_id(request.logical_bridge_id, bridge.name)
         self._check(bridge)
         if bridge.spec.vlan_id == 0:
             raise missing(f"{_SPEC}.vlan_id")
@@ -115,27 +120,10 @@ class BridgeView:
                 Fault.BAD_VALUE,
                 f"VlanId value ({spec.vlan_id}) have to be between 1 and {MAX_VLAN}",
             )
-        if spec.HasField("vni") and not 1 <= spec.vni <= MAX_VNI:
-            raise OpiRefusedError(
-                Fault.BAD_VALUE, f"Vni value ({spec.vni}) have to be between 1 and {MAX_VNI}"
-            )
+        if spec.HasField("vni"):
+            check_vni(spec.vni)
         if spec.HasField("vtep_ip_prefix"):
-            self._check_vtep(spec.vtep_ip_prefix)
-
-    def _check_vtep(self, prefix: IPPrefix) -> None:
-        vtep = _address(prefix.addr)
-        longest = vtep.max_prefixlen
-        if not 0 <= prefix.len <= longest:
-            raise OpiRefusedError(
-                Fault.BAD_VALUE, f"vtep_ip_prefix: len {prefix.len} is not from 0 to {longest}"
-            )
-        if vtep not in self.node.vteps:
-            own = ", ".join(map(str, self.node.vteps)) or "none"
-            raise OpiRefusedError(
-                Fault.FIXED,
-                f"vtep_ip_prefix {vtep}: the tunnels of node {self.node.name} end at {own}, for"
-                " all bridges; leave it out, or change underlay.addresses in its configuration",
-            )
+            check_vtep(spec.vtep_ip_prefix, self.node, "bridges")
 
     def _unnamed(self, vlan_id: int) -> str:
         """Return the name for a bridge without an id."""
@@ -174,25 +162,27 @@ class BridgeView:
 _HELP = "opi.bridges in its configuration says which VLAN id is which Segment"
 
 
-def _tunnels(node: Node, segment: Segment, vtep: IpAddress | None) -> Component:
-    if vtep is None:
-        why = f"node {node.name} has no {segment.underlay} address for tunnels"
-        return component("tunnels", COMP_STATUS_ERROR, [why])
-    return component("tunnels", COMP_STATUS_SUCCESS)
+def check_vni(vni: int) -> None:
+    """Raise OpiRefusedError for what is no VNI."""
+    if not 1 <= vni <= MAX_VNI:
+        raise OpiRefusedError(
+            Fault.BAD_VALUE, f"Vni value ({vni}) have to be between 1 and {MAX_VNI}"
+        )
 
 
-def _prefix(vtep: IpAddress) -> IPPrefix:
-    if isinstance(vtep, IPv4Address):
-        return IPPrefix(addr=IPAddress(af=IP_AF_INET, v4_addr=int(vtep)), len=vtep.max_prefixlen)
-    return IPPrefix(addr=IPAddress(af=IP_AF_INET6, v6_addr=vtep.packed), len=vtep.max_prefixlen)
+def check_vtep(prefix: IPPrefix, node: Node, of_all: str) -> None:
+    """Raise OpiRefusedError for a VTEP that is not ``node``'s, as it is for ``of_all`` of them."""
+    vtep = read(prefix, "vtep_ip_prefix").ip
+    if vtep not in node.vteps:
+        own = ", ".join(map(str, node.vteps)) or "none"
+        raise OpiRefusedError(
+            Fault.FIXED,
+            f"vtep_ip_prefix {vtep}: the tunnels of node {node.name} end at {own}, for"
+            f" all {of_all}; leave it out, or change underlay.addresses in its configuration",
+        )
 
 
-def _address(address: IPAddress) -> IpAddress:
-    kind = address.WhichOneof("v4_or_v6")
-    if address.af == IP_AF_INET and kind == "v4_addr":
-        return IPv4Address(address.v4_addr)
-    if address.af == IP_AF_INET6 and kind == "v6_addr" and len(address.v6_addr) == 16:
-        return IPv6Address(address.v6_addr)
-    raise OpiRefusedError(
-        Fault.BAD_VALUE, "vtep_ip_prefix: the address is not one of the family that af says"
-    )
+def tunnels(why: Sequence[str]) -> Component:
+    """Return how it is with the tunnels that a resource needs here; ``why`` it has none."""
+    status = COMP_STATUS_ERROR if why else COMP_STATUS_SUCCESS
+    return component("tunnels", status, why)

@@ -9,14 +9,15 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from dataplane.opi.l2_xpu_infra_mgr_pb2 import BridgePort, LogicalBridge
+from dataplane.opi.l3_xpu_infra_mgr_pb2 import Svi, Vrf
 from dataplane.opi.refusals import Fault, OpiRefusedError, shown
 
-_Resource = TypeVar("_Resource", BridgePort, LogicalBridge)
+Resource = TypeVar("Resource", BridgePort, LogicalBridge, Vrf, Svi)
 
 _SPEC = "spec"  # the rest of a resource is its name, and what only the server says (AIP-203)
 
 
-def updated(stored: _Resource, wanted: _Resource, mask: FieldMask) -> _Resource:
+def updated(stored: Resource, wanted: Resource, mask: FieldMask) -> Resource:
     """Return ``stored`` with what ``mask`` names as ``wanted`` has it; fields it lacks are unset.
 
     No mask: every field that ``wanted`` has. ``*``: the whole. Name and status stay.
@@ -31,7 +32,7 @@ def updated(stored: _Resource, wanted: _Resource, mask: FieldMask) -> _Resource:
     return outcome
 
 
-def check(wanted: _Resource, mask: FieldMask) -> None:
+def check(wanted: Resource, mask: FieldMask) -> None:
     """Raise OpiRefusedError for a mask that names what a resource has not."""
     _paths(wanted, mask)
 

@@ -53,7 +53,7 @@ def wish(bridge_port: pb.BridgePort, vlans: Vlans) -> PortWish:
         raise OpiRefusedError(
             Fault.BAD_VALUE, f"ACCESS type must have single LogicalBridge and not ({count})"
         )
-    return PortWish(_mac(spec.mac_address), vlans.named(spec.logical_bridges[0]))
+    return PortWish(mac_of(spec.mac_address), vlans.named(spec.logical_bridges[0]))
 
 
 def netdev_of(port_id: str, node: str, representors: Sequence[str]) -> str:
@@ -136,7 +136,8 @@ def _check_type(ptype: int) -> None:
         raise OpiRefusedError(Fault.BAD_VALUE, f"ptype {ptype} is no BridgePortType")
 
 
-def _mac(raw: bytes) -> Mac:
+def mac_of(raw: bytes) -> Mac:
+    """Return the MAC of a field ``mac_address``; OpiRefusedError if it is none."""
     if len(raw) != 6:
         raise OpiRefusedError(
             Fault.BAD_VALUE,

@@ -31,6 +31,7 @@ class Fault(StrEnum):
     UNKNOWN_NAME = "unknown-name"
     TAKEN = "taken"
     NO_BRIDGE = "no-bridge"
+    NO_VRF = "no-vrf"
     NO_VF = "no-vf"
     NO_CHANNEL = "no-channel"
     NOT_TENANT = "not-tenant"
@@ -51,6 +52,7 @@ CODES: Mapping[Fault, Code] = {
     Fault.UNKNOWN_NAME: Code.NOT_FOUND,
     Fault.TAKEN: Code.ALREADY_EXISTS,
     Fault.NO_BRIDGE: Code.FAILED_PRECONDITION,
+    Fault.NO_VRF: Code.FAILED_PRECONDITION,
     Fault.NO_VF: Code.FAILED_PRECONDITION,
     Fault.NO_CHANNEL: Code.FAILED_PRECONDITION,
     Fault.NOT_TENANT: Code.FAILED_PRECONDITION,

@@ -80,4 +80,6 @@ def _is_uuid(text: str) -> bool:
 
 
 BRIDGES = Collection("bridges", "logical_bridge")
+VRFS = Collection("vrfs", "vrf")
+SVIS = Collection("svis", "svi")
 PORTS = Collection("ports", "bridge_port", HOST_PORT)

@@ -23,6 +23,7 @@ from dataplane.opi import (
 )
 from dataplane.opi.answering import not_built
 from dataplane.opi.bridge_service import LogicalBridgeService
+from dataplane.opi.gateway_service import SviService, VrfService
 from dataplane.opi.health import HealthTeller
 from dataplane.opi.lifecycle_service import DeviceService, HeartbeatService, LifeCycleService
 from dataplane.opi.port_service import BridgePortService
@@ -31,11 +32,10 @@ from dataplane.rpc import listen
 from dataplane.unix_socket import remove_stale
 
 _THREADS = 32  # each CreateBridgePort waits for the dataplane, and many pods may start at once
-_ROUTING = "routing between bridges is not built yet: see dataplane/opi/README.md"
 _CHAINS = "network functions are not built yet: see dataplane/opi/README.md"
 
-_BUILT = (l2_xpu_infra_mgr_pb2, lifecycle_pb2)
-_NOT_BUILT = (l3_xpu_infra_mgr_pb2, network_function_pb2)
+_BUILT = (l2_xpu_infra_mgr_pb2, l3_xpu_infra_mgr_pb2, lifecycle_pb2)
+_NOT_BUILT = (network_function_pb2,)
 
 
 class OpiServer:
@@ -81,8 +81,8 @@ def _add(server: grpc.Server, site: Site) -> None:
     l2, l3 = l2_xpu_infra_mgr_pb2_grpc, l3_xpu_infra_mgr_pb2_grpc
     l2.add_LogicalBridgeServiceServicer_to_server(LogicalBridgeService(site), server)
     l2.add_BridgePortServiceServicer_to_server(BridgePortService(site), server)
-    l3.add_VrfServiceServicer_to_server(not_built(l3.VrfServiceServicer, _ROUTING), server)
-    l3.add_SviServiceServicer_to_server(not_built(l3.SviServiceServicer, _ROUTING), server)
+    l3.add_VrfServiceServicer_to_server(VrfService(site), server)
+    l3.add_SviServiceServicer_to_server(SviService(site), server)
     lifecycle = lifecycle_pb2_grpc
     lifecycle.add_LifeCycleServiceServicer_to_server(LifeCycleService(site), server)
     lifecycle.add_DeviceServiceServicer_to_server(DeviceService(site), server)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dataplane.contracts import Attachments, SegmentWriter
+from dataplane.contracts import Attachments, NetworkWriter
 from dataplane.core.model import Node
 from dataplane.core.snapshot import Snapshot
+from dataplane.core.state import FabricView
 from dataplane.opi.bridges import BridgeView, Vlans
 from dataplane.opi.channel import Channel
+from dataplane.opi.gateways import SviView, VrfView
 from dataplane.opi.refusals import Fault, OpiRefusedError
 from dataplane.vf_ports import VfPorts
 
@@ -33,7 +35,7 @@ class Site:
     """A node that is a DPU, a DPU's host, or both.
 
     ``representors`` are those of the DPU in the order of the VFs' numbers, None on another node;
-    ``vfs`` the ids of the VFs here, by the name of their device. ``segments`` is None where callers
+    ``vfs`` the ids of the VFs here, by the name of their device. ``networks`` is None where callers
     have not the role ``tenant``, ``channel`` where the configuration does not name one.
     """
 
@@ -44,7 +46,7 @@ class Site:
     representors: tuple[str, ...] | None = None
     vfs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     channel: Channel | None = None
-    segments: SegmentWriter | None = None
+    networks: NetworkWriter | None = None
 
     @property
     def is_dpu(self) -> bool:
@@ -68,14 +70,28 @@ class Site:
 
     def bridges(self) -> BridgeView:
         """Return what is known of bridges now; OpiRefusedError if that is not all there are."""
+        node, fabric = self._heard("segments")
+        return BridgeView(node, fabric.segments, self.vlans)
+
+    def vrfs(self) -> VrfView:
+        """Return what is known of Vrfs now; OpiRefusedError as for bridges."""
+        node, fabric = self._heard("vrfs")
+        return VrfView(node, fabric.vrfs, fabric.segments)
+
+    def svis(self) -> SviView:
+        """Return what is known of Svis now; OpiRefusedError as for bridges."""
+        node, fabric = self._heard("svis")
+        return SviView(node, fabric.svis, fabric.vrfs, fabric.segments)
+
+    def _heard(self, what: str) -> tuple[Node, FabricView]:
         state = self.agent.snapshot.state
         if not state.fabric.base_synced:
             raise OpiRefusedError(
                 Fault.AWAY,
-                f"node {self.node} has not heard from the fabric database which segments there are"
+                f"node {self.node} has not heard from the fabric database which {what} there are"
                 f" ({state.fabric.error or 'it is connected'}); try again",
             )
-        return BridgeView(Node(self.node, state.vteps), state.fabric.segments, self.vlans)
+        return Node(self.node, state.vteps), state.fabric
 
     def is_device_ready(self, device: str) -> bool:
         """Say whether a DPU below this host is told to be ready, by the device's name."""

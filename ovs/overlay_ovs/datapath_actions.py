@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from types import MappingProxyType
 
 from dataplane.core.errors import OverweaveError
-from dataplane.core.frames import ETHERNET, ICMPV6, Ip, TunnelPacket, checksum, mac_bytes
+from dataplane.core.frames import ETHERNET, ICMP, ICMPV6, Ip, TunnelPacket, checksum, mac_bytes
 from dataplane.core.model import Encap, Vni
 from dataplane.core.path import Tunnel
 
@@ -30,6 +30,8 @@ _KEY = re.compile(  # what the kernel is told of the outer headers of what leave
     r"(?:tos=(?P<tos>\w+),)?ttl=(?P<ttl>\d+),tp_dst=(?P<port>\d+),flags\((?P<flags>[\w|]*)\)\)"
 )
 _DONT_FRAGMENT = 0x4000
+_PROTOCOL, _ENDS4 = 9, {"src": 12, "dst": 16}  # RFC 791 section 3.1
+_ENDS6 = {"src": 8, "dst": 24}  # RFC 8200 section 3
 _ICMP_AT, _OPTION_AT = ETHERNET + 40, ETHERNET + 40 + 24  # RFC 4861 section 4.3
 
 
@@ -118,7 +120,7 @@ def _changed(what: str, frame: bytes) -> bytes:
     try:
         fields = dict(_assigned(word) for word in _words(call[2]))
         return change(fields, frame)
-    except (ValueError, IndexError) as error:
+    except (ValueError, LookupError) as error:
         raise UnknownActionError(f"datapath action set({what}): {error}") from error
 
 
@@ -165,25 +167,33 @@ def _set_arp(fields: Mapping[str, str], frame: bytes) -> bytes:
 
 
 def _set_ipv4(fields: Mapping[str, str], frame: bytes) -> bytes:
-    value, mask = _masked(fields, "tos")
     head = bytearray(frame[ETHERNET : ETHERNET + 4 * (frame[ETHERNET] & 0xF)])
-    head[1] = head[1] & ~mask & 0xFF | value & mask
+    for name, text in fields.items():
+        if name in _ENDS4:
+            at = _ENDS4[name]
+            if head[_PROTOCOL] != ICMP:
+                raise ValueError(f"{name}, and so the checksum of more than ICMP, is set")
+            head[at : at + 4] = ip_address(text).packed
+        else:
+            at = _place({"tos": 1, "ttl": 8}, name)
+            value, mask = _masked(text)
+            head[at] = head[at] & ~mask & 0xFF | value & mask
     head[10:12] = bytes(2)
     head[10:12] = checksum(bytes(head)).to_bytes(2, "big")
     return _put(frame, ETHERNET, bytes(head))
 
 
 def _set_ipv6(fields: Mapping[str, str], frame: bytes) -> bytes:
-    rest = dict(fields)
-    for name, at in (("src", 8), ("dst", 24)):
-        if name in rest:
-            frame = _put(frame, ETHERNET + at, ip_address(rest.pop(name)).packed)
-    if not rest:
-        return frame
-    value, mask = _masked(rest, "tclass")
-    first = int.from_bytes(frame[ETHERNET : ETHERNET + 4], "big")
-    first = first & ~(mask << 20) | (value & mask) << 20
-    return _put(frame, ETHERNET, first.to_bytes(4, "big"))
+    for name, text in fields.items():
+        if name in _ENDS6:
+            frame = _put(frame, ETHERNET + _ENDS6[name], ip_address(text).packed)
+            continue
+        at, size, shift = {"tclass": (0, 4, 20), "hlimit": (7, 1, 0)}[name]
+        value, mask = _masked(text)
+        old = int.from_bytes(frame[ETHERNET + at : ETHERNET + at + size], "big")
+        new = old & ~(mask << shift) | (value & mask) << shift
+        frame = _put(frame, ETHERNET + at, new.to_bytes(size, "big"))
+    return frame
 
 
 def _set_nd(fields: Mapping[str, str], frame: bytes) -> bytes:
@@ -202,6 +212,18 @@ def _set_nd_ext(fields: Mapping[str, str], frame: bytes) -> bytes:
     return _summed(frame)
 
 
+def _set_icmp(fields: Mapping[str, str], frame: bytes) -> bytes:
+    """Set type and code; the checksum follows (RFC 792, over the message alone)."""
+    at = ETHERNET + 4 * (frame[ETHERNET] & 0xF)
+    end = ETHERNET + int.from_bytes(frame[ETHERNET + 2 : ETHERNET + 4], "big")
+    message = bytearray(frame[at:end])
+    for name, value in fields.items():
+        message[_place({"type": 0, "code": 1}, name)] = int(value, 0)
+    message[2:4] = bytes(2)
+    message[2:4] = checksum(bytes(message)).to_bytes(2, "big")
+    return _put(frame, at, bytes(message))
+
+
 def _set_icmpv6(fields: Mapping[str, str], frame: bytes) -> bytes:
     places = {"type": _ICMP_AT, "code": _ICMP_AT + 1}
     for name, value in fields.items():
@@ -215,11 +237,9 @@ def _place(places: Mapping[str, int], name: str) -> int:
     return places[name]
 
 
-def _masked(fields: Mapping[str, str], only: str) -> tuple[int, int]:
-    """Return value and mask of the one byte that is set."""
-    if set(fields) != {only}:
-        raise ValueError(f"more than {only} is set")
-    value, _, mask = fields[only].partition("/")
+def _masked(text: str) -> tuple[int, int]:
+    """Return value and mask of the byte that is set."""
+    value, _, mask = text.partition("/")
     return int(value, 0), int(mask or "0xff", 0)
 
 
@@ -239,5 +259,6 @@ _CHANGES: Mapping[str, Callable[[Mapping[str, str], bytes], bytes]] = {
     "ipv6": _set_ipv6,
     "nd": _set_nd,
     "nd_ext": _set_nd_ext,
+    "icmp": _set_icmp,
     "icmpv6": _set_icmpv6,
 }

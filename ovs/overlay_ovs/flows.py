@@ -7,6 +7,7 @@ that has come here, here wins.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +24,7 @@ from dataplane.core.model import (
     IpAddress,
     Mac,
     Node,
+    Svi,
     UnknownUnicast,
     family_of,
 )
@@ -40,6 +42,7 @@ from overlay_ovs.tables import (
     INTEGRATION_BRIDGE,
     OUTPUT,
     OWNER,
+    ROUTING,
     UNDERLAY_BRIDGE,
     WIRE,
     BridgeFlow,
@@ -80,6 +83,9 @@ def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
     for view in desired.segments.values():
         _plan_ports(plan, view)
         _plan_fabric(plan, desired, view)
+    for view in desired.routed.values():
+        _plan_ways(plan, desired, view)
+    _plan_gateways(plan, desired)
     if desired.node.datapath is Datapath.USERSPACE:
         _plan_wire(plan, desired)
     return Rendering(plan.items, tuple(dict.fromkeys(plan.pending)), frozenset(plan.held))
@@ -160,8 +166,9 @@ def _question(ip: IpAddress) -> str:
 def _pipeline(*, nd: bool) -> Iterator[BridgeFlow]:
     """Yield the flows that depend on nothing; ``nd``: with those that answer ND."""
     owner = cookie(Category.PIPELINE)
-    rules = (*_guard_rules(), *_question_rules(), *_forwarding_rules(), *_arp_answer_rules())
-    for table, priority, match, actions in (*rules, *(_nd_rules() if nd else ())):
+    rules = (*_guard_rules(), *_question_rules(), *_routing_rules(), *_forwarding_rules())
+    answers = (*_arp_answer_rules(), *(_nd_rules() if nd else ()))
+    for table, priority, match, actions in (*rules, *answers):
         yield _flow(table, priority, match, actions, owner)
 
 
@@ -197,6 +204,15 @@ def _question_rules() -> Rules:
         (ARP_ND, 200, "arp,arp_op=1", _goto(OWNER)),
         (ARP_ND, 10, "", _goto(FORWARDING)),
         (OWNER, 10, "", _goto(FORWARDING)),
+    )
+
+
+def _routing_rules() -> Rules:
+    """Return what no router forwards: what is at its last hop, and from a link-local address."""
+    return (
+        # dec_ttl alone would take each to ovs-vswitchd, for a controller that is not there.
+        *((ROUTING, 250, f"{ip},nw_ttl={n}", "drop") for ip in ("ip", "ipv6") for n in (0, 1)),
+        (ROUTING, 200, "ipv6,ipv6_src=fe80::/10", "drop"),  # RFC 4291 section 2.5.6
     )
 
 
@@ -412,7 +428,7 @@ def _plan_fabric(plan: _Plan, desired: Desired, view: SegmentView) -> None:
     if number is None:
         return
     tunnel = _Tunnel(vni, number, _source(desired, view))
-    plan.add(_decapsulation_flow(vni, number, vtep) for vtep in view.flood)
+    plan.add(_decapsulation_flow(vni, number, vtep) for vtep in view.members)
     for remote in view.remotes:
         mac, ips = remote.endpoint.mac, remote.endpoint.ips
         asked = tuple(ip for ip in ips if family_of(ip) in plan.answered)
@@ -428,6 +444,16 @@ def _plan_fabric(plan: _Plan, desired: Desired, view: SegmentView) -> None:
                 " copies of a frame; split the segment",
             )
         )
+
+
+def _plan_ways(plan: _Plan, desired: Desired, view: SegmentView) -> None:
+    """Plan how frames that are routed into a segment of other nodes leave."""
+    vni, name = view.segment.vni, TUNNEL_PORTS[view.segment.encap]
+    number = plan.number(name, name, vni)
+    if number is not None:
+        tunnel = _Tunnel(vni, number, _source(desired, view))
+        for remote in view.remotes:
+            plan.add(_remote_flows(tunnel, remote.vtep, remote.endpoint.mac, ()))
 
 
 class _Tunnel(NamedTuple):
@@ -484,6 +510,109 @@ def _replication_flow(tunnel: _Tunnel, vteps: tuple[IpAddress, ...]) -> BridgeFl
 
 def _tunnel_end(end: str, vtep: IpAddress) -> str:
     return f"set_field:{vtep}->tun_{'' if vtep.version == 4 else 'ipv6_'}{end}"
+
+
+# --- gateways --------------------------------------------------------------------------------
+
+
+def _plan_gateways(plan: _Plan, desired: Desired) -> None:
+    """Plan what the gateways of this node's segments answer, and whom they reach."""
+    gateways = {
+        view.segment.vni: view.gateway for view in desired.segments.values() if view.gateway
+    }
+    for vni, gateway in gateways.items():
+        plan.add(_gateway_flows(vni, gateway, plan.answered))
+    for gateway in {gateway.vrf: gateway for gateway in gateways.values()}.values():
+        for view in desired.of_vrf(gateway):
+            _plan_routes(plan, view)
+
+
+def _plan_routes(plan: _Plan, view: SegmentView) -> None:
+    """Plan the ways into a segment with a gateway, for all of its Vrf."""
+    gateway, vni = view.gateway, view.segment.vni
+    if gateway is None:
+        return
+    into = _Into(vni, gateway.mac, _vrf(gateway))
+    for port in view.ports:
+        attachment = port.attachment
+        if port.state is PortState.ACTIVE:
+            owner = cookie(Category.PORT, vni, attachment.ofport)
+            ips = tuple(filter(gateway.covers, attachment.ips))
+            plan.add(_route_flows(into, attachment.mac, ips, (110, owner)))
+    for remote in view.remotes:
+        ips = tuple(filter(gateway.covers, remote.endpoint.ips))
+        owner = cookie(Category.REMOTE, vni)
+        plan.add(_route_flows(into, remote.endpoint.mac, ips, (100, owner)))
+
+
+class _Into(NamedTuple):
+    """The segment that a packet is routed into: its VNI, its gateway's MAC, its Vrf."""
+
+    vni: int
+    gateway: Mac
+    vrf: int
+
+
+def _vrf(gateway: Svi) -> int:
+    """Return what stands for a Vrf in xreg4, the same for as long as it has its name."""
+    return int.from_bytes(hashlib.sha256(gateway.vrf.encode()).digest()[:8], "big")
+
+
+@lru_cache(_CACHE)
+def _route_flows(
+    into: _Into, mac: Mac, ips: tuple[IpAddress, ...], where: tuple[int, int]
+) -> Flows:
+    """Return the flows to who has ``ips``; ``where``: their priority and cookie."""
+    priority, owner = where
+    hop = _steps(
+        f"set_field:{into.gateway}->eth_src",
+        f"set_field:{mac}->eth_dst",
+        "dec_ttl",
+        _set(into.vni, "reg0"),
+        _goto(FORWARDING),
+    )
+    vrf = f"reg8={into.vrf >> 32:#x},reg9={into.vrf & 0xFFFFFFFF:#x}"  # xreg4, as OVS prints it
+    return tuple(_flow(ROUTING, priority, f"{vrf},{_sent_to(ip)}", hop, owner) for ip in ips)
+
+
+@lru_cache(_CACHE)
+def _gateway_flows(vni: int, gateway: Svi, answered: frozenset[Family]) -> Flows:
+    owner, here = cookie(Category.SEGMENT, vni), f"reg0={vni:#x}"
+    own = (*gateway.ips, eui64_link_local(gateway.mac))
+    enter = _steps(_set(_vrf(gateway), "xreg4"), _goto(ROUTING))
+    rules = (
+        # Below questions, which go to their owner, and above all else.
+        (ARP_ND, 50, f"{here},dl_dst={gateway.mac}", enter),
+        *(
+            (OWNER, 120, f"{here},{_question(ip)}", _answer_with(gateway.mac))
+            for ip in own
+            if family_of(ip) in answered
+        ),
+        *((ROUTING, 300, f"{here},{_echo_to(ip)}", _echo_of(ip)) for ip in own),
+    )
+    return tuple(_flow(*rule, owner) for rule in rules)
+
+
+def _echo_to(ip: IpAddress) -> str:
+    """Match an echo request to ``ip``; a part of one, which has no reply of its own, does not."""
+    if isinstance(ip, IPv4Address):
+        return f"icmp,nw_dst={ip},icmp_type=8,icmp_code=0,nw_frag=no"
+    return f"icmp6,ipv6_dst={ip},icmp_type=128,icmp_code=0,nw_frag=no"
+
+
+def _echo_of(ip: IpAddress) -> str:
+    """Turn an echo request to ``ip`` into its reply (RFC 792, RFC 4443 section 4.2)."""
+    family, reply = ("IP", "0->icmp_type") if ip.version == 4 else ("IPV6", "129->icmpv6_type")
+    kind = "OF" if ip.version == 4 else "NX"
+    return _steps(
+        "move:NXM_OF_ETH_DST[]->OXM_OF_PKT_REG2[0..47]",
+        _MAC_TO_SENDER,
+        f"move:NXM_{kind}_{family}_SRC[]->NXM_{kind}_{family}_DST[]",
+        f"set_field:{ip}->{'ip' if ip.version == 4 else 'ipv6'}_src",
+        f"set_field:{reply}",
+        "set_field:64->nw_ttl",
+        "IN_PORT",
+    )
 
 
 # --- the underlay bridge ---------------------------------------------------------------------

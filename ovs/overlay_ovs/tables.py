@@ -3,7 +3,8 @@
 A frame from a pod walks the tables of ow-int from top to bottom; one from a tunnel enters at
 ``forwarding``. Registers: reg0 the VNI; reg1 is 1 for a frame from a tunnel; reg2 the port to leave
 by; reg3 is 1 while a question about a link-local address travels as if to its owner; xreg2
-(reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had.
+(reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had; xreg4
+(reg8, reg9) the Vrf that a frame is routed in.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ ARP_ND = Table(
     20,
     "arp_nd",
     "whether a frame is a question for a MAC that can be answered here",
-    _fields("vlan_tci arp arp_op icmp6 icmp_type icmp_code nw_ttl ipv6_src nd_options_type"),
-    ("owner", "forwarding"),
+    _fields(
+        "vlan_tci arp arp_op icmp6 icmp_type icmp_code nw_ttl ipv6_src nd_options_type reg0 dl_dst"
+    ),
+    ("owner", "routing", "forwarding"),
 )
 OWNER = Table(
     25,
@@ -79,6 +82,16 @@ OWNER = Table(
     "who owns the address asked for; never the asking port itself",
     _fields("in_port reg0 arp arp_tpa icmp6 icmp_type nd_target"),
     ("answer", "forwarding"),
+)
+ROUTING = Table(
+    27,
+    "routing",
+    "who of the Vrf an IP packet to the gateway is for; what is for nobody ends here",
+    _fields(
+        "reg0 reg8 reg9 ip nw_dst nw_ttl nw_frag icmp ipv6 ipv6_src ipv6_dst icmp6 icmp_type"
+        " icmp_code"
+    ),
+    ("forwarding",),
 )
 FORWARDING = Table(
     30,
@@ -119,6 +132,7 @@ PIPELINES: Mapping[str, tuple[Table, ...]] = {
         GUARD_SOURCE,
         ARP_ND,
         OWNER,
+        ROUTING,
         FORWARDING,
         FLOOD,
         FLOOD_LOCAL,

@@ -17,11 +17,12 @@ from dataplane.core.desired import LocalNode
 from dataplane.core.events import Event, FabricChanged, Link, LinksChanged
 from dataplane.core.model import Segment, Vni
 from dataplane.fabric.feed import FabricFeed
-from dataplane.fabric.segments import StoredSegments
+from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.store import FabricStore, agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as rpc
+from dataplane.opi import l3_xpu_infra_mgr_pb2_grpc as l3_rpc
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
 from dataplane.opi.bridges import Vlans
 from dataplane.opi.channel import Channel
@@ -106,6 +107,8 @@ class OpiWorld:
         )
         self.ports = rpc.BridgePortServiceStub(self.channel)
         self.bridges = rpc.LogicalBridgeServiceStub(self.channel)
+        self.vrfs = l3_rpc.VrfServiceStub(self.channel)
+        self.svis = l3_rpc.SviServiceStub(self.channel)
         self.lifecycle = lifecycle_rpc.LifeCycleServiceStub(self.channel)
         self.devices = lifecycle_rpc.DeviceServiceStub(self.channel)
         self.heartbeat = lifecycle_rpc.HeartbeatServiceStub(self.channel)
@@ -132,7 +135,7 @@ def running_world(directory: Path, **site: Any) -> Iterator[OpiWorld]:
         whole = {
             "representors": REPRESENTORS,
             "channel": Channel("fe80::1%eth1", 8085),
-            "segments": StoredSegments(server.remote),
+            "networks": StoredNetworks(server.remote),
             **site,
         }
         world = OpiWorld(directory, server.remote, whole)

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_interface
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from bpf.loader import load
 from dataplane.core.desired import PortState, RemoteEndpoint, SegmentView
 from dataplane.core.diff import diff
-from dataplane.core.model import Encap, Family, Guard, IpAddress, Segment, UnknownUnicast, Vni
+from dataplane.core.model import Encap, Family, Guard, IpAddress, Segment, Svi, UnknownUnicast, Vni
 from dataplane.core.reasons import Reason
 from overlay_ovs.target import FlowsTarget
 from tests.functional.bpf_support import mounted_bpffs
@@ -56,6 +57,7 @@ from tests.unit.overlay_builders import (
     desired,
     ips_of,
     link_local_of,
+    mac_of,
     port,
     remote,
     view,
@@ -284,8 +286,17 @@ def worlds(draw: st.DrawFn) -> tuple[SegmentView, ...]:
                 ports.append(port(number, segment, ips, blocked))
             if place in ("near", "far", "moved"):
                 remotes.append(_remote(number, segment, ips, place))
-        views.append(view(segment, ports, remotes))
+        routers = draw(st.sampled_from([(), VTEPS[segment.underlay]]))
+        made = replace(view(segment, ports, remotes), gateway=draw(gateways(segment)))
+        views.append(replace(made, routers=() if made.gateway is None else routers))
     return tuple(views)
+
+
+def gateways(segment: Segment) -> st.SearchStrategy[Svi | None]:
+    """Draw the gateway of a segment: workload 11, whom frames are for that nobody else has."""
+    prefixes = tuple(ip_interface((ip, 24 if ip.version == 4 else 64)) for ip in ips_of(11))
+    svis = [Svi(segment.name, vrf, segment.name, mac_of(11), prefixes) for vrf in ("shop", "stock")]
+    return st.sampled_from([None, *svis])
 
 
 def _remote(

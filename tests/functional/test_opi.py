@@ -33,14 +33,15 @@ from dataplane.core.model import (
     Endpoint,
     Grant,
     Mac,
+    Network,
     Segment,
     Side,
     Vni,
 )
-from dataplane.fabric import segments as segments_module
+from dataplane.fabric import networks as networks_module
 from dataplane.fabric.store import FabricStore
-from dataplane.opi import bridge_service, lifecycle_pb2
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
+from dataplane.opi import lifecycle_pb2, methods
 from dataplane.opi.channel import Channel
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
 from dataplane.opi.ports import key_of
@@ -302,8 +303,6 @@ def test_there_are_fifty_and_more() -> None:
 @pytest.mark.parametrize(
     ("service", "methods", "words"),
     [
-        (f"{EVPN}.VrfService", "CreateVrf ListVrfs GetVrf DeleteVrf UpdateVrf", "routing between"),
-        (f"{EVPN}.SviService", "CreateSvi ListSvis GetSvi DeleteSvi UpdateSvi", "routing between"),
         (
             "/Vendor.NetworkFunctionService",
             "CreateNetworkFunction DeleteNetworkFunction",
@@ -738,7 +737,7 @@ def test_health_is_told_as_it_is(world: OpiWorld) -> None:
     world.restart()
     wait_until(lambda: health(world) == "SERVING")
     with refused(Code.NOT_FOUND):
-        health(world, f"{EVPN}.VrfService"[1:])
+        health(world, f"{EVPN}.NobodysService"[1:])
 
 
 def test_reflection_names_every_service(world: OpiWorld) -> None:
@@ -857,13 +856,13 @@ def test_what_was_written_is_there_for_the_next_call(tmp_path: Path) -> None:
 @pytest.fixture
 def slow_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let whoever reads at the same time do so before the first one writes."""
-    carry_out = segments_module._carry_out
+    carry_out = networks_module._carry_out
 
     def slow(*words: Any) -> None:
         time.sleep(0.3)
         carry_out(*words)
 
-    monkeypatch.setattr(segments_module, "_carry_out", slow)
+    monkeypatch.setattr(networks_module, "_carry_out", slow)
 
 
 @pytest.mark.usefixtures("slow_writes")
@@ -894,7 +893,7 @@ def test_of_two_that_take_a_vni_at_once_one_gets_it(world: OpiWorld) -> None:
 def test_who_cannot_wait_for_its_turn_is_told(
     world: OpiWorld, bridge9: Callable[..., pb.LogicalBridge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge_service, "_TURN_S", 0.1)
+    monkeypatch.setattr(methods, "_TURN_S", 0.1)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(bridge9)
         time.sleep(0.1)
@@ -931,7 +930,7 @@ def test_pages_of_bridges(world: OpiWorld) -> None:
 
 
 def test_who_is_no_tenant_changes_no_segment(tmp_path: Path) -> None:
-    with running_world(tmp_path, segments=None) as world:
+    with running_world(tmp_path, networks=None) as world:
         before = segments(world)
         same = world.bridges.CreateLogicalBridge(bridge_named("blue", vlan_id=5, vni=7))
         assert same.name == BRIDGE + "blue"
@@ -952,16 +951,16 @@ class FailingWriter:
 
     error: Exception = OverweaveError("permission error: denied")
 
-    def write(self, segment: Segment, seen: Segment | None) -> None:
+    def write(self, network: Network, seen: Network | None) -> None:
         raise self.error
 
-    def delete(self, name: str) -> None:
+    def delete(self, kind: str, name: str) -> None:
         raise self.error
 
 
 def test_what_the_database_says_is_told(tmp_path: Path) -> None:
     writer = FailingWriter()
-    with running_world(tmp_path, segments=writer) as world:
+    with running_world(tmp_path, networks=writer) as world:
         for error, code in (
             (OverweaveError("permission error: denied"), REFUSED),
             (InvalidValueError("segment green has endpoints"), REFUSED),

@@ -8,8 +8,9 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, cast
 
 import pytest
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
     ICMPv6EchoRequest,
     ICMPv6MLDone,
     ICMPv6MLReport,
@@ -46,6 +47,10 @@ from tests.unit.overlay_builders import (
     GENEVE4,
     GENEVE6,
     MAC_ONLY,
+    ROUTED_A,
+    ROUTED_B,
+    ROUTED_C,
+    ROUTED_D,
     UNGUARDED,
     VTEP4,
     VTEP6,
@@ -53,11 +58,15 @@ from tests.unit.overlay_builders import (
     VXLAN6,
     bindings,
     desired,
+    gateway_mac,
+    gateway_of,
     ips_of,
     link_local_of,
     mac_of,
     port,
     remote,
+    routed_ips,
+    routed_remote,
     view,
 )
 
@@ -95,6 +104,33 @@ WORLD = (
         [port(8, UNGUARDED), port(9, UNGUARDED)],
         [remote(18, UNGUARDED, VTEP4[1])],
     ),
+    replace(
+        view(
+            ROUTED_A,
+            [port(n, ROUTED_A, routed_ips(2, n)) for n in (21, 22)],
+            [routed_remote(25, ROUTED_A, VTEP4[0], 2)],
+        ),
+        gateway=gateway_of(ROUTED_A, 2),
+        routers=(VTEP4[1],),
+    ),
+    replace(
+        view(
+            ROUTED_B,
+            [
+                port(23, ROUTED_B, (*routed_ips(3, 23), ip_address("10.77.0.1"))),
+                port(24, ROUTED_B, routed_ips(3, 24), state=PortState.BLOCKED),
+            ],
+            [routed_remote(26, ROUTED_B, VTEP6[0], 3)],
+        ),
+        gateway=gateway_of(ROUTED_B, 3),
+    ),
+    replace(
+        view(ROUTED_D, [port(28, ROUTED_D, routed_ips(2, 28))]),
+        gateway=gateway_of(ROUTED_D, 2, "stock"),
+    ),
+)
+ELSEWHERE = replace(
+    view(ROUTED_C, [], [routed_remote(27, ROUTED_C, VTEP4[1], 4)]), gateway=gateway_of(ROUTED_C, 4)
 )
 # Where a frame for all goes from pod 1, from pod 8, and from the tunnels of pod 1's segment.
 ALL_OF_1 = ["geneve:100>192.0.2.2", "geneve:100>192.0.2.3", "ot10", "ot2"]
@@ -110,9 +146,12 @@ GROUP_MAC, GROUP = "33:33:00:00:00:01", "ff02::1"
 
 @pytest.fixture(scope="module")
 def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
-    with running_switch(tmp_path_factory.mktemp("pipeline"), range(1, 11)) as started:
+    with running_switch(
+        tmp_path_factory.mktemp("pipeline"), (*range(1, 11), *range(21, 25), 28)
+    ) as started:
         target = FlowsTarget(started.rundir)
-        rendering = target.render(desired(*WORLD), bindings(*WORLD))
+        wanted = replace(desired(*WORLD), routed={ROUTED_C.name: ELSEWHERE})
+        rendering = target.render(wanted, bindings(*WORLD))
         target.apply(diff(rendering, target.observe()))
         for vtep in (*VTEP4, *VTEP6):
             started.route(vtep)
@@ -440,6 +479,152 @@ FROM_TUNNEL = [
 ]
 
 
+NETS = {21: 2, 22: 2, 25: 2, 28: 2, 23: 3, 24: 3, 26: 3, 27: 4}
+
+
+def routed4(sender: int, target: str, **fields: Value) -> Packet:
+    """Return a packet to the sender's gateway."""
+    net = NETS[sender]
+    values: dict[str, Any] = {"src": str(routed_ips(net, sender)[0]), "dst": target, **fields}
+    return eth(sender, gateway_mac(net)) / IP(**values) / UDP(sport=1, dport=2) / b"hello"
+
+
+def routed6(sender: int, target: str, **fields: Value) -> Packet:
+    net = NETS[sender]
+    values: dict[str, Any] = {"src": str(routed_ips(net, sender)[1]), "dst": target, **fields}
+    return eth(sender, gateway_mac(net)) / IPv6(**values) / UDP(sport=1, dport=2) / b"hello"
+
+
+def ping4(sender: int, target: str) -> Packet:
+    packet = routed4(sender, target)
+    packet[IP].remove_payload()
+    return packet / ICMP(id=7, seq=1) / b"hello"
+
+
+def ping6(sender: int, target: str, **fields: Value) -> Packet:
+    packet = routed6(sender, target, **fields)
+    packet[IPv6].remove_payload()
+    return packet / ICMPv6EchoRequest(id=7, seq=1, data=b"hello")
+
+
+def at4(number: int) -> str:
+    return str(routed_ips(NETS[number], number)[0])
+
+
+def at6(number: int) -> str:
+    return str(routed_ips(NETS[number], number)[1])
+
+
+GATEWAY_LINK_LOCAL = str(eui64_link_local(gateway_mac(2)))
+ROUTED = [
+    pytest.param("ot21", routed4(21, at4(23)), ["ot23"], id="IPv4 to a pod here"),
+    pytest.param("ot21", routed6(21, at6(23)), ["ot23"], id="IPv6 to a pod here"),
+    pytest.param("ot23", routed4(23, at4(21)), ["ot21"], id="IPv4 back"),
+    pytest.param("ot21", routed4(21, at4(26)), ["vxlan:107>2001:db8::2"], id="IPv4, a remote pod"),
+    pytest.param("ot21", routed6(21, at6(26)), ["vxlan:107>2001:db8::2"], id="IPv6, a remote pod"),
+    pytest.param(
+        "ot21", routed4(21, at4(27)), ["geneve:108>192.0.2.3"], id="a segment of other nodes"
+    ),
+    pytest.param("ot21", routed4(21, at4(22)), ["ot22"], id="its own segment, here"),
+    pytest.param("ot21", routed4(21, at4(25)), ["geneve:106>192.0.2.2"], id="its own, a remote"),
+    pytest.param("ot21", routed4(21, at4(23), ttl=1), NOWHERE, id="IPv4 at its last hop"),
+    pytest.param("ot21", routed6(21, at6(23), hlim=1), NOWHERE, id="IPv6 at its last hop"),
+    pytest.param("ot21", routed4(21, at4(23), ttl=0), NOWHERE, id="IPv4 beyond it"),
+    pytest.param("ot21", routed6(21, at6(23), hlim=0), NOWHERE, id="IPv6 beyond it"),
+    pytest.param("ot21", routed4(21, "10.3.0.99"), NOWHERE, id="nobody there"),
+    pytest.param("ot21", routed4(21, "10.77.0.1"), NOWHERE, id="outside the gateway's subnets"),
+    pytest.param("ot21", routed4(21, at4(24)), NOWHERE, id="a blocked pod"),
+    pytest.param("ot21", routed4(21, at4(28)), NOWHERE, id="a pod of another Vrf"),
+    pytest.param("ot28", routed4(28, at4(23)), NOWHERE, id="from another Vrf"),
+    pytest.param("ot21", routed4(21, at4(23), src=at4(22)), NOWHERE, id="a neighbour's IPv4"),
+    pytest.param("ot21", routed6(21, at6(23), src=at6(22)), NOWHERE, id="a neighbour's IPv6"),
+    pytest.param("ot21", routed4(22, at4(23)), NOWHERE, id="a neighbour's MAC"),
+    pytest.param(
+        "ot21", routed6(21, at6(23), src=link_local(21)), NOWHERE, id="from a link-local address"
+    ),
+    pytest.param("ot21", tagged(routed4(21, at4(23)), 7), NOWHERE, id="in a VLAN"),
+    pytest.param("ot21", eth(21, gateway_mac(2)) / Raw(b"x" * 46), NOWHERE, id="plain L2"),
+    pytest.param("ot21", eth(21, gateway_mac(3)) / IP(src=at4(21), dst=at4(23)), NOWHERE, id="MAC"),
+    pytest.param("ot21", ping4(21, "10.2.0.1"), ["ot21"], id="IPv4 ping"),
+    pytest.param("ot21", ping6(21, "fd00:2::1"), ["ot21"], id="IPv6 ping"),
+    pytest.param(
+        "ot21", ping6(21, GATEWAY_LINK_LOCAL, src=link_local(21)), ["ot21"], id="fe80:: ping"
+    ),
+    pytest.param("ot21", ping4(21, "10.3.0.1"), NOWHERE, id="ping to another's gateway"),
+    pytest.param("ot21", arp(21, "10.2.0.1", psrc=at4(21)), ["ot21"], id="ARP"),
+    pytest.param("ot21", arp(21, "10.2.0.1", psrc=NOBODY), ["ot21"], id="ARP probe"),
+    pytest.param("ot21", solicitation(21, "fd00:2::1", src=at6(21)), ["ot21"], id="NS"),
+    pytest.param("ot21", solicitation(21, GATEWAY_LINK_LOCAL, src=at6(21)), ["ot21"], id="fe80::"),
+]
+ROUTED_IN = [
+    pytest.param(
+        geneve(106, eth(27, 21) / IP(src=at4(27), dst=at4(21)) / UDP(), 1),
+        ["ot21"],
+        id="from a node that is in the Vrf, not in the segment",
+    ),
+    pytest.param(
+        encapsulate(Encap.GENEVE, 109, VTEP4[1], eth(27, 28) / IP(dst=at4(28)) / UDP()),
+        NOWHERE,
+        id="the same into another Vrf",
+    ),
+    pytest.param(geneve(106, routed4(25, at4(23))), NOWHERE, id="to the gateway from a tunnel"),
+]
+
+
+@pytest.mark.parametrize(("device", "frame", "expected"), ROUTED)
+def test_gateway(switch: Switch, device: str, frame: Packet, expected: list[str]) -> None:
+    assert outputs(switch.ask(device, bytes(frame))) == expected
+
+
+@pytest.mark.parametrize(("frame", "expected"), ROUTED_IN)
+def test_routed_from_tunnel(switch: Switch, frame: bytes, expected: list[str]) -> None:
+    assert outputs(switch.ask("ophy0", frame)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "target", "hops"),
+    [
+        pytest.param(routed4(21, at4(23), ttl=9), 23, {"ttl": 8}, id="IPv4, here"),
+        pytest.param(routed4(21, at4(26), ttl=9), 26, {"ttl": 8}, id="IPv4, remote"),
+        pytest.param(routed6(21, at6(23), hlim=9), 23, {"hlim": 8}, id="IPv6, here"),
+        pytest.param(routed6(21, at6(26), hlim=9), 26, {"hlim": 8}, id="IPv6, remote"),
+    ],
+)
+def test_a_routed_packet(switch: Switch, sent: Packet, target: int, hops: dict[str, int]) -> None:
+    """It comes from the target's gateway, a hop further, and nothing else of it has changed."""
+    answer = switch.ask("ot21", bytes(sent))
+    ((frame,),) = answer.values()
+    found = decapsulate(frame)[1] if "ophy0" in answer else frame
+    expected = sent.copy()
+    expected.src, expected.dst = gateway_mac(NETS[target]), mac_of(target)
+    for name, value in hops.items():
+        expected.payload.setfieldval(name, value)
+    assert found == bytes(expected)
+
+
+@pytest.mark.parametrize(
+    ("sent", "asked"),
+    [
+        pytest.param(ping4(21, "10.2.0.1"), "10.2.0.1", id="IPv4"),
+        pytest.param(ping6(21, "fd00:2::1"), "fd00:2::1", id="IPv6"),
+    ],
+)
+def test_the_echo_reply(switch: Switch, sent: Packet, asked: str) -> None:
+    """RFC 792, RFC 4443 section 4.2: id, number and data come back, with a right checksum."""
+    (frame,) = switch.ask("ot21", bytes(sent))["ot21"]
+    expected = sent.copy()
+    expected.src, expected.dst = gateway_mac(2), mac_of(21)
+    network = expected.payload
+    network.src, network.dst = asked, network.src
+    if network.version == 4:
+        network.ttl, network.payload.type = 64, 0
+    else:
+        network.hlim = 64
+        network.remove_payload()
+        expected /= ICMPv6EchoReply(id=7, seq=1, data=b"hello")
+    assert frame == bytes(expected)
+
+
 @pytest.mark.parametrize(("device", "frame", "expected"), GUARD)
 def test_guard(switch: Switch, device: str, frame: Packet, expected: list[str]) -> None:
     assert outputs(switch.ask(device, bytes(frame))) == expected
@@ -471,10 +656,10 @@ def kind(line: str) -> str:
 
 
 def test_every_kind_of_flow_is_used_by_a_row(switch: Switch) -> None:
-    for row in (*GUARD, *QUESTIONS, *FORWARDING):
+    for row in (*GUARD, *QUESTIONS, *FORWARDING, *ROUTED):
         device, frame, _ = cast("tuple[str, Packet, list[str]]", row.values)
         switch.ask(device, bytes(frame))
-    for row in FROM_TUNNEL:
+    for row in (*FROM_TUNNEL, *ROUTED_IN):
         switch.ask("ophy0", cast("bytes", row.values[0]))
     switch.control("revalidator/purge")  # brings the counters up to date
     used: Counter[str] = Counter()

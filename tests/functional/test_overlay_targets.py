@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from dataplane.core.desired import Bindings, Datapath, Desired, PortState, Segme
 from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.events import Event, OfportChanged
-from dataplane.core.model import Fabric, Mac
+from dataplane.core.model import Fabric, Mac, Svi
 from dataplane.netlink.netns import Netns
 from overlay_ovs.feed import OvsFeed
 from overlay_ovs.ports import PortsTarget
@@ -44,6 +44,7 @@ from tests.unit.overlay_builders import (
     VXLAN6,
     bindings,
     desired,
+    gateway_mac,
     mac_of,
     port,
     remote,
@@ -82,7 +83,7 @@ def ports_target(switch: Switch, vswitch: VSwitch) -> PortsTarget:
 
 
 def every_kind() -> list[SegmentView]:
-    """Return segments of every encapsulation, family, guard and kind of port."""
+    """Return segments of every encapsulation, family, guard and kind of port, with gateways."""
     views = []
     for first, segment in enumerate(SEGMENTS):
         slots = range(first * 10 + 1, first * 10 + 4)
@@ -93,7 +94,9 @@ def every_kind() -> list[SegmentView]:
             port(slots[2], segment, state=PortState.BLOCKED),
         ]
         remotes = [remote(200 + slot, segment, vteps[slot % 2]) for slot in slots]
-        views.append(view(segment, ports, remotes))
+        prefixes = (ip_interface("10.1.0.254/16"), ip_interface("fd00::ffff/64"))
+        gateway = Svi(segment.name, "shop", segment.name, gateway_mac(first), prefixes)
+        views.append(replace(view(segment, ports, remotes), gateway=gateway))
     return views
 
 

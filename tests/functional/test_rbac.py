@@ -15,8 +15,8 @@ import pytest
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Block, Hardware, Pin, Segment, Vni
 from dataplane.fabric import SCHEMA, schema
+from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.schema import Tls
-from dataplane.fabric.segments import StoredSegments
 from dataplane.fabric.store import FabricStore
 from ovs_client.daemons import find_program
 from ovs_client.database import Tls as ClientTls
@@ -436,7 +436,7 @@ def test_our_own_client_is_held_to_it(server: Server) -> None:
             with pytest.raises(OverweaveError, match="permission error"):
                 store.write(upserts=(foreign,))
     with pytest.raises(OverweaveError, match="permission error"):
-        StoredSegments(server.tls, tls).write(Segment("evil", Vni(666)), None)
+        StoredNetworks(server.tls, tls).write(Segment("evil", Vni(666)), None)
 
 
 @pytest.mark.parametrize(

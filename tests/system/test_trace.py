@@ -368,7 +368,7 @@ def test_a_static_node_has_its_own_half(world: World) -> None:
     ("source", "target", "status", "said"),
     [
         pytest.param(
-            "blue1/eth0", "lime1/eth0", 1, "different segments, blue and lime", id="apart"
+            "blue1/eth0", "lime1/eth0", 1, "no Vrf has both segments, blue and lime", id="apart"
         ),
         pytest.param("blue1/eth0", "10.1.99.99", 2, "no endpoint has identity", id="nobody"),
         pytest.param("blue1/eth0", "blue1/eth0@n1", 2, "give two endpoints", id="the same"),

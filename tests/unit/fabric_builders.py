@@ -1,6 +1,6 @@
 """Strategies and small builders for what a fabric database holds."""
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from hypothesis import strategies as st
 
@@ -23,9 +23,11 @@ from dataplane.core.model import (
     Pin,
     Segment,
     Side,
+    Svi,
     TableUse,
     UnknownUnicast,
     Vni,
+    Vrf,
 )
 from dataplane.fabric.rows import LATEST
 
@@ -107,7 +109,16 @@ DEVICES = st.builds(
     heard_at=TIMES,
     told_at=TIMES,
 )
+INTERFACES = st.builds(
+    lambda net, n: ip_interface((net[n % 4], net.prefixlen)),
+    networks().filter(lambda net: net.num_addresses > 3),
+    st.integers(0, 3),
+)
 ENTITIES = st.one_of(
+    st.builds(
+        Vrf, NAMES, st.none() | st.integers(1, (1 << 24) - 1).map(Vni), st.none() | INTERFACES
+    ),
+    st.builds(Svi, NAMES, NAMES, NAMES, macs(), st.lists(INTERFACES, max_size=4).map(tuple)),
     DEVICES,
     st.builds(Fabric, NAMES, PORTS, PORTS),
     NODES,

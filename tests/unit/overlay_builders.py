@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import (
@@ -26,6 +26,7 @@ from dataplane.core.model import (
     IpAddress,
     Mac,
     Segment,
+    Svi,
     UnknownUnicast,
     Vni,
 )
@@ -48,6 +49,11 @@ UNGUARDED = replace(
     guard=Guard.OFF,
     unknown_unicast=UnknownUnicast.FLOOD,
 )
+# Those of one Vrf, and one of another with the same subnets; workload N has .N and ::N there.
+ROUTED_A = Segment("routed-a", Vni(106), Encap.GENEVE, Family.IPV4)
+ROUTED_B = Segment("routed-b", Vni(107), Encap.VXLAN, Family.IPV6)
+ROUTED_C = Segment("routed-c", Vni(108), Encap.GENEVE, Family.IPV4)
+ROUTED_D = Segment("routed-d", Vni(109), Encap.GENEVE, Family.IPV4)
 TUNNELS = {"ow-geneve": 1, "ow-vxlan": 2, "ophy0": 1}
 
 
@@ -112,6 +118,28 @@ def view(
     others = tuple(remotes)
     flood = tuple(sorted({other.vtep for other in others}, key=int))
     return SegmentView(segment, synced, MTU, tuple(ports), others, flood)
+
+
+def gateway_of(segment: Segment, net: int, vrf: str = "shop") -> Svi:
+    """Return the gateway of a segment with the subnets 10.NET.0.0/24 and fd00:NET::/64."""
+    prefixes = (ip_interface(f"10.{net}.0.1/24"), ip_interface(f"fd00:{net}::1/64"))
+    return Svi(f"svi-{segment.name}", vrf, segment.name, gateway_mac(net), prefixes)
+
+
+def gateway_mac(net: int) -> Mac:
+    """Return the MAC of the gateway into these subnets."""
+    return Mac(f"02:00:5e:00:01:{net:02x}")
+
+
+def routed_ips(net: int, number: int) -> tuple[IpAddress, ...]:
+    """Return the addresses of the workload with this number behind that gateway."""
+    return (ip_address(f"10.{net}.0.{number}"), ip_address(f"fd00:{net}::{number:x}"))
+
+
+def routed_remote(number: int, segment: Segment, vtep: IpAddress, net: int) -> RemoteEndpoint:
+    """Return workload ``number`` behind that gateway as the endpoint of another node."""
+    found = remote(number, segment, vtep)
+    return replace(found, endpoint=replace(found.endpoint, ips=routed_ips(net, number)))
 
 
 def desired(*views: SegmentView, publication: Publication | None = None) -> Desired:

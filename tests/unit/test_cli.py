@@ -74,7 +74,7 @@ def test_help_imports_no_library_of_a_command() -> None:
     [
         pytest.param(["aply"], "No such command 'aply'; see: overweave --help", id="command"),
         pytest.param(["apply"], "Missing option '-f' / '--file'; see: overweave app", id="option"),
-        pytest.param(["delete", "pod", "x"], "'pod' is not one of 'segment', 'grant'", id="kind"),
+        pytest.param(["delete", "pod", "x"], "'pod' is not one of 'segment', 'vrf'", id="kind"),
         pytest.param(["apply", "-f", "/none"], "'/none': No such file", id="no file"),
         pytest.param(["get", "node", "--fabric", "x"], "remote 'x' is not unix:/PATH", id="remote"),
         pytest.param(

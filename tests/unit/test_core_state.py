@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import reduce
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from random import Random
 
 import pytest
@@ -53,6 +53,7 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Svi,
     Vni,
 )
 from dataplane.core.offload import KEEP_ABOVE
@@ -682,6 +683,55 @@ def test_pins_are_kept_for_a_restart_without_the_database() -> None:
     assert [row for row in desired(told).kept if isinstance(row, Pin)] == [PINS[0]]
 
 
+RED = Segment("red", Vni(101), encap=Encap.VXLAN, underlay=Family.IPV6)
+N3 = Node("n3", (ip_address("192.0.2.3"), ip_address("2001:db8::3")))
+IN_RED = Endpoint(
+    "red", "n3", Mac("02:00:00:00:00:03"), (ip_address("10.1.0.3"),), "red/a", 0, "c-red", "eth0"
+)
+GATEWAYS = (
+    Svi("a", "shop", "blue", Mac("02:00:5e:00:00:01"), (ip_interface("10.0.0.1/24"),)),
+    Svi("b", "shop", "red", Mac("02:00:5e:00:00:02"), (ip_interface("10.1.0.1/24"),)),
+    Svi("c", "stock", "green", Mac("02:00:5e:00:00:03"), (ip_interface("10.2.0.1/24"),)),
+)
+
+
+def test_segments_of_the_same_vrf_are_seen_and_routed_into() -> None:
+    state = after(*synced(OWN_BLOCK, RED, N3, *GATEWAYS), request())
+    assert set(state.watched) == {"blue", "red"}
+    assert not desired(state).segments["blue"].synced  # whom red lets in is not known yet
+    assert desired(state).held == {100, 101}
+    found = desired(tell_synced(after(rows(IN_RED), state=state)))
+    blue, red = found.segments["blue"], found.routed["red"]
+    assert (set(found.segments), set(found.routed), set(found.held)) == ({"blue"}, {"red"}, set())
+    assert (blue.gateway, red.gateway) == GATEWAYS[:2]
+    assert [view.segment.name for view in found.of_vrf(GATEWAYS[0])] == ["blue", "red"]
+    assert (blue.flood, blue.routers) == ((), N3.vteps[:1])  # of its own underlay's family
+    assert [remote.vtep for remote in red.remotes] == list(N3.vteps[1:])
+    assert found.peers == {N3.vteps[0]}  # the node has no IPv6 address itself
+    alone = after(FabricChanged(deletes=GATEWAYS[1:2]), state=state)
+    assert set(alone.watched) == {"blue"}
+    assert not desired(tell_synced(alone)).routed
+
+
+def test_the_gateways_address_and_mac_are_nobody_elses() -> None:
+    first = after(*synced(OWN_BLOCK, RED, *GATEWAYS), request())
+    (pod,) = published(tell_synced(first)).attachments.values()
+    assert pod.ips == (ip_address("10.0.0.2"),)
+    asked = after(*synced(OWN_BLOCK, *GATEWAYS), request(mac=GATEWAYS[0].mac))
+    refused = published(tell_synced(asked))
+    assert refused.refusals[POD].code == DUPLICATE
+    assert "that of its gateway, svi a" in refused.refusals[POD].message
+
+
+def test_gateways_are_kept_for_a_restart_without_the_database() -> None:
+    before = desired(tell_synced(after(*synced(OWN_BLOCK, RED, *GATEWAYS), request())))
+    alone = after(AttachmentsLoaded(before.attachments, before.kept), LinksChanged((NIC,)))
+    found = desired(alone)
+    assert (found.segments["blue"].gateway, found.routed["red"].gateway) == GATEWAYS[:2]
+    back = after(*synced(OWN_BLOCK), state=alone)
+    assert desired(back).segments["blue"].gateway is None  # the database has told of none
+
+
 EVENTS: list[StateEvent] = [
     *synced(OWN_BLOCK)[:3],
     rows(remote("a", 0, "02:00:00:00:01:01")),
@@ -689,6 +739,7 @@ EVENTS: list[StateEvent] = [
     rows(Node("n3", (ip_address("192.0.2.3"),))),
     rows(Grant("blue", "n1"), Grant("blue", "n2")),
     rows(*PINS),
+    rows(RED, *GATEWAYS),
 ]
 
 

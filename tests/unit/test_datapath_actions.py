@@ -8,6 +8,8 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import ICMP
+from scapy.layers.inet import IP as INNER_IP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.inet6 import ICMPv6NDOptSrcLLAddr as SourceOption
 from scapy.layers.l2 import ARP, Ether
@@ -73,6 +75,11 @@ SENT6 = TunnelPacket(
             (Output("7", ip_frame(ME, OTHER, IP.packet(udp(7, b"x")))),),
             id="MACs",
         ),
+        pytest.param(
+            f"set(eth(src={OTHER},dst={ME})),set(ipv4(ttl=9)),7",
+            (Output("7", ip_frame(ME, OTHER, replace(IP, hops=9).packet(udp(7, b"x")))),),
+            id="routed",
+        ),
     ],
 )
 def test_what_leaves(actions: str, outputs: tuple[Output, ...]) -> None:
@@ -82,6 +89,27 @@ def test_what_leaves(actions: str, outputs: tuple[Output, ...]) -> None:
 def test_congestion_is_told_over_ipv6() -> None:
     told = ip_frame(OTHER, ME, replace(IP6, tos=3).packet(udp(7, b"x")))
     assert performed("set(ipv6(tclass=0x3/0x3)),7", FRAME6) == (Output("7", told),)
+
+
+def test_a_hop_less_over_ipv6() -> None:
+    told = ip_frame(OTHER, ME, replace(IP6, hops=9).packet(udp(7, b"x")))
+    assert performed("set(ipv6(hlimit=9)),7", FRAME6) == (Output("7", told),)
+
+
+def test_an_echo_reply() -> None:
+    asked = (
+        Ether(src=ME, dst=OTHER)
+        / INNER_IP(src="10.0.0.1", dst="10.0.0.2", ttl=9)
+        / ICMP(id=7, seq=1)
+        / b"mark"
+    )
+    actions = (
+        f"set(eth(src={OTHER},dst={ME})),set(ipv4(src=10.0.0.2,dst=10.0.0.1,ttl=64)),"
+        "set(icmp(type=0,code=0)),6"
+    )
+    back = Ether(src=OTHER, dst=ME) / INNER_IP(src="10.0.0.2", dst="10.0.0.1", ttl=64)
+    answer = back / ICMP(type=0, id=7, seq=1) / b"mark"
+    assert performed(actions, bytes(asked)) == (Output("6", bytes(answer)),)
 
 
 def test_an_arp_answer() -> None:
@@ -157,7 +185,8 @@ def test_a_tunnel_key_that_is_not_whole_is_refused(actions: str) -> None:
         "set(tunnel(tun_id=0x1)),7",
         "set(eth(src=02:00:00:00:00:01/ff:00:00:00:00:00)),7",
         "set(ipv4(src=10.0.0.9)),7",
-        "set(ipv4(tos=0x3/0x3,ttl=4)),7",
+        "set(ipv4(frag=1)),7",
+        "set(ipv6(label=1)),7",
         "set(arp(op)),7",
         "set(nd_ext(strange=1)),7",
         push(OUT4, 6081, "geneve(crit,vni=0x3e9,options({class=0xffff,type=0x80,len=4,0xa}))")

@@ -122,5 +122,8 @@ def test_every_column_of_the_schema_is_carried() -> None:
 
 def test_conditions_find_their_columns() -> None:
     tables = extent(conditional=True).tables
-    assert {name for name, columns in tables.items() if "segment" in columns} == SEGMENT_TABLES
+    assert {name for name, columns in tables.items() if "segment" in columns} == {
+        *SEGMENT_TABLES,
+        "Svi",  # told to all: by them a node learns which segments it routes into
+    }
     assert all("node" in tables[name] for name in OWNED_TABLES)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from textwrap import dedent
 
 import pytest
@@ -25,11 +25,13 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Svi,
     UnknownUnicast,
     Vni,
+    Vrf,
 )
 from dataplane.documents import FaultyFileError
-from dataplane.fabric.intent import Plan, plan_apply, plan_delete, plan_node_delete, plan_segment
+from dataplane.fabric.intent import Plan, plan_apply, plan_delete, plan_network, plan_node_delete
 from dataplane.fabric.intent_file import read_intent
 from dataplane.fabric.intent_rules import key_of
 
@@ -73,6 +75,12 @@ endpoints:
 
 PIN_ALWAYS = "kind: Pin\nsegment: blue\nendpoint: default/web/eth0\nhardware: always\n"
 POD_NEVER = "kind: Pin\nsegment: blue\nendpoint: 02:00:00:00:00:01\nhardware: never\n"
+
+
+VRF = "kind: Vrf\nname: shop\n"
+SVI = "kind: Svi\nname: gate\nvrf: shop\nsegment: blue\nmac: 02:00:5e:00:00:01\nprefixes: [{ip}]\n"
+SHOP = Vrf("shop")
+GATE = Svi("gate", "shop", "blue", Mac("02:00:5e:00:00:01"), (ip_interface("10.0.2.1/24"),))
 
 
 def plan(text: str, present: Collection[FabricEntity] = PRESENT) -> Plan:
@@ -491,6 +499,46 @@ AMONG_OBJECTS = [
         id="endpoint twice in a document",
     ),
     pytest.param(
+        f"{SVI.format(ip='10.0.0.1/24')}",
+        ["document 1 (Svi gate), line 3: vrf 'shop' does not exist; define it"],
+        id="an svi in no vrf",
+    ),
+    pytest.param(
+        f"{VRF}---\n{SVI.format(ip='10.0.1.1/24')}",
+        ["prefixes 10.0.1.1 is already that of default/web/eth0 at node n1 on segment blue"],
+        id="the address of a pod",
+    ),
+    pytest.param(
+        f"{VRF}---\n{SVI.format(ip='10.0.1.2/24').replace('5e:00:00', '00:00:00')}",
+        ["mac 02:00:00:00:00:01 is already that of default/web/eth0 at node n1"],
+        id="the MAC of a pod",
+    ),
+    pytest.param(
+        f"{VRF}---\n{SVI.format(ip='10.9.0.1/24')}",
+        ["prefixes 10.9.0.1/24 lies in no subnet of segment blue (10.0.0.0/20, fd00::/112)"],
+        id="a gateway that no pod reaches",
+    ),
+    pytest.param(
+        f"{VRF}---\n{SVI.format(ip='10.0.2.0/24')}",
+        ["prefixes 10.0.2.0/24 is the network or broadcast address of its subnet"],
+        id="a gateway without host part",
+    ),
+    pytest.param(
+        f"{VRF}---\n{SVI.format(ip='10.0.2.1/24')}---\n"
+        f"{SVI.format(ip='10.0.2.2/25').replace('gate', 'other')}",
+        [
+            "document 3 (Svi other), line 14: segment blue already has the gateway svi gate",
+            "document 3 (Svi other), line 15: mac 02:00:5e:00:00:01 is already that of svi gate",
+            "(Svi other), line 16: prefixes 10.0.2.0/25 overlaps 10.0.2.1/24 of svi gate",
+        ],
+        id="two gateways of a segment, two ways in a vrf",
+    ),
+    pytest.param(
+        "kind: Vrf\nname: shop\nvni: 7",
+        ["document 1 (Vrf shop), line 3: vni 7 is already used by segment blue"],
+        id="a vrf with a segment's VNI",
+    ),
+    pytest.param(
         "kind: Segment\nname: red\nvni: 0\n---\nkind: Grant\nsegment: red\nnode: n1",
         ["document 1 (Segment red), line 3: vni 0"],
         id="a faulty segment is no unknown segment",
@@ -566,6 +614,8 @@ FAR_POD = replace(POD, node="far", mac=Mac("02:00:00:00:00:02"), ips=())
             (BLUE, *GRANTS, *PINS, BLOCK, BOUND),
             id="a segment takes blocks, addresses, grants and pins along",
         ),
+        pytest.param("svi", "gate", (BLUE, SHOP, GATE), (GATE,), id="an svi"),
+        pytest.param("vrf", "shop", (BLUE, SHOP), (SHOP,), id="a vrf"),
         pytest.param("pin", "blue/default/web/eth0", PINS, PINS[:1], id="a pin by identity"),
         pytest.param("pin", "blue/02:00:00:00:00:01", PINS, PINS[1:2], id="a pin by MAC"),
         pytest.param("pin", "blue/X/y", PINS, PINS[2:], id="an identity in its own letters"),
@@ -592,9 +642,41 @@ def test_delete(
     assert set(plan_delete(kind, name, present).remove) == set(gone)
 
 
+def test_a_segment_with_a_gateway_is_not_deleted() -> None:
+    with pytest.raises(InvalidValueError, match="segment blue has the gateway svi gate; delete"):
+        plan_delete("segment", "blue", (BLUE, SHOP, GATE))
+
+
+def test_a_gateway_is_made_once() -> None:
+    text = f"{VRF}---\n{SVI.format(ip='10.0.2.1/24')}"
+    assert plan(text).add == (SHOP, GATE)
+    assert plan(text, (*PRESENT, SHOP, GATE)) == Plan()
+    moved = plan(text.replace("2.1/24", "2.9/24"), (*PRESENT, SHOP, GATE))
+    assert moved.lines() == ("~ Svi gate: prefixes 10.0.2.1/24 -> 10.0.2.9/24",)
+
+
+def test_a_static_endpoint_cannot_have_what_is_the_gateways() -> None:
+    told = faults(
+        STATIC_TEXT.replace("00:99", "00:98"),
+        (*PRESENT, SHOP, replace(GATE, mac=Mac("02:00:00:00:00:98"))),
+    )
+    assert len(told) == 1
+    assert "mac 02:00:00:00:00:98 is already that of svi gate on segment blue" in told[0]
+
+
+def test_subnets_stay_around_a_gateway() -> None:
+    inside = (ip_network("10.0.0.0/23"), ip_network("fd00::/112"))
+    (told,) = faults(BLUE_TEXT.replace("10.0.0.0/20", "10.0.0.0/23"), (*PRESENT, SHOP, GATE))
+    assert "subnets do not hold 10.0.2.1 of its gateway svi gate" in told
+    assert not plan_network(replace(BLUE, subnets=inside), BLUE, PRESENT).add
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "told"),
     [
+        pytest.param("vrf", "shop", r"vrf shop has svis \(gate\)", id="a vrf with an svi"),
+        pytest.param("vrf", "x", "vrf 'x' does not exist; there are: shop", id="no vrf"),
+        pytest.param("svi", "x", "svi 'x' does not exist; there are: gate", id="no svi"),
         pytest.param(
             "segment", "blue", r"has endpoints \(default/web/eth0 at n1\); remove", id="in use"
         ),
@@ -605,12 +687,14 @@ def test_delete(
         pytest.param("pin", "blue", "endpoint '' is neither an identity", id="a pin of nobody"),
         pytest.param("node", "n1", "has an agent.*overweave node delete n1", id="a node's agent"),
         pytest.param("node", "n9", "node 'n9' does not exist", id="unknown node"),
-        pytest.param("pod", "x", "'pod' is not segment, grant, pin or node", id="unknown kind"),
+        pytest.param(
+            "pod", "x", "'pod' is not segment, vrf, svi, grant, pin or node", id="unknown kind"
+        ),
     ],
 )
 def test_delete_refuses(kind: str, name: str, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):
-        plan_delete(kind, name, (*PRESENT, *GRANTS, *PINS))
+        plan_delete(kind, name, (*PRESENT, *GRANTS, *PINS, SHOP, GATE))
 
 
 RED = Segment("red", Vni(8))
@@ -629,7 +713,7 @@ RED = Segment("red", Vni(8))
 )
 def test_one_segment(segment: Segment, plan: Plan) -> None:
     seen = BLUE if segment.name == "blue" else None
-    assert plan_segment(segment, seen, PRESENT) == plan
+    assert plan_network(segment, seen, PRESENT) == plan
 
 
 @pytest.mark.parametrize(
@@ -646,7 +730,7 @@ def test_one_segment(segment: Segment, plan: Plan) -> None:
 )
 def test_one_segment_that_must_not_be(segment: Segment, seen: Segment | None, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):
-        plan_segment(segment, seen, PRESENT)
+        plan_network(segment, seen, PRESENT)
 
 
 def test_a_pin_contradicts_one_in_the_database_whichever_comes_later() -> None:

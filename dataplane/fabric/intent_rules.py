@@ -127,8 +127,8 @@ def breaches(entity: FabricEntity, world: World) -> Iterator[Breach]:
         case Endpoint():
             yield from _known_segment(entity.segment, world)
             yield from _endpoint_on_segment(entity, world)
-            yield from _duplicates(entity, entity.ips, "ips", world)
-            yield from _bound(entity, world)
+            yield from _duplicates(entity, "ips", world)
+            yield from _bound(entity, "ips", world)
 
 
 def segment_rows(name: str, entities: Iterable[FabricEntity]) -> Iterator[FabricEntity]:
@@ -206,7 +206,8 @@ def _svi(svi: Svi, world: World) -> Iterator[Breach]:
     for other in world.rivals(svi, ("gateway", svi.segment)):
         text = f"segment {svi.segment} already has the gateway svi {_name(other)}"
         yield Breach("segment", text, key_of(other))
-    yield from _duplicates(svi, svi.ips, "prefixes", world)
+    yield from _duplicates(svi, "prefixes", world)
+    yield from _bound(svi, "prefixes", world)
     segment = world.segment(svi.segment)
     for prefix in svi.prefixes:
         if _is_edge(prefix.ip, (prefix.network,)):
@@ -327,11 +328,9 @@ def _endpoint_on_segment(endpoint: Endpoint, world: World) -> Iterator[Breach]:
             yield Breach("ips", f"ips {ip} is the network or broadcast address of its subnet")
 
 
-def _duplicates(
-    owner: Endpoint | Svi, ips: Iterable[IpAddress], of_ips: str, world: World
-) -> Iterator[Breach]:
+def _duplicates(owner: Endpoint | Svi, of_ips: str, world: World) -> Iterator[Breach]:
     """Tell who has the MAC or an address of ``owner`` already; ``of_ips`` is the key of these."""
-    for key, claim in (("mac", owner.mac), *((of_ips, ip) for ip in ips)):
+    for key, claim in (("mac", owner.mac), *((of_ips, ip) for ip in owner.ips)):
         for other in world.rivals(owner, (owner.segment, claim)):
             match other:
                 case Endpoint(identity=identity, node=node):
@@ -342,11 +341,14 @@ def _duplicates(
             yield Breach(key, text, key_of(other))
 
 
-def _bound(endpoint: Endpoint, world: World) -> Iterator[Breach]:
-    for ip in endpoint.ips:
-        bound = world.after.get((Address, (endpoint.segment, ip)))
-        if isinstance(bound, Address) and bound.identity != endpoint.identity:
-            yield Breach("ips", f"ips {ip} is bound to {bound.identity}, last at node {bound.node}")
+def _bound(owner: Endpoint | Svi, of_ips: str, world: World) -> Iterator[Breach]:
+    """Tell of addresses that are kept for another identity, whether it is attached or not."""
+    identity = owner.identity if isinstance(owner, Endpoint) else None
+    for ip in owner.ips:
+        bound = world.after.get((Address, (owner.segment, ip)))
+        if isinstance(bound, Address) and bound.identity != identity:
+            text = f"{of_ips} {ip} is bound to {bound.identity}, last at node {bound.node}"
+            yield Breach(of_ips, text)
 
 
 def _contradictions(pin: Pin, world: World) -> Iterator[Breach]:

@@ -154,7 +154,7 @@ class Category(IntEnum):
     PIPELINE = 1
     PORT = 2
     REMOTE = 3
-    SEGMENT = 4  # all local ports of a segment
+    SEGMENT = 4  # all local ports of a segment, or its gateway
     UNDERLAY = 5
 
 

@@ -79,6 +79,11 @@ def with_mac(mac: Mac) -> RemoteEndpoint:
     return replace(other, endpoint=replace(other.endpoint, mac=mac))
 
 
+def with_address(number: int, ip: str) -> RemoteEndpoint:
+    other = routed_remote(number, ROUTED_B, VTEP6[0], 3)
+    return replace(other, endpoint=replace(other.endpoint, ips=(ip_address(ip),)))
+
+
 # Workload N is behind otN, or on another node: see the builders for its MAC and addresses.
 WORLD = (
     view(
@@ -120,7 +125,7 @@ WORLD = (
                 port(23, ROUTED_B, (*routed_ips(3, 23), ip_address("10.77.0.1"))),
                 port(24, ROUTED_B, routed_ips(3, 24), state=PortState.BLOCKED),
             ],
-            [routed_remote(26, ROUTED_B, VTEP6[0], 3)],
+            [routed_remote(26, ROUTED_B, VTEP6[0], 3), with_address(29, "10.77.0.2")],
         ),
         gateway=gateway_of(ROUTED_B, 3),
     ),
@@ -533,6 +538,7 @@ ROUTED = [
     pytest.param("ot21", routed6(21, at6(23), hlim=0), NOWHERE, id="IPv6 beyond it"),
     pytest.param("ot21", routed4(21, "10.3.0.99"), NOWHERE, id="nobody there"),
     pytest.param("ot21", routed4(21, "10.77.0.1"), NOWHERE, id="outside the gateway's subnets"),
+    pytest.param("ot21", routed4(21, "10.77.0.2"), NOWHERE, id="outside them, of a remote pod"),
     pytest.param("ot21", routed4(21, at4(24)), NOWHERE, id="a blocked pod"),
     pytest.param("ot21", routed4(21, at4(28)), NOWHERE, id="a pod of another Vrf"),
     pytest.param("ot28", routed4(28, at4(23)), NOWHERE, id="from another Vrf"),
@@ -553,6 +559,20 @@ ROUTED = [
     pytest.param("ot21", ping4(21, "10.3.0.1"), NOWHERE, id="ping to another's gateway"),
     pytest.param("ot21", arp(21, "10.2.0.1", psrc=at4(21)), ["ot21"], id="ARP"),
     pytest.param("ot21", arp(21, "10.2.0.1", psrc=NOBODY), ["ot21"], id="ARP probe"),
+    pytest.param(
+        "ot21",
+        eth(21, gateway_mac(2)) / ARP(hwsrc=mac_of(21), psrc=at4(21), pdst="10.2.0.1"),
+        ["ot21"],
+        id="ARP to its MAC",
+    ),
+    pytest.param(
+        "ot21",
+        eth(21, gateway_mac(2))
+        / IPv6(src=at6(21), dst="fd00:2::1", hlim=255)
+        / (ICMPv6ND_NS(tgt="fd00:2::1") / sll(21)),
+        ["ot21"],
+        id="NS to its MAC",
+    ),
     pytest.param("ot21", solicitation(21, "fd00:2::1", src=at6(21)), ["ot21"], id="NS"),
     pytest.param("ot21", solicitation(21, GATEWAY_LINK_LOCAL, src=at6(21)), ["ot21"], id="fe80::"),
 ]
@@ -600,6 +620,20 @@ def test_a_routed_packet(switch: Switch, sent: Packet, target: int, hops: dict[s
     for name, value in hops.items():
         expected.payload.setfieldval(name, value)
     assert found == bytes(expected)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(routed4(21, at4(23), ttl=1), id="IPv4"),
+        pytest.param(routed6(21, at6(23), hlim=1), id="IPv6"),
+    ],
+)
+def test_what_is_at_its_last_hop_does_not_trouble_ovs_vswitchd(
+    switch: Switch, sent: Packet
+) -> None:
+    said = switch.control("ofproto/trace", "ow-int", "in_port=ot21", bytes(sent).hex())
+    assert "Datapath actions: drop" in said
 
 
 @pytest.mark.parametrize(

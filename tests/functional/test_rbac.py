@@ -212,6 +212,10 @@ def seed(server: Server) -> None:
     """Let the administrator and two nodes own something each."""
     enums = [segment("blue", 1), insert("Grant", segment="red", node="node2")]
     enums += [insert("Pin", segment="blue", endpoint="web/2/eth0", hardware="always")]
+    enums += [
+        insert("Vrf", name="shop"),
+        insert("Svi", name="blue", vrf="shop", segment="blue", mac="02:00:5e:00:01:02"),
+    ]
     assert errors(server.as_admin(*enums)) == []
     for number, name in enumerate(NODES, start=1):
         own = [
@@ -285,6 +289,12 @@ HOSTILE = [
         id="pin its own endpoint",
     ),
     pytest.param([update("Pin", [], hardware="never")], id="turn a pin round"),
+    pytest.param([insert("Vrf", name="own")], id="make a Vrf"),
+    pytest.param(
+        [insert("Svi", name="own", vrf="shop", segment="red", mac="02:00:5e:00:01:01")],
+        id="make itself a gateway",
+    ),
+    pytest.param([delete("Svi")], id="delete gateways"),
     pytest.param([update("Pin", [], endpoint="web/1/eth0")], id="take a pin"),
     pytest.param([delete("Pin")], id="delete pins"),
     pytest.param([update("Fabric", [], geneve_port=1)], id="move the tunnels' port"),

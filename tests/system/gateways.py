@@ -29,15 +29,20 @@ def gateway_mac(colour: Colour) -> str:
     return f"02:00:5e:00:01:{colour.number:02x}"
 
 
-@contextmanager
-def routed(scene: Scene, colours: Sequence[Colour]) -> Iterator[None]:
-    """Have a Vrf with a gateway in each segment."""
+def documents(colours: Sequence[Colour]) -> str:
+    """Return the intent of a Vrf with a gateway in each segment."""
     svis = (
         f"kind: Svi\nname: {colour.name}\nvrf: {VRF}\nsegment: {colour.name}\n"
         f"mac: '{gateway_mac(colour)}'\nprefixes: {list(prefixes_of(colour))}\n"
         for colour in colours
     )
-    lab.apply(scene.paths, "---\n".join([f"kind: Vrf\nname: {VRF}\n", *svis]))
+    return "---\n".join([f"kind: Vrf\nname: {VRF}\n", *svis])
+
+
+@contextmanager
+def routed(scene: Scene, colours: Sequence[Colour]) -> Iterator[None]:
+    """Have them."""
+    lab.apply(scene.paths, documents(colours))
     yield
     for colour in colours:
         lab.overweave(scene.paths, "delete", "svi", colour.name)

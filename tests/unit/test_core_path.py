@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from dataplane.core.desired import Desired, PortState
+from dataplane.core.desired import Desired, PortState, SegmentView
 from dataplane.core.model import Encap, IpAddress, Segment, UnknownUnicast
 from dataplane.core.path import (
     Action,
@@ -27,14 +27,20 @@ from tests.unit.overlay_builders import (
     GENEVE4,
     OWN4,
     OWN6,
+    ROUTED_A,
+    ROUTED_B,
     VTEP4,
     VTEP6,
     VXLAN6,
     desired,
+    gateway_mac,
+    gateway_of,
     ips_of,
     mac_of,
     port,
     remote,
+    routed_ips,
+    routed_remote,
     view,
 )
 
@@ -67,6 +73,112 @@ def slow(state: Desired) -> Desired:
 
 def first(state: Desired, segment: Segment, source: End, target: End) -> Hop:
     return next(hops(state, segment.name, (source, target)))
+
+
+ROUTED_HERE = replace(
+    view(ROUTED_A, [port(21, ROUTED_A, routed_ips(2, 21))], [remote(25, ROUTED_A, VTEP4[0])]),
+    gateway=gateway_of(ROUTED_A, 2),
+    routers=VTEP4[1:],
+)
+ROUTED_THERE = replace(
+    view(
+        ROUTED_B,
+        [port(23, ROUTED_B, routed_ips(3, 23))],
+        [routed_remote(26, ROUTED_B, VTEP6[0], 3)],
+    ),
+    gateway=gateway_of(ROUTED_B, 3),
+)
+OTHER_VRF = replace(ROUTED_THERE, gateway=gateway_of(ROUTED_B, 3, "stock"))
+INTO_B = Tunnel(Encap.VXLAN, ROUTED_B.vni, OWN6, VTEP6[0], 4789)
+PORT21, PORT23 = (port(n, ROUTED_A).attachment.access_port for n in (21, 23))
+
+
+def routed_end(number: int, net: int, node: str = HERE, there: IpAddress | None = None) -> End:
+    segment = {2: ROUTED_A, 3: ROUTED_B}[net]
+    ip = routed_ips(net, number)[0]
+    return End(f"pod{number}", node, mac_of(number), ip, None, segment.name, there)
+
+
+@pytest.mark.parametrize(
+    ("views", "source", "target", "expected"),
+    [
+        pytest.param(
+            (ROUTED_HERE, ROUTED_THERE),
+            routed_end(21, 2),
+            routed_end(23, 3),
+            Outcome(Action.DELIVER, port=PORT23, reason=Reason.ROUTED),
+            id="next door",
+        ),
+        pytest.param(
+            (ROUTED_HERE, ROUTED_THERE),
+            routed_end(21, 2),
+            routed_end(26, 3, THERE),
+            Outcome(Action.TUNNEL, INTO_B, NIC, Reason.ROUTED),
+            id="to another node",
+        ),
+        pytest.param(
+            (ROUTED_HERE,),
+            routed_end(27, 3, THERE, VTEP4[1]),
+            routed_end(21, 2),
+            Outcome(Action.DELIVER, port=PORT21),
+            id="from a router of the Vrf",
+        ),
+        pytest.param(
+            (replace(ROUTED_HERE, routers=()),),
+            routed_end(27, 3, THERE, VTEP4[1]),
+            routed_end(21, 2),
+            Outcome(
+                Action.DROP,
+                reason=Reason.UNKNOWN_VTEP,
+                detail=f"nobody of {ROUTED_A.name} is behind {VTEP4[1]}",
+            ),
+            id="from a stranger",
+        ),
+        pytest.param(
+            (ROUTED_HERE, OTHER_VRF),
+            routed_end(21, 2),
+            routed_end(23, 3),
+            Outcome(
+                Action.DROP,
+                reason=Reason.NO_ENTRY,
+                detail=f"segment {ROUTED_B.name} is not in vrf shop",
+            ),
+            id="to another Vrf",
+        ),
+        pytest.param(
+            (replace(ROUTED_HERE, gateway=None), ROUTED_THERE),
+            routed_end(21, 2),
+            routed_end(23, 3),
+            Outcome(
+                Action.DROP,
+                reason=Reason.NO_ENTRY,
+                detail=f"segment {ROUTED_A.name} has no gateway",
+            ),
+            id="without gateway",
+        ),
+        pytest.param(
+            (ROUTED_HERE, ROUTED_THERE),
+            routed_end(21, 2),
+            replace(routed_end(23, 3), ip=ips_of(1)[0]),
+            Outcome(
+                Action.DROP,
+                reason=Reason.NO_ENTRY,
+                detail=f"{ips_of(1)[0]} is in no subnet of svi svi-{ROUTED_B.name}",
+            ),
+            id="outside the gateway's subnets",
+        ),
+    ],
+)
+def test_a_hop_between_segments(
+    views: tuple[SegmentView, ...], source: End, target: End, expected: Outcome
+) -> None:
+    hop = next(hops(desired(*views), source.segment, (source, target)))
+    assert (hop.source, hop.target, hop.predicted) == (source, target, expected)
+    if hop.probe is not None:
+        sent = source.node == HERE
+        own, other = hop.probe.source.mac, hop.probe.target.mac
+        gateway = gateway_mac(2)
+        assert (own, other) == ((source.mac, gateway) if sent else (gateway, target.mac))
 
 
 BLOCKED = world(state=PortState.BLOCKED)

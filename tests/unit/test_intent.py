@@ -519,6 +519,11 @@ AMONG_OBJECTS = [
         id="a gateway that no pod reaches",
     ),
     pytest.param(
+        f"{VRF}---\n{SVI.format(ip='10.0.0.9/24')}",
+        ["prefixes 10.0.0.9 is bound to default/db/eth0, last at node n1"],
+        id="an address that is kept for a pod",
+    ),
+    pytest.param(
         f"{VRF}---\n{SVI.format(ip='10.0.2.0/24')}",
         ["prefixes 10.0.2.0/24 is the network or broadcast address of its subnet"],
         id="a gateway without host part",

@@ -16,7 +16,8 @@ def in_use(known: Capability, views: Iterable[SegmentView]) -> tuple[str, ...]:
 
 def _uses(known: Capability, view: SegmentView) -> Iterator[Use]:
     """Yield what the switch is used for on one segment, whether or not it has entries just now."""
-    behind = [port for port in view.ports if port.attachment.netdev in known.guards]
+    whole = (port for port in view.ports if port.attachment.vlan is None)
+    behind = [port for port in whole if port.attachment.netdev in known.guards]
     if behind:
         yield Use.PORTS
     if not any(port.guard in known.guards[port.attachment.netdev] for port in behind):

@@ -85,7 +85,7 @@ def _known(desired: Desired) -> Iterator[tuple[Hashable, Hashable, EntryKey]]:
         segment = view.segment
         for port in view.ports:
             owner = port.attachment
-            if owner.netdev and port.state is PortState.ACTIVE:
+            if owner.netdev and owner.vlan is None and port.state is PortState.ACTIVE:
                 entry = EntryKey(segment.vni, owner.mac)
                 yield owner.netdev, (entry, owner.ips, port.guard), entry
                 yield entry, owner.netdev, entry

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from types import MappingProxyType
 
 from dataplane.core.errors import OverweaveError
-from dataplane.core.frames import ETHERNET, ICMPV6, Ip, TunnelPacket, checksum, mac_bytes
+from dataplane.core.frames import ETHERNET, ICMPV6, Ip, TunnelPacket, checksum, mac_bytes, tagged
 from dataplane.core.model import Encap, Vni
 from dataplane.core.path import Tunnel
 
@@ -29,6 +29,7 @@ _KEY = re.compile(  # what the kernel is told of the outer headers of what leave
     r"tunnel\(tun_id=(?P<vni>\w+),(?:ipv6_)?src=(?P<source>[^,]+),(?:ipv6_)?dst=(?P<target>[^,]+),"
     r"(?:tos=(?P<tos>\w+),)?ttl=(?P<ttl>\d+),tp_dst=(?P<port>\d+),flags\((?P<flags>[\w|]*)\)\)"
 )
+_TAG = re.compile(r"push_vlan\(vid=(\d+),pcp=0\)")
 _DONT_FRAGMENT = 0x4000
 _ICMP_AT, _OPTION_AT = ETHERNET + 40, ETHERNET + 40 + 24  # RFC 4861 section 4.3
 
@@ -66,7 +67,7 @@ def _perform(actions: str, frame: bytes, tunnels: Mapping[str, Encap]) -> Iterat
         elif word.isdecimal():
             yield Output(word, frame, packet)
         elif call is None:
-            raise UnknownActionError(f"datapath action {word} is not understood")
+            frame = _rewritten(word, frame)
         elif call[1] == "clone":
             yield from _perform(call[2], frame, tunnels)
         elif call[1] == "tnl_push":
@@ -76,7 +77,15 @@ def _perform(actions: str, frame: bytes, tunnels: Mapping[str, Encap]) -> Iterat
         elif call[1] == "set":
             frame = _changed(call[2], frame)
         else:
-            raise UnknownActionError(f"datapath action {word} is not understood")
+            frame = _rewritten(word, frame)
+
+
+def _rewritten(word: str, frame: bytes) -> bytes:
+    if word == "pop_vlan":
+        return frame[:12] + frame[16:]
+    if tag := _TAG.fullmatch(word):
+        return tagged(frame, int(tag[1]))
+    raise UnknownActionError(f"datapath action {word} is not understood")
 
 
 def _pushed(header: str, frame: bytes) -> TunnelPacket:

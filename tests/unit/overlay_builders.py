@@ -48,6 +48,8 @@ UNGUARDED = replace(
     guard=Guard.OFF,
     unknown_unicast=UnknownUnicast.FLOOD,
 )
+TRUNK_A = replace(GENEVE4, name="trunka", vni=Vni(106))
+TRUNK_B = replace(GENEVE4, name="trunkb", vni=Vni(107), guard=Guard.OFF)
 TUNNELS = {"ow-geneve": 1, "ow-vxlan": 2, "ophy0": 1}
 
 
@@ -89,6 +91,12 @@ def port(
 ) -> Port:
     """Return a local port on ``segment``."""
     return Port(attachment(slot, segment, ips), segment, MTU, state)
+
+
+def trunk(slot: int, segment: Segment, vlan: int, state: PortState = PortState.ACTIVE) -> Port:
+    """Return a local port on ``segment`` that is one VLAN of a trunk port."""
+    here = replace(attachment(slot, segment), ifname=f"vlan{vlan}", netdev=f"rep{slot}", vlan=vlan)
+    return Port(here, segment, MTU, state)
 
 
 def remote(number: int, segment: Segment, vtep: IpAddress) -> RemoteEndpoint:

@@ -120,8 +120,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
                 key=ports.key_of(port_id, vlan),
                 netns="",
                 segment=segment,
-                # Every DPU has a host0-0: without the node one would be taken for another, moved.
-                identity=f"opi/{site.node}/{port_id}",
+                identity=ports.identity_of(site.node, port_id, vlan),
                 requested_at=int(time.time()),
                 mac=wish.mac,
                 ipam=True,  # who has the pod gives it its addresses, and does not say which

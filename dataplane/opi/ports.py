@@ -106,6 +106,15 @@ def key_of(port_id: str, vlan: int | None = None) -> AttachmentKey:
     return AttachmentKey(_CONTAINER + port_id, "port" if vlan is None else f"vlan{vlan}")
 
 
+def identity_of(node: str, port_id: str, vlan: int | None) -> str:
+    """Return whose an attachment of a port is: of a trunk port each VLAN is named by itself.
+
+    Every DPU has a host0-0: without the node one would be taken for another that has moved.
+    """
+    identity = f"opi/{node}/{port_id}"
+    return identity if vlan is None else f"{identity}/{key_of(port_id, vlan).ifname}"
+
+
 def id_of(key: AttachmentKey) -> str:
     """Return the id of the port that an attachment is, or is a part of; empty: of none."""
     if not key.container_id.startswith(_CONTAINER) or not _IFNAME.fullmatch(key.ifname):

@@ -637,8 +637,11 @@ def test_a_trunk_port(world: OpiWorld) -> None:
     assert [each.status for each in made.status.components] == [2, 2]
     slot = slots(world)["blue"][2]
     assert slots(world) == {"blue": ("rep3", 5, slot), "green": ("rep3", 6, slot)}
-    identity, mac = "opi/d1/host0-3", "02:00:00:00:00:01"
-    assert rows(world) == {("blue", identity, mac), ("green", identity, mac)}
+    mac = "02:00:00:00:00:01"
+    assert rows(world) == {
+        ("blue", "opi/d1/host0-3/vlan5", mac),
+        ("green", "opi/d1/host0-3/vlan6", mac),
+    }
     assert get(world) == made
     assert list(world.ports.ListBridgePorts(LIST()).bridge_ports) == [made]
 

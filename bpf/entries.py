@@ -128,7 +128,9 @@ def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:
             yield from _remote(way, remote)
         for port in view.ports:
             ifindex = bindings.ifindexes.get(port.attachment.access_port)
-            if ifindex is not None and port.state is PortState.ACTIVE:
+            # The programs see no tag, so a trunk port is left to Open vSwitch, both ways.
+            is_plain = port.state is PortState.ACTIVE and port.attachment.vlan is None
+            if ifindex is not None and is_plain:
                 yield from _port_entries(port, ifindex)
         if view.gateway is not None:
             yield from _gateway(view.segment.vni, view.gateway)

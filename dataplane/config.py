@@ -398,7 +398,7 @@ fabric:
 #   channel: "[fe80::1%eth1]:8085"     # where the daemons of DPU and host meet; only for an
 #                              # E2100 there is a default: 192.168.1.2:50151
 #   segment: default           # what a VLAN id means here that is none of these:
-#   bridges: {5: blue, 6: green}
+#   bridges: {5: blue, 6: green}      # and these are the tags at trunk ports
 #   role: node                 # or tenant: callers may make, change and delete segments
 """
 

@@ -250,7 +250,8 @@ def _device_path(
     def pods() -> list[Port]:
         desired = agent.snapshot.desired
         ports = desired.ports if desired else ()
-        return [port for port in ports if port.attachment.netdev in device.representors]
+        whole = (port for port in ports if port.attachment.vlan is None)
+        return [port for port in whole if port.attachment.netdev in device.representors]
 
     return SentPath(ways.switch, witness, pods)
 

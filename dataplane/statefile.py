@@ -166,6 +166,7 @@ def _encode_attachment(attachment: Attachment) -> dict[str, Any]:
             "network",
             "requested_at",
             "netdev",
+            "vlan",
             "connected",
         )
     }

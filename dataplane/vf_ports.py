@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -37,7 +37,9 @@ class VfPorts:
     """One request at a time per attachment and per VF, whichever service it came by.
 
     A Detach must find what an Attach is making, and of two that ask for the same VF not both may
-    find it free. Calls raise AttachRefusedError.
+    find it free. What ``create``, ``change`` and ``remove`` are about is a port as a whole: all
+    attachments with the container id of the key that it is called by, of a trunk one per VLAN.
+    Calls raise AttachRefusedError.
     """
 
     def __init__(self, node: str, attachments: Attachments) -> None:
@@ -47,13 +49,11 @@ class VfPorts:
         self._keys = Turns()
         self._vfs = Turns()  # after that of the key, always
 
-    def attach(self, wanted: AttachRequest, caller: Caller, *, publish: bool = False) -> Port:
-        """Have ``wanted`` programmed, behind its representor; asking again returns the same.
-
-        With ``publish`` other nodes are let know at once: its pod is there by now.
-        """
+    def attach(self, wanted: AttachRequest, caller: Caller) -> Port:
+        """Have ``wanted`` programmed, behind its representor; asking again returns the same."""
         with self._turn(wanted.key, caller), self._turn(wanted.netdev, caller):
-            return self._attach(wanted, caller, publish=publish)
+            (port,) = self._attach((wanted,), caller, publish=False)
+            return port
 
     def publish(
         self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
@@ -70,21 +70,47 @@ class VfPorts:
                 )
             return self.attachments.publish(key, _PUBLISHED_S)
 
+    def held(self, key: AttachmentKey) -> tuple[Attachment, ...]:
+        """Return the attachments of a port."""
+        every = filter(None, map(self.attachments.attachment, self.attachments.keys()))
+        return tuple(each for each in every if each.container_id == key.container_id)
+
+    def create(
+        self, key: AttachmentKey, wanted: Sequence[AttachRequest], caller: Caller
+    ) -> tuple[Attachment, ...]:
+        """Have, and publish, all of ``wanted``, behind one representor, or nothing more of it.
+
+        Asking again returns the same, and finishes what was interrupted.
+        """
+        with self._turn(key, caller), self._turn(wanted[0].netdev, caller):
+            return _attached(self._attach(wanted, caller, publish=True))
+
     def change(
         self,
         key: AttachmentKey,
-        wanted_of: Callable[[Attachment | None], AttachRequest],
+        wanted_of: Callable[[tuple[Attachment, ...]], Sequence[AttachRequest]],
         caller: Caller,
-    ) -> Port:
+    ) -> tuple[Attachment, ...]:
         """Have, and publish, what ``wanted_of`` makes of what is attached; refused: that stays.
 
-        It is asked when it is the caller's turn: nobody changes what it is given meanwhile.
+        It is asked when it is the caller's turn: nobody changes what it is given meanwhile. What
+        is the same before and after is left alone.
         """
         with self._turn(key, caller):
-            before = self.attachments.attachment(key)
+            before = self.held(key)
             wanted = wanted_of(before)
-            with self._turn(wanted.netdev, caller):
-                return self._change(before, wanted, caller)
+            with self._turn(wanted[0].netdev, caller):
+                return _attached(self._change(before, wanted, caller))
+
+    def remove(self, key: AttachmentKey, caller: Caller) -> bool:
+        """Forget a port, also one that is being made; return whether there was one."""
+        with self._turn(key, caller):
+            held = self.held(key)
+            if not held:
+                return False
+            with self._turn(held[0].netdev, caller):
+                self._detach(held)
+            return True
 
     def detach(
         self, key: AttachmentKey, caller: Caller, netdevs: Collection[str] | None = None
@@ -98,65 +124,90 @@ class VfPorts:
             if held is None or (netdevs is not None and held.netdev not in netdevs):
                 return False
             with self._turn(held.netdev, caller):
-                self.attachments.detach(key, _DETACH_S)
+                self._detach((held,))
             return True
 
-    def _change(self, before: Attachment | None, wanted: AttachRequest, caller: Caller) -> Port:
-        if before is None or _is_same(before, wanted):
-            return self._attach(wanted, caller, publish=True)
-        self.attachments.detach(wanted.key, _DETACH_S)
+    def _detach(self, gone: Iterable[Attachment]) -> None:
+        for attachment in gone:
+            self.attachments.detach(attachment.key, _DETACH_S)
+
+    def _change(
+        self, before: Sequence[Attachment], wanted: Sequence[AttachRequest], caller: Caller
+    ) -> list[Port]:
+        asked = {each.key: each for each in wanted}
+        gone = [b for b in before if b.key not in asked or not _is_same(b, asked[b.key])]
+        self._detach(gone)
         try:
             return self._attach(wanted, caller, publish=True)
         except AttachRefusedError as refused:
-            self._put_back(before, refused)
+            self._put_back(gone, refused)
             raise
 
-    def _put_back(self, before: Attachment, refused: AttachRefusedError) -> None:
-        try:
-            self.attachments.admit(_again(before), _ADMIT_S)
-            self._publish(before.key)
-        except AttachRefusedError as error:
+    def _put_back(self, gone: Iterable[Attachment], refused: AttachRefusedError) -> None:
+        lost = []
+        for before in gone:
+            try:
+                self.attachments.admit(_again(before), _ADMIT_S)
+                self._publish(before.key, _PUBLISHED_S)
+            except AttachRefusedError as error:
+                lost.append(str(error))
+        if lost:
+            whys = "; ".join(lost)
             raise AttachRefusedError(
-                refused.code, f"{refused}; what was attached cannot be put back: {error}"
+                refused.code, f"{refused}; what was attached cannot be put back: {whys}"
             ) from refused
 
-    def _attach(self, wanted: AttachRequest, caller: Caller, *, publish: bool) -> Port:
+    def _attach(
+        self, wanted: Sequence[AttachRequest], caller: Caller, *, publish: bool
+    ) -> list[Port]:
         self._refuse_taken(wanted)
-        known = self.attachments.attachment(wanted.key)
+        new = [each.key for each in wanted if self.attachments.attachment(each.key) is None]
         try:
-            port = self.attachments.admit(wanted, _ADMIT_S)
-            _refuse_gone(caller)
-            self.attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
+            ports = [self._admit(each, caller) for each in wanted]
+            for each in wanted:
+                self.attachments.wait_programmed(each.key, _PROGRAMMED_S)
             _refuse_gone(caller)
             if publish:
-                self._publish(wanted.key)
+                self._publish_all(wanted)
         except AttachRefusedError:
-            if known is None:
-                self.attachments.cancel(wanted.key)
+            for key in new:
+                self.attachments.cancel(key)
             raise
+        return ports
+
+    def _admit(self, wanted: AttachRequest, caller: Caller) -> Port:
+        port = self.attachments.admit(wanted, _ADMIT_S)
+        _refuse_gone(caller)
         return port
 
-    def _publish(self, key: AttachmentKey) -> None:
+    def _publish_all(self, wanted: Iterable[AttachRequest]) -> None:
+        give_up = time.monotonic() + _PUBLISHED_S
+        for each in wanted:
+            self._publish(each.key, max(0.0, give_up - time.monotonic()))
+
+    def _publish(self, key: AttachmentKey, timeout_s: float) -> None:
         """Let other nodes know; one that may not be here any more is kept, and says so itself."""
         held = self.attachments.attachment(key)
         if held is None or held.blocked is None:
-            self.attachments.publish(key, _PUBLISHED_S)
+            self.attachments.publish(key, timeout_s)
 
-    def _refuse_taken(self, wanted: AttachRequest) -> None:
+    def _refuse_taken(self, wanted: Sequence[AttachRequest]) -> None:
+        asked = {each.key: each for each in wanted}
+        netdev = wanted[0].netdev
         for attachment in map(self.attachments.attachment, self.attachments.keys()):
             if attachment is None:
                 continue
-            same_key = attachment.key == wanted.key
-            if attachment.netdev == wanted.netdev and not same_key:
+            same = asked.get(attachment.key)
+            if same is None and attachment.netdev == netdev:
                 raise AttachRefusedError(
                     ALREADY_ATTACHED,
-                    f"representor {wanted.netdev} of node {self.node}: its VF is taken by"
+                    f"representor {netdev} of node {self.node}: its VF is taken by"
                     f" {attachment.key} ({attachment.identity}); detach that first",
                 )
-            if same_key and not _is_same(attachment, wanted):
+            if same is not None and not _is_same(attachment, same):
                 raise AttachRefusedError(
                     ALREADY_ATTACHED,
-                    f"{wanted.key} is attached at node {self.node} already, to segment"
+                    f"{same.key} is attached at node {self.node} already, to segment"
                     f" {attachment.segment} by {attachment.access_port}, with MAC {attachment.mac};"
                     " detach it first",
                 )
@@ -176,6 +227,10 @@ class VfPorts:
                 )
             _refuse_gone(caller)
             yield
+
+
+def _attached(ports: Iterable[Port]) -> tuple[Attachment, ...]:
+    return tuple(port.attachment for port in ports)
 
 
 def _refuse_gone(caller: Caller) -> None:
@@ -207,4 +262,5 @@ def _again(attachment: Attachment) -> AttachRequest:
         mtu=attachment.mtu,
         network=attachment.network,
         netdev=attachment.netdev,
+        vlan=attachment.vlan,
     )

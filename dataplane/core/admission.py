@@ -89,10 +89,11 @@ def _answer(state: State, request: AttachRequest, outcome: Attachment | Refusal)
     if request.key not in state.attachments and _may_move(state, outcome):
         outcome = replace(outcome, connected=False)
         state = replace(state, withheld=state.withheld | {request.key})
+    shared = any(each.slot == outcome.slot for each in state.attachments.values())
     return replace(
         state,
         attachments={**state.attachments, request.key: outcome},
-        last_slot=outcome.slot,
+        last_slot=state.last_slot if shared else outcome.slot,
     )
 
 
@@ -132,12 +133,13 @@ def _admit(state: State, request: AttachRequest) -> Attachment:
         mac=mac,
         ips=(),
         identity=request.identity,
-        slot=_free_slot(state),
+        slot=_slot(state, request),
         ipam=request.ipam,
         mtu=request.mtu,
         network=request.network,
         requested_at=request.requested_at,
         netdev=request.netdev,
+        vlan=request.vlan,
     )
     if state.fabric.is_current(segment.name):
         _refuse_frozen(state, attachment)
@@ -311,6 +313,15 @@ def _block_ips(state: State, segment: Segment) -> tuple[IpAddress, ...]:
     raise _WaitingError(
         f"segment {segment.name}: no free address here, and {_unsynced_cause(state)}"
     )
+
+
+def _slot(state: State, request: AttachRequest) -> int:
+    """Return the slot of a trunk port that has one: all its VLANs come in by one netdev."""
+    if request.vlan is not None:
+        for other in state.attachments.values():
+            if other.vlan is not None and other.netdev == request.netdev:
+                return other.slot
+    return _free_slot(state)
 
 
 def _free_slot(state: State) -> int:

@@ -19,7 +19,8 @@ def _uses(known: Capability, view: SegmentView) -> Iterator[Use]:
     behind = [port for port in view.ports if port.attachment.netdev in known.guards]
     if behind:
         yield Use.PORTS
-    if not any(port.guard in known.guards[port.attachment.netdev] for port in behind):
+    whole = (port for port in behind if port.attachment.vlan is None)  # a trunk has no entries
+    if not any(port.guard in known.guards[port.attachment.netdev] for port in whole):
         return
     yield Use.ENTRIES
     encap, family = view.segment.encap, view.segment.underlay

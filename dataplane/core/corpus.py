@@ -28,12 +28,12 @@ from dataplane.core.frames import (
     MF,
     TCP,
     UDP,
-    VLAN,
     Ip,
     encapsulate,
     ethernet,
     ip_frame,
     mac_bytes,
+    tagged,
     udp,
 )
 from dataplane.core.model import Encap, EntryKey, IpAddress, Mac, Node, Vni
@@ -166,8 +166,12 @@ def corpus(desired: Desired, nic: Link, draw: Draw, choice: Choice) -> Corpus:
 
 
 def _ways(desired: Desired, view: SegmentView) -> Iterator[_Way]:
-    """Yield from every active port of a segment to every other endpoint there."""
-    ports = [port for port in view.ports if port.state is PortState.ACTIVE]
+    """Yield from every active port of a segment to every other endpoint there.
+
+    Not from or to trunk ports: their frames, with a tag, are Open vSwitch's alone.
+    """
+    active = (port for port in view.ports if port.state is PortState.ACTIVE)
+    ports = [port for port in active if port.attachment.vlan is None]
     here = [_Who(port.attachment.mac, port.attachment.ips) for port in ports]
     own = {vtep.version for vtep in desired.vteps}
     far = [
@@ -534,11 +538,7 @@ def _towards(make: Make, mac: str) -> Make:
 
 
 def _tagged(make: Make, tag: int) -> Make:
-    def tagged(mark: bytes) -> bytes:
-        frame = make(mark)
-        return frame[:12] + struct.pack("!HH", VLAN, tag) + frame[12:]
-
-    return tagged
+    return lambda mark: tagged(make(mark), tag)
 
 
 # --- ARP and ND ----------------------------------------------------------------------------------

@@ -205,3 +205,12 @@ class Desired:
         """Return every local port, in the order of its slot."""
         ports = [port for view in self.segments.values() for port in view.ports]
         return tuple(sorted(ports, key=lambda port: port.attachment.slot))
+
+    @property
+    def link_mtus(self) -> Mapping[int, int]:
+        """Return the MTU of the netdevs of each slot, in bytes: of a trunk port the largest."""
+        found: dict[int, int] = {}
+        for port in self.ports:
+            slot = port.attachment.slot
+            found[slot] = max(port.mtu, found.get(slot, port.mtu))
+        return found

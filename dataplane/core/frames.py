@@ -118,10 +118,20 @@ def probe_inner(probe: Probe, mark: bytes = b"") -> bytes:
 
 def probe_frame(probe: Probe, mac: str, mark: bytes = b"") -> bytes:
     """Return what the netdev with ``mac``, where a probe comes in, receives."""
-    inner = probe_inner(probe, mark)
     if isinstance(probe.entry, FromPod):
-        return inner
-    return encapsulate(probe.entry, mac, inner)
+        return probe_sent(probe, probe.entry, mark)
+    return encapsulate(probe.entry, mac, probe_inner(probe, mark))
+
+
+def probe_sent(probe: Probe, entry: FromPod, mark: bytes = b"") -> bytes:
+    """Return what a pod sends, with the tag that it has at a trunk port."""
+    inner = probe_inner(probe, mark)
+    return inner if entry.vlan is None else tagged(inner, entry.vlan)
+
+
+def tagged(frame: bytes, tag: int) -> bytes:
+    """Return ``frame`` with a VLAN tag (IEEE 802.1Q), of priority 0 if ``tag`` is a VLAN id."""
+    return frame[:12] + struct.pack("!HH", VLAN, tag) + frame[12:]
 
 
 def parse_tunnel(frame: bytes) -> TunnelPacket | None:

@@ -145,7 +145,7 @@ def _with_switch(snapshot: Snapshot, device: Device) -> Device:
     """Return a DPU's half with what is known of its switch, and what it is used for."""
     known = snapshot.state.switch.capability
     attachments = snapshot.state.attachments.values()
-    device = replace(device, vfs_used=sum(bool(each.netdev) for each in attachments))
+    device = replace(device, vfs_used=len({each.netdev for each in attachments} - {""}))
     if known is None:
         return device
     views = snapshot.desired.segments.values() if snapshot.desired else ()

@@ -425,6 +425,8 @@ class Attachment:
     seconds (0 in a file of a version that did not keep it), ``moves`` what its Endpoint says.
     ``netdev`` is, on a DPU, the representor that the interface is behind (and ``netns`` is empty:
     the pod is elsewhere), on its host the VF that the interface is; empty: a veth pair of ours.
+    ``vlan`` is the tag that its frames have at ``netdev``, a trunk port whose other VLANs are other
+    attachments, with the same slot; None: they have none, and it has ``netdev`` for itself.
     ``connected`` is False from when it may take its workload from another node until its pod's end
     is there: the workload stays where it is, also over a restart.
     """
@@ -445,6 +447,7 @@ class Attachment:
     requested_at: int = 0
     moves: tuple[int, ...] = ()
     netdev: str = ""
+    vlan: int | None = None
     connected: bool = True
 
     @property

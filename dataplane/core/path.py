@@ -117,10 +117,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class FromPod:
-    """Where a pod's packets come in: with the fast path, and without it."""
+    """Where a pod's packets come in: with the fast path, and without it; ``vlan`` is their tag."""
 
     access_port: str
     ovs_port: str
+    vlan: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +275,11 @@ def _from_pod(desired: Desired, view: SegmentView, source: End, target: End) -> 
     if port is None:
         return Hop(source, target, _nowhere(Reason.NO_ENTRY, f"no port with {source.mac} here"))
     attachment = port.attachment
-    entry = FromPod(attachment.access_port, attachment.ovs_port)
+    entry = FromPod(attachment.access_port, attachment.ovs_port, attachment.vlan)
     if port.state is PortState.BLOCKED:
         predicted = Outcome(Action.DROP, reason=port.reason)
     else:
-        predicted = _sent(desired, view, target)
+        predicted = _by_tag(port, _sent(desired, view, target))
     return Hop(source, target, predicted, _probe(desired, view, (source, target), entry))
 
 
@@ -287,7 +288,7 @@ def _sent(desired: Desired, view: SegmentView, target: End) -> Outcome:
     port = _port(view, target.mac)
     remote = next((each for each in view.remotes if each.endpoint.mac == target.mac), None)
     if port is not None and port.state is PortState.ACTIVE:
-        return _by_policy(desired, Outcome(Action.DELIVER, port=port.attachment.access_port))
+        return _delivered(desired, port)
     if remote is None:
         return _unknown(view, port)
     local = _own_vtep(desired, view)
@@ -316,7 +317,19 @@ def _received(desired: Desired, view: SegmentView, vtep: IpAddress, target: End)
         return _nowhere(Reason.UNKNOWN_VTEP, f"nobody of {view.segment.name} is behind {vtep}")
     if port is None or port.state is PortState.BLOCKED:
         return _unknown(view, port)
-    return _by_policy(desired, Outcome(Action.DELIVER, port=port.attachment.access_port))
+    return _delivered(desired, port)
+
+
+def _delivered(desired: Desired, port: Port) -> Outcome:
+    outcome = Outcome(Action.DELIVER, port=port.attachment.access_port)
+    return _by_policy(desired, _by_tag(port, outcome))
+
+
+def _by_tag(port: Port, outcome: Outcome) -> Outcome:
+    """Say that ``outcome`` is Open vSwitch's work at a trunk port: it alone knows of tags."""
+    if port.attachment.vlan is None or outcome.reason is not None:
+        return outcome
+    return replace(outcome, reason=Reason.UNSUPPORTED_MATCH)
 
 
 def _unknown(view: SegmentView, port: Port | None) -> Outcome:

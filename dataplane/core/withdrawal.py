@@ -31,8 +31,12 @@ Standing = Mapping[Hashable, Rows]
 
 
 def loaded_standing(attachments: Iterable[Attachment]) -> dict[Hashable, Rows]:
-    """Return whose ports an earlier run of the agent knew, before it is known what is wanted."""
-    return {each.netdev: Rows(_whose(each), 0) for each in attachments if each.netdev}
+    """Return whose ports an earlier run of the agent knew, before it is known what is wanted.
+
+    A trunk port has no rows, and was made when the switch had let go of it.
+    """
+    owned = (each for each in attachments if each.netdev and each.vlan is None)
+    return {each.netdev: Rows(_whose(each), 0) for each in owned}
 
 
 def first_standing(desired: Desired, generation: int, loaded: Standing) -> dict[Hashable, Rows]:
@@ -85,7 +89,7 @@ def _known(desired: Desired) -> Iterator[tuple[Hashable, Hashable, EntryKey]]:
         segment = view.segment
         for port in view.ports:
             owner = port.attachment
-            if owner.netdev and port.state is PortState.ACTIVE:
+            if owner.netdev and owner.vlan is None and port.state is PortState.ACTIVE:
                 entry = EntryKey(segment.vni, owner.mac)
                 yield owner.netdev, (entry, owner.ips, port.guard), entry
                 yield entry, owner.netdev, entry

@@ -128,9 +128,11 @@ def _wanted(desired: Desired, bindings: Bindings) -> Iterator[tuple[Hashable, st
         yield UNDERLAY_BRIDGE, UNDERLAY_BRIDGE, LinkState(up=False, mtu=None, ipv6=lends_ipv6)
         if bindings.nic is not None:
             yield UNDERLAY_PORT, UNDERLAY_PORT, LinkState(up=True, mtu=bindings.nic.mtu)
+    mtus = desired.link_mtus
     for port in desired.ports:
+        mtu = mtus[port.attachment.slot]
         for name in (port.attachment.access_port, port.attachment.ovs_port):
-            yield port.attachment.key, name, LinkState(up=True, mtu=port.mtu)
+            yield port.attachment.key, name, LinkState(up=True, mtu=mtu)
 
 
 def _link_keys(items: Mapping[Hashable, object]) -> frozenset[LinkKey]:

@@ -54,6 +54,28 @@ class Vlans:
             return self.segment(int(bridge))
         return BRIDGES.id_of(bridge, "bridge_port.spec.logical_bridges")
 
+    def tagged(self, bridge: str) -> tuple[int, str]:
+        """Return the tag of a bridge at trunk ports, and its Segment's name.
+
+        The tag is the VLAN id that the bridge has here as a resource, so that what is told of a
+        port is what may be asked for.
+        """
+        segment = self.named(bridge)
+        vlan_id = next(iter(self.ids(segment)), None)
+        if vlan_id is None:
+            raise OpiRefusedError(
+                Fault.FIXED,
+                f"logical bridge {shown(bridge)}, segment {segment}, has no VLAN id on this node,"
+                " and at a trunk port needs one: opi.bridges in its configuration says which",
+            )
+        if bridge.isdigit() and int(bridge) != vlan_id:
+            raise OpiRefusedError(
+                Fault.BAD_VALUE,
+                f"logical bridge {shown(bridge)} is segment {segment}, whose tag on this node is"
+                f" {vlan_id}",
+            )
+        return vlan_id, segment
+
 
 @dataclass(frozen=True, slots=True)
 class BridgeView:

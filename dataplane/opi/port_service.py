@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -37,7 +38,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         if not port_id:
             raise missing("bridge_port_id")
         wanted = self._wanted(port_id, request.bridge_port)
-        return self._told(self._site.ports.attach(wanted, context, publish=True).attachment)
+        return self._told(self._site.ports.create(ports.key_of(port_id), wanted, context))
 
     @answering
     def ListBridgePorts(
@@ -46,10 +47,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         """Return a page of all ports, by name."""
         del context
         self._site.own_representors()
-        agent = self._site.agent
-        held = {each: agent.attachment(ports.key_of(each)) for each in ports.ids(agent.keys())}
-        known = {port_id: each for port_id, each in held.items() if each is not None}
-        page, following = page_of(known, PORTS, request.page_size, request.page_token)
+        page, following = page_of(self._all(), PORTS, request.page_size, request.page_token)
         return pb.ListBridgePortsResponse(
             bridge_ports=map(self._told, page), next_page_token=following
         )
@@ -62,10 +60,10 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         del context
         port_id = PORTS.id_of(request.name)
         self._site.own_representors()
-        attachment = self._site.agent.attachment(ports.key_of(port_id))
-        if attachment is None:
+        held = self._site.ports.held(ports.key_of(port_id))
+        if not held:
             raise unknown(request.name)
-        return self._told(attachment)
+        return self._told(held)
 
     @answering
     def DeleteBridgePort(
@@ -74,7 +72,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         """Forget a port, also one that is being made."""
         key = ports.key_of(PORTS.id_of(request.name))
         self._site.own_representors()
-        if not self._site.ports.detach(key, context) and not request.allow_missing:
+        if not self._site.ports.remove(key, context) and not request.allow_missing:
             raise unknown(request.name)
         return Empty()
 
@@ -90,35 +88,48 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         masks.check(asked, request.update_mask)
         self._site.own_representors()
 
-        def wanted_of(held: Attachment | None) -> AttachRequest:
-            if held is not None:
+        def wanted_of(held: tuple[Attachment, ...]) -> list[AttachRequest]:
+            if held:
                 stored = ports.resource(held)
                 return self._wanted(port_id, masks.updated(stored, asked, request.update_mask))
             if not request.allow_missing:
                 raise unknown(asked.name)
             return self._wanted(port_id, asked)
 
-        changed = self._site.ports.change(ports.key_of(port_id), wanted_of, context)
-        return self._told(changed.attachment)
+        return self._told(self._site.ports.change(ports.key_of(port_id), wanted_of, context))
 
-    def _wanted(self, port_id: str, port: pb.BridgePort) -> AttachRequest:
+    def _all(self) -> dict[str, tuple[Attachment, ...]]:
+        """Return the attachments of every port by its id."""
+        agent = self._site.agent
+        found: dict[str, tuple[Attachment, ...]] = {}
+        for attachment in filter(None, map(agent.attachment, agent.keys())):
+            if port_id := ports.id_of(attachment.key):
+                found[port_id] = (*found.get(port_id, ()), attachment)
+        return found
+
+    def _wanted(self, port_id: str, port: pb.BridgePort) -> list[AttachRequest]:
+        """Return what has to be attached for a port: of a trunk each VLAN by itself."""
         site = self._site
         representors = site.own_representors()
         wish = ports.wish(port, site.vlans)
         netdev = ports.netdev_of(port_id, site.node, representors)
-        self._expect_segment(wish.segment)
-        return AttachRequest(
-            key=ports.key_of(port_id),
-            netns="",
-            segment=wish.segment,
-            # Every DPU has a host0-0: without the node, one would be taken for the other, moved.
-            identity=f"opi/{site.node}/{port_id}",
-            requested_at=int(time.time()),
-            mac=wish.mac,
-            ipam=True,  # who has the pod gives it its addresses, and does not say which
-            network=ports.NETWORK,
-            netdev=netdev,
-        )
+        for segment in wish.segments.values():
+            self._expect_segment(segment)
+        return [
+            AttachRequest(
+                key=ports.key_of(port_id, vlan),
+                netns="",
+                segment=segment,
+                identity=ports.identity_of(site.node, port_id, vlan),
+                requested_at=int(time.time()),
+                mac=wish.mac,
+                ipam=True,  # who has the pod gives it its addresses, and does not say which
+                network=ports.NETWORK,
+                netdev=netdev,
+                vlan=vlan,
+            )
+            for vlan, segment in wish.segments.items()
+        ]
 
     def _expect_segment(self, segment: str) -> None:
         if self._site.agent.knows_segment(segment):
@@ -131,11 +142,17 @@ class BridgePortService(rpc.BridgePortServiceServicer):
             Fault.AWAY, f"logical bridge {segment} is not known here yet; try again"
         )
 
-    def _told(self, attachment: Attachment) -> pb.BridgePort:
-        snapshot, key = self._site.agent.snapshot, attachment.key
-        port = ports.resource(attachment)
-        status = ports.status(
-            snapshot.port(key), snapshot.unprogrammed(key), published=snapshot.is_published(key)
-        )
-        port.status.CopyFrom(status)
+    def _told(self, attachments: Sequence[Attachment]) -> pb.BridgePort:
+        snapshot = self._site.agent.snapshot
+        served = [
+            ports.Served(
+                segment=each.segment,
+                port=snapshot.port(each.key),
+                lag=snapshot.unprogrammed(each.key),
+                published=snapshot.is_published(each.key),
+            )
+            for each in attachments
+        ]
+        port = ports.resource(attachments)
+        port.status.CopyFrom(ports.status(served))
         return port

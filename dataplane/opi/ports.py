@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dataplane.core.desired import Port, PortState
@@ -15,6 +16,7 @@ from dataplane.opi.component_pb2 import (
     COMP_STATUS_PENDING,
     COMP_STATUS_SUCCESS,
     Component,
+    CompStatus,
 )
 from dataplane.opi.components import component
 from dataplane.opi.refusals import Fault, OpiRefusedError, missing, shown
@@ -23,16 +25,28 @@ from dataplane.opi.resources import BRIDGES, HOST_PORT, PORTS
 # A name that no container runtime can give (core.names): whose attachment it is can be told by it.
 NETWORK = "opi:ports"
 _CONTAINER = "opi:"
-_IFNAME = "port"
+_IFNAME = re.compile(r"port|vlan[1-9][0-9]{0,3}")
 _SPEC = "bridge_port.spec"
+_TRUNK = "TRUNK"
+_TYPES = {int(pb.BRIDGE_PORT_TYPE_ACCESS): "ACCESS", int(pb.BRIDGE_PORT_TYPE_TRUNK): _TRUNK}
 
 
 @dataclass(frozen=True, slots=True)
 class PortWish:
-    """An access port: the MAC behind it, and the Segment by name."""
+    """The MAC behind a port, and its Segments by their frames' tag, None at an access port."""
 
     mac: Mac
+    segments: Mapping[int | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How far one Segment of a port is served; ``lag`` says why it is not programmed."""
+
     segment: str
+    port: Port | None
+    lag: Sequence[str]
+    published: bool
 
 
 def wish(bridge_port: pb.BridgePort, vlans: Vlans) -> PortWish:
@@ -42,18 +56,32 @@ def wish(bridge_port: pb.BridgePort, vlans: Vlans) -> PortWish:
         raise missing(_SPEC)
     if not spec.mac_address:
         raise missing(f"{_SPEC}.mac_address")
-    _check_type(spec.ptype)
-    count = len(spec.logical_bridges)
-    if not count:
+    kind, bridges = _type(spec.ptype), spec.logical_bridges
+    if not bridges:
         raise OpiRefusedError(
             Fault.MISSING_FIELD,
-            "LogicalBridges field cannot be empty when the Bridge Port is of type ACCESS",
+            f"LogicalBridges field cannot be empty when the Bridge Port is of type {kind}",
         )
-    if count > 1:
+    if kind == _TRUNK:
+        return PortWish(mac_of(spec.mac_address), _trunk(bridges, vlans))
+    if len(bridges) > 1:
         raise OpiRefusedError(
-            Fault.BAD_VALUE, f"ACCESS type must have single LogicalBridge and not ({count})"
+            Fault.BAD_VALUE, f"ACCESS type must have single LogicalBridge and not ({len(bridges)})"
         )
-    return PortWish(mac_of(spec.mac_address), vlans.named(spec.logical_bridges[0]))
+    return PortWish(mac_of(spec.mac_address), {None: vlans.named(bridges[0])})
+
+
+def _trunk(bridges: Sequence[str], vlans: Vlans) -> dict[int | None, str]:
+    segments: dict[int | None, str] = {}
+    for bridge in bridges:
+        vlan, segment = vlans.tagged(bridge)
+        if vlan in segments:
+            raise OpiRefusedError(
+                Fault.BAD_VALUE,
+                f"logical bridge {shown(bridge)} stands twice: it is VLAN {vlan}, {segment}",
+            )
+        segments[vlan] = segment
+    return segments
 
 
 def netdev_of(port_id: str, node: str, representors: Sequence[str]) -> str:
@@ -73,67 +101,83 @@ def netdev_of(port_id: str, node: str, representors: Sequence[str]) -> str:
     )
 
 
-def key_of(port_id: str) -> AttachmentKey:
-    """Return what a port's attachment is called on this node."""
-    return AttachmentKey(_CONTAINER + port_id, _IFNAME)
+def key_of(port_id: str, vlan: int | None = None) -> AttachmentKey:
+    """Return what a port is called on this node, or of a trunk port the attachment of a VLAN."""
+    return AttachmentKey(_CONTAINER + port_id, "port" if vlan is None else f"vlan{vlan}")
 
 
-def ids(keys: Collection[AttachmentKey]) -> list[str]:
-    """Return the ids of those of ``keys`` that are ports."""
-    ours = (key.container_id for key in keys if key == key_of(_id(key)))
-    return [each.removeprefix(_CONTAINER) for each in ours]
+def identity_of(node: str, port_id: str, vlan: int | None) -> str:
+    """Return whose an attachment of a port is: of a trunk port each VLAN is named by itself.
+
+    Every DPU has a host0-0: without the node one would be taken for another that has moved.
+    """
+    identity = f"opi/{node}/{port_id}"
+    return identity if vlan is None else f"{identity}/{key_of(port_id, vlan).ifname}"
 
 
-def resource(attachment: Attachment) -> pb.BridgePort:
-    """Return an attachment as the port that it is, without a status."""
+def id_of(key: AttachmentKey) -> str:
+    """Return the id of the port that an attachment is, or is a part of; empty: of none."""
+    if not key.container_id.startswith(_CONTAINER) or not _IFNAME.fullmatch(key.ifname):
+        return ""
+    return key.container_id.removeprefix(_CONTAINER)
+
+
+def resource(attachments: Sequence[Attachment]) -> pb.BridgePort:
+    """Return the attachments of a port as what they are together, without a status."""
+    first, is_trunk = attachments[0], attachments[0].vlan is not None
+    in_order = sorted(attachments, key=lambda each: each.vlan or 0)
     return pb.BridgePort(
-        name=PORTS.name(_id(attachment.key)),
+        name=PORTS.name(id_of(first.key)),
         spec=pb.BridgePortSpec(
-            mac_address=bytes.fromhex(attachment.mac.replace(":", "")),
-            ptype=pb.BRIDGE_PORT_TYPE_ACCESS,
-            logical_bridges=[BRIDGES.name(attachment.segment)],
+            mac_address=bytes.fromhex(first.mac.replace(":", "")),
+            ptype=pb.BRIDGE_PORT_TYPE_TRUNK if is_trunk else pb.BRIDGE_PORT_TYPE_ACCESS,
+            logical_bridges=[BRIDGES.name(each.segment) for each in in_order],
         ),
     )
 
 
-def status(port: Port | None, lag: Sequence[str], *, published: bool) -> pb.BridgePortStatus:
-    """Return how it is with a port; ``lag`` says why it is not programmed, as far as it is not.
+def status(served: Sequence[Served]) -> pb.BridgePortStatus:
+    """Return how it is with a port, which is as it is with the worst of its Segments.
 
     It is up if packets pass here: what other nodes know of it is a component of its own.
     """
-    blocked = port is not None and port.state is PortState.BLOCKED
-    up = port is not None and not lag and not blocked
+    dataplane = _dataplane(served)
+    up = dataplane.status == COMP_STATUS_SUCCESS
     return pb.BridgePortStatus(
         oper_status=pb.BP_OPER_STATUS_UP if up else pb.BP_OPER_STATUS_DOWN,
-        components=[_dataplane(port, lag), _fabric(published=published)],
+        components=[dataplane, _fabric(published=all(each.published for each in served))],
     )
 
 
-def _dataplane(port: Port | None, lag: Sequence[str]) -> Component:
+def _dataplane(served: Sequence[Served]) -> Component:
+    found = [(each.segment, *_state(each)) for each in served]
+    states = {state for _, state, _ in found}
+    worst = (COMP_STATUS_ERROR, COMP_STATUS_PENDING, COMP_STATUS_SUCCESS)
+    reasons = [
+        f"{segment}: {why}" if len(served) > 1 else why
+        for segment, _, reasons in found
+        for why in reasons
+    ]
+    return component("dataplane", next(each for each in worst if each in states), reasons)
+
+
+def _state(served: Served) -> tuple[CompStatus, Sequence[str]]:
+    port = served.port
     if port is not None and port.state is PortState.BLOCKED:
-        return component("dataplane", COMP_STATUS_ERROR, [f"{port.reason}: {port.detail}"])
-    if port is None or lag:
-        return component("dataplane", COMP_STATUS_PENDING, lag)
-    return component("dataplane", COMP_STATUS_SUCCESS)
+        return COMP_STATUS_ERROR, [f"{port.reason}: {port.detail}"]
+    return (COMP_STATUS_PENDING if port is None or served.lag else COMP_STATUS_SUCCESS), served.lag
 
 
 def _fabric(*, published: bool) -> Component:
     return component("fabric", COMP_STATUS_SUCCESS if published else COMP_STATUS_PENDING)
 
 
-def _id(key: AttachmentKey) -> str:
-    return key.container_id.removeprefix(_CONTAINER)
-
-
-def _check_type(ptype: int) -> None:
+def _type(ptype: int) -> str:
     if ptype == pb.BRIDGE_PORT_TYPE_UNSPECIFIED:
         raise missing(f"{_SPEC}.ptype")
-    if ptype == pb.BRIDGE_PORT_TYPE_TRUNK:
-        raise OpiRefusedError(
-            Fault.NOT_BUILT, "ptype TRUNK: ports with VLAN tags are not built yet; use ACCESS"
-        )
-    if ptype != pb.BRIDGE_PORT_TYPE_ACCESS:
+    if ptype not in _TYPES:
         raise OpiRefusedError(Fault.BAD_VALUE, f"ptype {ptype} is no BridgePortType")
+    return _TYPES[ptype]
 
 
 def mac_of(raw: bytes) -> Mac:

@@ -12,7 +12,16 @@ from ipaddress import ip_address
 from types import MappingProxyType
 
 from dataplane.core.errors import OverweaveError
-from dataplane.core.frames import ETHERNET, ICMP, ICMPV6, Ip, TunnelPacket, checksum, mac_bytes
+from dataplane.core.frames import (
+    ETHERNET,
+    ICMP,
+    ICMPV6,
+    Ip,
+    TunnelPacket,
+    checksum,
+    mac_bytes,
+    tagged,
+)
 from dataplane.core.model import Encap, Vni
 from dataplane.core.path import Tunnel
 
@@ -29,6 +38,7 @@ _KEY = re.compile(  # what the kernel is told of the outer headers of what leave
     r"tunnel\(tun_id=(?P<vni>\w+),(?:ipv6_)?src=(?P<source>[^,]+),(?:ipv6_)?dst=(?P<target>[^,]+),"
     r"(?:tos=(?P<tos>\w+),)?ttl=(?P<ttl>\d+),tp_dst=(?P<port>\d+),flags\((?P<flags>[\w|]*)\)\)"
 )
+_TAG = re.compile(r"push_vlan\(vid=(\d+),pcp=0\)")
 _DONT_FRAGMENT = 0x4000
 _PROTOCOL, _ENDS4 = 9, {"src": 12, "dst": 16}  # RFC 791 section 3.1
 _ENDS6 = {"src": 8, "dst": 24}  # RFC 8200 section 3
@@ -68,7 +78,7 @@ def _perform(actions: str, frame: bytes, tunnels: Mapping[str, Encap]) -> Iterat
         elif word.isdecimal():
             yield Output(word, frame, packet)
         elif call is None:
-            raise UnknownActionError(f"datapath action {word} is not understood")
+            frame = _rewritten(word, frame)
         elif call[1] == "clone":
             yield from _perform(call[2], frame, tunnels)
         elif call[1] == "tnl_push":
@@ -78,7 +88,15 @@ def _perform(actions: str, frame: bytes, tunnels: Mapping[str, Encap]) -> Iterat
         elif call[1] == "set":
             frame = _changed(call[2], frame)
         else:
-            raise UnknownActionError(f"datapath action {word} is not understood")
+            frame = _rewritten(word, frame)
+
+
+def _rewritten(word: str, frame: bytes) -> bytes:
+    if word == "pop_vlan":
+        return frame[:12] + frame[16:]
+    if tag := _TAG.fullmatch(word):
+        return tagged(frame, int(tag[1]))
+    raise UnknownActionError(f"datapath action {word} is not understood")
 
 
 def _pushed(header: str, frame: bytes) -> TunnelPacket:

@@ -33,6 +33,7 @@ from overlay_ovs.tables import (
     ANSWER,
     ANSWER_ND,
     ARP_ND,
+    BACK,
     CLASSIFY,
     FLOOD,
     FLOOD_LOCAL,
@@ -258,9 +259,9 @@ def _arp_answer_rules() -> Rules:
         "move:NXM_OF_ARP_TPA[]->NXM_NX_REG7[]",
         "move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[]",
         "move:NXM_NX_REG7[]->NXM_OF_ARP_SPA[]",
-        "IN_PORT",
+        _goto(BACK),
     )
-    return ((ANSWER, 100, "arp", arp),)
+    return ((ANSWER, 100, "arp", arp), (BACK, 10, "", "IN_PORT"))
 
 
 def _nd_rules() -> Rules:
@@ -294,7 +295,7 @@ def _nd_rules() -> Rules:
             ANSWER_ND,
             100,
             f"icmp6,icmp_type={_ADVERTISEMENT}",
-            _steps("move:OXM_OF_PKT_REG2[0..47]->NXM_NX_ND_TLL[]", "IN_PORT"),
+            _steps("move:OXM_OF_PKT_REG2[0..47]->NXM_NX_ND_TLL[]", _goto(BACK)),
         ),
     )
 
@@ -312,31 +313,54 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
     """Plan what this node's own ports on a segment need."""
     vni = view.segment.vni
     owner = cookie(Category.SEGMENT, vni)
-    active: list[int] = []
+    active: list[_Port] = []
     for port in view.ports:
         attachment = port.attachment
         port_owner = cookie(Category.PORT, vni, attachment.ofport)
+        trunk_owner = cookie(Category.PORT, port=attachment.ofport)
         ofport = plan.number(attachment.ovs_port, attachment.key, port_owner)
         if ofport is None:
-            plan.held.add(owner)
-        elif port.state is PortState.BLOCKED:
-            plan.add([_flow(CLASSIFY, 100, f"in_port={ofport}", "drop", port_owner)])
+            plan.held |= {owner, trunk_owner}
+            continue
+        here = _Port(vni, ofport, attachment.vlan)
+        if here.vlan is not None:
+            # Frames without a tag, or with one of no segment: counted here.
+            plan.add([_flow(CLASSIFY, 90, f"in_port={ofport}", "drop", trunk_owner)])
+        if port.state is PortState.BLOCKED:
+            plan.add([_flow(CLASSIFY, 100, here.arrival, "drop", port_owner)])
         else:
-            active.append(ofport)
-            access = _Access(vni, ofport, port.guard, attachment.mac, attachment.ips)
+            active.append(here)
+            access = _Access(here, port.guard, attachment.mac, attachment.ips)
             plan.add(_access_flows(access, plan.answered, port_owner))
     if active:
-        outputs = _steps(*(f"output:{ofport}" for ofport in sorted(active)))
-        plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", outputs, owner)])
+        copies = _steps(*map(_copy, sorted(active, key=lambda port: port.ofport)))
+        plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", copies, owner)])
     if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
         plan.add([_flow(FORWARDING, 10, f"reg0={vni:#x}", _goto(FLOOD), owner)])
+
+
+class _Port(NamedTuple):
+    """Where a pod's frames come in and go out; with ``vlan`` it is a trunk, of more segments."""
+
+    vni: int
+    ofport: int
+    vlan: int | None
+
+    @property
+    def arrival(self) -> str:
+        """Match what it sends, as it comes in."""
+        return f"in_port={self.ofport}" + ("" if self.vlan is None else f",dl_vlan={self.vlan}")
+
+    @property
+    def here(self) -> str:
+        """Match what it sends, once the segment is known."""
+        return f"in_port={self.ofport}" + ("" if self.vlan is None else f",reg0={self.vni:#x}")
 
 
 class _Access(NamedTuple):
     """A pod's port as its flows see it."""
 
-    vni: int
-    ofport: int
+    port: _Port
     guard: Guard
     mac: Mac
     ips: tuple[IpAddress, ...]
@@ -344,15 +368,15 @@ class _Access(NamedTuple):
 
 @lru_cache(_CACHE)
 def _access_flows(access: _Access, answered: frozenset[Family], owner: int) -> Flows:
-    vni, ofport, guard, mac, ips = access
+    port, guard, mac, ips = access
+    vni, here = port.vni, port.here
     own = (*ips, eui64_link_local(mac))
     asked = [ip for ip in own if family_of(ip) in answered]
-    enter = _steps(_set(vni, "reg0"), _goto(GUARD))
-    leave = _steps(_set(ofport, "reg2"), _goto(OUTPUT))
+    leave = _steps(_set(port.ofport, "reg2"), _goto(OUTPUT))
     rules = (
-        (CLASSIFY, 100, f"in_port={ofport}", enter),
-        *_GUARDS[guard](ofport, mac, own),
-        *((OWNER, 200, f"in_port={ofport},{_question(ip)}", _goto(FORWARDING)) for ip in asked),
+        *_tag_rules(port),
+        *_GUARDS[guard](here, mac, own),
+        *((OWNER, 200, f"{here},{_question(ip)}", _goto(FORWARDING)) for ip in asked),
         *(
             (OWNER, 110, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac))
             for ip in asked
@@ -363,21 +387,45 @@ def _access_flows(access: _Access, answered: frozenset[Family], owner: int) -> F
     return tuple(_flow(*rule, owner) for rule in rules)
 
 
-def _no_guard(ofport: int, _mac: Mac, _own: tuple[IpAddress, ...]) -> Rules:
-    return ((GUARD, 400, f"in_port={ofport}", _goto(ARP_ND)),)
-
-
-def _mac_guard(ofport: int, mac: Mac, _own: tuple[IpAddress, ...]) -> Rules:
-    return ((GUARD, 250, f"in_port={ofport},dl_src={mac}", _goto(ARP_ND)),)
-
-
-def _ip_guard(ofport: int, mac: Mac, own: tuple[IpAddress, ...]) -> Rules:
-    here = f"in_port={ofport},dl_src={mac}"
+def _tag_rules(port: _Port) -> Rules:
+    """Return how a frame enters, and at a trunk port its tag is taken off and put on again."""
+    enter = _steps(_set(port.vni, "reg0"), _goto(GUARD))
+    if port.vlan is None:
+        return ((CLASSIFY, 100, port.arrival, enter),)
+    tag, leaving = _tag(port.vlan), f"reg0={port.vni:#x},reg2={port.ofport:#x}"
     return (
-        *_arp_guard(here, mac, own),
-        *_nd_guard(here, mac, own),
-        (GUARD, 100, here, _goto(GUARD_SOURCE)),
-        *_source_guard(f"in_port={ofport}", own),
+        (CLASSIFY, 100, port.arrival, _steps("pop_vlan", enter)),
+        (OUTPUT, 50, leaving, _steps(tag, f"output:{port.ofport}")),
+        (BACK, 100, port.here, _steps(tag, "IN_PORT")),
+    )
+
+
+def _tag(vlan: int) -> str:
+    present = 0x1000  # that there is a tag: the CFI bit of vlan_tci (ovs-fields(7))
+    return _steps("push_vlan:0x8100", f"set_field:{present | vlan}->vlan_vid")
+
+
+def _copy(port: _Port) -> str:
+    """Return how a port gets its copy of a frame, which others get as it was."""
+    copy = f"output:{port.ofport}"
+    return copy if port.vlan is None else _steps(_tag(port.vlan), copy, "pop_vlan")
+
+
+def _no_guard(here: str, _mac: Mac, _own: tuple[IpAddress, ...]) -> Rules:
+    return ((GUARD, 400, here, _goto(ARP_ND)),)
+
+
+def _mac_guard(here: str, mac: Mac, _own: tuple[IpAddress, ...]) -> Rules:
+    return ((GUARD, 250, f"{here},dl_src={mac}", _goto(ARP_ND)),)
+
+
+def _ip_guard(here: str, mac: Mac, own: tuple[IpAddress, ...]) -> Rules:
+    sender = f"{here},dl_src={mac}"
+    return (
+        *_arp_guard(sender, mac, own),
+        *_nd_guard(sender, mac, own),
+        (GUARD, 100, sender, _goto(GUARD_SOURCE)),
+        *_source_guard(here, own),
     )
 
 
@@ -611,7 +659,7 @@ def _echo_of(ip: IpAddress) -> str:
         f"set_field:{ip}->{'ip' if ip.version == 4 else 'ipv6'}_src",
         f"set_field:{reply}",
         "set_field:64->nw_ttl",
-        "IN_PORT",
+        _goto(BACK),
     )
 
 

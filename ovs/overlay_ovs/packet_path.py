@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from dataplane.core.agreement import Observed, Question, done, tunnelled
 from dataplane.core.desired import Datapath
-from dataplane.core.frames import UDP, parse_tunnel, probe_inner
+from dataplane.core.frames import UDP, parse_tunnel, probe_inner, probe_sent
 from dataplane.core.model import Encap
 from dataplane.core.path import Action, FromPod, Outcome, Probe, Tunnel
 from overlay_ovs.datapath_actions import Output, UnknownActionError, performed
@@ -76,7 +76,7 @@ class OvsPacketPath:
     def outcome(self, probe: Probe) -> Outcome:
         """Return what the flows do. Raises UnixctlError."""
         try:
-            walk = self._walk(INTEGRATION_BRIDGE, _entry(probe), probe_inner(probe))
+            walk = self._walk(INTEGRATION_BRIDGE, *_entry(probe))
         except UnixctlError as error:
             owner = _owner_of_refusal(str(error))
             if owner is None:
@@ -129,11 +129,11 @@ class OvsPacketPath:
         return dict(_datapath_ports(self._unixctl.call("dpif/show")))
 
 
-def _entry(probe: Probe) -> str:
-    """Return where a probe comes in, as ovs-fields(7)."""
+def _entry(probe: Probe) -> tuple[str, bytes]:
+    """Return where a probe comes in, as ovs-fields(7), and its frame there."""
     if isinstance(probe.entry, FromPod):
-        return f"in_port={probe.entry.ovs_port}"
-    return _of_tunnel(TUNNEL_PORTS[probe.entry.encap], probe.entry)
+        return f"in_port={probe.entry.ovs_port}", probe_sent(probe, probe.entry)
+    return _of_tunnel(TUNNEL_PORTS[probe.entry.encap], probe.entry), probe_inner(probe)
 
 
 def _of_tunnel(port: str, tunnel: Tunnel) -> str:

@@ -234,13 +234,14 @@ def _tunnel_ports(desired: Desired, marks: Mapping[str, str]) -> Iterator[Port]:
 
 def _pod_ports(desired: Desired, marks: Mapping[str, str]) -> Iterator[Port]:
     """Yield the internal port that each attachment is glued to, blocked or not."""
+    mtus = desired.link_mtus
     for port in desired.ports:
         yield Port(
             port.attachment.ovs_port,
             INTEGRATION_BRIDGE,
             "internal",
             ofport_request=port.attachment.ofport,
-            mtu_request=port.mtu,
+            mtu_request=mtus[port.attachment.slot],
             external_ids=marks,
         )
 

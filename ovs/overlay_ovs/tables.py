@@ -47,7 +47,7 @@ CLASSIFY = Table(
     0,
     "classify",
     "which segment a frame belongs to; frames of no segment of ours end here",
-    _fields("in_port tun_id tun_src tun_ipv6_src"),
+    _fields("in_port dl_vlan tun_id tun_src tun_ipv6_src"),
     ("guard", "forwarding"),
 )
 GUARD = Table(
@@ -55,7 +55,7 @@ GUARD = Table(
     "guard",
     "whether a pod may claim this MAC, and what its ARP and ND messages say",
     _fields(
-        "in_port dl_src dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6 icmp_type"
+        "in_port reg0 dl_src dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6 icmp_type"
         " icmp_code nd_target nd_sll nd_tll"
     ),
     ("guard_source", "arp_nd"),
@@ -64,7 +64,7 @@ GUARD_SOURCE = Table(
     15,
     "guard_source",
     "whether a pod may send from this IP address",
-    _fields("in_port ip nw_src nw_proto ipv6 ipv6_src icmp6 icmp_type nd_target nd_sll"),
+    _fields("in_port reg0 ip nw_src nw_proto ipv6 ipv6_src icmp6 icmp_type nd_target nd_sll"),
     ("arp_nd",),
 )
 ARP_ND = Table(
@@ -91,7 +91,7 @@ ROUTING = Table(
         "reg0 reg8 reg9 ip nw_dst nw_ttl nw_frag icmp ipv6 ipv6_src ipv6_dst icmp6 icmp_type"
         " icmp_code"
     ),
-    ("forwarding",),
+    ("forwarding", "back"),
 )
 FORWARDING = Table(
     30,
@@ -111,13 +111,26 @@ FLOOD_LOCAL = Table(
     50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0")
 )
 OUTPUT = Table(
-    60, "output", "a frame leaves, or a question has found its owner", _fields("reg3"), ("answer",)
+    60,
+    "output",
+    "a frame leaves, with its tag at a trunk port, or a question has found its owner",
+    _fields("reg0 reg2 reg3"),
+    ("answer",),
 )
 ANSWER = Table(
-    70, "answer", "turns a question into its answer", _fields("arp icmp6 icmp_type"), ("answer_nd",)
+    70,
+    "answer",
+    "turns a question into its answer",
+    _fields("arp icmp6 icmp_type"),
+    ("answer_nd", "back"),
 )
 # Apart, because OVS lets nd_tll be set only where the match says icmp_type=136.
-ANSWER_ND = Table(75, "answer_nd", "completes a Neighbor Advertisement", _fields("icmp6 icmp_type"))
+ANSWER_ND = Table(
+    75, "answer_nd", "completes a Neighbor Advertisement", _fields("icmp6 icmp_type"), ("back",)
+)
+BACK = Table(
+    80, "back", "an answer goes to who asked, with its tag at a trunk port", _fields("in_port reg0")
+)
 WIRE = Table(
     0,
     "wire",
@@ -139,6 +152,7 @@ PIPELINES: Mapping[str, tuple[Table, ...]] = {
         OUTPUT,
         ANSWER,
         ANSWER_ND,
+        BACK,
     ),
     UNDERLAY_BRIDGE: (WIRE,),
 }

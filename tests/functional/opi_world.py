@@ -38,8 +38,9 @@ SEGMENTS = (
     Segment("blue", Vni(7), subnets=(ip_network("10.1.0.0/20"),)),
     Segment("default", Vni(8)),
     Segment("green", Vni(9)),
+    Segment("red", Vni(10)),
 )
-VLANS = Vlans("default", {5: "blue", 6: "green", 22: "opi-bridge9"})
+VLANS = Vlans("default", {5: "blue", 6: "green", 8: "red", 22: "opi-bridge9"})
 REPRESENTORS = tuple(f"rep{number}" for number in range(8))
 MAC = bytes.fromhex("020000000001")
 BRIDGE, PORT = "//network.opiproject.org/bridges/", "//network.opiproject.org/ports/"

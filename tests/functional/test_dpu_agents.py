@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,9 @@ from typing import Any, Self
 import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Packet, Raw
 
 from dataplane.core.inventory import REFRESH_S
 from dataplane.lab.runtime import PluginError, invoke
@@ -36,6 +39,7 @@ from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as opi_rpc
 from dataplane.opi import lifecycle_pb2 as lifecycle
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
 from ovs_client.daemons import OvsInstance, Place
+from tests.functional.overlay_switch import drain, in_netns, opened
 from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, STATED_S, World, ip, netns
 from tests.unit.sysfs_trees import Tree, vital_product_data
 
@@ -43,8 +47,9 @@ VF, OPERATORS_VF = "0000:06:00.2", "0000:06:00.3"
 SERIAL = "M1"
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
-MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4")
+MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4", "p5")
 OPERATORS_POD = "10.1.15.250/20"  # of the operator's own IPAM
+GREEN = "kind: Segment\nname: green\nvni: 8\nsubnets: [10.2.0.0/24]\n"
 NODES = ("h", "d", "n")
 UNHEARD_S = 5.0  # who is ready has answered its host since
 
@@ -82,7 +87,7 @@ class Relay:
 
 
 class DpuWorld(World):
-    """Host h, its DPU d, plain node n; pods p1 and p4 on h, p2 on d, p3 on n."""
+    """Host h, its DPU d, plain node n; pods p1 and p4 on h, p2 on d, p3 and p5 on n."""
 
     hidden: Path | None = None
     relay: Relay | None = None
@@ -112,7 +117,8 @@ class DpuWorld(World):
         config = {**json.loads(self.config(name).read_text()), "devices": devices}
         if devices:
             socket, channel = f"unix:{self.plugin(name)}", "[fe80::1%eth0]:8085"
-            bridges = {"segment": "blue", "bridges": {"22": "opi-bridge9"}, "role": "tenant"}
+            tags = {"5": "blue", "6": "green", "22": "opi-bridge9"}
+            bridges = {"segment": "blue", "bridges": tags, "role": "tenant"}
             config["opi"] = {"socket": socket, "channel": channel, **bridges}
         self.config(name).write_text(json.dumps(config))
 
@@ -401,17 +407,208 @@ class Daemon:
         )
         return made
 
+    def create_trunk(self, mac: str) -> opi.BridgePort:
+        """Attach the same VF to two segments, as no operator does, but an OPI client may."""
+        spec = opi.BridgePortSpec(
+            mac_address=bytes.fromhex(mac.replace(":", "")),
+            ptype="BRIDGE_PORT_TYPE_TRUNK",
+            logical_bridges=["5", "6"],
+        )
+        port = opi.BridgePort(name="host0-1", spec=spec)
+        made: opi.BridgePort = self.ports.CreateBridgePort(
+            opi.CreateBridgePortRequest(bridge_port=port)
+        )
+        return made
+
     def delete(self) -> None:
         self.ports.DeleteBridgePort(opi.DeleteBridgePortRequest(name="host0-1"))
 
 
 def move_vf_into_pod() -> str:
     """Do what the operator's CNI plugin does with VF 1 and pod p4; return the VF's MAC."""
-    (vf,) = json.loads(ip("-n", netns("h").name, "-j", "link", "show", "dev", "vf1"))
-    ip("-n", netns("h").name, "link", "set", "vf1", "netns", netns("p4").name, "name", "net1")
-    ip("-n", netns("p4").name, "addr", "add", OPERATORS_POD, "dev", "net1")
-    ip("-n", netns("p4").name, "link", "set", "net1", "up")
+    if "net1" not in ip("-n", netns("p4").name, "-br", "link"):
+        move = ["vf1", "netns", netns("p4").name, "name", "net1"]
+        ip("-n", netns("h").name, "link", "set", *move)
+        ip("-n", netns("p4").name, "addr", "add", OPERATORS_POD, "dev", "net1")
+        ip("-n", netns("p4").name, "link", "set", "net1", "up")
+    (vf,) = json.loads(ip("-n", netns("p4").name, "-j", "link", "show", "dev", "net1"))
     return str(vf["address"])
+
+
+class TaggedPod:
+    """What is behind a trunk port: it has an address in each VLAN, and answers by the tag."""
+
+    def __init__(self, pod: str, netdev: str, mac: str, addresses: dict[int, str]) -> None:
+        self.mac, self.addresses = mac, addresses
+        self.came: list[Packet] = []  # what was not answered
+        self._socket = in_netns(netns(pod), lambda: opened(netdev))
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._socket.close()
+
+    def send(self, *tags: int, target: str, payload: Packet) -> None:
+        frame = Ether(src=self.mac, dst=target)
+        for tag in tags:
+            frame /= Dot1Q(vlan=tag)
+        self._socket.send(bytes(frame / payload))
+
+    def ask(self, ip: str, *tags: int) -> None:
+        own = self.addresses[tags[0]] if tags else "0.0.0.0"
+        question = ARP(hwsrc=self.mac, psrc=own, pdst=ip)
+        self.send(*tags, target="ff:ff:ff:ff:ff:ff", payload=question)
+
+    def told(self, tag: int, ip: str) -> str | None:
+        """Return which MAC an answer with that tag has told of ``ip``."""
+        answers = [f[ARP] for f in self.came if ARP in f and _tags(f) == [tag] and f[ARP].op == 2]
+        return next((str(each.hwsrc) for each in answers if each.psrc == ip), None)
+
+    def ping(self, tag: int, target: Sequence[str], size: int = 56) -> bool:
+        """Say whether (IP, MAC) answers an echo request of ``size`` bytes with the same tag."""
+        ip, mac = target
+        mark = os.urandom(8)
+        request = (
+            IP(src=self.addresses[tag], dst=ip, flags="DF") / ICMP() / (mark + bytes(size - 8))
+        )
+        self.send(tag, target=mac, payload=request)
+        give_up = time.monotonic() + 2
+        while time.monotonic() < give_up:
+            if any(_tags(f) == [tag] and _is_echo(f, 0) and mark in bytes(f) for f in self.came):
+                return True
+            self._stopping.wait(0.01)
+        return False
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            select.select([self._socket], [], [], 0.05)
+            for frame in map(Ether, drain(self._socket)):
+                answer = self._answer(frame)
+                if answer is None:
+                    self.came.append(frame)
+                else:
+                    self.send(*_tags(frame), target=frame.src, payload=answer)
+
+    def _answer(self, frame: Packet) -> Packet | None:
+        own = [self.addresses.get(tag) for tag in _tags(frame)]
+        if len(own) != 1 or own[0] is None:
+            return None
+        if ARP in frame and frame[ARP].op == 1 and frame[ARP].pdst == own[0]:
+            asked = frame[ARP]
+            return ARP(op=2, hwsrc=self.mac, psrc=own[0], hwdst=asked.hwsrc, pdst=asked.psrc)
+        if _is_echo(frame, 8) and frame[IP].dst == own[0]:
+            echo = frame[ICMP].copy()
+            echo.type, echo.chksum = 0, None
+            answer: Packet = IP(src=own[0], dst=frame[IP].src, flags="DF") / echo
+            return answer
+        return None
+
+
+def _tags(frame: Packet) -> list[int]:
+    tag = frame.getlayer(Dot1Q)
+    return [] if tag is None else [tag.vlan, *_tags(tag.payload)]
+
+
+def _is_echo(frame: Packet, kind: int) -> bool:
+    return ICMP in frame and frame[ICMP].type == kind
+
+
+def test_a_trunk_port_among_pods_of_two_segments(world: DpuWorld) -> None:
+    """Pod p4's VF is in VLAN 5 the segment blue, in VLAN 6 green; an agent is killed in between."""
+    assert world("apply", "-f", "-", stdin=GREEN).returncode == 0
+    world.cni("ADD", "n", "p5", segment="green")
+    tags = {"p2": 5, "p3": 5, "p5": 6}  # by which p4 reaches the pods
+    pods = [(tag, *_where(pod)) for pod, tag in tags.items()]
+    mac = move_vf_into_pod()
+    own = {5: "10.1.15.251", 6: "10.2.0.251"}
+    pings = {pod: {"ips": [{"address": own[tag]}]} for pod, tag in tags.items()}
+    with TaggedPod("p4", "net1", mac, own) as trunk, Daemon(world, "d") as dpu:
+
+        def all_is_well() -> None:
+            for tag, *there in pods:
+                assert trunk.ping(tag, there), (tag, there)
+                assert trunk.ping(tag, there, _mtu("p2") - 28)  # the tag is not part of it
+            assert not any(world.pings(pod, there, 2) for pod, there in pings.items())
+
+        made = dpu.create_trunk(mac)
+        assert (made.spec.ptype, made.status.oper_status) == (2, opi.BP_OPER_STATUS_UP)
+        world.until(lambda: world.pings("p3", pings["p3"], 1) == 0, "d")
+        world.until(lambda: world.pings("p5", pings["p5"], 1) == 0, "d")
+        for tag, address, owner in pods:
+            trunk.ask(address, tag)
+            world.until(lambda: trunk.told(tag, address) == owner, "d", 5)  # noqa: B023
+        all_is_well()
+
+        world.stop("d", signal.SIGKILL)
+        all_is_well()
+        world.start("d", "agent", "--config", str(world.config("d")), space="d")
+        dpu.begin()
+        assert dpu.create_trunk(mac).spec == made.spec
+        world.until(lambda: world.is_ready("d"), "d")
+        all_is_well()
+
+        trunk.ask(pods[0][1])  # without a tag: nobody answers
+        _check_isolation(trunk)
+        assert all(_tags(frame) for frame in trunk.came)
+        if world.hidden is None:
+            _check_what_is_said(world)
+        dpu.delete()
+        assert "opi/d/host0-1" not in world("get", "port", agents="d").stdout
+        assert not trunk.ping(5, pods[0][1:])
+    world.cni("DEL", "n", "p5", segment="green")
+    assert world("delete", "segment", "green").returncode == 0
+
+
+def _where(pod: str) -> tuple[str, str]:
+    """Return the IPv4 address and the MAC of a pod."""
+    (link,) = json.loads(ip("-n", netns(pod).name, "-j", "addr", "show", "dev", "eth0"))
+    return next(a["local"] for a in link["addr_info"] if a["family"] == "inet"), link["address"]
+
+
+def _mtu(pod: str) -> int:
+    (link,) = json.loads(ip("-n", netns(pod).name, "-j", "link", "show", "dev", "eth0"))
+    return int(link["mtu"])
+
+
+def _check_isolation(trunk: TaggedPod) -> None:
+    """Require that a broadcast comes to the pods of its VLAN alone, and one of no VLAN to nobody.
+
+    What comes last has come after all else that was to come.
+    """
+    ears = {pod: in_netns(netns(pod), lambda: opened("eth0")) for pod in ("p2", "p3", "p5")}
+    try:
+        for _ in range(2):
+            for tags in ((), (0,), (9,), (22,), (9, 5), (5,), (6,)):
+                payload = Raw(f"marked {tags}".encode().ljust(60, b"."))
+                trunk.send(*tags, target="ff:ff:ff:ff:ff:ff", payload=payload)
+        time.sleep(0.5)
+        heard = {
+            pod: {f[f.index(b"marked") :].rstrip(b".") for f in drain(ear) if b"marked" in f}
+            for pod, ear in ears.items()
+        }
+    finally:
+        for ear in ears.values():
+            ear.close()
+    assert heard == {"p2": {b"marked (5,)"}, "p3": {b"marked (5,)"}, "p5": {b"marked (6,)"}}
+
+
+def _check_what_is_said(world: DpuWorld) -> None:
+    """Require that the trunk is shown for what it is, and that a trace of it agrees."""
+    name = "opi/d/host0-1/vlan6"
+    (entry,) = json.loads(world("get", "entry", name, "-o", "json", agents="d").stdout)
+    assert (entry["placement"], entry["reason"]) == ("ovs", "unsupported-match")
+    (port,) = json.loads(world("get", "port", name, "-o", "json", agents="d").stdout)
+    assert (port["access_port"], port["segment"]) == ("rep1", "green")
+    traced = world("trace", name, "p5/eth0", agents="dn")  # there and back
+    assert traced.returncode == 0, traced.stdout + traced.stderr
+    (row,) = world.records("get", "dpu", f"{SERIAL}-dpu")
+    assert row["vfs_used"] == 2
 
 
 def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:

@@ -87,6 +87,10 @@ def port(**spec: Any) -> pb.BridgePort:
     return daemons_port(**spec).bridge_port
 
 
+def trunk(*bridges: str, **spec: Any) -> pb.CreateBridgePortRequest:
+    return daemons_port(**{"ptype": 2, "logical_bridges": bridges, **spec})
+
+
 def named(port_id: str, **spec: Any) -> pb.CreateBridgePortRequest:
     return pb.CreateBridgePortRequest(bridge_port_id=port_id, bridge_port=port(**spec))
 
@@ -191,7 +195,14 @@ WRONG: list[tuple[str, str, Any, grpc.StatusCode, str]] = [
     ("zero mac", CREATE, daemons_port(mac=bytes(6)), BAD, "cannot belong"),
     ("unknown type", CREATE, daemons_port(ptype=7), BAD, "ptype 7 is no BridgePortType"),
     ("negative type", CREATE, daemons_port(ptype=-1), BAD, "ptype -1 is no BridgePortType"),
-    ("trunk", CREATE, daemons_port(ptype=2), Code.UNIMPLEMENTED, "VLAN tags are not built yet"),
+    ("empty trunk", CREATE, trunk(), BAD, "cannot be empty when the Bridge Port is of type TRUNK"),
+    ("bridge twice", CREATE, trunk("5", "6", "5"), BAD, "'5' stands twice: it is VLAN 5, blue"),
+    ("twice by name", CREATE, trunk("5", BRIDGE + "blue"), BAD, "stands twice"),
+    ("vlan 0 of a trunk", CREATE, trunk("5", "0"), BAD, "no VLAN id from 1"),
+    ("100k in a trunk", CREATE, trunk(*["5"] * 100000), BAD, "stands twice"),
+    ("not tagged", CREATE, trunk("5", BRIDGE + "default"), REFUSED, "has no VLAN id on this node"),
+    ("nobody's tag", CREATE, trunk("17"), REFUSED, "segment default, has no VLAN id on this node"),
+    ("no such trunk bridge", CREATE, trunk("5", "22"), REFUSED, "not been found: opi-bridge9"),
     ("two bridges", CREATE, daemons_port(logical_bridges=["5", "6"]), BAD, "and not (2)"),
     ("100k bridges", CREATE, daemons_port(logical_bridges=["5"] * 100000), BAD, "not (100000)"),
     ("vlan 0", CREATE, daemons_port(logical_bridges=["0"]), BAD, "no VLAN id"),
@@ -545,7 +556,14 @@ def test_an_update_without_a_mask_takes_what_it_has(world: OpiWorld) -> None:
     ("request_", "code"),
     [
         pytest.param(update("host0-3", "spec.mac_address"), BAD, id="without a mac"),
-        pytest.param(update("host0-3", ptype=2), Code.UNIMPLEMENTED, id="to a trunk"),
+        pytest.param(
+            update("host0-3", ptype=2, logical_bridges=["6", "22"]), REFUSED, id="to no trunk"
+        ),
+        pytest.param(
+            update("host0-3", ptype=2, mac_address=OTHER_MAC, logical_bridges=["6", "5"]),
+            Code.ALREADY_EXISTS,
+            id="to a trunk with a used mac",
+        ),
         pytest.param(update("host0-3", logical_bridges=["22"]), REFUSED, id="to no bridge"),
         pytest.param(update("host0-3", mac_address=OTHER_MAC), Code.ALREADY_EXISTS, id="used mac"),
     ],
@@ -579,6 +597,158 @@ def test_an_update_that_is_refused_while_the_database_is_away_leaves_it_up(world
         assert found.status.oper_status == pb.BP_OPER_STATUS_UP
     finally:
         world.agent.post(FabricConnection(connected=True))
+
+
+# --- trunk ports ---
+
+
+def get(world: OpiWorld) -> pb.BridgePort:
+    found: pb.BridgePort = world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3"))
+    return found
+
+
+def bridges_of(told: pb.BridgePort) -> list[str]:
+    return [each.removeprefix(BRIDGE) for each in told.spec.logical_bridges]
+
+
+def by_segment(world: OpiWorld) -> dict[str, Attachment]:
+    """Return what is attached, by segment."""
+    held = filter(None, map(world.agent.attachment, world.agent.keys()))
+    return {each.segment: each for each in held}
+
+
+def slots(world: OpiWorld) -> dict[str, tuple[str, int | None, int]]:
+    held = by_segment(world).items()
+    return {segment: (each.netdev, each.vlan, each.slot) for segment, each in held}
+
+
+def rows(world: OpiWorld) -> set[tuple[str, str, str]]:
+    with FabricStore(world.remote) as store:
+        found = [each for each in store.read() if isinstance(each, Endpoint)]
+    return {(each.segment, each.identity, each.mac) for each in found}
+
+
+def test_a_trunk_port(world: OpiWorld) -> None:
+    made = world.ports.CreateBridgePort(trunk("6", "5"))
+    assert (made.name, made.spec.mac_address, made.spec.ptype) == (PORT + "host0-3", MAC, 2)
+    assert bridges_of(made) == ["blue", "green"]  # in the order of their tags
+    assert made.status.oper_status == pb.BP_OPER_STATUS_UP
+    assert [each.status for each in made.status.components] == [2, 2]
+    slot = slots(world)["blue"][2]
+    assert slots(world) == {"blue": ("rep3", 5, slot), "green": ("rep3", 6, slot)}
+    mac = "02:00:00:00:00:01"
+    assert rows(world) == {
+        ("blue", "opi/d1/host0-3/vlan5", mac),
+        ("green", "opi/d1/host0-3/vlan6", mac),
+    }
+    assert get(world) == made
+    assert list(world.ports.ListBridgePorts(LIST()).bridge_ports) == [made]
+
+    again = trunk("5", BRIDGE + "green")
+    assert world.ports.CreateBridgePort(again) == made
+    world.restart()
+    assert (slots(world)["green"], world.port_names()) == (("rep3", 6, slot), ["host0-3"])
+    wait_until(lambda: get(world) == made)
+    assert world.ports.CreateBridgePort(again) == made
+    delete(world, PORT + "host0-3")
+    assert (world.agent.keys(), rows(world)) == ((), set())
+    with refused(MISSING, "unable to find key"):
+        delete(world, "host0-3")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        pytest.param(daemons_port(), "its VF is taken by opi:host0-3/vlan5", id="access"),
+        pytest.param(trunk("5"), "its VF is taken by opi:host0-3/vlan6", id="less bridges"),
+        pytest.param(trunk("5", "6", mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac"),
+        pytest.param(named("rep3", mac=OTHER_MAC), "its VF is taken by", id="by its netdev"),
+        pytest.param(trunk("5", vf=4), "is already used by opi/d1/host0-3", id="a used mac"),
+        pytest.param(
+            trunk("8", "6", "5", vf=4), "is already used by opi/d1/host0-3", id="one of more"
+        ),
+    ],
+)
+def test_another_in_a_trunks_place(
+    world: OpiWorld, other: pb.CreateBridgePortRequest, words: str
+) -> None:
+    made = world.ports.CreateBridgePort(trunk("5", "6"))
+    with refused(Code.ALREADY_EXISTS, words):
+        world.ports.CreateBridgePort(other)
+    assert get(world) == made
+    assert (world.port_names(), len(world.agent.keys())) == (["host0-3"], 2)
+
+
+def test_a_create_that_was_interrupted_is_finished(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(trunk("6"))
+    assert bridges_of(world.ports.CreateBridgePort(trunk("5", "6"))) == ["blue", "green"]
+    assert len({slot for *_, slot in slots(world).values()}) == 1
+
+
+def test_of_a_trunk_that_is_refused_nothing_is_left(
+    world: OpiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ports.CreateBridgePort(daemons_port(vf=4, logical_bridges=["6"]))
+    with refused(Code.ALREADY_EXISTS, "is already used by opi/d1/host0-4"):
+        world.ports.CreateBridgePort(trunk("5", "6"))
+    assert world.port_names() == ["host0-4"]
+    publish = world.agent.publish
+    with monkeypatch.context() as planted:
+        planted.setattr(
+            world.agent,
+            "publish",
+            lambda key, _: refuse() if key.ifname == "vlan6" else publish(key, 1),
+        )
+        with refused(Code.UNAVAILABLE, "not now"):
+            world.ports.CreateBridgePort(trunk("5", "6", mac=OTHER_MAC))
+    assert world.port_names() == ["host0-4"]
+    wait_until(lambda: {segment for segment, *_ in rows(world)} == {"green"})
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "bridges"),
+    [
+        pytest.param(trunk("5"), ("5", "6", "8"), "blue green red", id="more bridges"),
+        pytest.param(trunk("5", "6"), ("6",), "green", id="less bridges"),
+        pytest.param(trunk("5", "6"), ("6", "8"), "green red", id="another bridge"),
+        pytest.param(trunk("5"), ("6",), "green", id="no bridge of before"),
+        pytest.param(daemons_port(), ("5", "6"), "blue green", id="access to trunk"),
+    ],
+)
+def test_an_update_to_a_trunk_changes_what_differs(
+    world: OpiWorld, first: pb.CreateBridgePortRequest, then: tuple[str, ...], bridges: str
+) -> None:
+    before = world.ports.CreateBridgePort(first)
+    held = by_segment(world)
+    request = update("host0-3", "spec.ptype", "spec.logical_bridges", ptype=2, logical_bridges=then)
+    changed = world.ports.UpdateBridgePort(request)
+    assert (bridges_of(changed), changed.spec.ptype) == (bridges.split(), 2)
+    assert changed.spec.mac_address == before.spec.mac_address
+    assert (get(world), changed.status.oper_status) == (changed, pb.BP_OPER_STATUS_UP)
+    if before.spec.ptype == changed.spec.ptype:
+        kept = by_segment(world).items() & held.items()
+        assert {segment for segment, _ in kept} == {*bridges_of(before)} & {*bridges.split()}
+    assert {segment for segment, *_ in rows(world)} == {*bridges.split()}
+
+
+def test_an_update_makes_an_access_port_of_a_trunk(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(trunk("5", "6"))
+    changed = world.ports.UpdateBridgePort(update("host0-3", ptype=1, logical_bridges=["6"]))
+    assert (bridges_of(changed), changed.spec.ptype) == (["green"], 1)
+    assert [each.ifname for each in by_segment(world).values()] == ["port"]
+
+
+def test_a_trunk_whose_update_is_refused_is_put_back(world: OpiWorld) -> None:
+    world.ports.CreateBridgePort(daemons_port(vf=4, logical_bridges=["8"]))
+    made = world.ports.CreateBridgePort(trunk("5", "6"))
+    before = slots(world)
+    with refused(Code.ALREADY_EXISTS, "is already used by opi/d1/host0-4"):
+        world.ports.UpdateBridgePort(update("host0-3", logical_bridges=["6", "8"]))
+    wait_until(lambda: get(world) == made)
+    assert slots(world) == before
+    with refused(Code.ALREADY_EXISTS, "is already used by opi/d1/host0-4"):
+        world.ports.UpdateBridgePort(update("host0-3", ptype=1, logical_bridges=["8"]))
+    wait_until(lambda: get(world) == made)
 
 
 def test_an_update_makes_what_is_missing_if_it_may(world: OpiWorld) -> None:
@@ -923,7 +1093,7 @@ def test_pages_of_bridges(world: OpiWorld) -> None:
         token = page.next_page_token
         if not token:
             break
-    assert found == [("blue", 5), ("default", 0), ("green", 6)]
+    assert found == [("blue", 5), ("default", 0), ("green", 6), ("red", 8)]
 
 
 # --- other nodes ---

@@ -48,6 +48,7 @@ from tests.unit.overlay_builders import (
     mac_of,
     port,
     remote,
+    trunk,
     view,
 )
 from tests.unit.test_overlay_flows import worlds
@@ -92,6 +93,8 @@ def every_kind() -> list[SegmentView]:
             port(slots[0], segment),
             port(slots[1], segment, ips=()),
             port(slots[2], segment, state=PortState.BLOCKED),
+            trunk(90, segment, first + 1),
+            trunk(91, segment, first + 1, PortState.BLOCKED),
         ]
         remotes = [remote(200 + slot, segment, vteps[slot % 2]) for slot in slots]
         prefixes = (ip_interface("10.1.0.254/16"), ip_interface("fd00::ffff/64"))
@@ -340,6 +343,22 @@ class TestPorts:
         view(GENEVE4, [port(1, GENEVE4), port(3, GENEVE4, state=PortState.BLOCKED)]),
         view(VXLAN4, [port(2, VXLAN4)]),
     )
+    TRUNK = (
+        view(GENEVE4, [replace(trunk(4, GENEVE4, 5), mtu=1300)]),
+        view(VXLAN4, [replace(trunk(4, VXLAN4, 6), mtu=1350)]),
+        view(GENEVE6, [replace(trunk(4, GENEVE6, 7), mtu=1280)]),
+    )
+
+    def test_a_trunk_port_is_one_and_as_large_as_its_largest_segment(
+        self, empty: Switch, vswitch: VSwitch
+    ) -> None:
+        target, nic = ports_target(empty, vswitch), Bindings(NIC)
+        converge(target, desired(*self.TRUNK), nic)
+        assert not converge(target, desired(*self.TRUNK), nic)
+        _until(lambda: _ofport(empty, "ot4") == 104)
+        assert "mtu 1350 " in empty.ip("link", "show", "ot4")
+        converge(target, desired(*self.TRUNK[:1]), nic)
+        _until(lambda: "mtu 1300 " in empty.ip("link", "show", "ot4"))
 
     def test_bridges_and_ports_are_as_asked(self, empty: Switch, vswitch: VSwitch) -> None:
         target, wanted = ports_target(empty, vswitch), desired(*self.WORLD)

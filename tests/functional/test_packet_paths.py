@@ -33,7 +33,7 @@ from dataplane.core.corpus import Choice, Draw, corpus
 from dataplane.core.desired import Desired, PortState
 from dataplane.core.frames import parse_tunnel
 from dataplane.core.model import Encap, Guard, Segment
-from dataplane.core.path import Action, End, Hop, Live, Outcome, arrives, compare, hops
+from dataplane.core.path import Action, End, Hop, Live, Outcome, arrives, compare, hops, why_ovs
 from dataplane.core.reasons import Reason
 from dataplane.netlink.rtnl import Rtnl
 from dataplane.netlink.tc import Slot, delete_bpf, replace_bpf
@@ -77,6 +77,15 @@ def world(segment: Segment) -> Desired:
     return desired(view(segment, ports, [remote(4, segment, vtep)]))
 
 
+def with_trunk(segment: Segment) -> Desired:
+    """The same, but the first port is a VLAN of a trunk."""
+    state = world(segment)
+    (seen,) = state.segments.values()
+    first = replace(seen.ports[0].attachment, netdev="vp1", vlan=5)
+    ports = (replace(seen.ports[0], attachment=first), *seen.ports[1:])
+    return replace(state, segments={segment.name: replace(seen, ports=ports)})
+
+
 def ends(segment: Segment, kind: str) -> dict[int, End]:
     """Return workloads 1 to 4 with an address each: IPv4, IPv6 or link-local."""
     own, vtep = (OWN4, VTEP4[0]) if segment.underlay == "ipv4" else (OWN6, VTEP6[0])
@@ -95,8 +104,12 @@ def ends(segment: Segment, kind: str) -> dict[int, End]:
 
 
 def way(segment: Segment, source: int, target: int, kind: str = "ipv4") -> Hop:
+    return way_in(world(segment), segment, source, target, kind)
+
+
+def way_in(state: Desired, segment: Segment, source: int, target: int, kind: str = "ipv4") -> Hop:
     each = ends(segment, kind)
-    return next(hops(world(segment), segment.name, (each[source], each[target])))
+    return next(hops(state, segment.name, (each[source], each[target])))
 
 
 WAYS = [
@@ -107,6 +120,7 @@ WAYS = [
     pytest.param(4, 3, id="to a blocked port"),
 ]
 KINDS = ("ipv4", "ipv6", "link-local")
+TRUNK_WAYS = [(1, 4), (4, 1), (1, 2), (2, 1)]
 each_way = pytest.mark.parametrize(("source", "target"), WAYS)
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_segment = pytest.mark.parametrize("segment", [*SEGMENTS, UNGUARDED], ids=lambda s: s.name)
@@ -441,6 +455,39 @@ def test_what_ovs_says_is_what_was_rendered(
         not is_blocked or hop.predicted.action is Action.FLOOD
     )
     assert found.passed[0] == "classify"
+
+
+@pytest.mark.parametrize(("source", "target"), TRUNK_WAYS)
+def test_packets_of_a_trunk_port_go_by_ovs_alone(
+    machine: Machine, flows: Flows, source: int, target: int
+) -> None:
+    state = with_trunk(GENEVE4)
+    machine.hold(state)
+    flows.hold(state)
+    hop = way_in(state, GENEVE4, source, target)
+    live = Live(machine.ask(hop), flows.ask(hop))
+    assert live.fast.action is Action.HAND_OVER
+    assert (compare(hop.predicted, live), arrives(hop.predicted, live)) == (None, True)
+    assert why_ovs(hop.predicted, live) is Reason.UNSUPPORTED_MATCH
+
+
+def test_a_tag_that_is_lost_is_found(flows: Flows) -> None:
+    """A trace sends what the pod sends, with its tag."""
+    state = with_trunk(GENEVE4)
+    flows.hold(state)
+    hop = way_in(state, GENEVE4, 1, 4)
+    flows.change("ow-int", 0, "dl_vlan=5", None)
+    difference = compare(hop.predicted, Live(Outcome(Action.NONE), flows.ask(hop)))
+    assert difference is not None
+    assert (difference.owner, difference.what[:4]) == ("ovs-flows: table classify", "drop")
+
+
+def test_frames_of_a_trunk_port_are_not_asked_about() -> None:
+    state = with_trunk(GENEVE4)
+    asked = corpus(state, NIC, Draw(50, "seed", b""), Choice()).questions
+    assert asked
+    first = mac_of(1)
+    assert not [each.name for each in asked if first in each.name]
 
 
 TO_4, TO_1, TO_2 = (f"dl_dst={mac_of(n)}" for n in (4, 1, 2))

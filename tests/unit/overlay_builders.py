@@ -54,6 +54,8 @@ ROUTED_A = Segment("routed-a", Vni(106), Encap.GENEVE, Family.IPV4)
 ROUTED_B = Segment("routed-b", Vni(107), Encap.VXLAN, Family.IPV6)
 ROUTED_C = Segment("routed-c", Vni(108), Encap.GENEVE, Family.IPV4)
 ROUTED_D = Segment("routed-d", Vni(109), Encap.GENEVE, Family.IPV4)
+TRUNK_A = replace(GENEVE4, name="trunka", vni=Vni(116))
+TRUNK_B = replace(GENEVE4, name="trunkb", vni=Vni(117), guard=Guard.OFF)
 TUNNELS = {"ow-geneve": 1, "ow-vxlan": 2, "ophy0": 1}
 
 
@@ -95,6 +97,12 @@ def port(
 ) -> Port:
     """Return a local port on ``segment``."""
     return Port(attachment(slot, segment, ips), segment, MTU, state)
+
+
+def trunk(slot: int, segment: Segment, vlan: int, state: PortState = PortState.ACTIVE) -> Port:
+    """Return a local port on ``segment`` that is one VLAN of a trunk port."""
+    here = replace(attachment(slot, segment), ifname=f"vlan{vlan}", netdev=f"rep{slot}", vlan=vlan)
+    return Port(here, segment, MTU, state)
 
 
 def remote(number: int, segment: Segment, vtep: IpAddress) -> RemoteEndpoint:

@@ -23,6 +23,7 @@ from tests.unit.overlay_builders import (
     VXLAN4,
     port,
     remote,
+    trunk,
     view,
 )
 from vendors import registry
@@ -123,6 +124,7 @@ FAR4, FAR6 = remote(10, GENEVE4, VTEP4[0]), remote(10, GENEVE6, VTEP6[0])
             (view(GENEVE4, [behind(GENEVE4, "rep9")], [FAR4]),), {Use.DEVICE}, id="no such port"
         ),
         pytest.param((view(MAC_ONLY, [behind(MAC_ONLY)], [FAR4]),), PORTS, id="guard"),
+        pytest.param((view(GENEVE4, [trunk(0, GENEVE4, 5)], [FAR4]),), PORTS, id="trunk"),
         pytest.param((view(GENEVE4, [behind(GENEVE4)]),), ENTRIES, id="alone"),
         pytest.param(
             (view(replace(VXLAN4, underlay=Family.IPV6), [behind(VXLAN4)], [FAR6]),),

@@ -49,6 +49,7 @@ from tests.unit.overlay_builders import (
     mac_of,
     port,
     remote,
+    trunk,
     view,
 )
 
@@ -138,6 +139,12 @@ def test_each_vtep_is_a_member_once() -> None:
 
 def test_a_blocked_port_has_nothing() -> None:
     assert items(view(GENEVE4, [port(1, GENEVE4, state=PortState.BLOCKED)])) == {}
+
+
+def test_a_trunk_port_has_nothing() -> None:
+    tagged = trunk(1, GENEVE4, 5)
+    numbers = Bindings(ifindexes={NIC.name: 7, tagged.attachment.access_port: 8})
+    assert items(view(GENEVE4, [tagged]), numbers=numbers) == {}
 
 
 def test_a_blocked_port_does_not_hide_who_superseded_it() -> None:

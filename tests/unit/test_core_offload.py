@@ -37,6 +37,7 @@ from tests.unit.overlay_builders import (
     mac_of,
     port,
     remote,
+    trunk,
     view,
 )
 
@@ -222,6 +223,16 @@ def test_a_pod_on_the_dpu_itself_is_not_behind_its_switch() -> None:
     world = desired(view(GENEVE4, [behind(1), port(2, GENEVE4)], ()))
     choice = chosen(world, {key(1): BUSY, key(2): BUSY})
     assert choice == Choice(frozenset({key(1)}), {key(2): Reason.NO_SWITCH_PORT})
+
+
+def test_a_trunk_port_is_not_placed_and_hides_no_other() -> None:
+    far = (remote(101, GENEVE4, VTEP4[0]),)
+    rates = {key(number): BUSY for number in (1, 2, 101)}
+    alone = chosen(desired(view(GENEVE4, [trunk(1, GENEVE4, 5)], far)), rates)
+    why = Reason.UNSUPPORTED_MATCH
+    assert alone == Choice(frozenset(), {key(1): why, key(101): why})
+    both = chosen(desired(view(GENEVE4, [trunk(1, GENEVE4, 5), behind(2)], far)), rates)
+    assert both == Choice(frozenset({key(2), key(101)}), {key(1): why})
 
 
 def test_guard_mac_takes_no_rows_for_addresses() -> None:

@@ -18,7 +18,16 @@ from dataplane.core.placement import (
     placed_entries,
 )
 from dataplane.core.reasons import Reason
-from tests.unit.overlay_builders import GENEVE4, VTEP4, desired, mac_of, port, remote, view
+from tests.unit.overlay_builders import (
+    GENEVE4,
+    VTEP4,
+    desired,
+    mac_of,
+    port,
+    remote,
+    trunk,
+    view,
+)
 
 SEEN = Traffic(7, 700)
 LOCAL, FAR = mac_of(1), mac_of(101)
@@ -71,6 +80,14 @@ def test_why_no_higher(
         assert entry.placement is (Placement.FASTPATH if is_fast else Placement.OVS)
         assert entry.traffic == ({Placement.FASTPATH: SEEN} if is_fast else {})
     assert [entry.via for entry in entries] == ["vp1", VTEP4[0]]
+
+
+def test_a_trunk_port_is_served_by_open_vswitch_alone() -> None:
+    known = desired(view(GENEVE4, [trunk(1, GENEVE4, 5)]))
+    holdings = Holdings({EntryKey(GENEVE4.vni, LOCAL): SEEN})  # of who had its MAC before
+    (entry,) = placed_entries(known, holdings)
+    assert (entry.placement, entry.via, entry.traffic) == (Placement.OVS, "rep1", {})
+    assert entry.cause == Cause(Reason.UNSUPPORTED_MATCH)
 
 
 FULL = Cause(Reason.TABLE_FULL, "OFPFMFC_TABLE_FULL")

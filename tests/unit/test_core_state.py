@@ -629,6 +629,21 @@ def test_a_slot_is_not_used_again_at_once() -> None:
     assert after(request(identity="next"), state=last).attachments[POD].slot == 0
 
 
+def test_the_vlans_of_a_trunk_port_share_a_slot() -> None:
+    asked = [
+        request(key=AttachmentKey("c", f"{netdev}.{vlan}"), identity=f"{netdev}/{vlan}", **own)
+        for netdev, vlan in (("rep1", 5), ("rep1", 6), ("rep2", 5), ("rep1", None), ("rep1", 7))
+        for own in [{"netdev": netdev, "vlan": vlan, "ipam": True, "netns": ""}]
+    ]
+    state = after(*synced(), *asked)
+    slots = [state.attachments[each.key].slot for each in asked]
+    assert slots == [0, 0, 1, 2, 0]
+    assert state.last_slot == 2  # the next is new, though the last one took a slot of before
+    assert [state.attachments[each.key].ovs_port for each in asked[:2]] == ["ot0", "ot0"]
+    gone = after(*(Detached(each.key) for each in (asked[0], asked[1], asked[4])), state=state)
+    assert after(asked[0], state=gone).attachments[asked[0].key].slot == 3
+
+
 def test_a_late_word_on_a_segment_that_was_given_up_does_not_count() -> None:
     """It was given up and asked for again meanwhile: its rows are on their way a second time."""
     state = after(*synced(OWN_BLOCK), request())

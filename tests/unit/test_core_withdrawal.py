@@ -14,7 +14,7 @@ from dataplane.core.model import EntryKey, Guard
 from dataplane.core.offload import Choice, SwitchView, choose
 from dataplane.core.reasons import Reason
 from dataplane.core.withdrawal import Rows, first_standing, leaving, loaded_standing, next_standing
-from tests.unit.overlay_builders import GENEVE4, VTEP4, VXLAN4, desired, port, remote, view
+from tests.unit.overlay_builders import GENEVE4, VTEP4, VXLAN4, desired, port, remote, trunk, view
 from tests.unit.test_core_offload import BUSY, behind, capability, key
 
 OWN, FAR = key(1), key(101)
@@ -41,6 +41,7 @@ CHANGES = [
     pytest.param(world(behind(1)), set(), id="nothing"),
     pytest.param(world(), {"rep1", OWN}, id="the port's pod is gone"),
     pytest.param(world(at_rep1(port(2, GENEVE4))), {"rep1", OWN}, id="another pod"),
+    pytest.param(world(trunk(1, GENEVE4, 5)), {"rep1", OWN}, id="it is a trunk now"),
     pytest.param(
         desired(view(VXLAN4, [behind(1, VXLAN4)], ()), view(GENEVE4, [], (THERE,))),
         {"rep1", OWN},
@@ -74,6 +75,14 @@ def test_an_earlier_run_may_have_left_rows_of_what_it_knew() -> None:
     assert leaving(standing, world(behind(1))) == frozenset()
     assert leaving(standing, world(None, None)) == {"rep1"}
     assert standing["rep1"].unwanted == 1
+
+
+def test_of_a_trunk_port_the_switch_holds_nothing() -> None:
+    tagged = world(trunk(1, GENEVE4, 5))
+    assert next_standing({}, tagged, ALL, 1).keys() == {FAR}
+    assert loaded_standing([trunk(1, GENEVE4, 5).attachment]) == {}
+    loaded = loaded_standing([behind(1).attachment])  # it became one before all was known
+    assert leaving(first_standing(tagged, 7, loaded), tagged) == {"rep1"}
 
 
 @pytest.mark.parametrize(

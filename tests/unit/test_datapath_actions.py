@@ -60,6 +60,11 @@ SENT6 = TunnelPacket(
         pytest.param("drop", (), id="drop"),
         pytest.param("7", (Output("7", FRAME),), id="one port"),
         pytest.param("7,8", (Output("7", FRAME), Output("8", FRAME)), id="two ports"),
+        pytest.param(
+            "push_vlan(vid=4094,pcp=0),7,pop_vlan,8",
+            (Output("7", FRAME[:12] + b"\x81\0\x0f\xfe" + FRAME[12:]), Output("8", FRAME)),
+            id="with and without a tag",
+        ),
         pytest.param(f"{GENEVE},4", (Output("4", FRAME, SENT4),), id="Geneve over IPv4"),
         pytest.param(f"{VXLAN},4", (Output("4", FRAME, SENT6),), id="VXLAN over IPv6"),
         pytest.param(
@@ -179,7 +184,8 @@ def test_a_tunnel_key_that_is_not_whole_is_refused(actions: str) -> None:
     "actions",
     [
         "userspace(pid=0,slow_path(action)),7",
-        "push_vlan(vid=5,pcp=0),7",
+        "push_vlan(vid=5,pcp=3),7",
+        "push_vlan(tpid=0x88a8,vid=5,pcp=0),7",
         "trunc(64),7",
         "recirc(0x1)",
         "set(tunnel(tun_id=0x1)),7",

@@ -29,7 +29,7 @@ from dataplane.core.offload import Choice, SwitchView
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Snapshot
 from dataplane.core.state import State
-from tests.unit.overlay_builders import GENEVE4, attachment, desired, mac_of, port, view
+from tests.unit.overlay_builders import GENEVE4, attachment, desired, mac_of, port, trunk, view
 
 NOW = 1_800_000_000
 HOST = Device("1-host", "1", "marvell", "Octeon", Side.HOST, "h1", ready=False, vfs=4)
@@ -201,12 +201,13 @@ def test_figures() -> None:
     behind = replace(port(1, GENEVE4), attachment=ON_VF)
     wired = SwitchView(replace(KNOWN, guards={"rep0": frozenset({behind.guard})}))
     picture = snapshot(DPU, wired, HEARD, desired=desired(view(GENEVE4, [behind])))
-    held = {each.key: each for each in (behind.attachment, attachment(2, GENEVE4))}
+    vlans = [replace(trunk(4, GENEVE4, vlan).attachment, ifname=f"vlan{vlan}") for vlan in (5, 6)]
+    held = {each.key: each for each in (behind.attachment, attachment(2, GENEVE4), *vlans)}
     picture = replace(picture, state=replace(picture.state, attachments=held))
     (found,) = tell(Inventory(), picture, NOW).devices
     assert found.tunnels == ((Encap.GENEVE, Family.IPV4), (Encap.VXLAN, Family.IPV6))
     assert found.tables == (TableUse("classify", 0, 10), TableUse("forward", 12, 1024))
-    assert (found.vfs, found.vfs_used) == (4, 1)
+    assert (found.vfs, found.vfs_used) == (4, 2)  # a trunk port is one
     assert (found.heard_at, found.told_at) == (NOW, NOW)
     assert found.assumptions == ("misses", "restarts")
 

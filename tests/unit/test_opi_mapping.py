@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ README = Path(__file__).resolve().parents[2] / "dataplane" / "opi" / "README.md"
 BLUE = Segment("blue", Vni(7))
 GREEN = Segment("green", Vni(9), encap=Encap.VXLAN, underlay=Family.IPV6)
 VLANS = Vlans("red", {5: "blue", 4: "blue", 22: "opi-bridge9"})
+TAGS = Vlans("default", {5: "blue", 7: "blue", 6: "green"})
 HERE = Node("d1", (ip_address("192.0.2.1"),))
 VIEW = BridgeView(HERE, {"blue": BLUE, "green": GREEN}, VLANS)
 MAC = bytes.fromhex("020000000001")
@@ -446,8 +448,19 @@ def port(**spec: Any) -> pb.BridgePort:
     return pb.BridgePort(name="host0-3", spec=pb.BridgePortSpec(**wanted))
 
 
-def test_what_an_access_port_asks_for() -> None:
-    assert ports.wish(port(), VLANS) == ports.PortWish(Mac("02:00:00:00:00:01"), "blue")
+TRUNK = {"ptype": 2, "logical_bridges": ["5", "//network.opiproject.org/bridges/green"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "segments"),
+    [
+        pytest.param(port(), {None: "blue"}, id="access"),
+        pytest.param(port(**TRUNK), {5: "blue", 6: "green"}, id="trunk"),
+        pytest.param(port(ptype=2, logical_bridges=["6"]), {6: "green"}, id="trunk of one"),
+    ],
+)
+def test_what_a_port_asks_for(asked: Any, segments: dict[int | None, str]) -> None:
+    assert ports.wish(asked, TAGS) == ports.PortWish(Mac("02:00:00:00:00:01"), segments)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +479,42 @@ def test_what_an_access_port_asks_for() -> None:
             id="mac as text",
         ),
         pytest.param(port(ptype=0), Fault.MISSING_FIELD, "ptype", id="no type"),
-        pytest.param(port(ptype=2), Fault.NOT_BUILT, "TRUNK", id="trunk"),
+        pytest.param(
+            port(ptype=2, logical_bridges=[]),
+            Fault.MISSING_FIELD,
+            "of type TRUNK",
+            id="empty trunk",
+        ),
+        pytest.param(
+            port(ptype=2, logical_bridges=["5", "6", "5"]),
+            Fault.BAD_VALUE,
+            "'5' stands twice: it is VLAN 5, blue",
+            id="a bridge twice",
+        ),
+        pytest.param(
+            port(ptype=2, logical_bridges=["5", "//network.opiproject.org/bridges/blue"]),
+            Fault.BAD_VALUE,
+            "stands twice",
+            id="by number and name",
+        ),
+        pytest.param(
+            port(ptype=2, logical_bridges=["//network.opiproject.org/bridges/red"]),
+            Fault.FIXED,
+            "has no VLAN id on this node",
+            id="a bridge without tag",
+        ),
+        pytest.param(
+            port(ptype=2, logical_bridges=["17"]),
+            Fault.FIXED,
+            "'17', segment default, has no VLAN id",
+            id="the default segment",
+        ),
+        pytest.param(
+            port(ptype=2, logical_bridges=["7"]),
+            Fault.BAD_VALUE,
+            "'7' is segment blue, whose tag on this node is 5",
+            id="another number of the segment",
+        ),
         pytest.param(port(ptype=7), Fault.BAD_VALUE, "ptype 7", id="unknown type"),
         pytest.param(port(logical_bridges=[]), Fault.MISSING_FIELD, "cannot be empty", id="none"),
         pytest.param(
@@ -475,7 +523,7 @@ def test_what_an_access_port_asks_for() -> None:
     ],
 )
 def test_a_port_that_cannot_be(asked: Any, fault: Fault, words: str) -> None:
-    found, text = refusal(ports.wish, asked, VLANS)
+    found, text = refusal(ports.wish, asked, TAGS)
     assert (found, words in text) == (fault, True), text
 
 
@@ -492,9 +540,9 @@ def test_a_port_behind_no_vf(port_id: str) -> None:
     assert (fault, "node d1 has 2" in text) == (Fault.NO_VF, True)
 
 
-def attachment(port_id: str = "host0-3") -> Attachment:
+def attachment(port_id: str = "host0-3", vlan: int | None = None) -> Attachment:
     return Attachment(
-        *ports.key_of(port_id),
+        *ports.key_of(port_id, vlan),
         netns="",
         segment="blue",
         mac=Mac("02:00:00:00:00:01"),
@@ -503,20 +551,35 @@ def attachment(port_id: str = "host0-3") -> Attachment:
         slot=0,
         network=ports.NETWORK,
         netdev="rep3",
+        vlan=vlan,
     )
 
 
-def test_an_attachment_as_a_port() -> None:
-    found = ports.resource(attachment())
+GREEN_VLAN = replace(attachment(vlan=6), segment="green")
+
+
+@pytest.mark.parametrize(
+    ("held", "segments"),
+    [
+        pytest.param([attachment()], {None: "blue"}, id="access"),
+        pytest.param([attachment(vlan=5)], {5: "blue"}, id="trunk of one"),
+        pytest.param([GREEN_VLAN, attachment(vlan=5)], {5: "blue", 6: "green"}, id="trunk"),
+    ],
+)
+def test_what_is_attached_is_told_as_it_may_be_asked_for(
+    held: list[Attachment], segments: dict[int | None, str]
+) -> None:
+    found = ports.resource(held)
     assert found.name == "//network.opiproject.org/ports/host0-3"
-    assert ports.wish(found, VLANS) == ports.PortWish(Mac("02:00:00:00:00:01"), "blue")
+    assert ports.wish(found, TAGS) == ports.PortWish(Mac("02:00:00:00:00:01"), segments)
+    assert [ports.key_of("host0-3", vlan) for vlan in segments] == sorted(e.key for e in held)
 
 
 def test_which_attachments_are_ports() -> None:
-    ours = [ports.key_of("host0-3"), ports.key_of("rep1")]
-    others = [("c1", "eth0"), ("host0-3", "port"), ("opi:host0-3", "eth0")]
+    ours = [ports.key_of("host0-3"), ports.key_of("rep1"), ports.key_of("rep1", 4094)]
+    others = [("c1", "eth0"), ("host0-3", "port"), ("opi:host0-3", "eth0"), ("opi:x", "vlan0")]
     keys = [*ours, *(type(ours[0])(*each) for each in others)]
-    assert ports.ids(keys) == ["host0-3", "rep1"]
+    assert list(map(ports.id_of, keys)) == ["host0-3", "rep1", "rep1", *[""] * len(others)]
 
 
 UP, DOWN = pb.BP_OPER_STATUS_UP, pb.BP_OPER_STATUS_DOWN
@@ -548,13 +611,48 @@ BLOCKED = Port(attachment(), BLUE, 1450, PortState.BLOCKED, Reason.SUPERSEDED, "
 def test_how_it_is_with_a_port(
     held: Port | None, lag: tuple[str, ...], published: bool, status: int, components: Any
 ) -> None:
-    found = ports.status(held, lag, published=published)
+    found = ports.status([ports.Served("blue", held, lag, published)])
     assert found.oper_status == status
     told = [
         (c.status, json.loads(c.details)["reasons"] if c.details else []) for c in found.components
     ]
     assert told == [(code, [why] if why else []) for code, why in components]
     assert [c.name for c in found.components] == ["dataplane", "fabric"]
+
+
+def served(held: Port | None, segment: str, *lag: str, published: bool = True) -> ports.Served:
+    return ports.Served(segment, held, lag, published)
+
+
+@pytest.mark.parametrize(
+    ("parts", "up", "dataplane", "fabric"),
+    [
+        pytest.param(
+            [served(ACTIVE, "blue"), served(ACTIVE, "green")], UP, (SUCCESS, []), SUCCESS, id="all"
+        ),
+        pytest.param(
+            [served(ACTIVE, "blue"), served(ACTIVE, "green", "no ot0", published=False)],
+            DOWN,
+            (PENDING, ["green: no ot0"]),
+            PENDING,
+            id="one is late",
+        ),
+        pytest.param(
+            [served(BLOCKED, "blue"), served(ACTIVE, "green", "no ot0")],
+            DOWN,
+            (ERROR, ["blue: superseded: it is at n2", "green: no ot0"]),
+            SUCCESS,
+            id="one is blocked, one late",
+        ),
+    ],
+)
+def test_a_trunk_is_as_well_as_its_worst_segment(
+    parts: list[ports.Served], up: int, dataplane: tuple[int, list[str]], fabric: int
+) -> None:
+    found = ports.status(parts)
+    first, second = found.components
+    told = json.loads(first.details)["reasons"] if first.details else []
+    assert (found.oper_status, (first.status, told), second.status) == (up, dataplane, fabric)
 
 
 # --- where the daemons meet ---

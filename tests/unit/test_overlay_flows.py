@@ -35,6 +35,7 @@ from tests.unit.overlay_builders import (
     mac_of,
     port,
     remote,
+    trunk,
     view,
 )
 
@@ -262,6 +263,12 @@ def worlds(draw: st.DrawFn) -> list[SegmentView]:
                     st.tuples(st.sampled_from([None, ()]), st.sampled_from(PortState)), max_size=3
                 )
             )
+        ]
+        ports += [
+            trunk(90 + number, segment, int(segment.vni) - 99, state)
+            for number, state in draw(
+                st.dictionaries(st.integers(0, 2), st.sampled_from(PortState))
+            ).items()
         ]
         vteps = VTEP4 if segment.underlay.value == "ipv4" else VTEP6
         remotes = [

@@ -19,9 +19,10 @@ import structlog
 
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
+from dataplane.api.channels import Channels
 from dataplane.api.dpu import DpuClient
 from dataplane.api.health import DpuFeed
-from dataplane.api.service import AgentService, serve, serve_attachments
+from dataplane.api.service import AgentService, serve
 from dataplane.api.witness import HostWitness, WitnessStand
 from dataplane.cni.front import Front
 from dataplane.cni.handler import Handler, Limits, VfFront
@@ -52,6 +53,7 @@ from dataplane.fabric.segments import StoredSegments
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
+from dataplane.halves import channels, own_device, serve_host
 from dataplane.host.glue import GlueTarget
 from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
@@ -163,7 +165,8 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     watched = watched_devices(config.devices)
-    dpus = [DpuFeed(watched, DpuClient())] if watched else []
+    to_dpus = channels(config)
+    dpus = [DpuFeed(watched, DpuClient(to_dpus))] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
     inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
     feeds: tuple[Feed, ...] = (
@@ -179,7 +182,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, ways, stack)
+    _serve(config, agent, ways, to_dpus, stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +222,9 @@ def _feeds(ways: _Ways, look: Callable[[str], None]) -> Iterator[Feed]:
         yield SwitchFeed(ways.switch, ways.counters, poke, time.monotonic)
 
 
-def _own_device(config: AgentConfig) -> DeviceConfig | None:
-    """Return the DPU that this node is, if it is one."""
-    return next((each for each in config.devices if each.side is Side.DPU), None)
-
-
 def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
     """Return the driver of the DPU that this node is, None for another node, and without one."""
-    device = _own_device(config)
+    device = own_device(config)
     switch = registry.of_device(device, config.node) if device else None
     if switch is not None:
         stack.callback(switch.close)
@@ -243,7 +241,7 @@ def _device_path(
     config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness
 ) -> ObservedPath | None:
     """Return what sees the switch of the DPU that this node is at work; None: there is none."""
-    device = _own_device(config)
+    device = own_device(config)
     if device is None or ways.switch is None:
         return None
 
@@ -265,7 +263,9 @@ def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -
     return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
 
 
-def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> None:
+def _serve(
+    config: AgentConfig, agent: Agent, ways: _Ways, to_dpus: Channels, stack: ExitStack
+) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
     witness = HostWitness()
@@ -279,11 +279,11 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     stack.callback(ipam.stop)
     devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
     if devices:
-        heard = partial(_tell_heard, agent, _own_device(config))
+        heard = partial(_tell_heard, agent, own_device(config))
         attachments = AttachmentService(ports, devices, witness, heard)
-        host = serve_attachments(attachments, config.attachment_socket)
+        host = serve_host(config, attachments)
         stack.callback(lambda: host.stop(None).wait())
-    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
+    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, to_dpus, stack))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
@@ -300,7 +300,7 @@ def _serve_opi(
     from dataplane.opi.server import OpiServer
     from dataplane.opi.site import Site
 
-    dpu = _own_device(config)
+    dpu = own_device(config)
     access = config.fabric
     is_tenant = opi.role is OpiRole.TENANT
     site = Site(
@@ -328,15 +328,16 @@ def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
         agent.post(HalfHeard(device.name, int(time.time())))
 
 
-def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:
+def _front(config: AgentConfig, to_dpus: Channels, stack: ExitStack) -> VfFront | None:
     vfs = host_vfs(config.devices)
     if not vfs:
         return None
-    front = Front(vfs, DpuClient(), VfRecords(config.state_dir / "vfs"))
+    front = Front(vfs, DpuClient(to_dpus), VfRecords(config.state_dir / "vfs"))
     front.start()
     stack.callback(front.stop)
     addresses = {vf.dpu for vf in vfs}
-    stand = WitnessStand({each: PodWitness(partial(front.ports_below, each)) for each in addresses})
+    witnesses = {each: PodWitness(partial(front.ports_below, each)) for each in addresses}
+    stand = WitnessStand(witnesses, to_dpus)
     stand.start()
     stack.callback(stand.stop)
     return VfFront(front, VfWiring())

@@ -21,7 +21,7 @@ from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
 from dataplane.cni.vf_records import VfRecord, VfRecords
 from dataplane.config import AgentConfig
-from dataplane.contracts import AttachRefusedError, Switch, Vf
+from dataplane.contracts import Switch, Vf
 from dataplane.core.diff import Change, Item
 from dataplane.core.errors import OverweaveError, TargetError
 from dataplane.core.model import Node, Side
@@ -30,6 +30,7 @@ from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
+from dataplane.halves import channels
 from dataplane.host.pod import OUR_GROUP
 from dataplane.host.vf import VfWiring
 from dataplane.netlink import links, u32
@@ -246,7 +247,7 @@ def _vfs(config: AgentConfig) -> list[Thing]:
         *(
             Thing(
                 f"VF {record.netdev} of pod {record.key}",
-                partial(_bring_home, records, record, known.get(record.device_id)),
+                partial(_bring_home, config, records, record, known.get(record.device_id)),
             )
             for record in records.load()
         ),
@@ -254,14 +255,14 @@ def _vfs(config: AgentConfig) -> list[Thing]:
     ]
 
 
-def _bring_home(records: VfRecords, record: VfRecord, vf: Vf | None) -> None:
+def _bring_home(config: AgentConfig, records: VfRecords, record: VfRecord, vf: Vf | None) -> None:
     """Do as DEL does; without ``vf`` the configuration does not say any more whom to tell."""
     if record.port is not None:
         VfWiring().unplumb(record.port.attachment)
     if vf is not None:
         try:
-            DpuClient().detach(vf, record.key, _DPU_TIMEOUT_S)
-        except AttachRefusedError as error:
+            DpuClient(channels(config)).detach(vf, record.key, _DPU_TIMEOUT_S)
+        except OverweaveError as error:
             raise OverweaveError(f"it is here, but {error}") from error
     records.remove(record.key)
 

@@ -25,7 +25,7 @@ from dataplane.core.xdp import XdpPlace, why_no_xdp
 from dataplane.rpc import listen
 
 _THREADS = 4
-_ATTACH_THREADS = 32
+ATTACH_THREADS = 32
 
 
 class Source(Protocol):
@@ -150,7 +150,7 @@ def serve(service: AgentService, socket: Path) -> grpc.Server:
 def serve_attachments(service: AttachmentService, socket: Path) -> grpc.Server:
     """Start the service for the host on a unix ``socket`` in a directory only root may enter."""
     # Each Attach waits for the dataplane, and many pods of a host may start at once.
-    server = grpc.server(ThreadPoolExecutor(_ATTACH_THREADS, thread_name_prefix="attachment"))
+    server = grpc.server(ThreadPoolExecutor(ATTACH_THREADS, thread_name_prefix="attachment"))
     attachment_rpc.add_AttachmentServicer_to_server(service, server)
     return listen(server, socket)
 

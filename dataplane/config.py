@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import IpAddress, family_of
+from dataplane.core.model import IpAddress, Side, family_of
 from dataplane.device_config import Devices, Vendor, unix_socket
 from dataplane.documents import (
     Fault,
@@ -107,6 +107,12 @@ def _channel(value: object) -> tuple[str, int]:
             f" [{address}%eth1]:{port}"
         )
     return address, int(port)
+
+
+def _fabric_or_none(value: object) -> object:
+    if value is None:
+        raise InvalidValueError("fabric None is not keys with values, nor none")
+    return None if value == "none" else value
 
 
 Directory = Annotated[Path, PlainValidator(absolute_path)]
@@ -254,7 +260,7 @@ class AgentConfig(Strict):
 
     node: NodeName = Field(default_factory=_hostname, validate_default=True)
     underlay: Underlay
-    fabric: FabricAccess
+    fabric: Annotated[FabricAccess | None, BeforeValidator(_fabric_or_none)]
     tls: TlsAccess | None = None
     ovs: OvsAccess = OvsAccess()
     state_dir: Directory = Path("/var/lib/overweave")
@@ -294,6 +300,16 @@ class AgentConfig(Strict):
         nic = self.underlay.interface
         if nic in (name for device in self.devices for name in device.netdevs):
             raise InvalidValueError(f"devices: netdev {nic} is underlay.interface, too")
+        return self
+
+    @model_validator(mode="after")
+    def _who_has_pods_of_its_own_has_a_fabric(self) -> AgentConfig:
+        sides = {device.side for device in self.devices}
+        if self.fabric is None and sides != {Side.HOST}:
+            raise InvalidValueError(
+                "fabric: none is for a host whose pods are all on VFs of its DPUs: 'devices' with"
+                " side host"
+            )
         return self
 
     @model_validator(mode="after")
@@ -365,6 +381,7 @@ class AgentConfig(Strict):
             exclusive_ports=self.underlay.exclusive_ports,
             xdp=self.underlay.xdp,
             devices=tuple(device.entity(self.node) for device in self.devices),
+            in_fabric=self.fabric is not None,
         )
 
 
@@ -381,7 +398,7 @@ underlay:
   # xdp: auto                  # drop malformed and strangers' tunnel packets in the NIC's driver:
   #                            # auto where it has native XDP and is no veth; native; off
 
-fabric:
+fabric:                        # or none: a host whose pods are all on its DPUs' VFs needs no access
   # unix:/PATH, tcp:ADDRESS:PORT (unauthenticated) or ssl:ADDRESS:PORT; several with commas between
   remote: unix:/var/lib/overweave/fabric/db.sock
   # private_key: /etc/overweave/node1-privkey.pem    # these three for ssl:

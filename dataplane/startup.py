@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +45,7 @@ from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import HalfHeard
 from dataplane.core.model import Side
-from dataplane.core.snapshot import SWITCH_TARGET
+from dataplane.core.snapshot import NO_ACCESS, SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
@@ -147,8 +147,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         log.warning("fastpath.none", why=fast.reason)
     vswitch = VSwitch(config.ovs_remote)
     unixctl = Unixctl(config.ovs_rundir)
-    database = agent_database(config.fabric.remote, _tls(config.fabric))
-    fabric = FabricFeed(database, config.node, time.monotonic)
+    shared = _shared(config)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
     ways = _ways(fast, _switch(config, stack), chosen)
@@ -161,7 +160,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
         *_targets(ways, lambda event: agent.post(event)),  # noqa: PLW0108  # agent is made below
-        FabricTarget(database, config.node),
+        *shared.targets,
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     watched = watched_devices(config.devices)
@@ -177,12 +176,29 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         *dpus,
         *inventory,
         ovs,
-        fabric,
+        *shared.feeds,
     )
-    agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
+    agent: Agent = Agent(node, Parts(targets, feeds, shared.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
     _serve(config, agent, ways, to_dpus, stack)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What follows the fabric database and writes to it; nothing does on a node in no fabric."""
+
+    watch: Callable[[Mapping[str, int]], None]
+    feeds: tuple[Feed, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+
+def _shared(config: AgentConfig) -> _Shared:
+    if config.fabric is None:
+        return _Shared(lambda _: None)
+    database = agent_database(config.fabric.remote, _tls(config.fabric))
+    feed = FabricFeed(database, config.node, time.monotonic)
+    return _Shared(feed.watch, (feed,), (FabricTarget(database, config.node),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +331,7 @@ def _serve_opi(
             if device.side is Side.HOST
         },
         channel=Channel(*config.opi_channel) if config.opi_channel else None,
-        segments=StoredSegments(access.remote, _tls(access)) if is_tenant else None,
+        segments=StoredSegments(access.remote, _tls(access)) if is_tenant and access else None,
     )
     server = OpiServer(site)
     stack.callback(server.stop)
@@ -359,7 +375,9 @@ def _tls(access: FabricAccess) -> Tls | None:
     return Tls(access.private_key, access.certificate, access.ca_cert)
 
 
-def _access(access: FabricAccess) -> str:
+def _access(access: FabricAccess | None) -> str:
+    if access is None:
+        return NO_ACCESS
     method = access.remote.partition(":")[0]
     return {"ssl": "ssl", "unix": "unix"}.get(method, f"{method} (unauthenticated)")
 

@@ -20,8 +20,8 @@ from dataplane.api.dpu import DpuClient
 from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
 from dataplane.cni.vf_records import VfRecord, VfRecords
-from dataplane.config import AgentConfig
-from dataplane.contracts import Switch, Vf
+from dataplane.config import AgentConfig, FabricAccess
+from dataplane.contracts import AttachRefusedError, Switch, Vf
 from dataplane.core.diff import Change, Item
 from dataplane.core.errors import OverweaveError, TargetError
 from dataplane.core.model import Node, Side
@@ -262,7 +262,7 @@ def _bring_home(config: AgentConfig, records: VfRecords, record: VfRecord, vf: V
     if vf is not None:
         try:
             DpuClient(channels(config)).detach(vf, record.key, _DPU_TIMEOUT_S)
-        except OverweaveError as error:
+        except (AttachRefusedError, OverweaveError) as error:
             raise OverweaveError(f"it is here, but {error}") from error
     records.remove(record.key)
 
@@ -362,21 +362,21 @@ def _is_ours(value: Bridge | Port, config: AgentConfig) -> bool:
 
 
 def _fabric_rows(config: AgentConfig) -> list[Thing]:
-    with _store(config) as store:
+    if config.fabric is None:
+        return []
+    with _store(config.fabric) as store:
         owned = node_rows(config.node, store.read())
     rows = f"rows of node {config.node} in the fabric database ({some(list(map(title, owned)))})"
-    return [Thing(rows, partial(_forget, config))] if owned else []
+    return [Thing(rows, partial(_forget, config.fabric, config.node))] if owned else []
 
 
-def _forget(config: AgentConfig) -> None:
-    with _store(config) as store:
-        store.write(deletes=node_rows(config.node, store.read()))
+def _forget(fabric: FabricAccess, node: str) -> None:
+    with _store(fabric) as store:
+        store.write(deletes=node_rows(node, store.read()))
 
 
-def _store(config: AgentConfig) -> FabricStore:
-    files = config.fabric.files
-    tls = Tls(files["private_key"], files["certificate"], files["ca_cert"]) if files else None
-    return FabricStore(config.fabric.remote, tls)
+def _store(fabric: FabricAccess) -> FabricStore:
+    return FabricStore(fabric.remote, Tls(**fabric.files) if fabric.files else None)
 
 
 def _fabric_database(config: AgentConfig) -> list[Thing]:

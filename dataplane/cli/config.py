@@ -26,7 +26,6 @@ def check(file: Path) -> None:
     """Tell every fault of a configuration at once; by default of the installed one."""
     found = load_config(file)
     click.echo(f"{file}: valid")
-    click.echo(
-        f"node {found.node}, underlay {found.underlay.interface}, fabric {found.fabric.remote}"
-    )
+    fabric = found.fabric.remote if found.fabric else "none"
+    click.echo(f"node {found.node}, underlay {found.underlay.interface}, fabric {fabric}")
     click.echo(f"next: overweave agent --config {file}")

@@ -351,12 +351,27 @@ def test_metrics_are_somewhere(text: str) -> None:
 def test_certificates_that_are_there_are_taken(tmp_path: Path) -> None:
     for name in ("key", "cert", "ca"):
         (tmp_path / name).touch()
-    access = (
+    keys = (
         f"{{remote: 'ssl:192.0.2.9:6640', private_key: {tmp_path}/key,"
         f" certificate: {tmp_path}/cert, ca_cert: {tmp_path}/ca}}"
     )
-    text = MINIMAL.replace('{remote: "unix:/run/db.sock"}', access)
-    assert parse_config(text, "agent.yaml").fabric.files["ca_cert"] == tmp_path / "ca"
+    text = MINIMAL.replace('{remote: "unix:/run/db.sock"}', keys)
+    access = parse_config(text, "agent.yaml").fabric
+    assert access is not None
+    assert access.files["ca_cert"] == tmp_path / "ca"
+
+
+def test_a_host_whose_pods_are_its_dpus_alone_needs_no_fabric() -> None:
+    alone = MINIMAL.replace('{remote: "unix:/run/db.sock"}', "none")
+    found = parse_config(alone + HOST, "agent.yaml")
+    assert (found.fabric, found.local_node.in_fabric) == (None, False)
+    assert config(HOST).local_node.in_fabric
+    for others in ("", DPU, HOST + OTHER_DPU):
+        (told,) = faults(alone + others)
+        assert "fabric: none is for a host whose pods are all on VFs of its DPUs" in told
+    for text in ("", " null", " off"):
+        (told,) = faults(alone.replace("fabric: none", f"fabric:{text}") + HOST)
+        assert "fabric " in told
 
 
 @pytest.mark.parametrize(

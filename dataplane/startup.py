@@ -53,7 +53,7 @@ from dataplane.fabric.segments import StoredSegments
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
-from dataplane.halves import channels, own_device, serve_host
+from dataplane.halves import Halves, own_device
 from dataplane.host.glue import GlueTarget
 from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
@@ -164,8 +164,8 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     watched = watched_devices(config.devices)
-    to_dpus = channels(config)
-    dpus = [DpuFeed(watched, DpuClient(to_dpus))] if watched else []
+    halves = Halves(config)
+    dpus = [DpuFeed(watched, DpuClient(halves.channels()))] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
     inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
     feeds: tuple[Feed, ...] = (
@@ -181,7 +181,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     agent: Agent = Agent(node, Parts(targets, feeds, shared.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, ways, to_dpus, stack)
+    _serve(config, agent, ways, halves, stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,23 +269,27 @@ def _device_path(
     return SentPath(ways.switch, witness, pods)
 
 
-def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -> AgentService:
+def _service(
+    config: AgentConfig, agent: Agent, ways: _Ways, halves: Halves, witness: Witness
+) -> AgentService:
     fast = ways.fast
     modes = {"datapath": str(ways.chosen), "fastpath": _mode(config, fast)}
+    modes |= {"attachment": halves.mode} if halves.mode else {}
     path = fast.path if isinstance(fast, Ebpf) else fast
     ovs = OvsPacketPath(Unixctl(config.ovs_rundir), ways.chosen.datapath)
     device = _device_path(config, agent, ways, witness)
     paths = PacketPaths(path, ovs, _switch_path(config), device)
-    return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
+    access = _access(config.fabric)
+    return AgentService(agent, ways.counters, paths, modes, access, problems=halves.problems)
 
 
 def _serve(
-    config: AgentConfig, agent: Agent, ways: _Ways, to_dpus: Channels, stack: ExitStack
+    config: AgentConfig, agent: Agent, ways: _Ways, halves: Halves, stack: ExitStack
 ) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
     witness = HostWitness()
-    api = serve(_service(config, agent, ways, witness), config.api_socket)
+    api = serve(_service(config, agent, ways, halves, witness), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
     metrics = Metrics(agent, ways.counters)
     scrapes = MetricsServer(metrics, config.metrics_address)
@@ -297,9 +301,9 @@ def _serve(
     if devices:
         heard = partial(_tell_heard, agent, own_device(config))
         attachments = AttachmentService(ports, devices, witness, heard)
-        host = serve_host(config, attachments)
+        host = halves.serve_host(attachments)
         stack.callback(lambda: host.stop(None).wait())
-    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, to_dpus, stack))
+    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, halves.channels(), stack))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()

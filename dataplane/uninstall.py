@@ -30,7 +30,7 @@ from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
-from dataplane.halves import channels
+from dataplane.halves import Halves
 from dataplane.host.pod import OUR_GROUP
 from dataplane.host.vf import VfWiring
 from dataplane.netlink import links, u32
@@ -261,7 +261,7 @@ def _bring_home(config: AgentConfig, records: VfRecords, record: VfRecord, vf: V
         VfWiring().unplumb(record.port.attachment)
     if vf is not None:
         try:
-            DpuClient(channels(config)).detach(vf, record.key, _DPU_TIMEOUT_S)
+            DpuClient(Halves(config).channels()).detach(vf, record.key, _DPU_TIMEOUT_S)
         except (AttachRefusedError, OverweaveError) as error:
             raise OverweaveError(f"it is here, but {error}") from error
     records.remove(record.key)

@@ -103,7 +103,8 @@ def show_certificates(directory: Path, files: tuple[Path, ...], form: str) -> in
     found = [pair for file in files for pair in _read(file)] or Authority(directory).listing()
     records = [_record(path, certificate) for path, certificate in found]
     show(records, LISTING, Format(form))
-    return OK if all(record["says"] == "valid" for record in records) else FAILED
+    now = _now()
+    return FAILED if any(certificate.fault(now) for _, certificate in found) else OK
 
 
 def _read(file: Path) -> list[tuple[Path, Certificate]]:
@@ -122,7 +123,7 @@ def _record(path: Path, certificate: Certificate) -> Record:
         "role": holder.role.value if holder else "authority",
         "since": shown(certificate.begins),
         "until": shown(certificate.ends),
-        "says": certificate.fault(_now()) or "valid",
+        "says": certificate.warning(_now()) or "valid",
         "issuer": certificate.issuer,
         "file": str(path),
     }

@@ -67,6 +67,11 @@ class Certificate:
             return f"has expired on {shown(self.ends)}"
         return ""
 
+    def warning(self, now: datetime) -> str:
+        """Return why it is not valid, or that a tenth of its time is all that is left."""
+        is_ending = self.ends - now < (self.ends - self.begins) / 10
+        return self.fault(now) or (f"ends on {shown(self.ends)}" if is_ending else "")
+
 
 def shown(when: datetime) -> str:
     """Return a time as messages have it."""

@@ -32,7 +32,7 @@ PRODUCTS = {
     Vendor.MARVELL: "Marvell Octeon 10",
 }
 _LONGEST_PRODUCT = 255  # overweave.ovsschema
-NETWORK = "ssl:"
+NETWORK = "ssl:"  # begins the address of a channel over a network
 
 
 def _serial(text: str) -> str:

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 import grpc
 
 from dataplane.api.channels import Channels
+from dataplane.device_config import NETWORK
 from dataplane.pki import certificates
 from dataplane.pki.certificates import Certificate, Holder, Role
 from dataplane.pki.credentials import Credentials, Pems
 
-NETWORK = "ssl:"
 _PROBE_S = 0.5
 
 

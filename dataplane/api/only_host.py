@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -26,6 +27,8 @@ _OPTIONS = (
     ("grpc.max_connection_age_grace_ms", _GRACE_MS),
 )
 
+_TELL_S = 60.0  # between two words on the same caller: a host asks every 2 s
+
 log = structlog.get_logger()
 
 
@@ -46,7 +49,7 @@ class OnlyHost(grpc.ServerInterceptor):
 
     def __init__(self, peer: str) -> None:
         self._host = Holder(peer, Role.NODE)
-        self._told = ""
+        self._told, self._told_at = "", 0.0
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], handler_call_details: object
@@ -78,13 +81,17 @@ class OnlyHost(grpc.ServerInterceptor):
             f" is peer {self._host.name!r} in the DPU's devices right?"
         )
 
+    def _tell(self, refusal: str, caller: str) -> None:
+        now = time.monotonic()
+        if refusal != self._told or now - self._told_at > _TELL_S:
+            self._told, self._told_at = refusal, now
+            log.warning("attachment.refused", caller=caller, error=refusal)
+
     def _asked(self, behavior: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def ask(request: object, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - any method's
             refusal = self._refusal(context)
-            if refusal != self._told:  # a host asks every 2 s
-                self._told = refusal
-                log.warning("attachment.caller", peer=context.peer(), refused=refusal)
             if refusal:
+                self._tell(refusal, context.peer())
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
             return behavior(request, context)
 

@@ -126,6 +126,7 @@ class Authority:
                     f" pki renew {left[0]}"
                 )
             durable.write(self.bundle, own.decode(), _PUBLIC)
+            durable.settle(self.directory)
 
     def listing(self) -> list[tuple[Path, Certificate]]:
         """Return the files of the authority and of all holders, with what they say."""
@@ -148,7 +149,7 @@ class Authority:
         """Return the authority's own, once ``cacert.pem`` says so too. Raises PkiError."""
         if not self._own.exists():
             raise PkiError(f"{self._own}: there is no authority; make one: overweave pki init")
-        own = Pair(_read(self._own), _certificates(self._own)[0])
+        own = Pair(self._own.read_bytes(), _certificates(self._own)[0])
         with _about(self._own):
             if not certificates.key_fits(own.key, own.certificate):
                 raise InvalidValueError("holds a key and another one's certificate")
@@ -162,19 +163,17 @@ class Authority:
             durable.write(self.bundle, b"".join([own, *before]).decode(), _PUBLIC)
 
     def _renew_own(self, pair: Pair, before: list[bytes]) -> None:
-        with _told(self._own):
-            durable.write(self._own, (pair.key + pair.certificate).decode(), _SECRET)
-            bundle = b"".join([pair.certificate, *before])
-            durable.write(self.bundle, bundle.decode(), _PUBLIC)
-            durable.settle(self.directory)
+        durable.write(self._own, (pair.key + pair.certificate).decode(), _SECRET)
+        bundle = b"".join([pair.certificate, *before])
+        durable.write(self.bundle, bundle.decode(), _PUBLIC)
+        durable.settle(self.directory)
 
     def _write(self, holder: Holder, now: datetime, days: int) -> Issued:
         pair = certificates.issue(self._pair(), holder, now, days)
         key, path = self._key(holder.name), self._certificate(holder.name)
-        with _told(path):
-            durable.write(key, pair.key.decode(), _SECRET)
-            durable.write(path, pair.certificate.decode(), _PUBLIC)
-            durable.settle(self.directory)
+        durable.write(key, pair.key.decode(), _SECRET)
+        durable.write(path, pair.certificate.decode(), _PUBLIC)
+        durable.settle(self.directory)
         return Issued(key, path, certificates.read_certificate(pair.certificate), is_new=True)
 
     def _found(self, name: str) -> Issued | None:
@@ -208,14 +207,9 @@ class Authority:
             yield
 
 
-def _read(path: Path) -> bytes:
-    with _told(path):
-        return path.read_bytes()
-
-
 def _certificates(path: Path) -> list[bytes]:
     with _about(path):
-        return certificates.split(_read(path))
+        return certificates.split(path.read_bytes())
 
 
 def _is_signed(path: Path, bundle: bytes) -> bool:

@@ -125,7 +125,7 @@ def issue(authority: Pair, holder: Holder, now: datetime, days: int) -> Pair:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        .add_extension(_issued_by(signer), critical=False)
+        .add_extension(_issued_by(signers_key), critical=False)
     )
     if is_node:
         names = x509.SubjectAlternativeName([x509.DNSName(holder.name)])
@@ -209,9 +209,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _issued_by(signer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    known = signer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
+def _issued_by(key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
 
 
 def _has_signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:

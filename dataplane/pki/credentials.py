@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -72,22 +73,22 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_ctime_ns, found.st_size  # of its mode, too
 
 
 def _read(files: Mapping[str, Path], node: str) -> Pems:
     read = {}
     for key, path in files.items():
         try:
-            read[key] = path.read_bytes()
+            with path.open("rb") as file:
+                mode, read[key] = os.fstat(file.fileno()).st_mode, file.read()
         except OSError as error:
             raise InvalidValueError(f"{key} {path}: {error.strerror}") from None
-    mode = files["private_key"].stat().st_mode
-    if mode & _OTHERS:
-        raise InvalidValueError(
-            f"private_key {files['private_key']} is not its owner's alone, for its mode is"
-            f" {mode & 0o777:o}; chmod 600 it, and renew it if somebody may have read it"
-        )
+        if key == "private_key" and mode & _OTHERS:
+            raise InvalidValueError(
+                f"private_key {path} is not its owner's alone, for its mode is {mode & 0o777:o};"
+                " chmod 600 it, and renew it if somebody may have read it"
+            )
     return _checked(files, node, read)
 
 

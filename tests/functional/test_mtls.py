@@ -15,6 +15,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from dataplane.api import attachment_pb2 as pb
+from dataplane.api import only_host
+from dataplane.api import witness as witness_module
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.attachment_pb2_grpc import AttachmentStub
 from dataplane.api.dpu import DpuClient
@@ -261,14 +263,16 @@ def signed(pki: Pki, by: Files, name: str) -> Files:
     return pki.give(pki.files("forged"), chain)
 
 
-def test_the_dpu_says_whom_it_refuses(pki: Pki) -> None:
+def test_the_dpu_says_whom_it_refuses(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(pki.node("d1")) as dpu, capture_logs() as logs:
-        for _ in range(3):
-            dpu.call(shown(pki.node("h2")))
+        for name in ("h2", "h2", "h2", "h3"):
+            dpu.call(shown(pki.node(name)))
         assert dpu.ask(pki.node("h1")) == "d1"
-        dpu.call(shown(pki.node("h2")))
-    told = [each["refused"] for each in logs if each["event"] == "attachment.caller"]
-    assert [bool(each) for each in told] == [True, False, True]
+        dpu.call(shown(pki.node("h3")))
+        monkeypatch.setattr(only_host, "_TELL_S", 0.0)
+        dpu.call(shown(pki.node("h3")))
+    told = [each["error"] for each in logs if each["event"] == "attachment.refused"]
+    assert [each.split()[2] for each in told] == ["h2", "h3", "h3"]
     assert "certificate of h2 (role node): this DPU serves h1 (role node) alone" in told[0]
 
 
@@ -304,6 +308,9 @@ def test_the_address_must_be_this_machines(pki: Pki) -> None:
             serve_attachments_to("h1", Service(), taken, files)
 
 
+GRACE = (("grpc.max_connection_age_grace_ms", 100),)
+
+
 class Told:
     """A host that says that every pod is deaf."""
 
@@ -311,7 +318,10 @@ class Told:
         return Witnessed([], {each.key: "deaf" for each in sendings})
 
 
-def test_the_stream_to_the_host(pki: Pki) -> None:
+def test_the_stream_to_the_host(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection ends after a while, and the host opens another with what it has by then."""
+    monkeypatch.setattr(only_host, "_OPTIONS", (("grpc.max_connection_age_ms", 300), *GRACE))
+    monkeypatch.setattr(witness_module, "RETRY_S", 0.02)
     witness = HostWitness()
     with serving(pki.node("d1"), witness) as dpu:
         channels = SecureChannels({dpu.address: "d1"}, Credentials(pki.node("h1"), "h1"))
@@ -324,6 +334,9 @@ def test_the_stream_to_the_host(pki: Pki) -> None:
                 return witness.send([Sending(key, b"x", b"x")], 0).faults == {key: "deaf"}
             return False
 
+        assert wait_until(answers)
+        first = witness._call
+        assert wait_until(lambda: witness._call not in (None, first))
         assert wait_until(answers)
         stand.stop()
 

@@ -386,6 +386,16 @@ def test_files_that_become_unfit_are_not_taken(
     assert credentials.current().certificate == fresh["certificate"].read_bytes()
 
 
+def test_a_key_that_was_readable_is_taken_once_it_is_not(own: Pki) -> None:
+    files = own.node("h1")
+    credentials = Credentials(files, "h1")
+    own.node("h1")
+    files["private_key"].chmod(0o644)
+    credentials.current()
+    files["private_key"].chmod(0o600)
+    assert credentials.current().private_key == files["private_key"].read_bytes()
+
+
 def test_an_expired_one_is_taken_and_says_so(own: Pki) -> None:
     """An agent must start with it: what works without must not wait for an administrator."""
     found = Credentials(own.node("h1", when=NOW - 20 * DAY), "h1").current().own

@@ -142,6 +142,18 @@ def lab() -> Iterator[Lab]:
     lab.agent.stop()
 
 
+def test_a_node_that_never_was_in_a_fabric_is_ready() -> None:
+    flows = MemoryTarget("flows")
+    agent = Agent(LocalNode("n1", "eth0", in_fabric=False), Parts((flows,), (), lambda _: None))
+    agent.start(AttachmentsLoaded((), ()))
+    agent.post(LinksChanged((NIC,)))
+    try:
+        assert until(lambda: agent.obstacle() is None)
+        assert agent.snapshot.desired is not None
+    finally:
+        agent.stop()
+
+
 def test_a_node_in_no_fabric_says_so_at_once(lab: Lab) -> None:
     """It waits for no database; what it may still hold of an earlier fabric is not taken away."""
     lab.synced()

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 import structlog
 
 from dataplane.contracts import AttachRefusedError, Feed, Target
-from dataplane.core.admission import DUPLICATE, INVALID_CONFIG, NOT_GRANTED, TRY_AGAIN, settle
+from dataplane.core.admission import (
+    DUPLICATE,
+    INVALID_CONFIG,
+    NO_FABRIC,
+    NOT_GRANTED,
+    TRY_AGAIN,
+    settle,
+)
 from dataplane.core.derive import derive
 from dataplane.core.desired import Desired, LocalNode, Port
 from dataplane.core.errors import InvalidValueError, OverweaveError
@@ -261,8 +268,9 @@ class Agent:
         state = self._snapshot.state
         known = state.fabric.segment(segment)
         if known is None:
-            code = INVALID_CONFIG if state.fabric.base_synced else TRY_AGAIN
-            raise AttachRefusedError(code, f"segment {segment!r} is not known on this node")
+            code = INVALID_CONFIG if _is_told_all(state) else TRY_AGAIN
+            why = "" if state.node.in_fabric else f": {NO_FABRIC}"
+            raise AttachRefusedError(code, f"segment {segment!r} is not known on this node{why}")
         if state.underlay is None:
             raise AttachRefusedError(
                 TRY_AGAIN, f"underlay interface {state.node.underlay_interface} does not exist"
@@ -462,8 +470,13 @@ def _confirms_claims(report: TargetReport) -> bool:
 
 def _is_segment_clear(snapshot: Snapshot, segment: str) -> bool:
     state = snapshot.state
-    known = state.fabric.segment(segment) is not None or state.fabric.base_synced
+    known = state.fabric.segment(segment) is not None or _is_told_all(state)
     return known and state.underlay is not None
+
+
+def _is_told_all(state: State) -> bool:
+    """Say whether which segments there are is known: none, for who is in no fabric."""
+    return state.fabric.base_synced or not state.node.in_fabric
 
 
 def _is_connected(snapshot: Snapshot, key: AttachmentKey) -> bool:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
-from dataplane.core.model import IpAddress, family_of
+from dataplane.core.model import IpAddress, Side, family_of
 from dataplane.device_config import Devices, Vendor, unix_socket
 from dataplane.documents import (
     Fault,
@@ -109,6 +109,12 @@ def _channel(value: object) -> tuple[str, int]:
     return address, int(port)
 
 
+def _fabric_or_none(value: object) -> object:
+    if value is None:
+        raise InvalidValueError("fabric None is not keys with values, nor none")
+    return None if value == "none" else value
+
+
 Directory = Annotated[Path, PlainValidator(absolute_path)]
 SocketDirectory = Annotated[Path, PlainValidator(_socket_directory)]
 MetricsAddress = Annotated[Path | tuple[IpAddress, int], PlainValidator(_metrics_address)]
@@ -194,6 +200,24 @@ class FabricAccess(Strict):
         return self
 
 
+class TlsAccess(Strict):
+    """Who this node is to the other half of a DPU: its certificate, and whom it trusts."""
+
+    private_key: Directory
+    certificate: Directory
+    ca_cert: Directory
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the files by key."""
+        return {key: getattr(self, key) for key in CERTIFICATE_KEYS}
+
+    @model_validator(mode="after")
+    def _are_there(self) -> TlsAccess:
+        check_certificates("tls.", {}, self.files)
+        return self
+
+
 class OvsAccess(Strict):
     """The Open vSwitch to program: the node's own, or with ``manage`` one the agent runs."""
 
@@ -236,7 +260,8 @@ class AgentConfig(Strict):
 
     node: NodeName = Field(default_factory=_hostname, validate_default=True)
     underlay: Underlay
-    fabric: FabricAccess
+    fabric: Annotated[FabricAccess | None, BeforeValidator(_fabric_or_none)]
+    tls: TlsAccess | None = None
     ovs: OvsAccess = OvsAccess()
     state_dir: Directory = Path("/var/lib/overweave")
     run_dir: SocketDirectory = Path("/run/overweave")
@@ -275,6 +300,26 @@ class AgentConfig(Strict):
         nic = self.underlay.interface
         if nic in (name for device in self.devices for name in device.netdevs):
             raise InvalidValueError(f"devices: netdev {nic} is underlay.interface, too")
+        return self
+
+    @model_validator(mode="after")
+    def _who_has_pods_of_its_own_has_a_fabric(self) -> AgentConfig:
+        sides = {device.side for device in self.devices}
+        if self.fabric is None and sides != {Side.HOST}:
+            raise InvalidValueError(
+                "fabric: none is for a host whose pods are all on VFs of its DPUs: 'devices' with"
+                " side host"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _who_talks_over_a_network_has_a_certificate(self) -> AgentConfig:
+        remote = [device for device in self.devices if device.is_remote]
+        if remote and self.tls is None:
+            raise InvalidValueError(
+                f"devices: attachment {remote[0].attachment} needs tls, this node's certificate;"
+                f" make one: overweave pki issue {self.node}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -336,6 +381,7 @@ class AgentConfig(Strict):
             exclusive_ports=self.underlay.exclusive_ports,
             xdp=self.underlay.xdp,
             devices=tuple(device.entity(self.node) for device in self.devices),
+            in_fabric=self.fabric is not None,
         )
 
 
@@ -352,7 +398,7 @@ underlay:
   # xdp: auto                  # drop malformed and strangers' tunnel packets in the NIC's driver:
   #                            # auto where it has native XDP and is no veth; native; off
 
-fabric:
+fabric:                        # or none: a host whose pods are all on its DPUs' VFs needs no access
   # unix:/PATH, tcp:ADDRESS:PORT (unauthenticated) or ssl:ADDRESS:PORT; several with commas between
   remote: unix:/var/lib/overweave/fabric/db.sock
   # private_key: /etc/overweave/node1-privkey.pem    # these three for ssl:
@@ -384,12 +430,16 @@ fabric:
 #   product: Marvell Octeon 10
 #   side: host
 #   emulated: false            # true: the switch of a lab
-#   attachment: unix:/run/overweave-dpu/attachment.sock    # of the DPU's agent, in its run_dir
+#   attachment: unix:/run/overweave-dpu/attachment.sock    # of the DPU's agent, in its run_dir;
+#   # attachment: ssl:192.0.2.7:50052     # or over a network, by certificates: needs tls, and
+#   # peer: dpu1                          # the DPU's node, the CN of its certificate
 #   vfs:                       # in the order of their numbers
 #   - {device_id: "0000:06:00.2", netdev: vf0}
 # - serial: "9876543210"
 #   vendor: intel
 #   side: dpu                  # one at most; then this agent serves attachment.sock in run_dir
+#   # attachment: ssl:192.0.2.7:50052     # or over a network, by certificates: needs tls, and
+#   # peer: host1                         # the host's node: nobody else is served
 #   representors: [rep0, rep1] # of the host's VFs, in the same order
 #   switch: {}                 # what the vendor's driver needs to know: vendors/*/README.md
 
@@ -400,6 +450,11 @@ fabric:
 #   segment: default           # what a VLAN id means here that is none of these:
 #   bridges: {5: blue, 6: green}      # and these are the tags at trunk ports
 #   role: node                 # or tenant: callers may make, change and delete segments
+
+# tls:                         # the node's certificate (overweave pki), for attachment: ssl:
+#   private_key: /etc/overweave/node1-privkey.pem    # its owner's alone: mode 600
+#   certificate: /etc/overweave/node1-cert.pem       # all three may be replaced at any time
+#   ca_cert: /etc/overweave/cacert.pem
 """
 
 

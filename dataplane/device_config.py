@@ -14,8 +14,8 @@ from dataplane.contracts import Vf
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
 from dataplane.core.names import DEVICE_ID, SERIAL
-from dataplane.documents import InterfaceName, Strict, absolute_path, shown
-from dataplane.remotes import SUN_PATH
+from dataplane.documents import InterfaceName, NodeName, Strict, absolute_path, shown
+from dataplane.remotes import SUN_PATH, check_remote
 
 
 class Vendor(StrEnum):
@@ -32,6 +32,7 @@ PRODUCTS = {
     Vendor.MARVELL: "Marvell Octeon 10",
 }
 _LONGEST_PRODUCT = 255  # overweave.ovsschema
+NETWORK = "ssl:"  # begins the address of a channel over a network
 
 
 def _serial(text: str) -> str:
@@ -64,6 +65,17 @@ def unix_socket(value: object) -> Path:
     return absolute_path(path)
 
 
+def _attachment(value: object) -> str:
+    """Return ``unix:/PATH`` or ``ssl:ADDRESS:PORT``. Raises InvalidValueError for all else."""
+    text = value if isinstance(value, str) else ""
+    if not text.startswith(NETWORK) or "," in text:
+        try:
+            return f"unix:{unix_socket(value)}"
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{error}, nor ssl:ADDRESS:PORT") from None
+    return check_remote(text)
+
+
 class VfConfig(Strict):
     """A virtual function on the host: what runtimes call it, and its netdev."""
 
@@ -74,6 +86,8 @@ class VfConfig(Strict):
 class DeviceConfig(Strict):
     """One half of a DPU; VFs and representors are in the order of the VFs' numbers, from 0.
 
+    ``attachment`` is where the DPU's agent answers its host; of the DPU itself it is given if that
+    is over a network, and ``peer`` is then the node of the other half, the CN of its certificate.
     ``control`` is where an emulated switch takes frames that are let in on purpose.
     """
 
@@ -82,7 +96,8 @@ class DeviceConfig(Strict):
     product: Annotated[str, AfterValidator(_product)] | None = None
     side: Annotated[Side, Field(strict=False)]
     emulated: bool = False
-    attachment: Annotated[Path, PlainValidator(unix_socket)] | None = None
+    attachment: Annotated[str, PlainValidator(_attachment)] | None = None
+    peer: NodeName | None = None
     vfs: list[VfConfig] = []
     representors: list[InterfaceName] = []
     switch: dict[str, Any] | None = None
@@ -94,7 +109,10 @@ class DeviceConfig(Strict):
         other = Side.DPU if self.side is Side.HOST else Side.HOST
         given = {key for key in self.model_fields_set if getattr(self, key) not in (None, [])}
         faults = [f"{key} is missing" for key in sides[self.side] if key not in given]
-        faults += [f"{key} belongs to side {other}" for key in sides[other] if key in given]
+        foreign = given - {"attachment"} if self.is_remote else given
+        faults += [f"{key} belongs to side {other}" for key in sides[other] if key in foreign]
+        if self.is_remote != (self.peer is not None):
+            faults.append("attachment ssl:... and peer, the node of the other half, go together")
         if self.control and (self.side is Side.HOST or not self.emulated):
             faults.append("control belongs to side dpu of an emulated switch")
         if faults:
@@ -105,6 +123,11 @@ class DeviceConfig(Strict):
     def name(self) -> str:
         """Return what the device is called in the fabric."""
         return f"{self.serial}-{self.side}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Say whether host and DPU talk over a network, by certificates."""
+        return (self.attachment or "").startswith(NETWORK)
 
     @property
     def netdevs(self) -> tuple[str, ...]:
@@ -150,7 +173,7 @@ Devices = Annotated[list[DeviceConfig], AfterValidator(_fit_together)]
 def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
     """Return the VFs of the devices that this node is the host of."""
     return tuple(
-        Vf(vf.device_id, vf.netdev, device.serial, number, f"unix:{device.attachment}")
+        Vf(vf.device_id, vf.netdev, device.serial, number, device.attachment or "")
         for device in devices
         for number, vf in enumerate(device.vfs)
     )
@@ -158,7 +181,12 @@ def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
 
 def watched_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, str]]:
     """Return of the devices that this node is the host of, by name, the serial and the address."""
-    return {d.name: (d.serial, f"unix:{d.attachment}") for d in devices if d.side is Side.HOST}
+    return {d.name: (d.serial, d.attachment or "") for d in devices if d.side is Side.HOST}
+
+
+def peers(devices: list[DeviceConfig]) -> dict[str, str]:
+    """Return the other halves' nodes by the address of the channel, where that has a network."""
+    return {d.attachment: d.peer for d in devices if d.attachment and d.peer}
 
 
 def served_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, ...]]:

@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, text: str) -> None:
-    """Write ``path`` whole; its name is durable after ``settle``. Raises OSError."""
+def write(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write ``path`` whole; its name is durable after ``settle``. Raises OSError.
+
+    ``mode`` is that of a new file, less the umask: no one else can read a part of it meanwhile.
+    """
     partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
+    partial.unlink(missing_ok=True)  # an interrupted one's may have another mode
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,9 +19,10 @@ import structlog
 
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
+from dataplane.api.channels import Channels
 from dataplane.api.dpu import DpuClient
 from dataplane.api.health import DpuFeed
-from dataplane.api.service import AgentService, serve, serve_attachments
+from dataplane.api.service import AgentService, serve
 from dataplane.api.witness import HostWitness, WitnessStand
 from dataplane.cni.front import Front
 from dataplane.cni.handler import Handler, Limits, VfFront
@@ -44,7 +45,7 @@ from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import HalfHeard
 from dataplane.core.model import Side
-from dataplane.core.snapshot import SWITCH_TARGET
+from dataplane.core.snapshot import NO_ACCESS, SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
@@ -52,6 +53,7 @@ from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.store import agent_database
 from dataplane.fabric.target import FabricTarget
 from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
+from dataplane.halves import Halves, own_device
 from dataplane.host.glue import GlueTarget
 from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
@@ -145,8 +147,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         log.warning("fastpath.none", why=fast.reason)
     vswitch = VSwitch(config.ovs_remote)
     unixctl = Unixctl(config.ovs_rundir)
-    database = agent_database(config.fabric.remote, _tls(config.fabric))
-    fabric = FabricFeed(database, config.node, time.monotonic)
+    shared = _shared(config)
     ovs = OvsFeed(vswitch, unixctl, lambda: agent.poke())  # noqa: PLW0108  # agent is made below
     own = [OvsSupervisor(_own_switch(config))] if config.ovs.manage else []
     ways = _ways(fast, _switch(config, stack), chosen)
@@ -159,11 +160,12 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         TunnelsTarget(unixctl, time.monotonic),
         LinksTarget(),
         *_targets(ways, lambda event: agent.post(event)),  # noqa: PLW0108  # agent is made below
-        FabricTarget(database, config.node),
+        *shared.targets,
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     watched = watched_devices(config.devices)
-    dpus = [DpuFeed(watched, DpuClient())] if watched else []
+    halves = Halves(config)
+    dpus = [DpuFeed(watched, DpuClient(halves.channels()))] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
     inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
     feeds: tuple[Feed, ...] = (
@@ -174,12 +176,29 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         *dpus,
         *inventory,
         ovs,
-        fabric,
+        *shared.feeds,
     )
-    agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
+    agent: Agent = Agent(node, Parts(targets, feeds, shared.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, ways, stack)
+    _serve(config, agent, ways, halves, stack)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What follows the fabric database and writes to it; nothing does on a node in no fabric."""
+
+    watch: Callable[[Mapping[str, int]], None]
+    feeds: tuple[Feed, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+
+def _shared(config: AgentConfig) -> _Shared:
+    if config.fabric is None:
+        return _Shared(lambda _: None)
+    database = agent_database(config.fabric.remote, _tls(config.fabric))
+    feed = FabricFeed(database, config.node, time.monotonic)
+    return _Shared(feed.watch, (feed,), (FabricTarget(database, config.node),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,14 +238,9 @@ def _feeds(ways: _Ways, look: Callable[[str], None]) -> Iterator[Feed]:
         yield SwitchFeed(ways.switch, ways.counters, poke, time.monotonic)
 
 
-def _own_device(config: AgentConfig) -> DeviceConfig | None:
-    """Return the DPU that this node is, if it is one."""
-    return next((each for each in config.devices if each.side is Side.DPU), None)
-
-
 def _switch(config: AgentConfig, stack: ExitStack) -> Switch | None:
     """Return the driver of the DPU that this node is, None for another node, and without one."""
-    device = _own_device(config)
+    device = own_device(config)
     switch = registry.of_device(device, config.node) if device else None
     if switch is not None:
         stack.callback(switch.close)
@@ -243,7 +257,7 @@ def _device_path(
     config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness
 ) -> ObservedPath | None:
     """Return what sees the switch of the DPU that this node is at work; None: there is none."""
-    device = _own_device(config)
+    device = own_device(config)
     if device is None or ways.switch is None:
         return None
 
@@ -256,21 +270,27 @@ def _device_path(
     return SentPath(ways.switch, witness, pods)
 
 
-def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -> AgentService:
+def _service(
+    config: AgentConfig, agent: Agent, ways: _Ways, halves: Halves, witness: Witness
+) -> AgentService:
     fast = ways.fast
     modes = {"datapath": str(ways.chosen), "fastpath": _mode(config, fast)}
+    modes |= {"attachment": halves.mode} if halves.mode else {}
     path = fast.path if isinstance(fast, Ebpf) else fast
     ovs = OvsPacketPath(Unixctl(config.ovs_rundir), ways.chosen.datapath)
     device = _device_path(config, agent, ways, witness)
     paths = PacketPaths(path, ovs, _switch_path(config), device)
-    return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
+    access = _access(config.fabric)
+    return AgentService(agent, ways.counters, paths, modes, access, problems=halves.problems)
 
 
-def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> None:
+def _serve(
+    config: AgentConfig, agent: Agent, ways: _Ways, halves: Halves, stack: ExitStack
+) -> None:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
     witness = HostWitness()
-    api = serve(_service(config, agent, ways, witness), config.api_socket)
+    api = serve(_service(config, agent, ways, halves, witness), config.api_socket)
     stack.callback(lambda: api.stop(None).wait())
     metrics = Metrics(agent, ways.counters)
     scrapes = MetricsServer(metrics, config.metrics_address)
@@ -280,11 +300,11 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     stack.callback(ipam.stop)
     devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
     if devices:
-        heard = partial(_tell_heard, agent, _own_device(config))
+        heard = partial(_tell_heard, agent, own_device(config))
         attachments = AttachmentService(ports, devices, witness, heard)
-        host = serve_attachments(attachments, config.attachment_socket)
+        host = halves.serve_host(attachments)
         stack.callback(lambda: host.stop(None).wait())
-    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
+    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, halves.channels(), stack))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
@@ -301,7 +321,7 @@ def _serve_opi(
     from dataplane.opi.server import OpiServer
     from dataplane.opi.site import Site
 
-    dpu = _own_device(config)
+    dpu = own_device(config)
     access = config.fabric
     is_tenant = opi.role is OpiRole.TENANT
     site = Site(
@@ -316,7 +336,7 @@ def _serve_opi(
             if device.side is Side.HOST
         },
         channel=Channel(*config.opi_channel) if config.opi_channel else None,
-        networks=StoredNetworks(access.remote, _tls(access)) if is_tenant else None,
+        networks=StoredNetworks(access.remote, _tls(access)) if is_tenant and access else None,
     )
     server = OpiServer(site)
     stack.callback(server.stop)
@@ -329,15 +349,16 @@ def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
         agent.post(HalfHeard(device.name, int(time.time())))
 
 
-def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:
+def _front(config: AgentConfig, to_dpus: Channels, stack: ExitStack) -> VfFront | None:
     vfs = host_vfs(config.devices)
     if not vfs:
         return None
-    front = Front(vfs, DpuClient(), VfRecords(config.state_dir / "vfs"))
+    front = Front(vfs, DpuClient(to_dpus), VfRecords(config.state_dir / "vfs"))
     front.start()
     stack.callback(front.stop)
     addresses = {vf.dpu for vf in vfs}
-    stand = WitnessStand({each: PodWitness(partial(front.ports_below, each)) for each in addresses})
+    witnesses = {each: PodWitness(partial(front.ports_below, each)) for each in addresses}
+    stand = WitnessStand(witnesses, to_dpus)
     stand.start()
     stack.callback(stand.stop)
     return VfFront(front, VfWiring())
@@ -359,7 +380,9 @@ def _tls(access: FabricAccess) -> Tls | None:
     return Tls(access.private_key, access.certificate, access.ca_cert)
 
 
-def _access(access: FabricAccess) -> str:
+def _access(access: FabricAccess | None) -> str:
+    if access is None:
+        return NO_ACCESS
     method = access.remote.partition(":")[0]
     return {"ssl": "ssl", "unix": "unix"}.get(method, f"{method} (unauthenticated)")
 

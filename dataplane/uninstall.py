@@ -20,7 +20,7 @@ from dataplane.api.dpu import DpuClient
 from dataplane.cni import shim
 from dataplane.cni.install import PLUGIN_DIRECTORY, PLUGIN_NAME, is_plugin
 from dataplane.cni.vf_records import VfRecord, VfRecords
-from dataplane.config import AgentConfig
+from dataplane.config import AgentConfig, FabricAccess
 from dataplane.contracts import AttachRefusedError, Switch, Vf
 from dataplane.core.diff import Change, Item
 from dataplane.core.errors import OverweaveError, TargetError
@@ -30,6 +30,7 @@ from dataplane.fabric import SCHEMA
 from dataplane.fabric.intent import node_rows, title
 from dataplane.fabric.intent_rules import some
 from dataplane.fabric.store import FabricStore
+from dataplane.halves import Halves
 from dataplane.host.pod import OUR_GROUP
 from dataplane.host.vf import VfWiring
 from dataplane.netlink import links, u32
@@ -246,7 +247,7 @@ def _vfs(config: AgentConfig) -> list[Thing]:
         *(
             Thing(
                 f"VF {record.netdev} of pod {record.key}",
-                partial(_bring_home, records, record, known.get(record.device_id)),
+                partial(_bring_home, config, records, record, known.get(record.device_id)),
             )
             for record in records.load()
         ),
@@ -254,14 +255,14 @@ def _vfs(config: AgentConfig) -> list[Thing]:
     ]
 
 
-def _bring_home(records: VfRecords, record: VfRecord, vf: Vf | None) -> None:
+def _bring_home(config: AgentConfig, records: VfRecords, record: VfRecord, vf: Vf | None) -> None:
     """Do as DEL does; without ``vf`` the configuration does not say any more whom to tell."""
     if record.port is not None:
         VfWiring().unplumb(record.port.attachment)
     if vf is not None:
         try:
-            DpuClient().detach(vf, record.key, _DPU_TIMEOUT_S)
-        except AttachRefusedError as error:
+            DpuClient(Halves(config).channels()).detach(vf, record.key, _DPU_TIMEOUT_S)
+        except (AttachRefusedError, OverweaveError) as error:
             raise OverweaveError(f"it is here, but {error}") from error
     records.remove(record.key)
 
@@ -361,21 +362,21 @@ def _is_ours(value: Bridge | Port, config: AgentConfig) -> bool:
 
 
 def _fabric_rows(config: AgentConfig) -> list[Thing]:
-    with _store(config) as store:
+    if config.fabric is None:
+        return []
+    with _store(config.fabric) as store:
         owned = node_rows(config.node, store.read())
     rows = f"rows of node {config.node} in the fabric database ({some(list(map(title, owned)))})"
-    return [Thing(rows, partial(_forget, config))] if owned else []
+    return [Thing(rows, partial(_forget, config.fabric, config.node))] if owned else []
 
 
-def _forget(config: AgentConfig) -> None:
-    with _store(config) as store:
-        store.write(deletes=node_rows(config.node, store.read()))
+def _forget(fabric: FabricAccess, node: str) -> None:
+    with _store(fabric) as store:
+        store.write(deletes=node_rows(node, store.read()))
 
 
-def _store(config: AgentConfig) -> FabricStore:
-    files = config.fabric.files
-    tls = Tls(files["private_key"], files["certificate"], files["ca_cert"]) if files else None
-    return FabricStore(config.fabric.remote, tls)
+def _store(fabric: FabricAccess) -> FabricStore:
+    return FabricStore(fabric.remote, Tls(**fabric.files) if fabric.files else None)
 
 
 def _fabric_database(config: AgentConfig) -> list[Thing]:

@@ -12,6 +12,7 @@ import grpc
 from dataplane.api import attachment_pb2 as pb
 from dataplane.api import attachment_pb2_grpc as rpc
 from dataplane.api.attachment import CODE_KEY
+from dataplane.api.channels import Channels
 from dataplane.contracts import Attached, AttachRefusedError, Vf
 from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.events import AttachRequest
@@ -31,6 +32,10 @@ class Served:
 class DpuClient:
     """contracts.Dpu over gRPC; a connection per call, since there are few and each may be late."""
 
+    def __init__(self, channels: Channels | None = None) -> None:
+        """Call by ``channels``, by default on sockets alone."""
+        self._channels = channels or Channels()
+
     def attach(self, vf: Vf, request: AttachRequest, timeout_s: float) -> Attached:
         """Attach what is behind ``vf``."""
         question = pb.AttachRequest(
@@ -48,7 +53,7 @@ class DpuClient:
             requested_at=request.requested_at,
             publishes=True,
         )
-        with _asking(vf.dpu) as dpu:
+        with self._asking(vf.dpu) as dpu:
             return _attached(vf, dpu.Attach(question, timeout=timeout_s))
 
     def publish(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> bool:
@@ -56,7 +61,7 @@ class DpuClient:
         question = pb.PublishRequest(
             serial=vf.serial, container_id=key.container_id, ifname=key.ifname
         )
-        with _asking(vf.dpu) as dpu:
+        with self._asking(vf.dpu) as dpu:
             try:
                 return bool(dpu.Publish(question, timeout=timeout_s).published)
             except grpc.RpcError as error:
@@ -66,7 +71,7 @@ class DpuClient:
 
     def detach(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> None:
         """Forget the attachment."""
-        with _asking(vf.dpu) as dpu:
+        with self._asking(vf.dpu) as dpu:
             question = pb.DetachRequest(
                 serial=vf.serial, container_id=key.container_id, ifname=key.ifname
             )
@@ -74,7 +79,7 @@ class DpuClient:
 
     def faults(self, vf: Vf, key: AttachmentKey, timeout_s: float) -> tuple[str, ...]:
         """Return what differs on the DPU."""
-        with _asking(vf.dpu) as dpu:
+        with self._asking(vf.dpu) as dpu:
             question = pb.CheckRequest(
                 serial=vf.serial, container_id=key.container_id, ifname=key.ifname
             )
@@ -82,39 +87,49 @@ class DpuClient:
 
     def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
         """Return why it would attach nothing."""
-        with _asking(address) as dpu:
+        with self._asking(address) as dpu:
             question = pb.GetDevicesRequest(segment=segment)
             return str(dpu.GetDevices(question, timeout=timeout_s).obstacle)
 
     def served(self, address: str, timeout_s: float) -> Served:
         """Return what the agent at ``address`` serves. Raises AttachRefusedError."""
-        with _asking(address) as dpu:
+        with self._asking(address) as dpu:
             answer = dpu.GetDevices(pb.GetDevicesRequest(), timeout=timeout_s)
             return Served(answer.node, frozenset(device.serial for device in answer.devices))
 
+    @contextmanager
+    def _asking(self, address: str) -> Iterator[rpc.AttachmentStub]:
+        with self._channels.open(address) as channel:
+            try:
+                yield rpc.AttachmentStub(channel)
+            except grpc.RpcError as error:
+                is_away = error.code() is grpc.StatusCode.UNAVAILABLE and _code_of(error) is None
+                certificates = self._channels.why_refused(address) if is_away else ""
+                raise _refusal(address, error, certificates) from error
 
-@contextmanager
-def _asking(address: str) -> Iterator[rpc.AttachmentStub]:
-    with grpc.insecure_channel(address) as channel:
-        try:
-            yield rpc.AttachmentStub(channel)
-        except grpc.RpcError as error:
-            raise _refusal(address, error) from error
 
-
-def _refusal(address: str, error: grpc.RpcError) -> AttachRefusedError:
+def _refusal(address: str, error: grpc.RpcError, certificates: str) -> AttachRefusedError:
     """Return the agent's own word if it gave one, else why there is none."""
-    told = error.trailing_metadata() or ()
-    values = (str(each.value) for each in told if each.key == CODE_KEY)
-    codes = [int(value) for value in values if value.isdecimal()]
-    if codes:
-        return AttachRefusedError(codes[0], f"DPU at {address}: {error.details()}")
+    code = _code_of(error)
+    if code is not None:
+        return AttachRefusedError(code, f"DPU at {address}: {error.details()}")
+    if certificates:
+        return AttachRefusedError(TRY_AGAIN, f"the DPU's agent at {address}: {certificates}")
+    if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+        return AttachRefusedError(TRY_AGAIN, f"the DPU's agent at {address}: {error.details()}")
     away = "does not answer" if error.code() in _AWAY else "failed"
     return AttachRefusedError(
         TRY_AGAIN,
         f"the DPU's agent at {address} {away} ({error.code().name}: {error.details()}); is it"
         " running? On the DPU: overweave status",
     )
+
+
+def _code_of(error: grpc.RpcError) -> int | None:
+    """Return CNI's code as the agent gave it; None: it gave none."""
+    told = error.trailing_metadata() or ()
+    values = (str(each.value) for each in told if each.key == CODE_KEY)
+    return next((int(value) for value in values if value.isdecimal()), None)
 
 
 def _attached(vf: Vf, answer: pb.AttachResponse) -> Attached:

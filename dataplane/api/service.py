@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,7 @@ from dataplane.core.xdp import XdpPlace, why_no_xdp
 from dataplane.rpc import listen
 
 _THREADS = 4
-_ATTACH_THREADS = 32
+ATTACH_THREADS = 32
 
 
 class Source(Protocol):
@@ -45,20 +45,26 @@ class Source(Protocol):
 class AgentService(rpc.AgentServicer):
     """Answers from the newest snapshot; ``modes`` and ``access`` are facts of the start-up."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - facts of the start-up, and whom to ask for the rest
         self,
         source: Source,
         counters: PathCounters,
         paths: PacketPaths,
         modes: Mapping[str, str],
         access: str,
+        *,
+        problems: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """Show ``source``; ``access`` says how the fabric database is reached."""
+        """Show ``source``; ``access`` says how the fabric database is reached.
+
+        ``problems`` tells what else is wrong now.
+        """
         self._source = source
         self._counters = counters
         self._paths = paths
         self._modes = dict(modes)
         self._access = access
+        self._problems = problems
 
     def GetStatus(self, request: pb.GetStatusRequest, context: object) -> pb.Status:
         """Return readiness, modes, targets and problems."""
@@ -76,7 +82,7 @@ class AgentService(rpc.AgentServicer):
             fabric_access=self._access,
             vteps=[str(vtep) for vtep in state.vteps],
             targets=[_target(snapshot, name, overdue.get(name, 0.0)) for name in snapshot.targets],
-            problems=snapshot.desired.problems if snapshot.desired else (),
+            problems=[*(snapshot.desired.problems if snapshot.desired else ()), *self._problems()],
             ports=len(ports),
             unpublished=[p for p in ports if not p.published and p.state == PortState.ACTIVE],
             blocked=[p for p in ports if p.state == PortState.BLOCKED],
@@ -150,7 +156,7 @@ def serve(service: AgentService, socket: Path) -> grpc.Server:
 def serve_attachments(service: AttachmentService, socket: Path) -> grpc.Server:
     """Start the service for the host on a unix ``socket`` in a directory only root may enter."""
     # Each Attach waits for the dataplane, and many pods of a host may start at once.
-    server = grpc.server(ThreadPoolExecutor(_ATTACH_THREADS, thread_name_prefix="attachment"))
+    server = grpc.server(ThreadPoolExecutor(ATTACH_THREADS, thread_name_prefix="attachment"))
     attachment_rpc.add_AttachmentServicer_to_server(service, server)
     return listen(server, socket)
 

@@ -11,6 +11,7 @@ import structlog
 
 from dataplane.api import attachment_pb2 as pb
 from dataplane.api import attachment_pb2_grpc as rpc
+from dataplane.api.channels import Channels
 from dataplane.contracts import Sending, Witness, Witnessed
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
@@ -113,8 +114,9 @@ class WitnessStand:
     without a word: whether it is there, DpuFeed says.
     """
 
-    def __init__(self, witnesses: Mapping[str, Witness]) -> None:
+    def __init__(self, witnesses: Mapping[str, Witness], channels: Channels | None = None) -> None:
         self._witnesses = dict(witnesses)
+        self._channels = channels or Channels()
         self._stopping = threading.Event()
         self._guard = threading.Lock()
         self._calls: dict[str, grpc.Call] = {}
@@ -148,7 +150,7 @@ class WitnessStand:
 
     def _call(self, address: str) -> None:
         answers: queue.SimpleQueue[pb.Witnessed | None] = queue.SimpleQueue()
-        with grpc.insecure_channel(address) as channel:
+        with self._channels.open(address) as channel:
             call = rpc.AttachmentStub(channel).Witness(iter(answers.get, None))
             with self._guard:
                 self._calls[address] = call

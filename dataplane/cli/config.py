@@ -25,8 +25,11 @@ def example() -> None:
 def check(file: Path) -> None:
     """Tell every fault of a configuration at once; by default of the installed one."""
     found = load_config(file)
+    if found.tls is not None:
+        from dataplane.halves import Halves
+
+        Halves(found)  # reads the certificate
     click.echo(f"{file}: valid")
-    click.echo(
-        f"node {found.node}, underlay {found.underlay.interface}, fabric {found.fabric.remote}"
-    )
+    fabric = found.fabric.remote if found.fabric else "none"
+    click.echo(f"node {found.node}, underlay {found.underlay.interface}, fabric {fabric}")
     click.echo(f"next: overweave agent --config {file}")

@@ -64,10 +64,14 @@ def find_fabric(remote: str | None) -> FabricRemote:
         return FabricRemote(check_remote(remote), {})
     installed = _installed()
     if remote is not None:
-        if installed is None or not installed.fabric.files:
+        if installed is None or not installed.fabric or not installed.fabric.files:
             raise InvalidValueError(f"--fabric {remote!r} needs the installed agent's certificates")
         return FabricRemote(check_remote(remote), installed.fabric.files)
     if installed is not None:
+        if installed.fabric is None:
+            raise InvalidValueError(
+                "the installed agent is in no fabric, for its DPUs are; name it: --fabric REMOTE"
+            )
         return FabricRemote(installed.fabric.remote, installed.fabric.files)
     return FabricRemote(f"unix:{_only_lab('--fabric').fabric / 'db.sock'}", {})
 

@@ -15,6 +15,7 @@ from dataplane.core.errors import OverweaveError
 COMMANDS = {
     "agent": Lazy("dataplane.cli.agent:agent", "run the agent of this node"),
     "config": Lazy("dataplane.cli.config:config", "print or check the agent's configuration"),
+    "pki": Lazy("dataplane.cli.pki:pki", "certificates of nodes, tenants and administrators"),
     "fabric": Lazy("dataplane.cli.fabric:fabric", "run the fabric database"),
     "apply": Lazy("dataplane.cli.intent:apply", "make the fabric as a file says"),
     "delete": Lazy("dataplane.cli.intent:delete", "delete a segment, grant, pin or static node"),

@@ -10,6 +10,7 @@ import click
 from dataplane.cli.find import agent_option
 from dataplane.cli.outcome import FAILED, OK, UNREACHABLE
 from dataplane.cli.output import Format, Listing, Record, output_option, show
+from dataplane.core.snapshot import NO_ACCESS
 
 _SLOW = "no fast path"  # begins what the agent says of its fast path where it has none
 LISTING = Listing("agent", ())
@@ -65,9 +66,13 @@ def _ills(record: Record) -> list[str]:
         for target in record["targets"]
         if target["error"] or target["overdue_s"]
     ]
-    if not record["fabric_connected"]:
+    if _has_lost_its_fabric(record):
         ills.insert(0, f"fabric database: {record['fabric_error']}")
     return [*ills, *record["problems"]]
+
+
+def _has_lost_its_fabric(record: Record) -> bool:
+    return not record["fabric_connected"] and record["fabric_access"] != NO_ACCESS
 
 
 def _notes(record: Record, *, everything: bool) -> Iterator[str]:
@@ -90,7 +95,7 @@ def _notes(record: Record, *, everything: bool) -> Iterator[str]:
 def _next(records: list[Record]) -> str:
     if any(record["unreachable"] for record in records):
         return "start the agent: overweave agent --config FILE"
-    if any(not record["fabric_connected"] for record in records):
+    if any(map(_has_lost_its_fabric, records)):
         return "ask the fabric database from here: overweave get node"
     return "overweave get port -o wide"
 

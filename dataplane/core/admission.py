@@ -43,6 +43,10 @@ DUPLICATE = 110  # ours: codes from 100 on are the plugin's (CNI spec, Error)
 NOT_GRANTED = 111
 EXHAUSTED = 112
 NO_UNDERLAY = 113
+NO_FABRIC = (
+    "this node is in no fabric (fabric: none in its agent's configuration); only pods with the"
+    " deviceID of a VF can be attached here"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,8 @@ def _segment(state: State, request: AttachRequest) -> Segment:
     segment = state.fabric.segment(request.segment)
     if segment:
         return segment
+    if not state.node.in_fabric:
+        raise _RefusedError(INVALID_CONFIG, f"segment {request.segment!r}: {NO_FABRIC}")
     if not state.fabric.base_synced:
         raise _WaitingError(
             f"segment {request.segment} is not known here: {_unsynced_cause(state)}"

@@ -41,9 +41,10 @@ _UNCONNECTED = Verdict(
 def derive(state: State) -> Desired | None:
     """Return the desired state; None while it cannot be known: all stays as it is.
 
-    That is while the underlay NIC was never seen, or nobody has told which UDP ports are ours.
+    That is while the underlay NIC was never seen, or nobody has told which UDP ports are ours, but
+    who is in no fabric has none to be told.
     """
-    if state.nic is None or not state.fabric.is_told:
+    if state.nic is None or (state.node.in_fabric and not state.fabric.is_told):
         return None
     views: dict[str, SegmentView] = {}
     problems: list[str] = []

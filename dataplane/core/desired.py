@@ -51,6 +51,7 @@ class LocalNode:
     So is ``datapath``: with the kernel's, the kernel itself sends and receives tunnel packets, and
     nothing lies between the underlay NIC and Open vSwitch.
     ``devices`` are the halves of DPUs that this node is, none of them ready yet.
+    One that is not ``in_fabric`` has no pods of its own: those on VFs are its DPUs' to serve.
     """
 
     name: str
@@ -63,6 +64,7 @@ class LocalNode:
     exclusive_ports: bool = False
     xdp: Xdp = Xdp.AUTO
     devices: tuple[Device, ...] = ()
+    in_fabric: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataplane.core.state import State
 from dataplane.core.withdrawal import Standing
 
 FABRIC_TARGET = "fabric"
+NO_ACCESS = "none"  # how the fabric database is reached by a node that is in no fabric
 STATE_TARGET = "state"
 SWITCH_TARGET = "switch"
 _NOT_AWAITED = frozenset({FABRIC_TARGET, SWITCH_TARGET})
@@ -157,6 +158,8 @@ class Snapshot:
     @property
     def is_in_step(self) -> bool:
         """Say whether the fabric database is followed and holds all rows this node wants there."""
+        if not self.state.node.in_fabric:
+            return True
         report = self.reports.get(FABRIC_TARGET)
         settled = report is not None and not report.pending
         return (
@@ -237,7 +240,7 @@ def _pending_part(state: State, report: TargetReport) -> str:
 
 def _segments_obstacle(state: State) -> Obstacle | None:
     fabric = state.fabric
-    if fabric.connected:
+    if fabric.connected or not state.node.in_fabric:
         return None
     away = f"the fabric database is away ({fabric.error})"
     if not state.node.attach_without_fabric:

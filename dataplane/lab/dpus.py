@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vendors.emulator.settings import FIRST_VF_VSI
 
 BRIDGE, UPLINK, CPU = "br-mrv0", "up", "cpu0"
 _START_S = 20.0
+_CHANNEL_PORT = 50052
 _FIRST_BUS = 6  # of PCI addresses as a host has them: 0000:06:00.2 is the first VF there
 
 
@@ -83,17 +85,40 @@ def _half(paths: LabPaths, topology: Topology, dpu: LabNode, node: LabNode) -> d
             {"device_id": device_id(topology, dpu, n), "netdev": vf_netdev(dpu.name, n)}
             for n in range(_dpu(dpu).vfs)
         ]
-        socket = paths.node(dpu.name).attachment_socket
-        return {**half, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}
+        return {**half, "side": "host", **_channel(paths, dpu, node), "vfs": vfs}
     representors = [f"rep{n}" for n in range(_dpu(dpu).vfs)]
     switch = _SWITCHES[_dpu(dpu).vendor](directory(paths, dpu), _dpu(dpu).vfs)
     return {
         **half,
         "side": "dpu",
+        **_channel(paths, dpu, node),
         "representors": representors,
         "switch": switch,
         "control": f"unix:{control(paths, dpu)}",
     }
+
+
+def _channel(paths: LabPaths, dpu: LabNode, node: LabNode) -> dict[str, str]:
+    """Return where host and DPU meet, as the configuration of ``node``, one of them, says it."""
+    if not _dpu(dpu).apart:
+        socket = paths.node(dpu.name).attachment_socket
+        return {} if node.name == dpu.name else {"attachment": f"unix:{socket}"}
+    address = dpu.addresses[0].ip
+    where = f"[{address}]" if address.version == 6 else str(address)
+    peer = _dpu(dpu).host if node.name == dpu.name else dpu.name
+    return {"attachment": f"ssl:{where}:{_CHANNEL_PORT}", "peer": peer}
+
+
+def certificate(paths: LabPaths, node: LabNode) -> dict[str, str]:
+    """Return the files by which ``node`` is known, as its configuration has them."""
+    from dataplane.pki.authority import Authority
+    from dataplane.pki.certificates import AUTHORITY_DAYS, DAYS, Holder, Role
+
+    authority, now = Authority(paths.pki), datetime.now(UTC)
+    authority.create(now, AUTHORITY_DAYS)
+    issued = authority.issue(Holder(node.name, Role.NODE), now, DAYS)
+    files = {"private_key": issued.key, "certificate": issued.path, "ca_cert": authority.bundle}
+    return {key: str(path) for key, path in files.items()}
 
 
 def _octeon(run_dir: Path, vfs: int) -> dict[str, Any]:

@@ -82,6 +82,9 @@ def build(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
         for node in topology.agents:
             devices = dpus.devices(paths, topology, node)
             config = nodes.agent_config(paths, node, server.remote, devices)
+            if topology.is_apart(node):
+                config["tls"] = dpus.certificate(paths, node)
+                config["fabric"] = config["fabric"] if node.dpu else "none"
             nodes.prepare(paths.node(node.name), config, ebpf=node.ebpf)
         _each(topology.agents, lambda node: nodes.switch(paths.node(node.name)).start())
         say(f"lab {paths.name}: fabric database and {len(topology.agents)} Open vSwitch run")

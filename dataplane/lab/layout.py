@@ -19,7 +19,8 @@ UNDERLAY = "underlay"
 FABRIC = "fabric"
 PODS = "pods"
 FOREIGN = "foreign"
-RESERVED = frozenset({UNDERLAY, FABRIC, PODS, FOREIGN})  # no node can be called so
+PKI = "pki"
+RESERVED = frozenset({UNDERLAY, FABRIC, PODS, FOREIGN, PKI})  # no node can be called so
 # No dash: the namespaces of lab "a" would include those of lab "a-b".
 _LAB = re.compile(r"[a-z0-9]{1,12}")
 _MEMBER = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
@@ -113,6 +114,11 @@ class LabPaths:
     def pods(self) -> Path:
         """Return where the lab, as a container runtime, remembers its pods."""
         return self.directory / PODS
+
+    @property
+    def pki(self) -> Path:
+        """Return the directory of the authority, where host and DPU talk over a network."""
+        return self.directory / PKI
 
     @property
     def prefix(self) -> str:

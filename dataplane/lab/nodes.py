@@ -19,6 +19,7 @@ from dataplane.api.agent_pb2 import (
 )
 from dataplane.api.client import CALL_TIMEOUT_S, AgentUnreachableError, connect
 from dataplane.core.errors import OverweaveError
+from dataplane.core.snapshot import NO_ACCESS
 from dataplane.lab.layout import LabPaths, NodePaths
 from dataplane.lab.topology import LabNode
 from dataplane.lab.underlay import NIC
@@ -115,9 +116,8 @@ def obstacle(paths: NodePaths) -> str:
             status = agent.GetStatus(GetStatusRequest(), timeout=CALL_TIMEOUT_S)
     except AgentUnreachableError as error:
         return str(error)
-    unsynced = (
-        "" if status.fabric_connected else f"fabric: {status.fabric_error or 'not asked yet'}"
-    )
+    is_followed = status.fabric_connected or status.fabric_access == NO_ACCESS
+    unsynced = "" if is_followed else f"fabric: {status.fabric_error or 'not asked yet'}"
     return status.obstacle or unsynced
 
 

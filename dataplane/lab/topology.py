@@ -66,6 +66,7 @@ class _Dpu(Strict):
     host: NodeName
     vfs: Annotated[int, Field(ge=1, le=MAX_VFS)] = 4
     tunnels: bool = True
+    apart: bool = False
 
 
 class _Node(Strict):
@@ -86,12 +87,15 @@ class Dpu:
     """That a node is a DPU: in the node called ``host``, with so many VFs there.
 
     An SX904 without ``tunnels`` has the published driver: from VF to VF, and it counts nothing.
+    One that is ``apart`` is in another cluster than its host: the two have a network and their
+    certificates in common, and the host is in no fabric.
     """
 
     vendor: Vendor
     host: str
     vfs: int
     tunnels: bool = True
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,11 @@ class Topology:
     def dpus(self) -> tuple[LabNode, ...]:
         """Return the nodes that are DPUs."""
         return tuple(node for node in self.nodes if node.dpu is not None)
+
+    def is_apart(self, node: LabNode) -> bool:
+        """Say whether ``node`` is the host, or the DPU, of two that have a network in common."""
+        names = (name for d in self.nodes if d.dpu and d.dpu.apart for name in (d.name, d.dpu.host))
+        return node.name in names
 
 
 DEFAULT_TEXT = """\

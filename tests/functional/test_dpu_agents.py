@@ -1,8 +1,10 @@
 """A host, its DPU and a plain node as real agents: a pod on a VF talks to pods on veths.
 
 VF and representor are TAPs, joined by a relay that stands for a switch whose tables are empty, and
-that nobody can ask. On one of the DPUs eBPF cannot be loaded. One VF is for a runtime that calls
-our CNI plugin, the other for a DPU operator's daemons, to whom our agents are a vendor's plugin.
+that nobody can ask. On one of the DPUs eBPF cannot be loaded; there host and DPU share a socket, in
+the other world a network alone, and each shows the other its certificate. One VF is for a runtime
+that calls our CNI plugin, the other for a DPU operator's daemons, to whom our agents are a vendor's
+plugin.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from dataplane.opi import lifecycle_pb2 as lifecycle
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
 from ovs_client.daemons import OvsInstance, Place
 from tests.functional.overlay_switch import drain, in_netns, opened
+from tests.functional.certificates import Pki
 from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, STATED_S, World, ip, netns
 from tests.unit.sysfs_trees import Tree, vital_product_data
 
@@ -52,6 +55,8 @@ OPERATORS_POD = "10.1.15.250/20"  # of the operator's own IPAM
 GREEN = "kind: Segment\nname: green\nvni: 8\nsubnets: [10.2.0.0/24]\n"
 NODES = ("h", "d", "n")
 UNHEARD_S = 5.0  # who is ready has answered its host since
+CHANNEL = {"h": "203.0.113.1", "d": "203.0.113.2"}  # RFC 5737, of nothing but host and DPU
+PORT = 50052
 
 
 def tap(space: str, name: str) -> int:
@@ -91,6 +96,7 @@ class DpuWorld(World):
 
     hidden: Path | None = None
     relay: Relay | None = None
+    pki: Pki | None = None  # None: host and DPU share a socket
     on_vf: Any = None  # what the plugin has answered for the pod on the VF
     operators_relay: Relay | None = None
 
@@ -105,6 +111,11 @@ class DpuWorld(World):
             ip("-n", netns(name).name, "link", "set", "lo", "up")
             ip("-n", netns(name).name, "link", "set", "eth0", "up")
             ip("-n", netns(name).name, "addr", "add", f"192.0.2.{number}/24", "dev", "eth0")
+        near = ["link", "add", "channel", "netns", netns("h").name, "type", "veth"]
+        ip(*near, "peer", "name", "channel", "netns", netns("d").name)
+        for name, address in CHANNEL.items():
+            ip("-n", netns(name).name, "link", "set", "channel", "up")
+            ip("-n", netns(name).name, "addr", "add", f"{address}/24", "dev", "channel")
         self.join()
         self.operators_relay = Relay(tap("h", "vf1"), tap("d", "rep1"))
 
@@ -120,7 +131,16 @@ class DpuWorld(World):
             tags = {"5": "blue", "6": "green", "22": "opi-bridge9"}
             bridges = {"segment": "blue", "bridges": tags, "role": "tenant"}
             config["opi"] = {"socket": socket, "channel": channel, **bridges}
+        if devices and self.pki is not None:
+            config["tls"] = {key: str(path) for key, path in self.pki.node(name).items()}
         self.config(name).write_text(json.dumps(config))
+
+    def channel(self, name: str) -> dict[str, str]:
+        """Return where host and DPU meet, as the configuration of one of them says it."""
+        if self.pki is None:
+            socket = self.node("d") / "run" / "attachment.sock"
+            return {"attachment": f"unix:{socket}"} if name == "h" else {}
+        return {"attachment": f"ssl:{CHANNEL['d']}:{PORT}", "peer": "d" if name == "h" else "h"}
 
     def plugin(self, name: str) -> Path:
         """Return the socket where the operator's daemon on a node looks for a plugin."""
@@ -204,7 +224,9 @@ def world(
         world.hidden = world.directory / "hidden"
         world.hidden.mkdir()
         (world.hidden / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
-    socket = world.node("d") / "run" / "attachment.sock"
+    else:
+        (world.directory / "pki").mkdir()
+        world.pki = Pki(world.directory / "pki")
     common = {"serial": SERIAL, "vendor": "senao", "emulated": True}
     vfs = [
         {"device_id": device_id, "netdev": f"vf{number}"}
@@ -212,12 +234,11 @@ def world(
     ]
     try:
         world.make_namespaces()
-        world.configure(
-            "h", [{**common, "side": "host", "attachment": f"unix:{socket}", "vfs": vfs}]
-        )
+        world.configure("h", [{**common, "side": "host", **world.channel("h"), "vfs": vfs}])
         switch = {"address": f"unix:{world.directory / 'nobody.sock'}", "uplink": "up"}
         reps = ["rep0", "rep1"]
-        world.configure("d", [{**common, "side": "dpu", "representors": reps, "switch": switch}])
+        dpu = {**common, "side": "dpu", **world.channel("d"), "representors": reps}
+        world.configure("d", [{**dpu, "switch": switch}])
         world.configure("n", [])
         world.start("fabric", "fabric", "run", "--dir", str(world.directory / "f"))
         world.until(lambda: world("get", "node").returncode == 0, "fabric")
@@ -665,6 +686,29 @@ def test_the_vf_goes_home(world: DpuWorld) -> None:
     assert "rep0" in ip("-n", netns("d").name, "-br", "link")
     assert "p1/eth0" not in world("get", "port", agents="d").stdout
     world.until(lambda: world("get", "endpoint", "p1/eth0").returncode == 1, "d")
+
+
+@pytest.mark.parametrize("world", ["ebpf"], indirect=True)  # where a network is between them
+def test_a_host_in_another_cluster(world: DpuWorld) -> None:
+    """Without access to any fabric, from here on: the channel to its DPU is all that it has."""
+    world.stop("h")
+    config = json.loads(world.config("h").read_text())
+    world.config("h").write_text(json.dumps({**config, "fabric": "none"}))
+    world.start("h", "agent", "--config", str(world.config("h")), space="h")
+    world.until(lambda: world("status", agents="h").returncode == 0, "h")
+    world.cni("STATUS", "h", "p1")
+
+    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
+    elsewhere = world.records("get", "endpoint", "p3/eth0")[0]
+    there = {"ips": [{"address": each} for each in elsewhere["ips"]]}
+    world.until(lambda: world.pings("p1", there, 1) == 0, "d")
+    assert (world.pings("p1", there), world.pings("p3", on_vf)) == (0, 0)
+    with pytest.raises(PluginError, match=r"is in no fabric .*; only pods with the deviceID"):
+        world.cni("ADD", "h", "p4")
+    (found,) = json.loads(world("status", "-o", "json", agents="h").stdout)
+    assert (found["fabric_access"], found["obstacle"]) == ("none", "")
+
+    world.cni("DEL", "h", "p1", deviceID=VF)
 
 
 def test_a_vf_that_died_with_its_pod(world: DpuWorld) -> None:

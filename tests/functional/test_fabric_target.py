@@ -36,9 +36,10 @@ from dataplane.fabric.store import FabricStore, agent_database
 from dataplane.fabric.target import FabricTarget
 from ovs_client.daemons import DatabaseServer
 from ovs_client.database import Database, Tls
+from tests.functional.certificates import Pki
 from tests.functional.fabric_support import Recorder, running_server, wait_until
 from tests.functional.test_fabric_feed import RealClock
-from tests.functional.test_rbac import Pki, RunningServer
+from tests.functional.test_rbac import RunningServer
 from tests.unit.fabric_builders import endpoint, node, segment
 
 BLUE, RED = segment("blue", 1), segment("red", 2)
@@ -351,19 +352,16 @@ def test_a_thousand_endpoints(server: DatabaseServer) -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    pki = Pki(tmp_path_factory.mktemp("pki"))
-    pki.run("init")
-    for name in ("server", "me"):
-        pki.issue(name)
-    return pki
+    return Pki(tmp_path_factory.mktemp("pki"))
 
 
 def test_with_the_rights_of_a_node_only(tmp_path: Path, pki: Pki) -> None:
     """Over TLS, with the role node: all we write is allowed; another node's name is not."""
     schema.create_database(tmp_path / "conf.db")
-    schema.set_listeners(tmp_path / "conf.db", ["pssl:0:127.0.0.1"], pki.files("server"))
-    mine = pki.files("me")
-    tls = Tls(mine.private_key, mine.certificate, mine.ca_cert)
+    schema.set_listeners(
+        tmp_path / "conf.db", ["pssl:0:127.0.0.1"], schema.Tls(**pki.node("server"))
+    )
+    tls = Tls(**pki.node("me"))
     with RunningServer(tmp_path, list(schema.SERVER_ARGUMENTS)) as running:
         with FabricStore(running.unix) as store:
             store.write(upserts=[BLUE, replace(STATIC, node="n2")])

@@ -23,11 +23,11 @@ from dataplane.core.diff import Change, diff
 from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.model import Encap, EntryKey, Family, Guard, IpAddress, Segment
 from dataplane.core.reasons import Reason
+from tests.functional.certificates import Pki
 from tests.functional.fabric_support import wait_until
 from tests.functional.intel_device import WIRING, Device, running_device
 from tests.functional.overlay_switch import decapsulate, encapsulate
 from tests.functional.switch_world import NEXT_HOPS, IntelWorld, Stage, entries
-from tests.functional.test_rbac import Pki
 from tests.functional.test_switch_frames import talk
 from tests.unit.intel_builders import FREE4, FREE6, SHIPPED, read_p4info
 from tests.unit.overlay_builders import (
@@ -597,9 +597,9 @@ class TlsFront:
     """Takes TLS on a port of loopback and hands the bytes to the device's socket."""
 
     def __init__(self, device: Device, pki: Pki, name: str) -> None:
-        files = pki.files(name)
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pki.ca_cert)
-        self.context.load_cert_chain(files.certificate, files.private_key)
+        files = pki.node(name) if name == "localhost" else pki.stranger("localhost")
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files["ca_cert"])
+        self.context.load_cert_chain(files["certificate"], files["private_key"])
         self.context.verify_mode = ssl.CERT_REQUIRED
         self.context.set_alpn_protocols(["h2"])
         self.path = device.target.removeprefix("unix:")
@@ -638,24 +638,17 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    made = Pki(tmp_path_factory.mktemp("pki"))
-    made.run("init")
-    made.issue("localhost")
-    made.issue("agent")
-    made.self_sign("stranger", "agent")
-    return made
+    return Pki(tmp_path_factory.mktemp("pki"))
 
 
 def test_by_tls_with_certificates_on_both_sides(device: Device, stage: Stage, pki: Pki) -> None:
     front = TlsFront(device, pki, "localhost")
-    files = pki.files("agent")
-    tls = Certificates(files.private_key, files.certificate, files.ca_cert)
+    tls = Certificates(**pki.node("agent"))
     with driver(device, Server(front.address, tls=tls)) as switch:
         place(switch, WANTED)
     with driver(device, Server(front.address)) as plain, pytest.raises(TargetError):
         plain.observe()
-    bad = pki.files("stranger")
-    tls = Certificates(bad.private_key, bad.certificate, bad.ca_cert)
+    tls = Certificates(**pki.stranger("agent"))
     with driver(device, Server(front.address, tls=tls)) as other, pytest.raises(TargetError):
         other.observe()
     front.listener.close()
@@ -665,8 +658,7 @@ def test_a_device_whose_certificate_a_stranger_signed_is_not_believed(
     device: Device, stage: Stage, pki: Pki
 ) -> None:
     front = TlsFront(device, pki, "stranger")
-    files = pki.files("agent")
-    tls = Certificates(files.private_key, files.certificate, files.ca_cert)
+    tls = Certificates(**pki.node("agent"))
     with driver(device, Server(front.address, tls=tls)) as switch, pytest.raises(TargetError):
         switch.observe()
     front.listener.close()

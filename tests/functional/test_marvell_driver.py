@@ -22,10 +22,10 @@ from dataplane.core.errors import PartlyRefusedError, TargetError
 from dataplane.core.model import EntryKey, Segment
 from ovs_client.database import Tls
 from ovs_client.unixctl import Unixctl
+from tests.functional.certificates import Pki
 from tests.functional.marvell_device import BRIDGE, Device, running_device
 from tests.functional.overlay_switch import in_netns
 from tests.functional.switch_world import NEXT_HOPS, MarvellWorld, Stage, entries
-from tests.functional.test_rbac import Pki
 from tests.functional.test_switch_frames import Scene, fragments
 from tests.unit.marvell_builders import vf
 from tests.unit.overlay_builders import (
@@ -513,18 +513,13 @@ def test_fragments_go_to_the_cpu_however_the_bridge_looks_at_them(device: Device
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    made = Pki(tmp_path_factory.mktemp("pki"))
-    made.run("init")
-    for name in ("device", "agent"):
-        made.issue(name)
-    return made
+    return Pki(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="module")
 def far(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
     """Provide a device that listens for TCP and TLS on its own loopback."""
-    tls = pki.files("device")
-    files = (str(tls.private_key), str(tls.certificate), str(tls.ca_cert))
+    files = tuple(map(str, pki.node("device").values()))
     options = [
         *("--remote=ptcp:6640:127.0.0.1", "--remote=pssl:6641:127.0.0.1"),
         *(
@@ -568,11 +563,10 @@ def test_entries_are_placed_by_any_way(
 
 
 def certificates(pki: Pki, name: str | None) -> Tls | None:
-    """Return the files of ``name``; a stranger has signed its own certificate."""
+    """Return the files of ``name``; a stranger's certificate is of another authority."""
     if name is None:
         return None
-    files = pki.self_sign(name, "node-a") if name == "stranger" else pki.files(name)
-    return Tls(files.private_key, files.certificate, pki.ca_cert)
+    return Tls(**(pki.stranger("node-a") if name == "stranger" else pki.node(name)))
 
 
 @pytest.mark.parametrize(

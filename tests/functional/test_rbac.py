@@ -2,9 +2,11 @@
 
 import json
 import re
+import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,8 +20,11 @@ from dataplane.fabric import SCHEMA, schema
 from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.schema import Tls
 from dataplane.fabric.store import FabricStore
+from dataplane.pki.certificates import read_certificate, split
 from ovs_client.daemons import find_program
 from ovs_client.database import Tls as ClientTls
+from tests.functional.certificates import DAY, NOW, Files, Pki, put
+from tests.functional.fabric_support import wait_until
 
 Operation = dict[str, Any]
 Result = list[dict[str, Any]]
@@ -68,39 +73,6 @@ def segment(name: str, vni: int) -> Operation:
         "unknown_unicast": "drop",
     }
     return insert("Segment", name=name, vni=vni, **enums)
-
-
-@dataclass(frozen=True)
-class Pki:
-    """Certificates of ovs-pki; the name of a node is its CN."""
-
-    directory: Path
-
-    @property
-    def ca_cert(self) -> Path:
-        return self.directory / "ca" / "switchca" / "cacert.pem"
-
-    def run(self, *arguments: str) -> None:
-        options = [f"--dir={self.directory / 'ca'}", f"--log={self.directory / 'log'}", "-u"]
-        program = find_program("ovs-pki")
-        subprocess.run([program, *options, *arguments], cwd=self.directory, check=True)
-
-    def issue(self, name: str) -> Tls:
-        self.run("req+sign", name, "switch")
-        return self.files(name)
-
-    def self_sign(self, name: str, cn: str) -> Tls:
-        certificate = self.directory / f"{name}-cert.pem"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
-        command += ["-subj", f"/CN={cn}", "-out", str(certificate)]
-        key = ["-keyout", str(self.directory / f"{name}-privkey.pem")]
-        subprocess.run([*command, *key], check=True, capture_output=True)
-        return self.files(name)
-
-    def files(self, name: str) -> Tls:
-        path = self.directory / name
-        key, certificate = path.with_name(f"{name}-privkey.pem"), path.with_name(f"{name}-cert.pem")
-        return Tls(key, certificate, self.ca_cert)
 
 
 def client(remote: str, operations: list[Operation], tls: Tls | None) -> str:
@@ -187,12 +159,7 @@ NODES = ("node1", "node2")
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    directory = tmp_path_factory.mktemp("pki")
-    pki = Pki(directory)
-    pki.run("init")
-    for name in ("server", *NODES):
-        pki.issue(name)
-    return pki
+    return Pki(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +167,9 @@ def server(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     directory = tmp_path_factory.mktemp("db")
     database = directory / "conf.db"
     schema.create_database(database)
-    schema.set_listeners(database, ["pssl:0:127.0.0.1"], pki.files("server"))
+    schema.set_listeners(database, ["pssl:0:127.0.0.1"], Tls(**pki.node("server")))
     with RunningServer(directory, [*schema.SERVER_ARGUMENTS]) as running:
-        nodes = {name: pki.files(name) for name in NODES}
+        nodes = {name: Tls(**pki.node(name)) for name in NODES}
         server = Server(running.unix, running.tls, nodes)
         seed(server)
         yield server
@@ -452,26 +419,77 @@ def test_our_own_client_is_held_to_it(server: Server) -> None:
 @pytest.mark.parametrize(
     "who",
     [
-        pytest.param("self-signed", id="a certificate signed by itself"),
-        pytest.param("plain", id="no TLS at all"),
+        pytest.param(lambda pki: pki.stranger("node2"), id="other authority"),
+        pytest.param(lambda pki: pki.node("node2", "old", when=NOW - 20 * DAY), id="expired"),
+        pytest.param(lambda pki: pki.node("node2", "new", when=NOW + 5 * DAY), id="not valid yet"),
+        pytest.param(None, id="no TLS at all"),
     ],
 )
-def test_a_stranger_gets_no_answer(server: Server, pki: Pki, who: str) -> None:
+def test_a_stranger_gets_no_answer(
+    server: Server, pki: Pki, who: Callable[[Pki], Files] | None
+) -> None:
     forged = endpoint("node2", "stranger")
-    if who == "plain":
+    if who is None:
         said = client(server.tls.replace("ssl", "tcp"), [forged], None)
     else:
-        said = client(server.tls, [forged], pki.self_sign("stranger", "node2"))
+        said = client(server.tls, [forged], Tls(**who(pki)))
     assert said.startswith("exit"), said
     assert not [row for row in server.rows(ENDPOINT) if row["container_id"] == "stranger"]
+
+
+def test_new_certificates_are_taken_without_a_restart(server: Server, pki: Pki) -> None:
+    """The server's and a node's, then the authority's; at each moment both know each other."""
+
+    def writes() -> bool:
+        own = update(ENDPOINT, [MINE], sequence=1)
+        said = client(server.tls, [own], server.nodes["node1"])
+        assert not said.startswith("exit"), said
+        return errors(json.loads(said)) == []
+
+    def shown() -> int:
+        """Return the serial of what the server shows."""
+        node = server.nodes["node1"]
+        context = ssl.create_default_context(cafile=node.ca_cert)
+        context.check_hostname = False
+        context.load_cert_chain(node.certificate, node.private_key)
+        host, _, port = server.tls.removeprefix("ssl:").rpartition(":")
+        plain = socket.create_connection((host, int(port)), 5)
+        with plain, context.wrap_socket(plain) as wrapped:
+            pem = ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"")
+        return read_certificate(pem.encode()).serial
+
+    def takes(name: str) -> bool:
+        return shown() == read_certificate(pki.files(name)["certificate"].read_bytes()).serial
+
+    def renew(name: str) -> None:
+        pki.node(name)
+        wait_until(lambda: writes() and takes("server"))
+
+    before = shown()
+    for name in ("server", "node1"):
+        renew(name)
+    pki.authority.rotate(NOW, 100)
+    for name in ("server", "node1"):
+        pki.trust(pki.files(name))
+        assert writes()
+    for name in ("server", "node1"):
+        renew(name)
+    newest = split(pki.authority.bundle.read_bytes())[0]
+    for name in ("node1", "server"):
+        put(pki.files(name)["ca_cert"], newest)
+        assert writes()
+    assert shown() != before
+    wait_until(lambda: client(server.tls, [], server.nodes["node2"]).startswith("exit"))
+    for name in NODES:  # for the tests to come
+        pki.node(name)
 
 
 def test_a_bare_pssl_remote_knows_no_role(pki: Pki, tmp_path: Path) -> None:
     """The trap that listeners as rows avoid: the same certificate writes as another node."""
     schema.create_database(tmp_path / "conf.db")
-    tls = pki.files("server")
+    tls = Tls(**pki.files("server"))
     bare = ["--remote=pssl:0:127.0.0.1", f"--private-key={tls.private_key}"]
     bare += [f"--certificate={tls.certificate}", f"--ca-cert={tls.ca_cert}"]
     with RunningServer(tmp_path, bare) as running:
-        said = client(running.tls, [endpoint("node2")], pki.files("node1"))
+        said = client(running.tls, [endpoint("node2")], Tls(**pki.files("node1")))
     assert errors(json.loads(said)) == []

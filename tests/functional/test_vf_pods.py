@@ -20,6 +20,8 @@ import pytest
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.attachment_pb2_grpc import AttachmentServicer
 from dataplane.api.dpu import DpuClient
+from dataplane.api.mtls import SecureChannels
+from dataplane.api.only_host import serve_attachments_to
 from dataplane.api.service import serve_attachments
 from dataplane.cni import front as front_module
 from dataplane.cni.front import Front
@@ -28,13 +30,15 @@ from dataplane.cni.install import install_plugin
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
-from dataplane.contracts import AttachRefusedError, Vf
+from dataplane.contracts import Attached, AttachRefusedError, Vf
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import AttachmentKey
 from dataplane.core.snapshot import Obstacle
 from dataplane.host.vf import VfWiring
 from dataplane.netlink.netns import Netns
+from dataplane.pki.credentials import Credentials
 from dataplane.vf_ports import VfPorts
+from tests.functional.certificates import Pki, free_port, put
 from tests.functional.cni_world import FakeAttachments, FakeWiring, Outcome, World
 from tests.functional.namespaces import ip, name_of, namespace, run, shown, wait_until
 
@@ -57,22 +61,38 @@ class HostWorld(World):
     front: Front | None = None
     serial: str = SERIAL
     device_ids: tuple[str, str] = (VF0, VF1)
+    pki: Pki | None = None  # None: host and DPU share a socket
+    port: int = field(default_factory=free_port)
+
+    @property
+    def address(self) -> str:
+        return f"ssl:127.0.0.1:{self.port}" if self.pki else f"unix:{self.dpu_socket}"
 
     def start_dpu(self, kind: type[AttachmentService] = AttachmentService) -> None:
         service = kind(VfPorts("dpu1", self.dpu), {SERIAL: ("rep0", "rep1")})
-        self.dpu_server = serve_attachments(service, self.dpu_socket)
+        if self.pki is None:
+            self.dpu_server = serve_attachments(service, self.dpu_socket)
+        else:
+            own = Credentials(self.pki.node("dpu1"), "dpu1")
+            where = self.address.removeprefix("ssl:")
+            self.dpu_server = serve_attachments_to("h1", service, where, own)
+
+    def client(self) -> DpuClient:
+        if self.pki is None:
+            return DpuClient()
+        own = Credentials(self.pki.node("h1"), "h1")
+        return DpuClient(SecureChannels({self.address: "dpu1"}, own))
 
     def stop_dpu(self) -> None:
         self.dpu_server.stop(None).wait()
         self.dpu_socket.unlink(missing_ok=True)
 
     def start(self) -> None:
-        address = f"unix:{self.dpu_socket}"
         vfs = [
-            Vf(device_id, f"vf{number}", self.serial, number, address)
+            Vf(device_id, f"vf{number}", self.serial, number, self.address)
             for number, device_id in enumerate(self.device_ids)
         ]
-        self.front = Front(vfs, DpuClient(), VfRecords(self.directory / "vfs"))
+        self.front = Front(vfs, self.client(), VfRecords(self.directory / "vfs"))
         handler = Handler(
             self.attachments, self.wiring, Ipam(), self.limits, VfFront(self.front, VfWiring())
         )
@@ -113,7 +133,7 @@ def pod() -> Iterator[Netns]:
 
 
 @contextmanager
-def _world(directory: Path, pod: Netns) -> Iterator[HostWorld]:
+def _world(directory: Path, pod: Netns, pki: Pki | None = None) -> Iterator[HostWorld]:
     with namespace() as node, namespace() as dpu:
         for number in (0, 1):
             peer = ["peer", "name", f"rep{number}", "netns", name_of(dpu)]
@@ -121,7 +141,7 @@ def _world(directory: Path, pod: Netns) -> Iterator[HostWorld]:
             ip(dpu, "link", "set", f"rep{number}", "up")
         (directory / "bin").mkdir()
         made = HostWorld(directory, pod.path, install_plugin(directory / "bin"))
-        made.node, made.dpu_socket = node, directory / "attachment.sock"
+        made.node, made.dpu_socket, made.pki = node, directory / "attachment.sock", pki
         made.start_dpu()
         made.start()
         try:
@@ -194,6 +214,38 @@ def test_a_dpu_that_cannot_be_told_that_the_vf_is_ready(host: HostWorld) -> None
     host.dpu.at_publish = refuse
     failed(host.add(), 11, "the agent is stopping")
     host.assert_home()
+
+
+def test_a_dpu_that_is_not_known_any_more_once_the_vf_is_in_the_pod(
+    tmp_path: Path, pod: Netns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a network; the VF comes home at once, and the DPU is told when it is known again."""
+    pki, attach = Pki(tmp_path), DpuClient.attach
+
+    def then_replaced(self: DpuClient, *asked: Any) -> Attached:
+        made = attach(self, *asked)
+        forged = pki.stranger("dpu1")
+        for key, path in pki.files("dpu1").items():
+            put(path, forged[key].read_bytes(), 0o600)
+        return made
+
+    with _world(tmp_path, pod, pki) as host:
+        assert host.add().status == 0
+        assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+        host.assert_home()
+        with monkeypatch.context() as patched:
+            patched.setattr(DpuClient, "attach", then_replaced)
+            failed(host.add(), 11, f"agent at {host.address}", "CERTIFICATE_VERIFY_FAILED")
+        (vf,) = shown(host.space, "link", "show", "dev", "vf0")
+        assert ("UP" in vf["flags"], "ifalias" in vf) == (False, False)
+        assert [each["ifname"] for each in shown(pod, "link")] == ["lo"]
+        assert host.dpu.keys() == (KEY,)
+        host.stop()
+        pki.node("dpu1")
+        monkeypatch.setattr(front_module, "RETRY_S", 0.05)
+        host.start()
+        assert wait_until(lambda: not list((host.directory / "vfs").iterdir()))
+        host.assert_home()
 
 
 def test_a_dpu_that_knows_no_publish_has_published_already(host: HostWorld) -> None:

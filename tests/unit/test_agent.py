@@ -13,6 +13,7 @@ import pytest
 from dataplane import agent, worker
 from dataplane.agent import Agent, Parts
 from dataplane.contracts import AttachRefusedError
+from dataplane.core.admission import INVALID_CONFIG
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Bindings, Desired, LocalNode
 from dataplane.core.diff import Change, Pending, Rendering
@@ -139,6 +140,47 @@ def lab() -> Iterator[Lab]:
     lab.agent.start(AttachmentsLoaded((), ()))
     yield lab
     lab.agent.stop()
+
+
+def test_a_node_that_never_was_in_a_fabric_is_ready() -> None:
+    flows = MemoryTarget("flows")
+    agent = Agent(LocalNode("n1", "eth0", in_fabric=False), Parts((flows,), (), lambda _: None))
+    agent.start(AttachmentsLoaded((), ()))
+    agent.post(LinksChanged((NIC,)))
+    try:
+        assert until(lambda: agent.obstacle() is None)
+        assert agent.snapshot.desired is not None
+    finally:
+        agent.stop()
+
+
+def test_a_node_in_no_fabric_says_so_at_once(lab: Lab) -> None:
+    """It waits for no database; what it may still hold of an earlier fabric is not taken away."""
+    lab.synced()
+    held = lab.agent.admit(REQUEST, 1).attachment
+    flows = MemoryTarget("flows")
+    agent = Agent(LocalNode("n1", "eth0", in_fabric=False), Parts((flows,), (), lambda _: None))
+    agent.start(AttachmentsLoaded((held,), (BLUE, BLOCK)))
+    agent.post(LinksChanged((NIC,)))
+    try:
+        assert until(lambda: POD in flows.held)
+        assert until(lambda: agent.obstacle() is None)
+        assert agent.fabric_lag_s == 0.0
+        began = time.monotonic()
+        for ask in (
+            lambda: agent.segment_mtu("red"),
+            lambda: agent.admit(
+                replace(REQUEST, key=AttachmentKey("c2", "eth0"), segment="red"), 30
+            ),
+        ):
+            with pytest.raises(AttachRefusedError, match="is in no fabric") as refused:
+                ask()
+            assert refused.value.code == INVALID_CONFIG
+        assert not agent.knows_segment("red")
+        assert time.monotonic() - began < 5
+        assert POD in flows.held
+    finally:
+        agent.stop()
 
 
 def test_attach_is_programmed_then_published_then_detached(lab: Lab) -> None:

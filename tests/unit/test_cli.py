@@ -270,6 +270,19 @@ def test_a_fabric_is_found(machine: Path) -> None:
     assert find_agents((Path("/a"),)) == (Path("/a"),)
 
 
+def test_an_installed_agent_in_no_fabric_is_asked_which(machine: Path) -> None:
+    (machine / "agent.yaml").write_text(
+        "underlay: {interface: eth0}\nfabric: none\n"
+        "devices: [{serial: '1', vendor: intel, side: host, attachment: 'unix:/a',"
+        " vfs: [{device_id: x, netdev: vf0}]}]\n",
+        encoding="utf-8",
+    )
+    for remote in (None, "ssl:192.0.2.1:5"):
+        with pytest.raises(InvalidValueError, match=r"--fabric"):
+            find_fabric(remote)
+    assert find_fabric("tcp:192.0.2.1:5").remote == "tcp:192.0.2.1:5"
+
+
 def test_no_fabric_and_several_are_told_apart(machine: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"no lab is up and .*; say which with --fabric"):
         find_fabric(None)
@@ -313,6 +326,12 @@ PORT = {"identity": "a", "segment": "blue", "mac": "m", "reason": "superseded", 
             False,
             ["n1: ready, but not well: 2 ports", "  fabric database: refused"],
             id="database away",
+        ),
+        pytest.param(
+            {"fabric_connected": False, "fabric_access": "none"},
+            True,
+            ["n1: ready: 2 ports", "  fabric: none"],
+            id="in no fabric",
         ),
         pytest.param(
             {"targets": [{**TARGET, "error": "no bridge"}]},

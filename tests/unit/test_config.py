@@ -1,5 +1,6 @@
 """The agent's configuration file: the example, the defaults, and every way to get it wrong."""
 
+import json
 import re
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +14,7 @@ from dataplane.config import EXAMPLE, AgentConfig, OpiRole, load_config, parse_c
 from dataplane.core.desired import LocalNode
 from dataplane.core.errors import InvalidValueError
 from dataplane.core.model import Device, Side
+from dataplane.device_config import peers
 from dataplane.documents import FaultyFileError
 
 MINIMAL = """
@@ -51,13 +53,30 @@ def test_the_example_shows_the_defaults() -> None:
 
 def test_the_examples_of_devices_are_valid() -> None:
     before, begin, devices = EXAMPLE.partition("# devices:")
+    devices = devices.partition("# tls:")[0]
     uncommented = (begin + devices).replace("\n# ", "\n").removeprefix("# ")
     host, dpu = parse_config(before + uncommented, "example with devices").devices
     assert (host.product, dpu.product) == ("Marvell Octeon 10", None)
     assert (host.name, dpu.name) == ("0123456789-host", "9876543210-dpu")
-    assert host.attachment == Path("/run/overweave-dpu/attachment.sock")
+    assert host.attachment == "unix:/run/overweave-dpu/attachment.sock"
     assert [(vf.device_id, vf.netdev) for vf in host.vfs] == [("0000:06:00.2", "vf0")]
     assert (dpu.representors, dpu.switch) == (["rep0", "rep1"], {})
+
+
+def test_the_examples_of_a_network_between_the_halves_are_valid(tmp_path: Path) -> None:
+    for name in ("node1-privkey.pem", "node1-cert.pem", "cacert.pem"):
+        (tmp_path / name).touch()
+    before, begin, rest = EXAMPLE.partition("# devices:")
+    text = (begin + rest).replace("\n# ", "\n").removeprefix("# ")
+    text = re.sub(r"(?m)^  attachment: unix.*\n", "", text).replace("\n  # ", "\n  ")
+    found = parse_config(before + text.replace("/etc/overweave", str(tmp_path)), "example")
+    assert found.tls is not None
+    assert found.tls.files["private_key"] == tmp_path / "node1-privkey.pem"
+    assert [(d.attachment, d.peer) for d in found.devices] == [
+        ("ssl:192.0.2.7:50052", "dpu1"),
+        ("ssl:192.0.2.7:50052", "host1"),
+    ]
+    assert peers(found.devices[:1]) == {"ssl:192.0.2.7:50052": "dpu1"}
 
 
 HOST = """
@@ -93,6 +112,19 @@ def test_an_emulated_switch_alone_takes_frames(text: str, *, is_right: bool) -> 
         config(text)
 
 
+def test_a_dpu_is_given_no_socket() -> None:
+    with pytest.raises(FaultyFileError, match="side dpu: attachment belongs to side host"):
+        config(DPU.replace("}}", "}, attachment: unix:/a}"))
+
+
+def test_certificates_must_be_there(tmp_path: Path) -> None:
+    files = {key: f"{tmp_path}/{key}" for key in ("private_key", "certificate", "ca_cert")}
+    (told,) = faults(MINIMAL + f"tls: {json.dumps(files)}\n")
+    assert told.endswith(f"tls.ca_cert {tmp_path}/ca_cert: no such file on this machine")
+    del files["ca_cert"]
+    assert "tls.ca_cert is missing" in faults(MINIMAL + f"tls: {json.dumps(files)}\n")[0]
+
+
 def test_what_the_file_says_of_devices() -> None:
     (device,) = config(DPU).local_node.devices
     assert device == Device(
@@ -114,6 +146,41 @@ def test_what_the_file_says_of_devices() -> None:
         pytest.param("unix:/run", "/run", "is not unix:/PATH", id="no method"),
         pytest.param("unix:/run", "tcp:1.2.3.4", "is not unix:/PATH", id="tcp"),
         pytest.param("unix:/run", "unix:run", "is not an absolute path", id="relative"),
+        pytest.param(
+            "unix:/run/dpu/attachment.sock",
+            "ssl:192.0.2.1:5",
+            "attachment ssl:... and peer, the node of the other half, go together",
+            id="whose network",
+        ),
+        pytest.param(
+            "unix:/run/dpu/attachment.sock\n",
+            "unix:/s\n  peer: d1\n",
+            "and peer, the node of the other half, go together",
+            id="a peer on a socket",
+        ),
+        pytest.param(
+            "unix:/run/dpu/attachment.sock\n",
+            "ssl:192.0.2.1:5\n  peer: d1\n",
+            "devices: attachment ssl:192.0.2.1:5 needs tls, this node's certificate; make one:"
+            " overweave pki issue node1",
+            id="no certificate",
+        ),
+        pytest.param(
+            "unix:/run/dpu/attachment.sock\n",
+            "ssl:192.0.2.1:5\n  peer: D_1\n",
+            "node name 'D_1' is not",
+            id="peer",
+        ),
+        pytest.param("unix:/run", "ssl:", "remote 'ssl:/dpu/attach", id="a path as address"),
+        pytest.param(
+            "unix:/run/dpu/attachment.sock", "ssl:192.0.2.1", "is not unix:/PATH", id="no port"
+        ),
+        pytest.param(
+            "unix:/run/dpu/attachment.sock",
+            '"ssl:192.0.2.1:5,ssl:192.0.2.2:5"',
+            "is not unix:/PATH, a socket, nor ssl:ADDRESS:PORT",
+            id="two addresses",
+        ),
         pytest.param("unix:/run", f"unix:/{'x' * 100}", "is too long", id="long path"),
         pytest.param("0000:06:00.2", "0000/06", "device_id '0000/06' is not", id="device id"),
         pytest.param("vf0", "a-name-of-16-byte", "is no name that Linux", id="netdev"),
@@ -284,12 +351,27 @@ def test_metrics_are_somewhere(text: str) -> None:
 def test_certificates_that_are_there_are_taken(tmp_path: Path) -> None:
     for name in ("key", "cert", "ca"):
         (tmp_path / name).touch()
-    access = (
+    keys = (
         f"{{remote: 'ssl:192.0.2.9:6640', private_key: {tmp_path}/key,"
         f" certificate: {tmp_path}/cert, ca_cert: {tmp_path}/ca}}"
     )
-    text = MINIMAL.replace('{remote: "unix:/run/db.sock"}', access)
-    assert parse_config(text, "agent.yaml").fabric.files["ca_cert"] == tmp_path / "ca"
+    text = MINIMAL.replace('{remote: "unix:/run/db.sock"}', keys)
+    access = parse_config(text, "agent.yaml").fabric
+    assert access is not None
+    assert access.files["ca_cert"] == tmp_path / "ca"
+
+
+def test_a_host_whose_pods_are_its_dpus_alone_needs_no_fabric() -> None:
+    alone = MINIMAL.replace('{remote: "unix:/run/db.sock"}', "none")
+    found = parse_config(alone + HOST, "agent.yaml")
+    assert (found.fabric, found.local_node.in_fabric) == (None, False)
+    assert config(HOST).local_node.in_fabric
+    for others in ("", DPU, HOST + OTHER_DPU):
+        (told,) = faults(alone + others)
+        assert "fabric: none is for a host whose pods are all on VFs of its DPUs" in told
+    for text in ("", " null", " off"):
+        (told,) = faults(alone.replace("fabric: none", f"fabric:{text}") + HOST)
+        assert "fabric " in told
 
 
 @pytest.mark.parametrize(

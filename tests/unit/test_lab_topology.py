@@ -7,7 +7,7 @@ import pytest
 from dataplane.core.desired import Datapath
 from dataplane.core.errors import InvalidValueError
 from dataplane.documents import FaultyFileError
-from dataplane.lab.dpus import device_id
+from dataplane.lab.dpus import device_id, devices
 from dataplane.lab.layout import LabPaths
 from dataplane.lab.topology import (
     Dpu,
@@ -50,6 +50,18 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     assert [node.datapath for node in topology.nodes] == [Datapath.KERNEL, Datapath.USERSPACE]
 
 
+def test_a_dpu_in_another_cluster_than_its_host() -> None:
+    topology = read_topology(
+        "nodes: [{name: h1}, {name: d1, dpu: {vendor: intel, host: h1, apart: true}}, {name: n2}]",
+        "here",
+    )
+    assert [topology.is_apart(node) for node in topology.nodes] == [True, True, False]
+    host, dpu = (devices(LabPaths("x"), topology, node)[0] for node in topology.nodes[:2])
+    where = "ssl:192.0.2.2:50052"
+    assert (host["attachment"], host["peer"]) == (where, "d1")
+    assert (dpu["attachment"], dpu["peer"]) == (where, "h1")
+
+
 def test_a_dpu_in_a_host() -> None:
     topology = read_topology(
         "nodes: [{name: h1}, {name: d1, dpu: {vendor: marvell, host: h1}},"
@@ -65,6 +77,7 @@ def test_a_dpu_in_a_host() -> None:
         ("d4", Dpu(Vendor.SENAO, "h1", 4, tunnels=False)),
     ]
     assert topology.agents == topology.nodes
+    assert not any(map(topology.is_apart, topology.nodes))
     ids = [device_id(topology, node, number) for node in topology.dpus[:3] for number in (0, 5, 6)]
     assert ids == [
         *("0000:06:00.2", "0000:06:00.7", "0000:06:01.0"),

@@ -1,0 +1,1 @@
+"""Certificates by which nodes, tenants and administrators know each other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -147,7 +147,7 @@ def _claims(devices: list[DeviceConfig]) -> Iterator[str]:
 Devices = Annotated[list[DeviceConfig], AfterValidator(_fit_together)]
 
 
-def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
+def host_vfs(devices: Sequence[DeviceConfig]) -> tuple[Vf, ...]:
     """Return the VFs of the devices that this node is the host of."""
     return tuple(
         Vf(vf.device_id, vf.netdev, device.serial, number, f"unix:{device.attachment}")
@@ -156,7 +156,7 @@ def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
     )
 
 
-def watched_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, str]]:
+def watched_devices(devices: Sequence[DeviceConfig]) -> dict[str, tuple[str, str]]:
     """Return of the devices that this node is the host of, by name, the serial and the address."""
     return {d.name: (d.serial, f"unix:{d.attachment}") for d in devices if d.side is Side.HOST}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import queue
 import signal
 import sys
 import threading
@@ -19,15 +20,11 @@ import structlog
 
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
-from dataplane.api.dpu import DpuClient
-from dataplane.api.health import DpuFeed
 from dataplane.api.service import AgentService, serve, serve_attachments
-from dataplane.api.witness import HostWitness, WitnessStand
-from dataplane.cni.front import Front
+from dataplane.api.witness import HostWitness
 from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
-from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath, OpiAccess, OpiRole
 from dataplane.contracts import (
     Feed,
@@ -42,11 +39,12 @@ from dataplane.contracts import (
 )
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
-from dataplane.core.events import HalfHeard
+from dataplane.core.events import DevicesConfigured, HalfHeard
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
-from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
+from dataplane.device_config import DeviceConfig, served_devices
+from dataplane.dpus_below import DpusBelow
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.segments import StoredSegments
 from dataplane.fabric.store import agent_database
@@ -57,7 +55,6 @@ from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
-from dataplane.host.witness import PodWitness
 from dataplane.inventory import InventoryFeed
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
@@ -118,24 +115,51 @@ class OvsSupervisor:
                 log.error("ovs.start.failed", error=str(error))  # noqa: TRY400  # an operator's fault
 
 
-def run_agent(config: AgentConfig) -> None:
+def run_agent(config: AgentConfig, read: Callable[[], AgentConfig]) -> None:
     """Run the agent of ``config`` until SIGTERM or SIGINT, which leave the dataplane as it is.
 
-    Raises OverweaveError if it cannot start.
+    At SIGHUP it has what ``read`` returns by then. Raises OverweaveError if it cannot start.
     """
     _log_to_stderr()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: told.put(number))
     with ExitStack() as stack:
         stack.enter_context(_only_one(config.state_dir))
-        _start(config, stack)
+        running = _start(config, stack)
         log.info("agent.started", node=config.node, cni=str(config.cni_socket))
-        ended.wait()
+        while told.get() == signal.SIGHUP:
+            running.reload(read)
         log.info("agent.ending", node=config.node)
 
 
-def _start(config: AgentConfig, stack: ExitStack) -> None:
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What of a running agent may be configured anew."""
+
+    config: AgentConfig
+    agent: Agent
+    below: DpusBelow
+
+    def reload(self, read: Callable[[], AgentConfig]) -> None:
+        """Serve the DPUs below this host that ``read`` tells of; refused: all stays as it is."""
+        try:
+            fresh = read()
+        except OverweaveError as error:
+            log.error("agent.reload.refused", error=str(error))  # noqa: TRY400  # an operator's fault
+            return
+        fixed = self.config.fixed_changes(fresh)
+        if fixed:
+            why = f"{', '.join(fixed)}: what has changed there needs a restart of the agent"
+            log.error("agent.reload.refused", error=why)
+            return
+        devices = fresh.local_node.devices
+        self.agent.post(DevicesConfigured(devices))
+        self.below.serve(fresh.devices)
+        log.info("agent.reloaded", devices=[device.name for device in devices])
+
+
+def _start(config: AgentConfig, stack: ExitStack) -> _Running:
     files = StateFiles(config.state_dir)
     loaded = files.load()
     chosen = choose_datapath(config)
@@ -162,24 +186,20 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         FabricTarget(database, config.node),
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
-    watched = watched_devices(config.devices)
-    dpus = [DpuFeed(watched, DpuClient())] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
-    inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
     feeds: tuple[Feed, ...] = (
         *own,
         *looking,
         LinkFeed(),
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
-        *dpus,
-        *inventory,
+        InventoryFeed(lambda: agent.snapshot),
         ovs,
         fabric,
     )
     agent: Agent = Agent(node, Parts(targets, feeds, fabric.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, ways, stack)
+    return _Running(config, agent, _serve(config, agent, ways, stack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +285,7 @@ def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -
     return AgentService(agent, ways.counters, paths, modes, _access(config.fabric))
 
 
-def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> None:
+def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> DpusBelow:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
     witness = HostWitness()
@@ -283,12 +303,16 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
         attachments = AttachmentService(ports, devices, witness, heard)
         host = serve_attachments(attachments, config.attachment_socket)
         stack.callback(lambda: host.stop(None).wait())
-    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
+    below = DpusBelow(config.state_dir, agent.post)
+    stack.callback(below.stop)
+    below.start(config.devices)
+    handler = Handler(agent, VethWiring(), ipam, Limits(), VfFront(below.front, VfWiring()))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
     if config.opi is not None:
         _serve_opi(config, config.opi, agent, ports, stack)
+    return below
 
 
 def _serve_opi(
@@ -326,20 +350,6 @@ def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
     """Have the agent know that the host of its DPU has just asked."""
     if device is not None:
         agent.post(HalfHeard(device.name, int(time.time())))
-
-
-def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:
-    vfs = host_vfs(config.devices)
-    if not vfs:
-        return None
-    front = Front(vfs, DpuClient(), VfRecords(config.state_dir / "vfs"))
-    front.start()
-    stack.callback(front.stop)
-    addresses = {vf.dpu for vf in vfs}
-    stand = WitnessStand({each: PodWitness(partial(front.ports_below, each)) for each in addresses})
-    stand.start()
-    stack.callback(stand.stop)
-    return VfFront(front, VfWiring())
 
 
 def _mode(config: AgentConfig, fast: Ebpf | NoEbpf) -> str:

@@ -330,6 +330,20 @@ class AgentConfig(Strict):
             )
         return self
 
+    def fixed_changes(self, fresh: AgentConfig) -> tuple[str, ...]:
+        """Return the keys in which ``fresh`` has something else that an agent reads only once.
+
+        All of it is, but for ``devices`` of side host where no DPU operator is told of them.
+        """
+        before, after = (self, fresh) if self.opi else (self._as_dpu(), fresh._as_dpu())
+        keys = sorted(type(self).model_fields)
+        return tuple(key for key in keys if getattr(before, key) != getattr(after, key))
+
+    def _as_dpu(self) -> AgentConfig:
+        """Return it without the DPUs that this node is the host of."""
+        own = [device for device in self.devices if device.side is Side.DPU]
+        return self.model_copy(update={"devices": own})
+
     @property
     def opi_channel(self) -> tuple[str, int] | None:
         """Return where the daemons of DPU and host meet; None: the configuration has to say."""
@@ -424,7 +438,8 @@ fabric:                        # or none: a host whose pods are all on its DPUs'
 # discovery: /sys                      # where DPUs are looked for: overweave get dpu shows what is
 #                                      # there, devices says what of it is used; off: nobody looks
 
-# devices:                     # the DPUs that this node is a half of
+# devices:                     # the DPUs that this node is a half of; those of side host may come
+#                              # and go: a running agent reads them again at SIGHUP
 # - serial: "0123456789"       # the same on both sides
 #   vendor: marvell            # or intel, senao
 #   product: Marvell Octeon 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,7 +170,7 @@ def _claims(devices: list[DeviceConfig]) -> Iterator[str]:
 Devices = Annotated[list[DeviceConfig], AfterValidator(_fit_together)]
 
 
-def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
+def host_vfs(devices: Sequence[DeviceConfig]) -> tuple[Vf, ...]:
     """Return the VFs of the devices that this node is the host of."""
     return tuple(
         Vf(vf.device_id, vf.netdev, device.serial, number, device.attachment or "")
@@ -179,12 +179,12 @@ def host_vfs(devices: list[DeviceConfig]) -> tuple[Vf, ...]:
     )
 
 
-def watched_devices(devices: list[DeviceConfig]) -> dict[str, tuple[str, str]]:
+def watched_devices(devices: Sequence[DeviceConfig]) -> dict[str, tuple[str, str]]:
     """Return of the devices that this node is the host of, by name, the serial and the address."""
     return {d.name: (d.serial, d.attachment or "") for d in devices if d.side is Side.HOST}
 
 
-def peers(devices: list[DeviceConfig]) -> dict[str, str]:
+def peers(devices: Sequence[DeviceConfig]) -> dict[str, str]:
     """Return the other halves' nodes by the address of the channel, where that has a network."""
     return {d.attachment: d.peer for d in devices if d.attachment and d.peer}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,13 @@ class Halves:
         self._config = config
         self._credentials = _credentials(config)
 
-    def channels(self) -> Channels:
-        """Return what opens channels to this host's DPUs."""
+    def channels(self, devices: Sequence[DeviceConfig]) -> Channels:
+        """Return what opens channels to the DPUs of this host that ``devices`` has."""
         if self._credentials is None:
             return Channels()
         from dataplane.api.mtls import SecureChannels
 
-        return SecureChannels(peers(self._config.devices), self._credentials)
+        return SecureChannels(peers(devices), self._credentials)
 
     def serve_host(self, service: AttachmentService) -> grpc.Server:
         """Start the service where this DPU's host calls. Raises OverweaveError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import queue
 import signal
 import sys
 import threading
@@ -19,16 +20,11 @@ import structlog
 
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
-from dataplane.api.channels import Channels
-from dataplane.api.dpu import DpuClient
-from dataplane.api.health import DpuFeed
 from dataplane.api.service import AgentService, serve
-from dataplane.api.witness import HostWitness, WitnessStand
-from dataplane.cni.front import Front
+from dataplane.api.witness import HostWitness
 from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
-from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath, OpiAccess, OpiRole
 from dataplane.contracts import (
     Feed,
@@ -43,11 +39,12 @@ from dataplane.contracts import (
 )
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
-from dataplane.core.events import HalfHeard
+from dataplane.core.events import DevicesConfigured, HalfHeard
 from dataplane.core.model import Side
 from dataplane.core.snapshot import NO_ACCESS, SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
-from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
+from dataplane.device_config import DeviceConfig, served_devices
+from dataplane.dpus_below import DpusBelow
 from dataplane.fabric.feed import FabricFeed
 from dataplane.fabric.networks import StoredNetworks
 from dataplane.fabric.store import agent_database
@@ -59,7 +56,6 @@ from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
-from dataplane.host.witness import PodWitness
 from dataplane.inventory import InventoryFeed
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
@@ -120,24 +116,51 @@ class OvsSupervisor:
                 log.error("ovs.start.failed", error=str(error))  # noqa: TRY400  # an operator's fault
 
 
-def run_agent(config: AgentConfig) -> None:
+def run_agent(config: AgentConfig, read: Callable[[], AgentConfig]) -> None:
     """Run the agent of ``config`` until SIGTERM or SIGINT, which leave the dataplane as it is.
 
-    Raises OverweaveError if it cannot start.
+    At SIGHUP it has what ``read`` returns by then. Raises OverweaveError if it cannot start.
     """
     _log_to_stderr()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: told.put(number))
     with ExitStack() as stack:
         stack.enter_context(_only_one(config.state_dir))
-        _start(config, stack)
+        running = _start(config, stack)
         log.info("agent.started", node=config.node, cni=str(config.cni_socket))
-        ended.wait()
+        while told.get() == signal.SIGHUP:
+            running.reload(read)
         log.info("agent.ending", node=config.node)
 
 
-def _start(config: AgentConfig, stack: ExitStack) -> None:
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What of a running agent may be configured anew."""
+
+    config: AgentConfig
+    agent: Agent
+    below: DpusBelow
+
+    def reload(self, read: Callable[[], AgentConfig]) -> None:
+        """Serve the DPUs below this host that ``read`` tells of; refused: all stays as it is."""
+        try:
+            fresh = read()
+        except OverweaveError as error:
+            log.error("agent.reload.refused", error=str(error))  # noqa: TRY400  # an operator's fault
+            return
+        fixed = self.config.fixed_changes(fresh)
+        if fixed:
+            why = f"{', '.join(fixed)}: what has changed there needs a restart of the agent"
+            log.error("agent.reload.refused", error=why)
+            return
+        devices = fresh.local_node.devices
+        self.agent.post(DevicesConfigured(devices))
+        self.below.serve(fresh.devices)
+        log.info("agent.reloaded", devices=[device.name for device in devices])
+
+
+def _start(config: AgentConfig, stack: ExitStack) -> _Running:
     files = StateFiles(config.state_dir)
     loaded = files.load()
     chosen = choose_datapath(config)
@@ -163,25 +186,21 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         *shared.targets,
     )
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
-    watched = watched_devices(config.devices)
     halves = Halves(config)
-    dpus = [DpuFeed(watched, DpuClient(halves.channels()))] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
-    inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
     feeds: tuple[Feed, ...] = (
         *own,
         *looking,
         LinkFeed(),
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
-        *dpus,
-        *inventory,
+        InventoryFeed(lambda: agent.snapshot),
         ovs,
         *shared.feeds,
     )
     agent: Agent = Agent(node, Parts(targets, feeds, shared.watch))
     stack.callback(agent.stop)
     agent.start(loaded)
-    _serve(config, agent, ways, halves, stack)
+    return _Running(config, agent, _serve(config, agent, ways, halves, stack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +305,7 @@ def _service(
 
 def _serve(
     config: AgentConfig, agent: Agent, ways: _Ways, halves: Halves, stack: ExitStack
-) -> None:
+) -> DpusBelow:
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.run_dir.chmod(0o700)
     witness = HostWitness()
@@ -304,12 +323,16 @@ def _serve(
         attachments = AttachmentService(ports, devices, witness, heard)
         host = halves.serve_host(attachments)
         stack.callback(lambda: host.stop(None).wait())
-    handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, halves.channels(), stack))
+    below = DpusBelow(config.state_dir, halves.channels, agent.post)
+    stack.callback(below.stop)
+    below.start(config.devices)
+    handler = Handler(agent, VethWiring(), ipam, Limits(), VfFront(below.front, VfWiring()))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
     if config.opi is not None:
         _serve_opi(config, config.opi, agent, ports, stack)
+    return below
 
 
 def _serve_opi(
@@ -347,21 +370,6 @@ def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
     """Have the agent know that the host of its DPU has just asked."""
     if device is not None:
         agent.post(HalfHeard(device.name, int(time.time())))
-
-
-def _front(config: AgentConfig, to_dpus: Channels, stack: ExitStack) -> VfFront | None:
-    vfs = host_vfs(config.devices)
-    if not vfs:
-        return None
-    front = Front(vfs, DpuClient(to_dpus), VfRecords(config.state_dir / "vfs"))
-    front.start()
-    stack.callback(front.stop)
-    addresses = {vf.dpu for vf in vfs}
-    witnesses = {each: PodWitness(partial(front.ports_below, each)) for each in addresses}
-    stand = WitnessStand(witnesses, to_dpus)
-    stand.start()
-    stack.callback(stand.stop)
-    return VfFront(front, VfWiring())
 
 
 def _mode(config: AgentConfig, fast: Ebpf | NoEbpf) -> str:

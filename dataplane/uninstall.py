@@ -261,7 +261,9 @@ def _bring_home(config: AgentConfig, records: VfRecords, record: VfRecord, vf: V
         VfWiring().unplumb(record.port.attachment)
     if vf is not None:
         try:
-            DpuClient(Halves(config).channels()).detach(vf, record.key, _DPU_TIMEOUT_S)
+            DpuClient(Halves(config).channels(config.devices)).detach(
+                vf, record.key, _DPU_TIMEOUT_S
+            )
         except (AttachRefusedError, OverweaveError) as error:
             raise OverweaveError(f"it is here, but {error}") from error
     records.remove(record.key)

@@ -34,7 +34,11 @@ def lab() -> None:
 @click.argument("topology", required=False, type=click.Path(path_type=Path))
 @new_name_option
 def up(topology: Path | None, name: str) -> None:
-    """Make what is missing of a lab; TOPOLOGY is a file, by default four plain nodes."""
+    """Make what is missing of a lab; TOPOLOGY is a file, by default four plain nodes.
+
+    A lab that is up gets what is new in TOPOLOGY, and loses what is in it no more; nothing that
+    stays is restarted.
+    """
     wanted = load_topology(topology) if topology else None
     built = labs.up(LabPaths(name), wanted, click.echo)
     nodes = ", ".join(node.name for node in built.nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import structlog
@@ -35,8 +35,7 @@ class Front:
 
     def __init__(self, vfs: Collection[Vf], dpu: Dpu, records: VfRecords) -> None:
         """Serve ``vfs``. Raises OverweaveError if the records of an earlier run are damaged."""
-        self._vfs = {vf.device_id: vf for vf in vfs}
-        self._dpu = dpu
+        self.serve(vfs, dpu)
         self._files = records
         self._guard = threading.Lock()
         self._releases = Turns()  # by attachment: an ADD of the same must not be what is released
@@ -46,6 +45,11 @@ class Front:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._sweep, name="front", daemon=True)
 
+    def serve(self, vfs: Collection[Vf], dpu: Dpu) -> None:
+        """Serve ``vfs`` from now on, and no others; pods that have one of those keep it."""
+        self._dpu = dpu  # both at once: others read them meanwhile
+        self._vfs: Mapping[str, Vf] = {vf.device_id: vf for vf in vfs}
+
     def start(self) -> None:
         """Begin to make up for the DELs that a DPU has not been told of."""
         self._thread.start()
@@ -54,6 +58,11 @@ class Front:
         """End the thread."""
         self._stopping.set()
         self._thread.join(DETACH_S)
+
+    @property
+    def has_vfs(self) -> bool:
+        """Say whether there is any DPU below this host."""
+        return bool(self._vfs)
 
     def vf(self, device_id: str) -> Vf:
         """Return the VF. Raises AttachRefusedError 7, which lists those there are."""
@@ -102,7 +111,12 @@ class Front:
 
     def admit(self, request: AttachRequest, timeout_s: float) -> Port:
         """Have the DPU's agent attach what is behind ``request.netdev``, a VF's netdev."""
-        vf = next(vf for vf in self._vfs.values() if vf.netdev == request.netdev)
+        vf = next((vf for vf in self._vfs.values() if vf.netdev == request.netdev), None)
+        if vf is None:
+            raise AttachRefusedError(
+                Code.INVALID_CONFIG,
+                f"{request.netdev} is in 'devices' of this agent's configuration no more",
+            )
         self._make_up(vf, request.key)
         with self._guard:
             holder = self._holder(vf)

@@ -130,7 +130,7 @@ class Handler:
         wiring: PodWiring,
         ipam: Ipam,
         limits: Limits,
-        front: VfFront | None = None,
+        front: VfFront,
     ) -> None:
         """Serve over ``attachments`` and ``wiring``."""
         self._attachments = attachments
@@ -183,18 +183,12 @@ class Handler:
         if not request.device_id:
             self._check_mtu(request)
             return self._veths, ""
-        if self._front is None:
-            raise CniError(
-                Code.INVALID_CONFIG,
-                f"deviceID {request.device_id!r}: this agent's configuration has no 'devices' with"
-                " side host",
-            )
         vf = self._front.held.vf(request.device_id)
         self._front.held.refuse_taken(vf, request.key)
         return self._front.lane, vf.netdev
 
     def _lanes(self) -> tuple[Lane, ...]:
-        return (self._veths, self._front.lane) if self._front else (self._veths,)
+        return (self._veths, self._front.lane)
 
     def _refuse_if_attached(self, key: AttachmentKey) -> None:
         if any(key in lane.held.keys() for lane in self._lanes()):  # noqa: SIM118 - not a mapping
@@ -371,7 +365,7 @@ class Handler:
 
         A segment that this node does not know can be one for pods on VFs: their DPU knows it.
         """
-        if self._front is not None and not self._attachments.knows_segment(segment):
+        if self._front.held.has_vfs and not self._attachments.knows_segment(segment):
             self._front.held.expect_ready(segment)
             return
         obstacle = self._attachments.obstacle()

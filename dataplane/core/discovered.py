@@ -106,11 +106,12 @@ def _unused(half: Found, node: str) -> Device:
 def _advice(half: Found) -> str:
     if not half.known:
         return "this product is not known, so it cannot be used"
-    serials = " or ".join(half.serials)
-    which = (
-        f"serial {serials}" if half.side is Side.HOST else "it with the serial that its host has"
-    )
-    return f"to use it, list {which} in 'devices' of this node's configuration"
+    configuration = "in 'devices' of this node's configuration"
+    if half.side is Side.HOST:
+        serials = " or ".join(half.serials)
+        return f"to use it, list serial {serials} {configuration} and send its agent SIGHUP"
+    serial = "with the serial that its host has"
+    return f"to use it, list it {serial} {configuration} and restart its agent"
 
 
 def _description(half: Found) -> str:

@@ -80,6 +80,13 @@ class HalfHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesConfigured:
+    """The halves of DPUs that this node has from now on, as its configuration says."""
+
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DevicesTold:
     """What this node tells the fabric of the halves of DPUs that it is (core/inventory)."""
 
@@ -211,6 +218,7 @@ StateEvent = (
     | OfportChanged
     | SwitchSeen
     | HalfHeard
+    | DevicesConfigured
     | DevicesTold
     | DevicesFound
     | TrafficMeasured

@@ -13,6 +13,7 @@ from dataplane.core.events import (
     AttachmentsLoaded,
     AttachRequest,
     Detached,
+    DevicesConfigured,
     DevicesFound,
     DevicesTold,
     FabricChanged,
@@ -281,7 +282,7 @@ def fold(state: State, event: StateEvent) -> State:
             LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
         ):
             return _fold_numbers(state, event)
-        case HalfHeard() | DevicesTold() | DevicesFound():
+        case HalfHeard() | DevicesConfigured() | DevicesTold() | DevicesFound():
             return _fold_devices(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
@@ -298,12 +299,28 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
-def _fold_devices(state: State, event: HalfHeard | DevicesTold | DevicesFound) -> State:
+def _fold_devices(
+    state: State, event: HalfHeard | DevicesConfigured | DevicesTold | DevicesFound
+) -> State:
+    if isinstance(event, DevicesConfigured):
+        return _with_devices(state, event.devices)
     if isinstance(event, DevicesFound):
         return replace(state, discovered=state.discovered.now(event.found, state.node.devices))
     if isinstance(event, DevicesTold):
         return replace(state, inventory=event.devices)
     return replace(state, heard={**state.heard, event.device: event})
+
+
+def _with_devices(state: State, devices: tuple[Device, ...]) -> State:
+    """Return it with ``devices`` alone: of one that is none of them nothing is known any more."""
+    names = {device.name for device in devices}
+    return replace(
+        state,
+        node=replace(state.node, devices=devices),
+        discovered=state.discovered.now(state.discovered.found, devices),
+        heard={name: heard for name, heard in state.heard.items() if name in names},
+        inventory=tuple(device for device in state.inventory if device.name in names),
+    )
 
 
 def _fold_numbers(

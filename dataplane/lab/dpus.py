@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from dataplane.core.errors import OverweaveError
+from dataplane.lab import underlay
 from dataplane.lab.layout import UNDERLAY, LabPaths
 from dataplane.lab.topology import Dpu, LabNode, Topology, Vendor
 from dataplane.lab.underlay import NIC, ensure_namespace
@@ -43,7 +44,7 @@ def device_id(topology: Topology, node: LabNode, number: int) -> str:
 def start(paths: LabPaths, topology: Topology, node: LabNode) -> None:
     """Start the emulated switch of the DPU that is ``node``, unless it runs. Raises DpuError."""
     file = _file(paths, node)
-    ensure_namespace(_space(paths, node))
+    ensure_namespace(space(paths, node))
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(_settings(paths, topology, node), sort_keys=False))
     if not _answers(paths, node):
@@ -51,7 +52,7 @@ def start(paths: LabPaths, topology: Topology, node: LabNode) -> None:
         with log.open("ab") as opened:
             subprocess.run(
                 [
-                    *("setsid", "--fork", "nsenter", f"--net={_space(paths, node)}"),
+                    *("setsid", "--fork", "nsenter", f"--net={space(paths, node)}"),
                     *(sys.executable, "-m", "vendors.emulator", "--config", str(file)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -62,6 +63,12 @@ def start(paths: LabPaths, topology: Topology, node: LabNode) -> None:
             )
         if not process.wait_until(lambda: _answers(paths, node), _START_S):
             raise DpuError(f"the switch of {node.name} does not answer; its log: {log}")
+
+
+def unplug(paths: LabPaths, node: LabNode) -> None:
+    """Take the VFs of the DPU that is ``node`` out of its host; its switch must not run."""
+    for number in range(_dpu(node).vfs):
+        underlay.unplug(paths.netns(_dpu(node).host), vf_netdev(node.name, number))
 
 
 def control(paths: LabPaths, node: LabNode) -> Path:
@@ -178,7 +185,7 @@ def _own_settings(paths: LabPaths, topology: Topology, node: LabNode) -> dict[st
     match _dpu(node).vendor:
         case Vendor.MARVELL:
             return {
-                "netns": str(_space(paths, node)),
+                "netns": str(space(paths, node)),
                 "bridge": BRIDGE,
                 "addresses": [str(address.ip) for address in node.addresses],
                 "mtu": topology.mtu,
@@ -212,5 +219,6 @@ def _file(paths: LabPaths, node: LabNode) -> Path:
     return directory(paths, node) / "switch.yaml"
 
 
-def _space(paths: LabPaths, node: LabNode) -> Path:
+def space(paths: LabPaths, node: LabNode) -> Path:
+    """Return the namespace that the emulated switch of ``node`` runs in."""
     return paths.netns(f"{node.name}.switch")

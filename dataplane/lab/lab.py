@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpf import bpffs
-from dataplane.core.errors import OverweaveError
+from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.fabric import SCHEMA, schema
 from dataplane.lab import dpus, nodes, sysdump, underlay
 from dataplane.lab.layout import LABS, UNDERLAY, LabPaths, NodePaths
+from dataplane.lab.runtime import Runtime
 from dataplane.lab.topology import Kind, LabNode, Topology, default_topology, load_topology
 from dataplane.netlink import netns
 from ovs_client import process
@@ -52,12 +53,17 @@ class NodeStatus:
 def up(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
     """Make everything of the lab that is missing, and return what it consists of.
 
-    Without ``topology`` it is the one the lab was made with, or four nodes. Safe to repeat, also
-    after a crash half-way. Raises LabError; then sysdump has collected what there is to see.
+    Without ``topology`` it is the one the lab has, or four nodes. With another one, what is new
+    comes up beside what runs, and what is in it no more goes. Safe to repeat, also after a crash
+    half-way. Raises LabError; then sysdump has collected what there is to see.
     """
     try:
         built = build(paths, topology, say)
+        members = [paths.node(node.name) for node in built.agents]
+        running = [each for each in members if nodes.agent_pid(each) is not None]
         start_agents(paths, built.agents)
+        for node in running:
+            nodes.reload_agent(node)  # it may have got a DPU, or have lost one
     except LabError:
         raise
     except OverweaveError as error:
@@ -69,9 +75,12 @@ def up(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
 
 
 def build(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
-    """Make what is missing except the agents. Raises LabError if the lab has another topology."""
+    """Make what is missing except the agents, and take down what ``topology`` has no more.
+
+    Raises LabError for one that a lab which is up cannot have.
+    """
     with _locked(paths):
-        topology = _recorded(paths, topology)
+        topology = _recorded(paths, topology, say)
         underlay.build(paths, topology)
         _each(topology.dpus, lambda node: dpus.start(paths, topology, node))
         underlay.connect(paths, topology)
@@ -112,7 +121,7 @@ def down(paths: LabPaths, say: Say) -> bool:
     with _locked(paths):
         spaces = underlay.namespaces(paths)
         say(f"lab {paths.name}: taking {len(spaces)} namespaces down")
-        _end_processes(paths, spaces)
+        _end_processes(paths, spaces, (f"{paths.directory}/", f"/{paths.prefix}"))
         _unmount_below(paths.directory)
         for space in spaces:
             netns.delete(space.name)
@@ -190,21 +199,62 @@ def fabric_server(paths: LabPaths) -> DatabaseServer:
     return DatabaseServer(place, SCHEMA)
 
 
-def _recorded(paths: LabPaths, topology: Topology | None) -> Topology:
-    """Return the topology to build, after writing it down: what is made can be found again."""
+def _recorded(paths: LabPaths, topology: Topology | None, say: Say) -> Topology:
+    """Return the topology to build, after writing it down: what is made can be found again.
+
+    What it has no more is taken down before that, so that it is not forgotten half-way.
+    """
     if paths.topology.exists():
         present = load_topology(paths.topology)
-        if topology is not None and (topology.nodes, topology.mtu) != (present.nodes, present.mtu):
-            raise LabError(
-                f"lab {paths.name} is up with another topology ({paths.topology});"
-                f" take it down first: overweave lab down --name {paths.name}"
-            )
-        return present
+        if topology is None or (topology.nodes, topology.mtu) == (present.nodes, present.mtu):
+            return present
+        _take_down(paths, _leaving(paths, present, topology), say)
     chosen = topology or default_topology()
     fresh = paths.topology.with_suffix(".new")
     fresh.write_text(chosen.text, encoding="utf-8")
     fresh.rename(paths.topology)
     return chosen
+
+
+def _leaving(paths: LabPaths, present: Topology, wanted: Topology) -> tuple[LabNode, ...]:
+    """Return the nodes that go when ``wanted`` is to be. Raises LabError, with nothing changed."""
+    try:
+        gone = present.leaving(wanted)
+    except InvalidValueError as error:
+        raise LabError(
+            f"lab {paths.name} is up with another topology ({paths.topology}), and {error}; or take"
+            f" it down first: overweave lab down --name {paths.name}"
+        ) from error
+    names = {node.name for node in gone}
+    vfs = {dpus.device_id(present, n, i) for n in gone if n.dpu for i in range(n.dpu.vfs)}
+    pods = Runtime(paths).pods()
+    here = [pod.name for pod in pods if pod.node in names or pod.device in vfs]
+    if here:
+        raise LabError(
+            f"lab {paths.name}: what is to go has pods, on it or on its VFs: {', '.join(here)};"
+            f" detach each first: overweave lab detach --name {paths.name} {here[0]}"
+        )
+    return gone
+
+
+def _take_down(paths: LabPaths, gone: Sequence[LabNode], say: Say) -> None:
+    """Remove all of some nodes, as if each had been switched off; the fabric is left as it is."""
+    for node in gone:
+        spaces = [paths.netns(node.name), *([dpus.space(paths, node)] if node.dpu else [])]
+        there = [space for space in spaces if space.exists()]
+        directories = [paths.node(node.name).directory, dpus.directory(paths, node)]
+        _end_processes(paths, there, [f"{directory}/" for directory in directories])
+        underlay.unplug(paths.netns(UNDERLAY), node.name)
+        if node.dpu:
+            dpus.unplug(paths, node)
+        for space in there:
+            netns.delete(space.name)
+        for directory in directories:
+            _unmount_below(directory)
+            if directory.exists():
+                shutil.rmtree(directory)
+        advice = f"; next: overweave node delete {node.name}" if node.kind is Kind.AGENT else ""
+        say(f"lab {paths.name}: {node.name} is gone{advice}")
 
 
 def _each(members: Sequence[LabNode], action: Callable[[LabNode], None]) -> None:
@@ -220,9 +270,11 @@ def _status(paths: NodePaths, node: LabNode) -> NodeStatus:
     return NodeStatus(node, running, agent, nodes.obstacle(paths))
 
 
-def _end_processes(paths: LabPaths, spaces: Sequence[Path]) -> None:
+def _end_processes(paths: LabPaths, spaces: Sequence[Path], marks: Sequence[str]) -> None:
+    """End what lives in ``spaces``, and each tool on its way there: with a mark in its words."""
+
     def is_ours(pid: int) -> bool:
-        return pid != os.getpid() and (process.lives_in(pid, spaces) or _works_for(paths, pid))
+        return pid != os.getpid() and (process.lives_in(pid, spaces) or _works_for(marks, pid))
 
     found: list[int] = []
     for _ in range(_END_ROUNDS):
@@ -235,9 +287,8 @@ def _end_processes(paths: LabPaths, spaces: Sequence[Path]) -> None:
     raise LabError(f"lab {paths.name}: processes {found} do not end; look at them with ps")
 
 
-def _works_for(paths: LabPaths, pid: int) -> bool:
+def _works_for(marks: Sequence[str], pid: int) -> bool:
     """Say whether ``pid`` is a tool that makes files of the lab, or is on its way into it."""
-    marks = (f"{paths.directory}/", f"/{paths.prefix}")
     return any(process.names(pid, mark, tool) for mark in marks for tool in _TOOLS)
 
 

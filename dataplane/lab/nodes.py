@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -144,6 +145,13 @@ def stop_agent(paths: NodePaths) -> None:
     pid = agent_pid(paths)
     if pid is not None:
         process.end([pid], _STOP_S, lambda number: _is_agent(paths, number))
+
+
+def reload_agent(paths: NodePaths) -> None:
+    """Have an agent that is ready read its configuration again (SIGHUP); does not wait for it."""
+    pid = agent_pid(paths)
+    if pid is not None:
+        process.send(pid, signal.SIGHUP, lambda number: _is_agent(paths, number))
 
 
 def kill_agent(paths: NodePaths) -> None:

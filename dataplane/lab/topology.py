@@ -134,6 +134,29 @@ class Topology:
             raise InvalidValueError(f"the lab has no node {name!r}; its nodes are {names}")
         return found
 
+    def leaving(self, after: Topology) -> tuple[LabNode, ...]:
+        """Return the nodes that a lab which is up loses when it is to be as ``after``.
+
+        Those that stay must stay as they are. Raises InvalidValueError.
+        """
+        if self.mtu != after.mtu:
+            raise InvalidValueError(f"its underlay has {self.mtu} bytes, not {after.mtu}")
+        names = {node.name for node in after.nodes}
+        staying = [node for node in self.nodes if node.name in names]
+        others = [n.name for n in staying if self._as_it_is(n.name) != after._as_it_is(n.name)]
+        if others:
+            raise InvalidValueError(
+                f"{', '.join(others)} would be another one: each node has its addresses, and each"
+                " DPU its bus, by its place in the file; add new ones at the end, and take away"
+                " from there"
+            )
+        return tuple(node for node in self.nodes if node.name not in names)
+
+    def _as_it_is(self, name: str) -> tuple[LabNode, int]:
+        """Return all there is of a node: as a DPU it has a number among them, too."""
+        node = self.node(name)
+        return node, self.dpus.index(node) if node.dpu else -1
+
     @property
     def agents(self) -> tuple[LabNode, ...]:
         """Return the nodes that our agent runs on."""

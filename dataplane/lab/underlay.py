@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,14 @@ def connect(paths: LabPaths, topology: Topology) -> None:
     """Make the cables that are missing; those of a DPU come from its switch."""
     for node in topology.nodes:
         _connect(paths, node, topology.mtu)
+
+
+def unplug(space: Path, name: str) -> None:
+    """Delete a netdev in the namespace at ``space``; none of that name is success."""
+    with suppress(NetnsError):  # where there is no namespace, there is no netdev
+        found = _in(space, lambda rtnl: links.find(rtnl, name))
+        if found is not None:
+            _in(space, lambda rtnl: links.delete(rtnl, found.ifindex))
 
 
 def ensure_namespace(path: Path) -> None:

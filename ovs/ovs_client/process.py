@@ -109,6 +109,13 @@ def kill(number: int, wait_s: float, still_ours: Callable[[int], bool]) -> None:
             process.wait(wait_s)
 
 
+def send(number: int, what: signal.Signals, still_ours: Callable[[int], bool]) -> None:
+    """Send ``what`` to ``number``; one that is gone is no error."""
+    for process in _hold([number], still_ours):
+        with process:
+            process.signal(what)
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     """Return True once ``condition`` holds, False if ``timeout_s`` passes first."""
     deadline = time.monotonic() + timeout_s

@@ -15,16 +15,20 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from dataplane.cni.handler import Handler, Limits
+from dataplane.api.dpu import DpuClient
+from dataplane.cni.front import Front
+from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.install import install_plugin
 from dataplane.cni.ipam import Ipam
 from dataplane.cni.server import CniServer
+from dataplane.cni.vf_records import VfRecords
 from dataplane.contracts import AttachRefusedError, PodRoute
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment, AttachmentKey, IpAddress, Mac, Segment, Vni
 from dataplane.core.snapshot import Obstacle
+from dataplane.host.vf import VfWiring
 
 PREFIX = "hlpe-"
 BLUE = Segment("blue", Vni(10), subnets=(ip_network("10.1.0.0/20"), ip_network("fd00:1::/64")))
@@ -227,7 +231,10 @@ class World:
         return self.directory / "bin"
 
     def start(self) -> None:
-        handler = Handler(self.attachments, self.wiring, Ipam(), self.limits)
+        front = Front((), DpuClient(), VfRecords(self.directory / "vfs"))
+        handler = Handler(
+            self.attachments, self.wiring, Ipam(), self.limits, VfFront(front, VfWiring())
+        )
         self.server = CniServer(self.socket, handler, self._take_note)
         self.server.start()
 

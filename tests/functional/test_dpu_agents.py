@@ -41,8 +41,8 @@ from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as opi_rpc
 from dataplane.opi import lifecycle_pb2 as lifecycle
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
 from ovs_client.daemons import OvsInstance, Place
-from tests.functional.overlay_switch import drain, in_netns, opened
 from tests.functional.certificates import Pki
+from tests.functional.overlay_switch import drain, in_netns, opened
 from tests.functional.test_cli_agent import OVERWEAVE, SEGMENT, STATED_S, World, ip, netns
 from tests.unit.sysfs_trees import Tree, vital_product_data
 

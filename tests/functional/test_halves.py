@@ -31,8 +31,8 @@ def config(directory: Path, node: str, device: str, files: Files | None) -> Agen
     return parse_config("\n".join(text), "agent.yaml")
 
 
-def halves(directory: Path, channel: tuple[str, str], pki: Pki | None) -> tuple[Halves, Halves]:
-    """Return host h1's side and DPU d1's; ``channel`` is what each says of it."""
+def both(directory: Path, channel: tuple[str, str], pki: Pki | None) -> list[AgentConfig]:
+    """Return what configures host h1 and DPU d1; ``channel`` is what each says of it."""
     vfs, reps = "vfs: [{device_id: x, netdev: vf0}]", "representors: [rep0], switch: {}"
     host = config(
         directory, "h1", f"side: host, {channel[0]}, {vfs}", pki.node("h1") if pki else None
@@ -40,32 +40,32 @@ def halves(directory: Path, channel: tuple[str, str], pki: Pki | None) -> tuple[
     dpu = config(
         directory, "d1", f"side: dpu, {channel[1]} {reps}", pki.node("d1") if pki else None
     )
-    return Halves(host), Halves(dpu)
+    return [host, dpu]
 
 
-def answers(host: Halves, dpu: Halves, address: str) -> str:
+def answers(host: AgentConfig, dpu: AgentConfig, address: str) -> str:
     service = AttachmentService(VfPorts("d1", FakeAttachments()), {"M1": ("rep0",)})
-    server = dpu.serve_host(service)
+    server = Halves(dpu).serve_host(service)
     try:
-        return DpuClient(host.channels()).served(address, 5.0).node
+        return DpuClient(Halves(host).channels(host.devices)).served(address, 5.0).node
     finally:
         server.stop(None).wait()
 
 
 def test_on_a_socket(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/run/attachment.sock"
-    host, dpu = halves(tmp_path, (f"attachment: '{address}'", ""), None)
+    host, dpu = both(tmp_path, (f"attachment: '{address}'", ""), None)
     assert answers(host, dpu, address) == "d1"
-    assert (host.mode, host.problems()) == ("", ())
+    assert (Halves(host).mode, Halves(host).problems()) == ("", ())
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "[::1]", "localhost"])
 def test_over_a_network(tmp_path: Path, where: str) -> None:
     address = f"ssl:{where}:{free_port()}"
-    both = f"attachment: '{address}', peer: "
-    host, dpu = halves(tmp_path, (f"{both} d1", f"{both} h1,"), Pki(tmp_path))
+    channel = f"attachment: '{address}', peer: "
+    host, dpu = both(tmp_path, (f"{channel} d1", f"{channel} h1,"), Pki(tmp_path))
     assert answers(host, dpu, address) == "d1"
-    assert (host.mode, dpu.mode) == (f"{address} with d1", f"{address} with h1")
+    assert (Halves(host).mode, Halves(dpu).mode) == (f"{address} with d1", f"{address} with h1")
     assert not (tmp_path / "run" / "attachment.sock").exists()
 
 
@@ -79,10 +79,10 @@ def test_over_a_network(tmp_path: Path, where: str) -> None:
     ],
 )
 def test_a_certificate_that_ends_is_told(tmp_path: Path, age: timedelta, told: str) -> None:
-    pki, both = Pki(tmp_path), "attachment: 'ssl:127.0.0.1:5', peer: d1"
+    pki, channel = Pki(tmp_path), "attachment: 'ssl:127.0.0.1:5', peer: d1"
     files = pki.node("h1", when=NOW - age)
     vfs = "vfs: [{device_id: x, netdev: vf0}]"
-    host = Halves(config(tmp_path, "h1", f"side: host, {both}, {vfs}", files))
+    host = Halves(config(tmp_path, "h1", f"side: host, {channel}, {vfs}", files))
     found = " ".join(host.problems())
     wanted = f"certificate {files['certificate']} {told}overweave pki renew h1" if told else ""
     assert found == wanted
@@ -91,9 +91,9 @@ def test_a_certificate_that_ends_is_told(tmp_path: Path, age: timedelta, told: s
 
 
 def test_an_agent_with_another_nodes_certificate_does_not_start(tmp_path: Path) -> None:
-    files, both = Pki(tmp_path).node("h2"), "attachment: 'ssl:127.0.0.1:5', peer: d1"
+    files, channel = Pki(tmp_path).node("h2"), "attachment: 'ssl:127.0.0.1:5', peer: d1"
     wrong = config(
-        tmp_path, "h1", f"side: host, {both}, vfs: [{{device_id: x, netdev: vf0}}]", files
+        tmp_path, "h1", f"side: host, {channel}, vfs: [{{device_id: x, netdev: vf0}}]", files
     )
     with pytest.raises(InvalidValueError, match=r"is of h2 \(role node\), and not of h1"):
         Halves(wrong)

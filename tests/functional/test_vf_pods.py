@@ -567,6 +567,24 @@ def test_what_to_do_about_a_dpu_that_is_configured_no_more_is_said(host: HostWor
     assert record.exists()
 
 
+def test_which_vfs_there_are_may_change_meanwhile(host: HostWorld) -> None:
+    """A pod on one that goes stays, and its DEL is made up for when there is that DPU again."""
+    assert host.front is not None
+    vfs = [host.front.vf(device_id) for device_id in (VF0, VF1)]
+    assert host.add().status == 0
+    host.front.serve((), host.client())
+    assert not host.front.has_vfs
+    failed(host.run("ADD", host.config(deviceID=VF1), CNI_CONTAINERID="c2"), 7, VF1, "is none")
+    assert host.front.keys() == (KEY,)
+    (said,) = host.front.faults(KEY)
+    assert said.startswith(f"serial {SERIAL} is in 'devices' of this agent's configuration no more")
+    host.front.serve(vfs[:1], host.client())
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.assert_home()
+    failed(host.run("ADD", host.config(deviceID=VF1), CNI_CONTAINERID="c2"), 7, VF1, VF0)
+    assert host.add().status == 0
+
+
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "c1+eth0.json").write_text('{"mac": 5}')
     with pytest.raises(OverweaveError, match=r"c1\+eth0\.json is damaged"):
@@ -686,7 +704,7 @@ def test_a_node_without_devices(tmp_path: Path, pod: Netns) -> None:
     node.start()
     try:
         outcome = node.run("ADD", node.config(deviceID=VF0))
-        failed(outcome, 7, VF0, "has no 'devices'")
+        failed(outcome, 7, VF0, "'devices' of this agent's configuration; there is none")
     finally:
         node.stop()
 

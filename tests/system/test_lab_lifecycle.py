@@ -128,10 +128,37 @@ def test_down_leaves_nothing_and_says_when_there_was_nothing(make: Make) -> None
     assert not LABS.exists() or FIRST not in lab.names()
 
 
-def test_another_topology_is_refused(make: Make) -> None:
+def test_nodes_come_and_go_beside_those_that_stay(make: Make) -> None:
     paths, _ = make(FIRST, TWO)
-    with pytest.raises(LabError, match=rf"lab {FIRST} is up with another topology .*lab down"):
-        make(FIRST, THREE)
+    first = nodes.switch(paths.node("n1")).place
+    before = [first.pid(program) for program in ("ovsdb-server", "ovs-vswitchd")]
+    make(FIRST, THREE)
+    assert pings(paths, "n1", "192.0.2.3")
+    make(FIRST, "nodes: [{name: n1}, {name: n9}]")
+    assert [path.name for path in underlay.namespaces(paths)] == [
+        paths.netns(member).name for member in ("n1", "n9", "underlay")
+    ]
+    assert not paths.node("n2").directory.exists()
+    assert not [line for line in traces(FIRST) if "/n2/" in line]
+    assert pings(paths, "n1", "192.0.2.2")
+    assert not pings(paths, "n1", "192.0.2.3")
+    assert [first.pid(program) for program in ("ovsdb-server", "ovs-vswitchd")] == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("nodes: [{name: n2}]", "n2 would be another one", id="another place"),
+        pytest.param(f"underlay: {{mtu: 9000}}\n{TWO}", "not 9000", id="another MTU"),
+    ],
+)
+def test_what_cannot_change_while_it_is_up_is_refused(make: Make, text: str, words: str) -> None:
+    paths, _ = make(FIRST, TWO)
+    before = traces(FIRST)
+    told = rf"lab {FIRST} is up with another topology .*{words}.*lab down"
+    with pytest.raises(LabError, match=told):
+        make(FIRST, text)
+    assert traces(FIRST) == before
     assert lab.build(paths, None, silent).nodes == read_topology(TWO, "x").nodes
 
 
@@ -172,16 +199,24 @@ def crash_while_building(after_s: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    "finish", [pytest.param(False, id="down"), pytest.param(True, id="up, down")]
+    "finish",
+    [
+        pytest.param(None, id="down"),
+        pytest.param(TWO, id="up, down"),
+        pytest.param("nodes: [{name: n9}, {name: n2}]", id="up to another, down"),
+    ],
 )
-def test_a_crash_half_way_is_cleaned_or_completed(*, finish: bool) -> None:
+def test_a_crash_half_way_is_cleaned_or_completed(finish: str | None) -> None:
     paths = LabPaths(CRASHED)
     crashed = 0
     for step in range(8):
         crashed += crash_while_building(0.005 + 0.02 * step)
-        if finish:
-            lab.build(paths, None, silent)
-            assert pings(paths, "n1", "2001:db8:0:1::2")
+        if finish is not None:
+            built = lab.build(paths, read_topology(finish, "x"), silent)
+            assert pings(paths, built.nodes[0].name, "2001:db8:0:1::2")
+            assert {each.name for each in underlay.namespaces(paths)} == {
+                f"{paths.prefix}{member}" for member in ("underlay", *(n.name for n in built.nodes))
+            }
         lab.down(paths, silent)
         assert traces(CRASHED) == [], f"after a crash at step {step}"
     assert crashed >= 3, "the kills came too late to interrupt anything"

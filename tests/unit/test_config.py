@@ -218,6 +218,30 @@ def test_faults_of_devices(old: str, new: str, words: str) -> None:
     assert words in "\n".join(faults(MINIMAL + HOST.replace(old, new, 1)))
 
 
+OPI = "opi: {segment: blue}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fixed"),
+    [
+        pytest.param("", "", (), id="nothing"),
+        pytest.param("", HOST, (), id="a DPU below is added"),
+        pytest.param(HOST, "", (), id="and taken out"),
+        pytest.param(HOST, HOST.replace("vf0", "vf1"), (), id="and changed"),
+        pytest.param(DPU, HOST + DPU.partition("devices:\n")[2], (), id="beside the DPU it is"),
+        pytest.param("", DPU, ("devices",), id="the node is a DPU now"),
+        pytest.param(DPU, DPU.replace("rep0", "rep2"), ("devices",), id="another representor"),
+        pytest.param(HOST + OPI, HOST.replace("vf0", "vf1") + OPI, ("devices",), id="with OPI"),
+        pytest.param(HOST, HOST + OPI, ("opi",), id="OPI"),
+        pytest.param("", "fastpath: off\nstate_dir: /x\n", ("fastpath", "state_dir"), id="others"),
+    ],
+)
+def test_what_a_running_agent_does_not_take(
+    before: str, after: str, fixed: tuple[str, ...]
+) -> None:
+    assert config(before).fixed_changes(config(after)) == fixed
+
+
 def test_a_dpu_may_be_the_host_of_another() -> None:
     both = config(HOST + OTHER_DPU.replace("[rep1]", "[rep0]")).devices
     assert [device.side for device in both] == ["host", "dpu"]

@@ -18,7 +18,14 @@ from dataplane.cli import get
 from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, LocalNode
-from dataplane.core.events import DevicesTold, HalfHeard, SwitchSeen
+from dataplane.core.discovered import Found
+from dataplane.core.events import (
+    DevicesConfigured,
+    DevicesFound,
+    DevicesTold,
+    HalfHeard,
+    SwitchSeen,
+)
 from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
 from dataplane.core.state import State
 from dataplane.fabric.rows import LATEST
@@ -50,6 +57,34 @@ def test_what_is_told_of_devices_is_published() -> None:
     up = Capability("marvell", "1")
     numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1))
     assert after(*numbers, state=told).is_decided_as(told)
+
+
+def test_devices_that_are_configured_anew() -> None:
+    """Of one that stays all stays known, of one that goes nothing: it may come back as another."""
+    other = replace(HOST, name="2-host", serial="2")
+    told = (replace(HOST, ready=True), replace(other, ready=True))
+    state = State(LocalNode("n1", "eth0", devices=(HOST, other)))
+    heard = (HalfHeard(HOST.name, 1), HalfHeard(other.name, 2))
+    state = after(*synced(), *heard, DevicesTold(told), state=state)
+    fresh = replace(HOST, name="3-host", serial="3")
+    found = after(DevicesConfigured((HOST, fresh)), state=state)
+    assert found.node.devices == (HOST, fresh)
+    assert found.inventory == told[:1]
+    assert found.heard == {HOST.name: heard[0]}
+    assert not found.is_decided_as(state)
+    none = derive(after(DevicesConfigured(()), state=found))
+    assert none is not None
+    assert none.publication is not None
+    assert none.publication.devices == ()
+
+
+def test_a_card_that_is_there_already_when_it_is_configured() -> None:
+    card = Found("senao", HOST.product, Side.HOST, (SERIAL,), "0000:06:00.0")
+    state = after(DevicesFound((card,)), state=State(LocalNode("n1", "eth0")))
+    assert [half.name for half in state.discovered.others("n1", ())] == [HOST.name]
+    state = after(DevicesConfigured((HOST,)), state=state)
+    assert not state.discovered.lacks(HOST)
+    assert after(DevicesFound(()), state=state).discovered.lacks(HOST)
 
 
 @pytest.mark.parametrize(

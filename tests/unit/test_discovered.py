@@ -115,12 +115,12 @@ def test_what_is_found_and_not_configured_is_shown_with_what_is_known_of_it() ->
     assert words == [
         {
             "Configured": "to use it, list serial 00-01 or marvell-dpu-0000-03-00.0 in 'devices'"
-            " of this node's configuration",
+            " of this node's configuration and send its agent SIGHUP",
             "Found": "0000:03:00.0; VFs 0000:03:02.0 (v0), 0000:03:02.1 (no netdev here)",
         },
         {
             "Configured": "to use it, list it with the serial that its host has in 'devices' of"
-            " this node's configuration",
+            " this node's configuration and restart its agent",
             "Found": "0000:03:00.0; representors rep0, (not here), r, r, r, r, r, r, and 2 more",
         },
         {

@@ -86,6 +86,58 @@ def test_a_dpu_in_a_host() -> None:
     ]
 
 
+UP = """
+nodes:
+- {name: n1}
+- {name: n2}
+- {name: d1, dpu: {vendor: marvell, host: n1}}
+- {name: d2, dpu: {vendor: intel, host: n2}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        pytest.param(UP, [], id="the same"),
+        pytest.param(UP + "- {name: n3}\n", [], id="one more"),
+        pytest.param(UP.partition("- {name: d2")[0], ["d2"], id="the last"),
+        pytest.param(UP.partition("- {name: d1")[0], ["d1", "d2"], id="both DPUs"),
+        pytest.param(UP.replace("d2", "d3"), ["d2"], id="another in its place"),
+        pytest.param("nodes: [{name: n9}]", ["n1", "n2", "d1", "d2"], id="all"),
+    ],
+)
+def test_what_a_lab_loses_that_gets_another_topology(text: str, gone: list[str]) -> None:
+    leaving = read_topology(UP, "up").leaving(read_topology(text, "wanted"))
+    assert [node.name for node in leaving] == gone
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        pytest.param("nodes:", "underlay: {mtu: 1600}\nnodes:", "1500 bytes, not 1600", id="MTU"),
+        pytest.param(
+            "- {name: n2}\n", "", "is no node with an agent", id="a host without which a DPU is"
+        ),
+        pytest.param(
+            "nodes:\n", "nodes:\n- {name: n0}\n", "^n1, n2, d1, d2 would be", id="one in front"
+        ),
+        pytest.param("- {name: d1, dpu: {vendor: marvell, host: n1}}\n", "", "^d2 would", id="gap"),
+        pytest.param("intel, host", "senao, host", "^d2 would", id="another vendor"),
+        pytest.param("{name: n1}", "{name: n1, ebpf: false}", "^n1 would be", id="another node"),
+        pytest.param(
+            "{name: d1, dpu: {vendor: marvell, host: n1}}", "{name: x1}", "^d2", id="another bus"
+        ),
+        pytest.param(
+            "nodes:", "underlay: {prefixes: [10.0.0.0/24]}\nnodes:", "^n1, n2, d1", id="prefixes"
+        ),
+    ],
+)
+def test_what_a_lab_that_is_up_cannot_become(old: str, new: str, words: str) -> None:
+    assert old in UP
+    with pytest.raises(InvalidValueError, match=words):
+        read_topology(UP, "up").leaving(read_topology(UP.replace(old, new), "wanted"))
+
+
 NODES = "nodes: [{name: n1}]\n"
 
 

@@ -101,7 +101,7 @@ def _become_agent(paths: NodePaths, gate: int) -> NoReturn:
             with Netns(str(paths.netns)) as node:
                 ctypes.CDLL(None).setns(node.fd, _CLONE_NEWNET)
             try:
-                run_agent(load_config(paths.config))
+                run_agent(load_config(paths.config), partial(load_config, paths.config))
             except OverweaveError as error:
                 print(error)
     finally:

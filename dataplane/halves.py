@@ -15,7 +15,7 @@ from dataplane.config import AgentConfig
 from dataplane.core.model import Side
 from dataplane.device_config import NETWORK, DeviceConfig, peers
 
-if TYPE_CHECKING:  # certificates cost 140 ms and some MB: only who talks over a network pays
+if TYPE_CHECKING:  # certificates cost 0.2 s and 13 MB: only who talks over a network pays
     from dataplane.pki.credentials import Credentials
 
 

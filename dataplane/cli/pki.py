@@ -125,6 +125,7 @@ def _record(path: Path, certificate: Certificate) -> Record:
         "until": shown(certificate.ends),
         "says": certificate.warning(_now()) or "valid",
         "issuer": certificate.issuer,
+        "serial": f"{certificate.serial:x}",
         "file": str(path),
     }
 

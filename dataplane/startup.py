@@ -20,12 +20,13 @@ import structlog
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
 from dataplane.api.dpu import DpuClient
-from dataplane.api.health import DpuFeed
+from dataplane.api.health import DpuFeed, HostFeed
 from dataplane.api.service import AgentService, serve, serve_attachments
 from dataplane.api.witness import HostWitness, WitnessStand
 from dataplane.cni.front import Front
 from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
+from dataplane.cni.restore import RESTORE_S
 from dataplane.cni.server import CniServer
 from dataplane.cni.vf_records import VfRecords
 from dataplane.config import AgentConfig, FabricAccess, FastPath, OpiAccess, OpiRole
@@ -42,7 +43,6 @@ from dataplane.contracts import (
 )
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
-from dataplane.core.events import HalfHeard
 from dataplane.core.model import Side
 from dataplane.core.snapshot import SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
@@ -59,6 +59,7 @@ from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
 from dataplane.host.witness import PodWitness
 from dataplane.inventory import InventoryFeed
+from dataplane.looking import Looking
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
@@ -278,15 +279,20 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     ipam = Ipam()
     stack.callback(ipam.stop)
     devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
-    if devices:
-        heard = partial(_tell_heard, agent, _own_device(config))
-        attachments = AttachmentService(ports, devices, witness, heard)
+    if own := _own_device(config):
+        heard = HostFeed(own.name)
+        heard.start(agent.post)
+        stack.callback(heard.stop)
+        attachments = AttachmentService(ports, devices, witness, heard.heard)
         host = serve_attachments(attachments, config.attachment_socket)
         stack.callback(lambda: host.stop(None).wait())
     handler = Handler(agent, VethWiring(), ipam, Limits(), _front(config, stack))
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
+    restoring = Looking("restore", RESTORE_S)
+    stack.callback(restoring.stop)
+    restoring.start(handler.restore)
     if config.opi is not None:
         _serve_opi(config, config.opi, agent, ports, stack)
 
@@ -320,12 +326,6 @@ def _serve_opi(
     server = OpiServer(site)
     stack.callback(server.stop)
     server.start(opi.socket)
-
-
-def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
-    """Have the agent know that the host of its DPU has just asked."""
-    if device is not None:
-        agent.post(HalfHeard(device.name, int(time.time())))
 
 
 def _front(config: AgentConfig, stack: ExitStack) -> VfFront | None:

@@ -140,7 +140,8 @@ class AttachRequest:
     ``wait_for_fabric`` is false once the caller has waited long enough for the database.
     ``network`` is the name in the CNI network configuration. ``requested_at`` is when it was made,
     in whole unix seconds. ``netdev`` is the representor of the DPU's port that the interface is
-    behind, empty: a veth pair is made.
+    behind, empty: a veth pair is made. ``again``: it has had ``mac`` and ``ips`` from this node,
+    which has forgotten it.
     """
 
     key: AttachmentKey
@@ -155,6 +156,7 @@ class AttachRequest:
     wait_for_fabric: bool = True
     network: str = ""
     netdev: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

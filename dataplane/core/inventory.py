@@ -27,7 +27,6 @@ from dataplane.core.placement import placement_in
 from dataplane.core.snapshot import FABRIC_TARGET, Snapshot
 
 REFRESH_S = 60  # a row is never older, while its node lives and reaches the database
-UNHEARD_S = 10  # a host asks every 2 s, and waits 2 s at most
 LOST_S = 5  # how long a dataplane has to be behind, or a switch empty, until it counts
 
 _NEVER_HEARD = {
@@ -135,7 +134,7 @@ def _as_it_is(snapshot: Snapshot, device: Device, now: int) -> Device:
         peer=heard.peer if heard else "",
         heard_at=heard.at if heard else 0,
         told_at=now,
-        conditions=tuple(_conditions(snapshot, device, heard, now)),
+        conditions=tuple(_conditions(snapshot, device, heard)),
         assumptions=seen.assumptions if seen else (),
     )
     return found if device.side is Side.HOST else _with_switch(snapshot, found)
@@ -157,10 +156,8 @@ def _with_switch(snapshot: Snapshot, device: Device) -> Device:
     )
 
 
-def _conditions(
-    snapshot: Snapshot, device: Device, heard: HalfHeard | None, now: int
-) -> Iterator[Condition]:
-    beats = _heartbeat(device.side, heard, now)
+def _conditions(snapshot: Snapshot, device: Device, heard: HalfHeard | None) -> Iterator[Condition]:
+    beats = _heartbeat(device.side, heard)
     why_not = snapshot.state.switch.why_not
     if snapshot.state.discovered.lacks(device):
         why_not = _GONE
@@ -176,11 +173,8 @@ def _conditions(
         yield _offloading(snapshot)
 
 
-def _heartbeat(side: Side, heard: HalfHeard | None, now: int) -> Condition:
-    error = _NEVER_HEARD[side]
-    if heard is not None:
-        late = now - heard.at > UNHEARD_S
-        error = heard.error or (f"not heard for more than {UNHEARD_S} s" if late else "")
+def _heartbeat(side: Side, heard: HalfHeard | None) -> Condition:
+    error = heard.error if heard else _NEVER_HEARD[side]
     return Condition(HEARTBEAT_OK, holds=not error, reason=error or _HEARD[side])
 
 

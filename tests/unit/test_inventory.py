@@ -19,7 +19,6 @@ from dataplane.core.events import DevicesTold, Event, HalfHeard, TargetReport
 from dataplane.core.inventory import (
     LOST_S,
     REFRESH_S,
-    UNHEARD_S,
     Inventory,
     other_halves,
     tell,
@@ -92,9 +91,15 @@ REASONS = {
             id="no host",
         ),
         pytest.param(
-            snapshot(DPU, heard=replace(HEARD, at=NOW - UNHEARD_S - 1)),
-            {"HeartbeatOK": (False, "not heard for more than 10 s")},
+            snapshot(DPU, heard=replace(HEARD, error="it has not asked for more than 2.5 s")),
+            {"HeartbeatOK": (False, "it has not asked for more than 2.5 s")},
             id="host silent",
+        ),
+        pytest.param(
+            snapshot(DPU, heard=replace(HEARD, at=NOW + 86400)), {}, id="the clock was set back"
+        ),
+        pytest.param(
+            snapshot(DPU, heard=replace(HEARD, at=NOW - 86400)), {}, id="the clock was set on"
         ),
         pytest.param(
             snapshot(DPU, SwitchView(), HEARD),
@@ -182,9 +187,10 @@ def test_conditions_of_a_dpu(picture: Snapshot, wanted: dict[str, tuple[bool, st
             id="another DPU",
         ),
         pytest.param(
-            replace(ANSWERS, at=NOW - UNHEARD_S - 1),
-            *[(False, "not heard for more than 10 s")] * 2,
-            id="nobody asks any more",
+            replace(ANSWERS, at=NOW - 86400),
+            (True, "the DPU's agent serves it"),
+            (True, "the DPU's agent answers"),
+            id="the clock was set on",
         ),
     ],
 )

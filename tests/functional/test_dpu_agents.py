@@ -12,6 +12,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -46,7 +47,7 @@ _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
 MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4")
 OPERATORS_POD = "10.1.15.250/20"  # of the operator's own IPAM
 NODES = ("h", "d", "n")
-UNHEARD_S = 5.0  # who is ready has answered its host since
+DEAD_S, BACK_S, REFUSED_S = 3.0, 2.0, 2.0  # as stated: a DPU seen to be dead, and alive; an ADD
 
 
 def tap(space: str, name: str) -> int:
@@ -106,6 +107,18 @@ class DpuWorld(World):
     def join(self) -> None:
         """Make VF and representor, as an emulator does."""
         self.relay = Relay(tap("h", "vf0"), tap("d", "rep0"))
+
+    def reboot(self) -> None:
+        """Take from the DPU all that a machine without a disk loses, then start it."""
+        assert self.relay is not None
+        self.relay.stop()  # the host's VF goes with it
+        self.stop("d", signal.SIGKILL)
+        OvsInstance(Place(self.node("d") / "ovs", self.node("d") / "ovs")).stop(cleanup=True)
+        if (self.node("d") / "bpf").is_mount():
+            subprocess.run(["umount", str(self.node("d") / "bpf")], check=True)
+        shutil.rmtree(self.node("d"))
+        self.join()
+        self.start("d", "agent", "--config", str(self.config("d")), space="d")
 
     def configure(self, name: str, devices: list[dict[str, Any]]) -> None:
         self.write_config(name, {"manage": True, "rundir": str(self.node(name) / "ovs")})
@@ -303,13 +316,54 @@ def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     stopped = time.monotonic()
     assert world.pings("p1", there) == 0
     world.until(lambda: not _hears(world), "h")
-    took = time.monotonic() - stopped
-    print(f"not ready after {took:.1f} s")
-    assert took < 5 * UNHEARD_S
+    _show("a dead DPU seen", time.monotonic() - stopped, DEAD_S)
+    assert "UNAVAILABLE" in _refused(world)
+    with pytest.raises(PluginError) as status:
+        world.cni("STATUS", "h", "p4", deviceID=OPERATORS_VF)
+    assert status.value.code == 50
     world.start("d", "agent", "--config", str(world.config("d")), space="d")
     world.until(lambda: world.is_ready("d"), "d")
+    began = time.monotonic()
     world.until(lambda: _hears(world), "h")
+    _show("one that is back", time.monotonic() - began, BACK_S)
     assert world.pings("p1", there) == 0
+
+
+def test_the_dpus_agent_hangs(world: DpuWorld) -> None:
+    """It takes connections, and that is all; packets go on, and the host gives up in time."""
+    (target,) = world.records("get", "endpoint", "p3/eth0")
+    there = {"ips": [{"address": each} for each in target["ips"]]}
+    world.processes["d"].send_signal(signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        assert "DEADLINE_EXCEEDED" in _refused(world)
+        with pytest.raises(PluginError) as status:
+            world.cni("STATUS", "h", "p4", deviceID=OPERATORS_VF)
+        assert status.value.code == 51
+        assert world.pings("p1", there) == 0
+        world.until(lambda: not _hears(world), "h")
+        print(f"seen after {time.monotonic() - stopped:.1f} s at most")
+    finally:
+        world.processes["d"].send_signal(signal.SIGCONT)
+    world.until(lambda: _hears(world), "h")
+
+
+def test_the_hosts_agent_hangs(world: DpuWorld) -> None:
+    def hears() -> bool:
+        (dpu,) = world.records("get", "dpu", f"{SERIAL}-dpu")
+        return any(each.startswith("HeartbeatOK=True") for each in dpu["conditions"])
+
+    assert hears()
+    world.processes["h"].send_signal(signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        world.until(lambda: not hears(), "d")
+        _show("a dead host seen", time.monotonic() - stopped, DEAD_S)
+    finally:
+        world.processes["h"].send_signal(signal.SIGCONT)
+    began = time.monotonic()
+    world.until(hears, "d")
+    _show("one that is back", time.monotonic() - began, BACK_S)
 
 
 def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
@@ -347,13 +401,27 @@ def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
     (p3,) = world.records("get", "endpoint", "p3/eth0")
     assert world.pings("p2", {"ips": [{"address": each} for each in p3["ips"]]}) == 0
 
-    world.join()
+    world.join()  # the pod has its VF again by itself
     plug()
     world.until(lambda: host()[0], "h", 5 * STATED_S)
-    world.cni("DEL", "h", "p1", deviceID=VF)
-    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
-    world.until(lambda: world.pings("p3", on_vf, 1) == 0, "d")
-    assert world.pings("p3", on_vf) == 0
+    world.until(lambda: world.pings("p3", world.on_vf, 1) == 0, "d")
+    assert world.pings("p3", world.on_vf) == 0
+    world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
+
+
+def test_a_dpu_that_reboots_and_has_forgotten_all(world: DpuWorld) -> None:
+    """Nobody calls CNI: what its host's pods had they have again."""
+    before = ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0")
+    world.cni("DEL", "d", "p2")
+    world.reboot()
+    world.until(lambda: world.is_ready("d"), "d")
+    began = time.monotonic()
+    world.until(lambda: world.pings("p3", world.on_vf, 1) == 0, "d")
+    print(f"its pod is heard {time.monotonic() - began:.1f} s after it is ready")
+    assert world.pings("p3", world.on_vf) == 0
+    assert ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0") == before
+    world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
+    assert "p1/eth0" in world("get", "port", agents="d").stdout
 
 
 class Daemon:
@@ -521,6 +589,23 @@ def test_uninstall_leaves_the_representor(world: DpuWorld) -> None:
         check=False,
     )
     assert filters.stdout == ""
+
+
+def _refused(world: DpuWorld) -> str:
+    """Return why an ADD of another VF is refused, which is told in time and leaves nothing."""
+    began = time.monotonic()
+    with pytest.raises(PluginError, match=f"DPU {SERIAL} is dead") as refused:
+        world.cni("ADD", "h", "p4", deviceID=OPERATORS_VF)
+    _show("an ADD towards a dead DPU refused", time.monotonic() - began, REFUSED_S)
+    assert refused.value.code == 11
+    assert "vf1" in ip("-n", netns("h").name, "-br", "link")
+    assert [each.name for each in (world.node("h") / "state" / "vfs").iterdir()] == ["p1+eth0.json"]
+    return str(refused.value)
+
+
+def _show(what: str, took: float, stated: float) -> None:
+    print(f"{what} after {took:.2f} s, stated {stated:g} s")
+    assert took < 5 * stated
 
 
 def _hears(world: DpuWorld) -> bool:

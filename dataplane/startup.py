@@ -44,7 +44,7 @@ from dataplane.contracts import (
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import Side
-from dataplane.core.snapshot import SWITCH_TARGET
+from dataplane.core.snapshot import OVS_PATH, SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, host_vfs, served_devices, watched_devices
 from dataplane.fabric.feed import FabricFeed
@@ -55,6 +55,7 @@ from dataplane.fastpath import Ebpf, NoEbpf, load_ebpf
 from dataplane.host.glue import GlueTarget
 from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
+from dataplane.host.probe import LoopProbe
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
 from dataplane.host.witness import PodWitness
@@ -62,6 +63,7 @@ from dataplane.inventory import InventoryFeed
 from dataplane.looking import Looking
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
+from dataplane.probing import SWITCH_PROBE_S, ProbeFeed
 from dataplane.statefile import StateFiles
 from dataplane.switch import Counters, SwitchFeed
 from dataplane.vf_ports import VfPorts
@@ -78,6 +80,7 @@ from vendors import registry
 from vendors.discovery import DeviceFeed
 from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
+from vendors.probe import SwitchProbe
 from vendors.sent import SentPath
 
 _SUPERVISE_S = 1.0
@@ -167,6 +170,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
     dpus = [DpuFeed(watched, DpuClient())] if watched else []
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
     inventory = [InventoryFeed(lambda: agent.snapshot)] if config.devices else []
+    probes = [ProbeFeed(OVS_PATH, LoopProbe())] if node.is_dpu else []
     feeds: tuple[Feed, ...] = (
         *own,
         *looking,
@@ -174,6 +178,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
         *dpus,
         *inventory,
+        *probes,
         ovs,
         fabric,
     )
@@ -248,12 +253,18 @@ def _device_path(
     if device is None or ways.switch is None:
         return None
 
-    def pods() -> list[Port]:
-        desired = agent.snapshot.desired
-        ports = desired.ports if desired else ()
-        return [port for port in ports if port.attachment.netdev in device.representors]
+    return SentPath(ways.switch, witness, partial(_vf_pods, agent, device))
 
-    return SentPath(ways.switch, witness, pods)
+
+def _vf_pods(agent: Agent, device: DeviceConfig) -> list[Port]:
+    desired = agent.snapshot.desired
+    ports = desired.ports if desired else ()
+    return [port for port in ports if port.attachment.netdev in device.representors]
+
+
+def _pods_to_probe(agent: Agent, device: DeviceConfig) -> list[Port]:
+    """Return the VF pods; none where a switch would do with a probe what others have told it."""
+    return [] if agent.snapshot.state.switch.why_not else _vf_pods(agent, device)
 
 
 def _service(config: AgentConfig, agent: Agent, ways: _Ways, witness: Witness) -> AgentService:
@@ -281,8 +292,11 @@ def _serve(config: AgentConfig, agent: Agent, ways: _Ways, stack: ExitStack) -> 
     devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
     if own := _own_device(config):
         heard = HostFeed(own.name)
-        heard.start(agent.post)
-        stack.callback(heard.stop)
+        probe = SwitchProbe(witness, partial(_pods_to_probe, agent, own))
+        feeds: tuple[Feed, ...] = (heard, ProbeFeed(SWITCH_TARGET, probe, SWITCH_PROBE_S))
+        for feed in feeds:
+            feed.start(agent.post)
+            stack.callback(feed.stop)
         attachments = AttachmentService(ports, devices, witness, heard.heard)
         host = serve_attachments(attachments, config.attachment_socket)
         stack.callback(lambda: host.stop(None).wait())
@@ -322,6 +336,7 @@ def _serve_opi(
         },
         channel=Channel(*config.opi_channel) if config.opi_channel else None,
         segments=StoredSegments(access.remote, _tls(access)) if is_tenant else None,
+        device=dpu.name if dpu else "",
     )
     server = OpiServer(site)
     stack.callback(server.stop)

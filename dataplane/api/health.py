@@ -18,6 +18,8 @@ from dataplane.core.heartbeat import ANSWER_S, ASK_S, SILENT_S, Pulse
 from dataplane.core.model import check_name
 from dataplane.looking import Looking
 
+LOOK_S = 0.1
+
 log = structlog.get_logger()
 
 
@@ -99,7 +101,7 @@ class HostFeed:
         self._pulse = Pulse()
         self._heard: HalfHeard | None = None
         self._told: HalfHeard | None = None
-        self._looking = Looking("host-health", ASK_S)
+        self._looking = Looking("host-health", LOOK_S)
 
     def heard(self, number: int) -> None:
         """Take note that the host has asked for the time of that ``number``."""

@@ -194,11 +194,12 @@ class Front:
 
     def forgotten(self) -> tuple[AttachmentKey, ...]:
         """Return the VF pods that the agent of their DPU, which answers, knows nothing of."""
-        known = {address: self._held_at(address) for address in {e.dpu for e in self._vfs.values()}}
         with self._guard:
             records = [each for each in self._records.values() if each.mac and not each.leaving]
         dpus = {vf.serial: vf.dpu for vf in self._vfs.values()}
-        held = {record.key: known.get(dpus.get(record.serial, "")) for record in records}
+        places = {record.key: dpus.get(record.serial, "") for record in records}
+        known = {address: self._held_at(address) for address in {*places.values()} - {""}}
+        held = {key: known.get(address) for key, address in places.items()}
         return tuple(key for key, keys in held.items() if keys is not None and key not in keys)
 
     def repeat(self, key: AttachmentKey) -> None:

@@ -23,6 +23,7 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Side,
 )
 from dataplane.core.reasons import Reason
 
@@ -62,6 +63,11 @@ class LocalNode:
     exclusive_ports: bool = False
     xdp: Xdp = Xdp.AUTO
     devices: tuple[Device, ...] = ()
+
+    @property
+    def is_dpu(self) -> bool:
+        """Say whether the node is a DPU itself."""
+        return any(device.side is Side.DPU for device in self.devices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,14 @@ class SwitchSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PathProbed:
+    """Whether probes come through ``path`` of the DPU that this node is; ``error``: why not."""
+
+    path: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HalfHeard:
     """The other half of ``device``, one of this node's, is heard, or is not and ``error`` why.
 
@@ -210,6 +218,7 @@ StateEvent = (
     | NextHopsChanged
     | OfportChanged
     | SwitchSeen
+    | PathProbed
     | HalfHeard
     | DevicesTold
     | DevicesFound

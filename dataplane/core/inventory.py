@@ -24,7 +24,7 @@ from dataplane.core.model import (
     TableUse,
 )
 from dataplane.core.placement import placement_in
-from dataplane.core.snapshot import FABRIC_TARGET, Snapshot
+from dataplane.core.snapshot import FABRIC_TARGET, OVS_PATH, SWITCH_TARGET, Snapshot
 
 REFRESH_S = 60  # a row is never older, while its node lives and reaches the database
 LOST_S = 5  # how long a dataplane has to be behind, or a switch empty, until it counts
@@ -157,8 +157,9 @@ def _with_switch(snapshot: Snapshot, device: Device) -> Device:
 
 
 def _conditions(snapshot: Snapshot, device: Device, heard: HalfHeard | None) -> Iterator[Condition]:
-    beats = _heartbeat(device.side, heard)
-    why_not = snapshot.state.switch.why_not
+    beats, lost = _heartbeat(device.side, heard), snapshot.state.lost
+    error = snapshot.state.switch.why_silent or lost.get(SWITCH_TARGET, "")
+    why_not = error or snapshot.state.switch.why_not or lost.get(OVS_PATH, "")
     if snapshot.state.discovered.lacks(device):
         why_not = _GONE
     elif device.side is Side.HOST:
@@ -168,7 +169,6 @@ def _conditions(snapshot: Snapshot, device: Device, heard: HalfHeard | None) -> 
     behind = _behind(snapshot)
     yield Condition(DATAPLANE_IN_SYNC, holds=not behind, reason=behind or "it has all it should")
     if device.side is Side.DPU:
-        error = snapshot.state.switch.why_silent
         yield Condition(SWITCH_REACHABLE, holds=not error, reason=error or "it answers")
         yield _offloading(snapshot)
 
@@ -188,7 +188,8 @@ def _behind(snapshot: Snapshot) -> str:
             return f"{name}: {report.error if report else 'has not answered yet'}"
         if report.generation < snapshot.generation:
             return f"{name}: has yet to follow"
-    return "the switch lacks entries" if snapshot.lacks_entries else ""
+    lost = snapshot.state.lost.get(OVS_PATH, "")
+    return lost or ("the switch lacks entries" if snapshot.lacks_entries else "")
 
 
 def _offloading(snapshot: Snapshot) -> Condition:

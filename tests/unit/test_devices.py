@@ -18,7 +18,7 @@ from dataplane.cli import get
 from dataplane.core.capability import Capability
 from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, LocalNode
-from dataplane.core.events import DevicesTold, HalfHeard, SwitchSeen
+from dataplane.core.events import DevicesTold, HalfHeard, PathProbed, SwitchSeen
 from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
 from dataplane.core.state import State
 from dataplane.fabric.rows import LATEST
@@ -48,7 +48,8 @@ def test_what_is_told_of_devices_is_published() -> None:
         assert [half.ready for half in found.publication.devices] == [ready]
     assert not told.is_decided_as(state)
     up = Capability("marvell", "1")
-    numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1))
+    probed = PathProbed("ovs", "lost")
+    numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1), probed)
     assert after(*numbers, state=told).is_decided_as(told)
 
 

@@ -140,6 +140,14 @@ class PodWiring(Protocol):
         ...
 
 
+class VfPodWiring(PodWiring, Protocol):
+    """A PodWiring by VFs, which go when their DPU is reset, and are back on the node later."""
+
+    def returned(self, attachments: Sequence[Attachment]) -> tuple[Attachment, ...]:
+        """Return those whose VF is on the node, not in the pod. Raises OverweaveError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Vf:
     """A virtual function of a DPU, on its host; ``number`` is its place there, from 0.
@@ -191,10 +199,19 @@ class Dpu(Protocol):
         """Return what differs on the DPU for this attachment."""
         ...
 
-    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
-        """Return why the agent at ``address`` would attach nothing to ``segment``; empty: it would.
+    def expect_alive(self, address: str, timeout_s: float) -> None:
+        """Return if the agent at ``address``, as of Vf.dpu, answers at all."""
+        ...
 
-        ``address`` is as of Vf.dpu.
+    def held(self, address: str, timeout_s: float) -> frozenset[AttachmentKey] | None:
+        """Return what is attached behind its devices; None: it is of a version that says not."""
+        ...
+
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> Obstacle | None:
+        """Return why the agent at ``address`` would attach nothing to ``segment``; None: it would.
+
+        One that is not reached is an obstacle, too; of one that says nothing at all nobody knows
+        whether what is attached still works.
         """
         ...
 

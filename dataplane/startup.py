@@ -20,10 +20,12 @@ import structlog
 
 from dataplane.agent import Agent, Parts
 from dataplane.api.attachment import AttachmentService
+from dataplane.api.health import HostFeed
 from dataplane.api.service import AgentService, serve
 from dataplane.api.witness import HostWitness
 from dataplane.cni.handler import Handler, Limits, VfFront
 from dataplane.cni.ipam import Ipam
+from dataplane.cni.restore import RESTORE_S
 from dataplane.cni.server import CniServer
 from dataplane.config import AgentConfig, FabricAccess, FastPath, OpiAccess, OpiRole
 from dataplane.contracts import (
@@ -39,9 +41,9 @@ from dataplane.contracts import (
 )
 from dataplane.core.desired import Datapath, Port
 from dataplane.core.errors import OverweaveError
-from dataplane.core.events import DevicesConfigured, HalfHeard
+from dataplane.core.events import DevicesConfigured
 from dataplane.core.model import Side
-from dataplane.core.snapshot import NO_ACCESS, SWITCH_TARGET
+from dataplane.core.snapshot import NO_ACCESS, OVS_PATH, SWITCH_TARGET
 from dataplane.datapath import ChosenDatapath, choose_datapath
 from dataplane.device_config import DeviceConfig, served_devices
 from dataplane.dpus_below import DpusBelow
@@ -54,11 +56,14 @@ from dataplane.halves import Halves, own_device
 from dataplane.host.glue import GlueTarget
 from dataplane.host.next_hops import NextHopsTarget
 from dataplane.host.pod import VethWiring
+from dataplane.host.probe import LoopProbe
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
 from dataplane.inventory import InventoryFeed
+from dataplane.looking import Looking
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
+from dataplane.probing import SWITCH_PROBE_S, ProbeFeed
 from dataplane.statefile import StateFiles
 from dataplane.switch import Counters, SwitchFeed
 from dataplane.vf_ports import VfPorts
@@ -75,6 +80,7 @@ from vendors import registry
 from vendors.discovery import DeviceFeed
 from vendors.injected import InjectedPath
 from vendors.noop import NoSwitch
+from vendors.probe import SwitchProbe
 from vendors.sent import SentPath
 
 _SUPERVISE_S = 1.0
@@ -188,12 +194,14 @@ def _start(config: AgentConfig, stack: ExitStack) -> _Running:
     node = replace(config.local_node, ebpf=isinstance(fast, Ebpf), datapath=chosen.datapath)
     halves = Halves(config)
     looking = [DeviceFeed(config.discovery)] if config.discovery else []
+    probes = [ProbeFeed(OVS_PATH, LoopProbe())] if node.is_dpu else []
     feeds: tuple[Feed, ...] = (
         *own,
         *looking,
         LinkFeed(),
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
         InventoryFeed(lambda: agent.snapshot),
+        *probes,
         ovs,
         *shared.feeds,
     )
@@ -280,13 +288,19 @@ def _device_path(
     if device is None or ways.switch is None:
         return None
 
-    def pods() -> list[Port]:
-        desired = agent.snapshot.desired
-        ports = desired.ports if desired else ()
-        whole = (port for port in ports if port.attachment.vlan is None)
-        return [port for port in whole if port.attachment.netdev in device.representors]
+    return SentPath(ways.switch, witness, partial(_vf_pods, agent, device))
 
-    return SentPath(ways.switch, witness, pods)
+
+def _vf_pods(agent: Agent, device: DeviceConfig) -> list[Port]:
+    desired = agent.snapshot.desired
+    ports = desired.ports if desired else ()
+    whole = (port for port in ports if port.attachment.vlan is None)
+    return [port for port in whole if port.attachment.netdev in device.representors]
+
+
+def _pods_to_probe(agent: Agent, device: DeviceConfig) -> list[Port]:
+    """Return the VF pods; none where a switch would do with a probe what others have told it."""
+    return [] if agent.snapshot.state.switch.why_not else _vf_pods(agent, device)
 
 
 def _service(
@@ -318,9 +332,14 @@ def _serve(
     ipam = Ipam()
     stack.callback(ipam.stop)
     devices, ports = served_devices(config.devices), VfPorts(config.node, agent)
-    if devices:
-        heard = partial(_tell_heard, agent, own_device(config))
-        attachments = AttachmentService(ports, devices, witness, heard)
+    if own := own_device(config):
+        heard = HostFeed(own.name)
+        probe = SwitchProbe(witness, partial(_pods_to_probe, agent, own))
+        feeds: tuple[Feed, ...] = (heard, ProbeFeed(SWITCH_TARGET, probe, SWITCH_PROBE_S))
+        for feed in feeds:
+            feed.start(agent.post)
+            stack.callback(feed.stop)
+        attachments = AttachmentService(ports, devices, witness, heard.heard)
         host = halves.serve_host(attachments)
         stack.callback(lambda: host.stop(None).wait())
     below = DpusBelow(config.state_dir, halves.channels, agent.post)
@@ -330,6 +349,9 @@ def _serve(
     cni = CniServer(config.cni_socket, handler, metrics.timed)
     stack.callback(cni.stop, _CNI_GRACE_S)
     cni.start()
+    restoring = Looking("restore", RESTORE_S)
+    stack.callback(restoring.stop)
+    restoring.start(handler.restore)
     if config.opi is not None:
         _serve_opi(config, config.opi, agent, ports, stack)
     return below
@@ -360,16 +382,11 @@ def _serve_opi(
         },
         channel=Channel(*config.opi_channel) if config.opi_channel else None,
         networks=StoredNetworks(access.remote, _tls(access)) if is_tenant and access else None,
+        device=dpu.name if dpu else "",
     )
     server = OpiServer(site)
     stack.callback(server.stop)
     server.start(opi.socket)
-
-
-def _tell_heard(agent: Agent, device: DeviceConfig | None) -> None:
-    """Have the agent know that the host of its DPU has just asked."""
-    if device is not None:
-        agent.post(HalfHeard(device.name, int(time.time())))
 
 
 def _mode(config: AgentConfig, fast: Ebpf | NoEbpf) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
+from itertools import count
 
 import grpc
 
@@ -27,6 +28,7 @@ from dataplane.core.model import (
     interface_of,
 )
 from dataplane.core.names import CONTAINER_ID, IFNAME, NETWORK, SERIAL, Naming
+from dataplane.core.snapshot import Obstacle
 from dataplane.rpc import status_of
 from dataplane.vf_ports import VfPorts
 
@@ -52,11 +54,11 @@ class AttachmentService(rpc.AttachmentServicer):
         ports: VfPorts,
         devices: Mapping[str, tuple[str, ...]],
         witness: HostWitness | None = None,
-        heard: Callable[[], None] = lambda: None,
+        heard: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Serve ``devices`` by ``ports``, as others may, too; ``witness`` hears of the host.
 
-        ``heard`` is called when the host asks what is served, as it does every 2 s.
+        ``heard`` is called with how often the host has asked what is served, when it does.
         """
         self._node = ports.node
         self._attachments = ports.attachments
@@ -64,14 +66,22 @@ class AttachmentService(rpc.AttachmentServicer):
         self._devices = dict(devices)
         self._witness = witness or HostWitness()
         self._heard = heard
+        self._answers = count(1)
 
     def GetDevices(self, request: pb.GetDevicesRequest, context: object) -> pb.GetDevicesResponse:
         """Return what is served."""
         del context
-        self._heard()
+        self._heard(request.count)
         served = [pb.ServedDevice(serial=s, vfs=len(names)) for s, names in self._devices.items()]
         obstacle = self._obstacle(request.segment)
-        return pb.GetDevicesResponse(node=self._node, devices=served, obstacle=obstacle)
+        return pb.GetDevicesResponse(
+            node=self._node,
+            devices=served,
+            obstacle=obstacle.message if obstacle else "",
+            count=next(self._answers),
+            limits_existing=obstacle is not None and obstacle.limits_existing,
+            held=pb.Held(attachments=map(_named, self._all_held())),
+        )
 
     def Attach(self, request: pb.AttachRequest, context: grpc.ServicerContext) -> pb.AttachResponse:
         """Return what was attached, once every local Target has it."""
@@ -115,16 +125,21 @@ class AttachmentService(rpc.AttachmentServicer):
         """Yield what the host is to send, as long as it listens."""
         return self._witness.serve(request_iterator, context)
 
-    def _obstacle(self, segment: str) -> str:
+    def _obstacle(self, segment: str) -> Obstacle | None:
         found = self._attachments.obstacle()
-        if found is not None:
-            return found.message
-        if segment:
+        if found is None and segment:
             try:
                 self._attachments.segment_mtu(segment)
             except AttachRefusedError as error:
-                return str(error)
-        return ""
+                return Obstacle(str(error))
+        return found
+
+    def _all_held(self) -> Iterator[AttachmentKey]:
+        netdevs = {name for names in self._devices.values() for name in names}
+        for key in self._attachments.keys():  # noqa: SIM118 - not a mapping
+            attachment = self._attachments.attachment(key)
+            if attachment is not None and attachment.netdev in netdevs:
+                yield key
 
     def _representors(self, serial: str) -> tuple[str, ...]:
         if not serial or serial not in self._devices:
@@ -166,6 +181,7 @@ def attach_request(request: pb.AttachRequest, netdev: str) -> AttachRequest:
         mtu=_mtu(request.mtu),
         network=_check(NETWORK, "network", request.network),
         netdev=netdev,
+        again=request.again,
     )
 
 
@@ -242,6 +258,10 @@ def _ip(text: str) -> IpAddress:
 
 def _shown(text: str) -> str:
     return repr(text) if len(text) <= 60 else f"{text[:60]!r}... ({len(text)} characters)"
+
+
+def _named(key: AttachmentKey) -> pb.HeldAttachment:
+    return pb.HeldAttachment(container_id=key.container_id, ifname=key.ifname)
 
 
 def _response(port: Port) -> pb.AttachResponse:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64\x61taplane/api/attachment.proto\x12\x0coverweave.v1\"$\n\x11GetDevicesRequest\x12\x0f\n\x07segment\x18\x01 \x01(\t\"a\n\x12GetDevicesResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12+\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x1a.overweave.v1.ServedDevice\x12\x10\n\x08obstacle\x18\x03 \x01(\t\"+\n\x0cServedDevice\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x0b\n\x03vfs\x18\x02 \x01(\r\"\xe3\x01\n\rAttachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\n\n\x02vf\x18\x02 \x01(\r\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x0e\n\x06ifname\x18\x04 \x01(\t\x12\x0f\n\x07segment\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0b\n\x03mac\x18\x07 \x01(\t\x12\x0b\n\x03ips\x18\x08 \x03(\t\x12\x0c\n\x04ipam\x18\t \x01(\x08\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x0f\n\x07network\x18\x0b \x01(\t\x12\x14\n\x0crequested_at\x18\x0c \x01(\x04\x12\x11\n\tpublishes\x18\r \x01(\x08\"`\n\x0e\x41ttachResponse\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x0b\n\x03vni\x18\x04 \x01(\r\x12\x0e\n\x06routes\x18\x06 \x03(\tJ\x04\x08\x05\x10\x06\"F\n\x0ePublishRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"$\n\x0fPublishResponse\x12\x11\n\tpublished\x18\x01 \x01(\x08\"E\n\rDetachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x10\n\x0e\x44\x65tachResponse\"D\n\x0c\x43heckRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x1f\n\rCheckResponse\x12\x0e\n\x06\x66\x61ults\x18\x01 \x03(\t\"D\n\x06Wanted\x12\'\n\x08sendings\x18\x01 \x03(\x0b\x32\x15.overweave.v1.Sending\x12\x11\n\tlisten_ms\x18\x02 \x01(\r\"L\n\x07Sending\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\x12\r\n\x05\x66rame\x18\x03 \x01(\x0c\x12\x0c\n\x04mark\x18\x04 \x01(\x0c\"?\n\tWitnessed\x12#\n\x06sights\x18\x01 \x03(\x0b\x32\x13.overweave.v1.Sight\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"K\n\x05Sight\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\x12\r\n\x05\x66rame\x18\x03 \x01(\x0c\x12\r\n\x05\x66\x61ult\x18\x04 \x01(\t2\xaf\x03\n\nAttachment\x12O\n\nGetDevices\x12\x1f.overweave.v1.GetDevicesRequest\x1a .overweave.v1.GetDevicesResponse\x12\x43\n\x06\x41ttach\x12\x1b.overweave.v1.AttachRequest\x1a\x1c.overweave.v1.AttachResponse\x12\x46\n\x07Publish\x12\x1c.overweave.v1.PublishRequest\x1a\x1d.overweave.v1.PublishResponse\x12\x43\n\x06\x44\x65tach\x12\x1b.overweave.v1.DetachRequest\x1a\x1c.overweave.v1.DetachResponse\x12@\n\x05\x43heck\x12\x1a.overweave.v1.CheckRequest\x1a\x1b.overweave.v1.CheckResponse\x12<\n\x07Witness\x12\x17.overweave.v1.Witnessed\x1a\x14.overweave.v1.Wanted(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x64\x61taplane/api/attachment.proto\x12\x0coverweave.v1\"3\n\x11GetDevicesRequest\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xab\x01\n\x12GetDevicesResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12+\n\x07\x64\x65vices\x18\x02 \x03(\x0b\x32\x1a.overweave.v1.ServedDevice\x12\x10\n\x08obstacle\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\x04\x12\x17\n\x0flimits_existing\x18\x05 \x01(\x08\x12 \n\x04held\x18\x06 \x01(\x0b\x32\x12.overweave.v1.Held\"9\n\x04Held\x12\x31\n\x0b\x61ttachments\x18\x01 \x03(\x0b\x32\x1c.overweave.v1.HeldAttachment\"6\n\x0eHeldAttachment\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\"+\n\x0cServedDevice\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x0b\n\x03vfs\x18\x02 \x01(\r\"\xf2\x01\n\rAttachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\n\n\x02vf\x18\x02 \x01(\r\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x0e\n\x06ifname\x18\x04 \x01(\t\x12\x0f\n\x07segment\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0b\n\x03mac\x18\x07 \x01(\t\x12\x0b\n\x03ips\x18\x08 \x03(\t\x12\x0c\n\x04ipam\x18\t \x01(\x08\x12\x0b\n\x03mtu\x18\n \x01(\r\x12\x0f\n\x07network\x18\x0b \x01(\t\x12\x14\n\x0crequested_at\x18\x0c \x01(\x04\x12\x11\n\tpublishes\x18\r \x01(\x08\x12\r\n\x05\x61gain\x18\x0e \x01(\x08\"`\n\x0e\x41ttachResponse\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x0b\n\x03vni\x18\x04 \x01(\r\x12\x0e\n\x06routes\x18\x06 \x03(\tJ\x04\x08\x05\x10\x06\"F\n\x0ePublishRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"$\n\x0fPublishResponse\x12\x11\n\tpublished\x18\x01 \x01(\x08\"E\n\rDetachRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x10\n\x0e\x44\x65tachResponse\"D\n\x0c\x43heckRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"\x1f\n\rCheckResponse\x12\x0e\n\x06\x66\x61ults\x18\x01 \x03(\t\"D\n\x06Wanted\x12\'\n\x08sendings\x18\x01 \x03(\x0b\x32\x15.overweave.v1.Sending\x12\x11\n\tlisten_ms\x18\x02 \x01(\r\"L\n\x07Sending\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\x12\r\n\x05\x66rame\x18\x03 \x01(\x0c\x12\x0c\n\x04mark\x18\x04 \x01(\x0c\"?\n\tWitnessed\x12#\n\x06sights\x18\x01 \x03(\x0b\x32\x13.overweave.v1.Sight\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"K\n\x05Sight\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\x12\r\n\x05\x66rame\x18\x03 \x01(\x0c\x12\r\n\x05\x66\x61ult\x18\x04 \x01(\t2\xaf\x03\n\nAttachment\x12O\n\nGetDevices\x12\x1f.overweave.v1.GetDevicesRequest\x1a .overweave.v1.GetDevicesResponse\x12\x43\n\x06\x41ttach\x12\x1b.overweave.v1.AttachRequest\x1a\x1c.overweave.v1.AttachResponse\x12\x46\n\x07Publish\x12\x1c.overweave.v1.PublishRequest\x1a\x1d.overweave.v1.PublishResponse\x12\x43\n\x06\x44\x65tach\x12\x1b.overweave.v1.DetachRequest\x1a\x1c.overweave.v1.DetachResponse\x12@\n\x05\x43heck\x12\x1a.overweave.v1.CheckRequest\x1a\x1b.overweave.v1.CheckResponse\x12<\n\x07Witness\x12\x17.overweave.v1.Witnessed\x1a\x14.overweave.v1.Wanted(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,35 +32,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'dataplane.api.attachment_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETDEVICESREQUEST']._serialized_start=48
-  _globals['_GETDEVICESREQUEST']._serialized_end=84
-  _globals['_GETDEVICESRESPONSE']._serialized_start=86
-  _globals['_GETDEVICESRESPONSE']._serialized_end=183
-  _globals['_SERVEDDEVICE']._serialized_start=185
-  _globals['_SERVEDDEVICE']._serialized_end=228
-  _globals['_ATTACHREQUEST']._serialized_start=231
-  _globals['_ATTACHREQUEST']._serialized_end=458
-  _globals['_ATTACHRESPONSE']._serialized_start=460
-  _globals['_ATTACHRESPONSE']._serialized_end=556
-  _globals['_PUBLISHREQUEST']._serialized_start=558
-  _globals['_PUBLISHREQUEST']._serialized_end=628
-  _globals['_PUBLISHRESPONSE']._serialized_start=630
-  _globals['_PUBLISHRESPONSE']._serialized_end=666
-  _globals['_DETACHREQUEST']._serialized_start=668
-  _globals['_DETACHREQUEST']._serialized_end=737
-  _globals['_DETACHRESPONSE']._serialized_start=739
-  _globals['_DETACHRESPONSE']._serialized_end=755
-  _globals['_CHECKREQUEST']._serialized_start=757
-  _globals['_CHECKREQUEST']._serialized_end=825
-  _globals['_CHECKRESPONSE']._serialized_start=827
-  _globals['_CHECKRESPONSE']._serialized_end=858
-  _globals['_WANTED']._serialized_start=860
-  _globals['_WANTED']._serialized_end=928
-  _globals['_SENDING']._serialized_start=930
-  _globals['_SENDING']._serialized_end=1006
-  _globals['_WITNESSED']._serialized_start=1008
-  _globals['_WITNESSED']._serialized_end=1071
-  _globals['_SIGHT']._serialized_start=1073
-  _globals['_SIGHT']._serialized_end=1148
-  _globals['_ATTACHMENT']._serialized_start=1151
-  _globals['_ATTACHMENT']._serialized_end=1582
+  _globals['_GETDEVICESREQUEST']._serialized_end=99
+  _globals['_GETDEVICESRESPONSE']._serialized_start=102
+  _globals['_GETDEVICESRESPONSE']._serialized_end=273
+  _globals['_HELD']._serialized_start=275
+  _globals['_HELD']._serialized_end=332
+  _globals['_HELDATTACHMENT']._serialized_start=334
+  _globals['_HELDATTACHMENT']._serialized_end=388
+  _globals['_SERVEDDEVICE']._serialized_start=390
+  _globals['_SERVEDDEVICE']._serialized_end=433
+  _globals['_ATTACHREQUEST']._serialized_start=436
+  _globals['_ATTACHREQUEST']._serialized_end=678
+  _globals['_ATTACHRESPONSE']._serialized_start=680
+  _globals['_ATTACHRESPONSE']._serialized_end=776
+  _globals['_PUBLISHREQUEST']._serialized_start=778
+  _globals['_PUBLISHREQUEST']._serialized_end=848
+  _globals['_PUBLISHRESPONSE']._serialized_start=850
+  _globals['_PUBLISHRESPONSE']._serialized_end=886
+  _globals['_DETACHREQUEST']._serialized_start=888
+  _globals['_DETACHREQUEST']._serialized_end=957
+  _globals['_DETACHRESPONSE']._serialized_start=959
+  _globals['_DETACHRESPONSE']._serialized_end=975
+  _globals['_CHECKREQUEST']._serialized_start=977
+  _globals['_CHECKREQUEST']._serialized_end=1045
+  _globals['_CHECKRESPONSE']._serialized_start=1047
+  _globals['_CHECKRESPONSE']._serialized_end=1078
+  _globals['_WANTED']._serialized_start=1080
+  _globals['_WANTED']._serialized_end=1148
+  _globals['_SENDING']._serialized_start=1150
+  _globals['_SENDING']._serialized_end=1226
+  _globals['_WITNESSED']._serialized_start=1228
+  _globals['_WITNESSED']._serialized_end=1291
+  _globals['_SIGHT']._serialized_start=1293
+  _globals['_SIGHT']._serialized_end=1368
+  _globals['_ATTACHMENT']._serialized_start=1371
+  _globals['_ATTACHMENT']._serialized_end=1802
 # @@protoc_insertion_point(module_scope)

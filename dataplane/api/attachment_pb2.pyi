@@ -7,20 +7,42 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GetDevicesRequest(_message.Message):
-    __slots__ = ("segment",)
+    __slots__ = ("segment", "count")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     segment: str
-    def __init__(self, segment: _Optional[str] = ...) -> None: ...
+    count: int
+    def __init__(self, segment: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetDevicesResponse(_message.Message):
-    __slots__ = ("node", "devices", "obstacle")
+    __slots__ = ("node", "devices", "obstacle", "count", "limits_existing", "held")
     NODE_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     OBSTACLE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_EXISTING_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     node: str
     devices: _containers.RepeatedCompositeFieldContainer[ServedDevice]
     obstacle: str
-    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ..., obstacle: _Optional[str] = ...) -> None: ...
+    count: int
+    limits_existing: bool
+    held: Held
+    def __init__(self, node: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[ServedDevice, _Mapping]]] = ..., obstacle: _Optional[str] = ..., count: _Optional[int] = ..., limits_existing: _Optional[bool] = ..., held: _Optional[_Union[Held, _Mapping]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("attachments",)
+    ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
+    attachments: _containers.RepeatedCompositeFieldContainer[HeldAttachment]
+    def __init__(self, attachments: _Optional[_Iterable[_Union[HeldAttachment, _Mapping]]] = ...) -> None: ...
+
+class HeldAttachment(_message.Message):
+    __slots__ = ("container_id", "ifname")
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    ifname: str
+    def __init__(self, container_id: _Optional[str] = ..., ifname: _Optional[str] = ...) -> None: ...
 
 class ServedDevice(_message.Message):
     __slots__ = ("serial", "vfs")
@@ -31,7 +53,7 @@ class ServedDevice(_message.Message):
     def __init__(self, serial: _Optional[str] = ..., vfs: _Optional[int] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
-    __slots__ = ("serial", "vf", "container_id", "ifname", "segment", "identity", "mac", "ips", "ipam", "mtu", "network", "requested_at", "publishes")
+    __slots__ = ("serial", "vf", "container_id", "ifname", "segment", "identity", "mac", "ips", "ipam", "mtu", "network", "requested_at", "publishes", "again")
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     VF_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +67,7 @@ class AttachRequest(_message.Message):
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     REQUESTED_AT_FIELD_NUMBER: _ClassVar[int]
     PUBLISHES_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     serial: str
     vf: int
     container_id: str
@@ -58,7 +81,8 @@ class AttachRequest(_message.Message):
     network: str
     requested_at: int
     publishes: bool
-    def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ..., publishes: _Optional[bool] = ...) -> None: ...
+    again: bool
+    def __init__(self, serial: _Optional[str] = ..., vf: _Optional[int] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., segment: _Optional[str] = ..., identity: _Optional[str] = ..., mac: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ipam: _Optional[bool] = ..., mtu: _Optional[int] = ..., network: _Optional[str] = ..., requested_at: _Optional[int] = ..., publishes: _Optional[bool] = ..., again: _Optional[bool] = ...) -> None: ...
 
 class AttachResponse(_message.Message):
     __slots__ = ("mac", "addresses", "mtu", "vni", "routes")

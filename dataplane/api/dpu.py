@@ -17,16 +17,21 @@ from dataplane.contracts import Attached, AttachRefusedError, Vf
 from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import AttachmentKey, Mac, Vni
+from dataplane.core.snapshot import Obstacle
 
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Which node the agent of a DPU says that it is, and which devices it serves, by serial."""
+    """Which node the agent of a DPU says that it is, and which devices it serves, by serial.
+
+    ``count`` says how often it has answered; 0: it does not count.
+    """
 
     node: str
     serials: frozenset[str]
+    count: int = 0
 
 
 class DpuClient:
@@ -52,6 +57,7 @@ class DpuClient:
             network=request.network,
             requested_at=request.requested_at,
             publishes=True,
+            again=request.again,
         )
         with self._asking(vf.dpu) as dpu:
             return _attached(vf, dpu.Attach(question, timeout=timeout_s))
@@ -85,17 +91,38 @@ class DpuClient:
             )
             return tuple(dpu.Check(question, timeout=timeout_s).faults)
 
-    def obstacle(self, address: str, segment: str, timeout_s: float) -> str:
-        """Return why it would attach nothing."""
-        with self._asking(address) as dpu:
-            question = pb.GetDevicesRequest(segment=segment)
-            return str(dpu.GetDevices(question, timeout=timeout_s).obstacle)
+    def expect_alive(self, address: str, timeout_s: float) -> None:
+        """Raise AttachRefusedError if it does not answer."""
+        self.served(address, timeout_s)
 
-    def served(self, address: str, timeout_s: float) -> Served:
-        """Return what the agent at ``address`` serves. Raises AttachRefusedError."""
+    def held(self, address: str, timeout_s: float) -> frozenset[AttachmentKey] | None:
+        """Return what is attached there."""
         with self._asking(address) as dpu:
             answer = dpu.GetDevices(pb.GetDevicesRequest(), timeout=timeout_s)
-            return Served(answer.node, frozenset(device.serial for device in answer.devices))
+        if not answer.HasField("held"):
+            return None
+        return frozenset(AttachmentKey(e.container_id, e.ifname) for e in answer.held.attachments)
+
+    def obstacle(self, address: str, segment: str, timeout_s: float) -> Obstacle | None:
+        """Return why it would attach nothing."""
+        question = pb.GetDevicesRequest(segment=segment)
+        try:
+            with self._asking(address) as dpu:
+                answer = dpu.GetDevices(question, timeout=timeout_s)
+        except AttachRefusedError as error:
+            return Obstacle(str(error), limits_existing=_is_silent(error))
+        why = f"DPU at {address}: {answer.obstacle}"
+        return Obstacle(why, answer.limits_existing) if answer.obstacle else None
+
+    def served(self, address: str, timeout_s: float, count: int = 0) -> Served:
+        """Return what the agent at ``address`` serves; ``count`` says how often it was asked.
+
+        Raises AttachRefusedError.
+        """
+        with self._asking(address) as dpu:
+            answer = dpu.GetDevices(pb.GetDevicesRequest(count=count), timeout=timeout_s)
+        serials = frozenset(device.serial for device in answer.devices)
+        return Served(answer.node, serials, answer.count)
 
     @contextmanager
     def _asking(self, address: str) -> Iterator[rpc.AttachmentStub]:
@@ -106,6 +133,12 @@ class DpuClient:
                 is_away = error.code() is grpc.StatusCode.UNAVAILABLE and _code_of(error) is None
                 certificates = self._channels.why_refused(address) if is_away else ""
                 raise _refusal(address, error, certificates) from error
+
+
+def _is_silent(error: AttachRefusedError) -> bool:
+    """Say whether there was no word at all: one that refuses to connect is a machine that runs."""
+    cause = error.__cause__
+    return isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _refusal(address: str, error: grpc.RpcError, certificates: str) -> AttachRefusedError:

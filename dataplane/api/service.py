@@ -20,7 +20,7 @@ from dataplane.core.desired import Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.model import IpAddress, Node
 from dataplane.core.placement import PlacedEntry, placed_entries
 from dataplane.core.reasons import Reason
-from dataplane.core.snapshot import Snapshot, obstacle
+from dataplane.core.snapshot import SWITCH_TARGET, Snapshot, obstacle
 from dataplane.core.xdp import XdpPlace, why_no_xdp
 from dataplane.rpc import listen
 
@@ -192,7 +192,8 @@ def _switch(snapshot: Snapshot) -> dict[str, str]:
         return {}
     name = f"{known.product} (emulated)" if known.emulated else known.product
     taken = f": {Reason.SWITCH_TAKEN}: {known.obstacle}" if known.obstacle else ""
-    return {"switch": name + taken}
+    lost = snapshot.state.lost.get(SWITCH_TARGET)
+    return {"switch": name + (taken or (f": {lost}" if lost else ""))}
 
 
 def _ports(snapshot: Snapshot) -> list[pb.Port]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from ipaddress import ip_interface
 
 import structlog
 
 from dataplane.cni.errors import Code
+from dataplane.cni.netns import namespace_id
 from dataplane.cni.vf_records import VfRecord, VfRecords
-from dataplane.contracts import Attached, AttachRefusedError, Dpu, Vf
+from dataplane.contracts import Attached, AttachRefusedError, Dpu, PodRoute, Vf
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.events import AttachRequest
-from dataplane.core.model import Attachment, AttachmentKey
+from dataplane.core.model import Attachment, AttachmentKey, Mac
 from dataplane.turns import Turns
 
 DETACH_S = 5.0
 TAKE_OVER_S = 12.0  # what the DPU's agent may need before it waits for the database
 CHECK_S = 10.0
-STATUS_S = 2.0
+STATUS_S = 1.5
+ALIVE_S = 1.5  # a DPU that is dead is told to be within 2 s
 RETRY_S = 10.0
 
 log = structlog.get_logger()
@@ -92,19 +96,28 @@ class Front:
         return tuple(port for port in ports if port is not None)
 
     def expect_ready(self, segment: str) -> None:
-        """Raise AttachRefusedError if no DPU's agent would attach a VF to ``segment`` now."""
-        whys = []
-        for address in dict.fromkeys(vf.dpu for vf in self._vfs.values()):
-            try:
-                why = self._dpu.obstacle(address, segment, STATUS_S)
-            except AttachRefusedError as error:
-                whys.append(str(error))
-                continue
-            if not why:
+        """Raise AttachRefusedError 50 or 51 if no DPU would attach a VF to ``segment`` now."""
+        try:
+            self._expect_one_ready(segment, self._vfs.values())
+        except AttachRefusedError as error:
+            why = f"this node does not know segment {segment!r}; {error}"
+            raise AttachRefusedError(error.code, why) from error
+
+    def expect_vf_ready(self, device_id: str, segment: str) -> None:
+        """Raise AttachRefusedError 7, 50 or 51 if a VF could not be attached to ``segment`` now."""
+        self._expect_one_ready(segment, [self.vf(device_id)])
+
+    def _expect_one_ready(self, segment: str, vfs: Iterable[Vf]) -> None:
+        obstacles = []
+        for address, serial in {vf.dpu: vf.serial for vf in vfs}.items():
+            found = self._dpu.obstacle(address, segment, STATUS_S)
+            if found is None:
                 return
-            whys.append(f"DPU at {address}: {why}")
+            obstacles.append((serial, found))
+        limited = any(found.limits_existing for _, found in obstacles)
         raise AttachRefusedError(
-            Code.TRY_AGAIN, f"this node does not know segment {segment!r}; {'; '.join(whys)}"
+            Code.LIMITED_CONNECTIVITY if limited else Code.NOT_AVAILABLE,
+            "; ".join(f"DPU {serial}: {found.message}" for serial, found in obstacles),
         )
 
     # --- as contracts.Attachments says ---
@@ -117,6 +130,7 @@ class Front:
                 Code.INVALID_CONFIG,
                 f"{request.netdev} is in 'devices' of this agent's configuration no more",
             )
+        self._expect_alive(vf)
         self._make_up(vf, request.key)
         with self._guard:
             holder = self._holder(vf)
@@ -145,6 +159,13 @@ class Front:
         if record is None:
             raise AttachRefusedError(Code.TRY_AGAIN, f"{key} is not attached any more")
         return self._dpu.publish(self._vf_of(record), key, timeout_s + TAKE_OVER_S)
+
+    def keep_routes(self, key: AttachmentKey, routes: Iterable[PodRoute]) -> None:
+        """Keep what the pod is given beside its port; no such pod any more: nothing."""
+        with self._guard:
+            record = self._records.get(key)
+            if record is not None:
+                self._keep(record.with_pod_routes(routes))
 
     def detach(self, key: AttachmentKey, timeout_s: float) -> None:
         """Forget it here; a DPU that cannot be told now is told later."""
@@ -182,6 +203,44 @@ class Front:
             return self._dpu.faults(self._vf_of(record), key, CHECK_S)
         except AttachRefusedError as error:
             return (str(error),)
+
+    # --- what a DPU has forgotten ---
+
+    def forgotten(self) -> tuple[AttachmentKey, ...]:
+        """Return the VF pods that the agent of their DPU, which answers, knows nothing of."""
+        with self._guard:
+            records = [each for each in self._records.values() if each.mac and not each.leaving]
+        dpus = {vf.serial: vf.dpu for vf in self._vfs.values()}
+        places = {record.key: dpus.get(record.serial, "") for record in records}
+        known = {address: self._held_at(address) for address in {*places.values()} - {""}}
+        held = {key: known.get(address) for key, address in places.items()}
+        return tuple(key for key, keys in held.items() if keys is not None and key not in keys)
+
+    def repeat(self, key: AttachmentKey) -> None:
+        """Have the DPU's agent attach a VF pod anew, as it is. Raises AttachRefusedError."""
+        record = self._held(key)
+        if record is None or not record.mac:
+            return
+        vf = self._vf_of(record)
+        self._dpu.attach(vf, _as_it_is(record), TAKE_OVER_S)
+        self._dpu.publish(vf, key, TAKE_OVER_S)
+
+    def record(self, key: AttachmentKey) -> VfRecord | None:
+        """Return what is kept of a VF pod of this host."""
+        return self._held(key)
+
+    def _held_at(self, address: str) -> frozenset[AttachmentKey] | None:
+        try:
+            return self._dpu.held(address, ALIVE_S)
+        except AttachRefusedError:
+            return None  # that it is silent is told elsewhere
+
+    def _expect_alive(self, vf: Vf) -> None:
+        """Ask first: what the DPU is to do may take longer than it takes to see that it is dead."""
+        try:
+            self._dpu.expect_alive(vf.dpu, ALIVE_S)
+        except AttachRefusedError as error:
+            raise AttachRefusedError(error.code, f"DPU {vf.serial} is dead: {error}") from error
 
     # --- what the DPU has still to forget ---
 
@@ -278,6 +337,25 @@ def _record(vf: Vf, request: AttachRequest) -> VfRecord:
         segment=request.segment,
         identity=request.identity,
         network=request.network,
+        ipam=request.ipam,
+        namespace=namespace_id(request.netns),
+    )
+
+
+def _as_it_is(record: VfRecord) -> AttachRequest:
+    return AttachRequest(
+        key=record.key,
+        netns=record.netns,
+        segment=record.segment,
+        identity=record.identity,
+        requested_at=int(time.time()),
+        mac=Mac(record.mac),
+        ips=tuple(ip_interface(each).ip for each in record.interfaces),
+        ipam=record.ipam,
+        mtu=record.mtu,
+        network=record.network,
+        netdev=record.netdev,
+        again=True,
     )
 
 

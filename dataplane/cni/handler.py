@@ -25,9 +25,16 @@ from dataplane.cni.request import (
     Request,
     StatusRequest,
 )
+from dataplane.cni.restore import Restorer
 from dataplane.cni.result import Given, add_result, given_fault, previous_faults
 from dataplane.cni.strict_json import JsonObject
-from dataplane.contracts import Attachments, AttachRefusedError, PodRoute, PodWiring
+from dataplane.contracts import (
+    Attachments,
+    AttachRefusedError,
+    PodRoute,
+    PodWiring,
+    VfPodWiring,
+)
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest
 from dataplane.core.model import Attachment, AttachmentKey
@@ -110,7 +117,7 @@ class VfFront:
     """The lane of VF pods, and what knows the VFs."""
 
     held: Front
-    wiring: PodWiring
+    wiring: VfPodWiring
 
     @property
     def lane(self) -> Lane:
@@ -138,6 +145,7 @@ class Handler:
         self._front = front
         self._ipam = ipam
         self._containers = ContainerLocks()
+        self._restorer = Restorer(front.held, front.wiring, self._containers.hold)
         self.limits = limits
 
     def handle(self, request: Request, call: Call) -> JsonObject | None:
@@ -156,6 +164,10 @@ class Handler:
                     self._status(request, call)
         return None
 
+    def restore(self) -> None:
+        """Have VF pods be as they were added, where their DPU was reset or has forgotten them."""
+        self._restorer.look()
+
     def stop(self) -> None:
         """Kill the IPAM plugins that are running, so that their requests end."""
         self._ipam.stop()
@@ -171,7 +183,10 @@ class Handler:
                 given = self._given(request, call, undo)
                 port = self._admit(lane, _wanted(request, given, netdev), call, undo)
                 _check_given(request, given, port)
-                self._connect(lane, port, given.routes_of(port), call, undo)
+                routes = given.routes_of(port)
+                if netdev:
+                    self._front.held.keep_routes(request.key, routes)
+                self._connect(lane, port, routes, call, undo)
                 result = add_result(
                     request.network.version, port, request.previous, given, request.device_id
                 )
@@ -352,7 +367,7 @@ class Handler:
 
     def _status(self, request: StatusRequest, call: Call) -> None:
         try:
-            self._expect_ready(request.segment)
+            self._expect_ready(request)
             if request.network.ipam is not None:
                 self._forward(request.network.ipam, Verb.STATUS, call)
         except (AttachRefusedError, CniError) as error:
@@ -360,11 +375,15 @@ class Handler:
             code = error.code if error.code in unavailable else Code.NOT_AVAILABLE
             raise CniError(code, str(error), error.details) from None
 
-    def _expect_ready(self, segment: str) -> None:
-        """Raise CniError or AttachRefusedError if an ADD to ``segment`` would fail now.
+    def _expect_ready(self, request: StatusRequest) -> None:
+        """Raise CniError or AttachRefusedError if an ADD as ``request`` says would fail now.
 
         A segment that this node does not know can be one for pods on VFs: their DPU knows it.
         """
+        segment = request.segment
+        if request.device_id:
+            self._front.held.expect_vf_ready(request.device_id, segment)
+            return
         if self._front.held.has_vfs and not self._attachments.knows_segment(segment):
             self._front.held.expect_ready(segment)
             return

@@ -31,6 +31,18 @@ def check_netns(path: str) -> None:
         raise _wrong(path, "is the node's own network namespace, not a container's")
 
 
+def namespace_id(path: str) -> str:
+    """Return what tells the namespace at ``path`` from all others that live; empty: none is there.
+
+    A path alone may be another namespace's by now.
+    """
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{found.st_dev}:{found.st_ino}"
+
+
 def _namespace_type(path: str) -> int | None:
     """Return the CLONE_NEW* flag of the namespace at ``path``; None: no namespace."""
     try:

@@ -112,10 +112,11 @@ class GcRequest:
 
 @dataclass(frozen=True, slots=True)
 class StatusRequest:
-    """STATUS: say whether an ADD to ``segment`` would succeed."""
+    """STATUS: say whether an ADD to ``segment``, of the VF ``device_id`` if one is named, would."""
 
     network: Network
     segment: str
+    device_id: str = ""
 
 
 Request = AddRequest | DelRequest | CheckRequest | GcRequest | StatusRequest
@@ -139,7 +140,8 @@ def parse(invocation: Invocation) -> Request:
     if variables.verb is Verb.GC:
         return GcRequest(network, _valid_attachments(document))
     if variables.verb is Verb.STATUS:
-        return StatusRequest(network, _segment(document))
+        runtime = _optional(document, "runtimeConfig", dict) or {}
+        return StatusRequest(network, _segment(document), _device_id(document, runtime))
     return _attachment_request(variables, document, network)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from urllib.parse import quote
 
 from dataplane import durable
+from dataplane.contracts import PodRoute
 from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.model import (
@@ -27,7 +28,9 @@ from dataplane.core.model import (
 class VfRecord:
     """A VF pod; without ``mac`` the DPU has not answered yet.
 
-    ``leaving``: the pod is gone here, and the DPU's agent has still to be told so.
+    ``leaving``: the pod is gone here, and the DPU's agent has still to be told so. ``namespace`` is
+    the pod's, not only a path (cni/netns.py); ``pod_routes`` are such as ``10.9.0.0/16 10.1.0.1``,
+    without a gateway for what is on the link.
     """
 
     container_id: str
@@ -46,11 +49,25 @@ class VfRecord:
     mtu: int = 0
     vni: int = 0
     leaving: bool = False
+    ipam: bool = False
+    namespace: str = ""
+    pod_routes: tuple[str, ...] = ()
 
     @property
     def key(self) -> AttachmentKey:
         """Return CNI's name of it."""
         return AttachmentKey(self.container_id, self.ifname)
+
+    @property
+    def wiring(self) -> tuple[PodRoute, ...]:
+        """Return the routes that the pod was given beside its port."""
+        parts = (each.split() for each in self.pod_routes)
+        return tuple(PodRoute(ip_network(net), *map(ip_address, via)) for net, *via in parts)
+
+    def with_pod_routes(self, routes: Iterable[PodRoute]) -> VfRecord:
+        """Return it with the routes that the pod is given."""
+        lines = (f"{each.destination} {each.gateway or ''}".rstrip() for each in routes)
+        return replace(self, pod_routes=tuple(lines))
 
     @property
     def port(self) -> Port | None:
@@ -118,9 +135,9 @@ class VfRecords:
 def _read(path: Path) -> VfRecord:
     try:
         fields = json.loads(path.read_text())
-        lists = {key: tuple(fields.get(key, ())) for key in ("interfaces", "routes")}
-        record = VfRecord(**{**fields, **lists})
-        _ = record.port
+        lists = ("interfaces", "routes", "pod_routes")
+        record = VfRecord(**{**fields, **{key: tuple(fields.get(key, ())) for key in lists}})
+        _ = record.port, record.wiring
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OverweaveError(
             f"{path} is damaged ({error!r}); move it away and detach what it names"

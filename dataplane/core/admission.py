@@ -147,7 +147,10 @@ def _admit(state: State, request: AttachRequest) -> Attachment:
     )
     if state.fabric.is_current(segment.name):
         _refuse_frozen(state, attachment)
+        _refuse_moved(state, request, attachment)
         attachment = _take_sequence(state, attachment)
+    elif request.again:
+        raise _WaitingError(f"segment {segment.name}: {_unsynced_cause(state)}")
     attachment = replace(attachment, ips=_ips(state, segment, request))
     _refuse_duplicate(state, attachment)
     _refuse_ungranted(state, attachment)
@@ -222,6 +225,15 @@ def _refuse_frozen(state: State, attachment: Attachment) -> None:
         )
 
 
+def _refuse_moved(state: State, request: AttachRequest, attachment: Attachment) -> None:
+    """Leave a workload where it is that has gone elsewhere from where it is asked for again."""
+    place = holder(state, attachment)
+    if request.again and place is not None and place.node != state.node.name:
+        raise _RefusedError(
+            TRY_AGAIN, f"{attachment.identity} is on node {place.node} by now: delete its pod here"
+        )
+
+
 def _freeze(state: State, attachment: Attachment) -> _Freeze | None:
     """Return why ``attachment`` must not take its workload from another node, None if it may."""
     place = holder(state, attachment)
@@ -265,7 +277,9 @@ def _next_sequence(state: State, attachment: Attachment) -> int:
 
 def _ips(state: State, segment: Segment, request: AttachRequest) -> tuple[IpAddress, ...]:
     if request.ipam:
-        return _ipam_ips(segment, request)
+        return _as_given(segment, request, "from the IPAM plugin")
+    if request.again and not any(in_any(ip, segment.static_ranges) for ip in request.ips):
+        return _as_given(segment, request, "that the pod has")
     if request.ips:
         return _static_ips(state, segment, request)
     if not segment.subnets:
@@ -273,12 +287,13 @@ def _ips(state: State, segment: Segment, request: AttachRequest) -> tuple[IpAddr
     return _block_ips(state, segment)
 
 
-def _ipam_ips(segment: Segment, request: AttachRequest) -> tuple[IpAddress, ...]:
+def _as_given(segment: Segment, request: AttachRequest, which: str) -> tuple[IpAddress, ...]:
+    """Take the addresses as they are."""
     for ip in request.ips:
         if segment.subnets and not in_any(ip, segment.subnets):
             raise _RefusedError(
                 INVALID_CONFIG,
-                f"address {ip} from the IPAM plugin is in no subnet of segment {segment.name}",
+                f"address {ip} {which} is in no subnet of segment {segment.name}",
             )
     return request.ips
 

@@ -23,6 +23,7 @@ from dataplane.core.model import (
     Node,
     Pin,
     Segment,
+    Side,
     Svi,
 )
 from dataplane.core.reasons import Reason
@@ -65,6 +66,11 @@ class LocalNode:
     xdp: Xdp = Xdp.AUTO
     devices: tuple[Device, ...] = ()
     in_fabric: bool = True
+
+    @property
+    def is_dpu(self) -> bool:
+        """Say whether the node is a DPU itself."""
+        return any(device.side is Side.DPU for device in self.devices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,14 @@ class SwitchSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PathProbed:
+    """Whether probes come through ``path`` of the DPU that this node is; ``error``: why not."""
+
+    path: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HalfHeard:
     """The other half of ``device``, one of this node's, is heard, or is not and ``error`` why.
 
@@ -148,7 +156,8 @@ class AttachRequest:
     ``network`` is the name in the CNI network configuration. ``requested_at`` is when it was made,
     in whole unix seconds. ``netdev`` is the representor of the DPU's port that the interface is
     behind, empty: a veth pair is made. ``vlan`` is the tag of its frames there, None: they have
-    none.
+    none. ``again``: it has had ``mac`` and ``ips`` from this node,
+    which has forgotten it.
     """
 
     key: AttachmentKey
@@ -164,6 +173,7 @@ class AttachRequest:
     network: str = ""
     netdev: str = ""
     vlan: int | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +227,7 @@ StateEvent = (
     | NextHopsChanged
     | OfportChanged
     | SwitchSeen
+    | PathProbed
     | HalfHeard
     | DevicesConfigured
     | DevicesTold

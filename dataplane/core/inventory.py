@@ -24,10 +24,9 @@ from dataplane.core.model import (
     TableUse,
 )
 from dataplane.core.placement import placement_in
-from dataplane.core.snapshot import FABRIC_TARGET, Snapshot
+from dataplane.core.snapshot import FABRIC_TARGET, OVS_PATH, SWITCH_TARGET, Snapshot
 
 REFRESH_S = 60  # a row is never older, while its node lives and reaches the database
-UNHEARD_S = 10  # a host asks every 2 s, and waits 2 s at most
 LOST_S = 5  # how long a dataplane has to be behind, or a switch empty, until it counts
 
 _NEVER_HEARD = {
@@ -135,7 +134,7 @@ def _as_it_is(snapshot: Snapshot, device: Device, now: int) -> Device:
         peer=heard.peer if heard else "",
         heard_at=heard.at if heard else 0,
         told_at=now,
-        conditions=tuple(_conditions(snapshot, device, heard, now)),
+        conditions=tuple(_conditions(snapshot, device, heard)),
         assumptions=seen.assumptions if seen else (),
     )
     return found if device.side is Side.HOST else _with_switch(snapshot, found)
@@ -157,11 +156,10 @@ def _with_switch(snapshot: Snapshot, device: Device) -> Device:
     )
 
 
-def _conditions(
-    snapshot: Snapshot, device: Device, heard: HalfHeard | None, now: int
-) -> Iterator[Condition]:
-    beats = _heartbeat(device.side, heard, now)
-    why_not = snapshot.state.switch.why_not
+def _conditions(snapshot: Snapshot, device: Device, heard: HalfHeard | None) -> Iterator[Condition]:
+    beats, lost = _heartbeat(device.side, heard), snapshot.state.lost
+    error = snapshot.state.switch.why_silent or lost.get(SWITCH_TARGET, "")
+    why_not = error or snapshot.state.switch.why_not or lost.get(OVS_PATH, "")
     if snapshot.state.discovered.lacks(device):
         why_not = _GONE
     elif device.side is Side.HOST:
@@ -171,16 +169,12 @@ def _conditions(
     behind = _behind(snapshot)
     yield Condition(DATAPLANE_IN_SYNC, holds=not behind, reason=behind or "it has all it should")
     if device.side is Side.DPU:
-        error = snapshot.state.switch.why_silent
         yield Condition(SWITCH_REACHABLE, holds=not error, reason=error or "it answers")
         yield _offloading(snapshot)
 
 
-def _heartbeat(side: Side, heard: HalfHeard | None, now: int) -> Condition:
-    error = _NEVER_HEARD[side]
-    if heard is not None:
-        late = now - heard.at > UNHEARD_S
-        error = heard.error or (f"not heard for more than {UNHEARD_S} s" if late else "")
+def _heartbeat(side: Side, heard: HalfHeard | None) -> Condition:
+    error = heard.error if heard else _NEVER_HEARD[side]
     return Condition(HEARTBEAT_OK, holds=not error, reason=error or _HEARD[side])
 
 
@@ -194,7 +188,8 @@ def _behind(snapshot: Snapshot) -> str:
             return f"{name}: {report.error if report else 'has not answered yet'}"
         if report.generation < snapshot.generation:
             return f"{name}: has yet to follow"
-    return "the switch lacks entries" if snapshot.lacks_entries else ""
+    lost = snapshot.state.lost.get(OVS_PATH, "")
+    return lost or ("the switch lacks entries" if snapshot.lacks_entries else "")
 
 
 def _offloading(snapshot: Snapshot) -> Condition:

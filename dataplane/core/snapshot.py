@@ -18,6 +18,7 @@ FABRIC_TARGET = "fabric"
 NO_ACCESS = "none"  # how the fabric database is reached by a node that is in no fabric
 STATE_TARGET = "state"
 SWITCH_TARGET = "switch"
+OVS_PATH = "ovs"
 _NOT_AWAITED = frozenset({FABRIC_TARGET, SWITCH_TARGET})
 
 
@@ -205,6 +206,7 @@ def obstacle(snapshot: Snapshot) -> Obstacle | None:
         _underlay_obstacle(snapshot.state)
         or _segments_obstacle(snapshot.state)
         or _target_obstacle(snapshot)
+        or _probe_obstacle(snapshot.state)
     )
 
 
@@ -228,6 +230,11 @@ def _target_obstacle(snapshot: Snapshot) -> Obstacle | None:
         if reason:
             return Obstacle(f"{name}: {reason}", limits_existing=name != STATE_TARGET)
     return None
+
+
+def _probe_obstacle(state: State) -> Obstacle | None:
+    why = state.lost.get(OVS_PATH)
+    return Obstacle(why, limits_existing=True) if why else None
 
 
 def _pending_part(state: State, report: TargetReport) -> str:

@@ -24,6 +24,7 @@ from dataplane.core.events import (
     LinksChanged,
     NextHopsChanged,
     OfportChanged,
+    PathProbed,
     PodConnected,
     StateEvent,
     SwitchSeen,
@@ -188,9 +189,10 @@ class State:
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
     is; ``published`` is a generation that the database is known to hold. ``heard`` is, by device,
     what is known of its other half, ``inventory`` what is told of the devices, empty: nothing yet,
-    ``discovered`` which halves the machine itself tells of. Attachments that may take a workload
-    from another node are ``withheld`` from the database until their pod is connected and all here
-    serves them: till then the workload stays where it is.
+    ``discovered`` which halves the machine itself tells of, ``lost`` why probes do not come
+    through, by path of a DPU. Attachments that may take a workload from another node are
+    ``withheld`` from the database until their pod is connected and all here serves them: till then
+    the workload stays where it is.
     """
 
     node: LocalNode
@@ -210,6 +212,7 @@ class State:
     heard: Mapping[str, HalfHeard] = field(default_factory=dict)
     inventory: tuple[Device, ...] = ()
     discovered: Discovered = field(default_factory=Discovered)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def underlay(self) -> Link | None:
@@ -245,10 +248,16 @@ class State:
     def is_decided_as(self, before: State) -> bool:
         """Say whether only numbers came or went since ``before``: no decision rests on them.
 
-        What the switch says decides what is placed in it, and who is heard decides nothing: what
-        is told of both comes with the inventory.
+        What the switch says decides what is placed in it; who is heard, and what probes find,
+        decides nothing: what is told of it comes with the inventory.
         """
-        told = replace(self, bindings=before.bindings, switch=before.switch, heard=before.heard)
+        told = replace(
+            self,
+            bindings=before.bindings,
+            switch=before.switch,
+            heard=before.heard,
+            lost=before.lost,
+        )
         same = self.underlay == before.underlay
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
 
@@ -282,7 +291,7 @@ def fold(state: State, event: StateEvent) -> State:
             LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
         ):
             return _fold_numbers(state, event)
-        case HalfHeard() | DevicesConfigured() | DevicesTold() | DevicesFound():
+        case HalfHeard() | PathProbed() | DevicesConfigured() | DevicesTold() | DevicesFound():
             return _fold_devices(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
@@ -300,10 +309,14 @@ def fold(state: State, event: StateEvent) -> State:
 
 
 def _fold_devices(
-    state: State, event: HalfHeard | DevicesConfigured | DevicesTold | DevicesFound
+    state: State,
+    event: HalfHeard | PathProbed | DevicesConfigured | DevicesTold | DevicesFound,
 ) -> State:
     if isinstance(event, DevicesConfigured):
         return _with_devices(state, event.devices)
+    if isinstance(event, PathProbed):
+        lost = {event.path: event.error} if event.error else {}
+        return replace(state, lost={**_without(state.lost, event.path), **lost})
     if isinstance(event, DevicesFound):
         return replace(state, discovered=state.discovered.now(event.found, state.node.devices))
     if isinstance(event, DevicesTold):

@@ -18,6 +18,8 @@ from dataplane.netlink.rtnl import KernelError, Rtnl
 
 UNDERLAY_BRIDGE = "ow-phy"  # its LOCAL port: down for ever, it only lends OVS our addresses
 UNDERLAY_PORT = "ophy0"
+INTEGRATION_BRIDGE = "ow-int"  # its LOCAL port: on a DPU probes enter Open vSwitch there
+_BRIDGES = (UNDERLAY_BRIDGE, INTEGRATION_BRIDGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ def _wanted(desired: Desired, bindings: Bindings) -> Iterator[tuple[Hashable, st
         yield UNDERLAY_BRIDGE, UNDERLAY_BRIDGE, LinkState(up=False, mtu=None, ipv6=lends_ipv6)
         if bindings.nic is not None:
             yield UNDERLAY_PORT, UNDERLAY_PORT, LinkState(up=True, mtu=bindings.nic.mtu)
+    if desired.node.is_dpu:
+        yield INTEGRATION_BRIDGE, INTEGRATION_BRIDGE, LinkState(up=True, mtu=None)
     mtus = desired.link_mtus
     for port in desired.ports:
         mtu = mtus[port.attachment.slot]
@@ -140,7 +144,7 @@ def _link_keys(items: Mapping[Hashable, object]) -> frozenset[LinkKey]:
 
 
 def _state(netdev: Netdev) -> LinkState:
-    mtu = None if netdev.name == UNDERLAY_BRIDGE else netdev.mtu
+    mtu = None if netdev.name in _BRIDGES else netdev.mtu
     return LinkState(netdev.up, mtu, netdev.ipv6)
 
 

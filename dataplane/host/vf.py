@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,6 +75,12 @@ class VfWiring:
         if pod.alias != _alias(attachment):
             found += (f"{attachment.ifname} is not the VF {attachment.access_port}",)
         return found
+
+    def returned(self, attachments: Sequence[Attachment]) -> tuple[Attachment, ...]:
+        """Look once for all; see VfPodWiring. One that has died comes back by its own name."""
+        with Rtnl() as node:
+            here = {name for each in links.every(node) for name in (each.name, each.alias)}
+        return tuple(each for each in attachments if {each.access_port, _alias(each)} & here)
 
     def announce(self, port: Port) -> None:
         """Send from inside the pod; see PodWiring."""

@@ -12,6 +12,7 @@ from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.frames import ETHERNET, ip_ends, mac_bytes
 from dataplane.core.model import Attachment, AttachmentKey
+from dataplane.core.probe import is_probe
 from dataplane.host import vf
 from dataplane.netlink.netns import Netns
 from dataplane.netlink.taps import Taps
@@ -37,7 +38,11 @@ class PodWitness:
         }
         marks = {each.mark for each in sendings if each.key in ports}
         with Taps[AttachmentKey](marks) as taps:
+            # Who listens to nobody opens no more than what is to send.
+            senders = {each.key for each in sendings}
             for key, port in ports.items():
+                if not listen_s and key not in senders:
+                    continue
                 try:
                     _tap(taps, port.attachment)
                 except OverweaveError as error:
@@ -82,5 +87,5 @@ def _is_own(sending: Sending, port: Port) -> bool:
         and sending.mark in frame
         and not frame[0] & 1
         and frame[6:12] == mac_bytes(attachment.mac)
-        and ip_ends(frame)[0] in own
+        and (is_probe(frame) or ip_ends(frame)[0] in own)
     )

@@ -34,9 +34,10 @@ class Deciding(Attachments, Protocol):
 class Site:
     """A node that is a DPU, a DPU's host, or both.
 
-    ``representors`` are those of the DPU in the order of the VFs' numbers, None on another node;
-    ``vfs`` the ids of the VFs here, by the name of their device. ``networks`` is None where callers
-    have not the role ``tenant``, ``channel`` where the configuration does not name one.
+    ``representors`` are those of the DPU in the order of the VFs' numbers, None on another node,
+    ``device`` is what it is called; ``vfs`` are the ids of the VFs here, by the name of their
+    device. ``networks`` is None where callers have not the role ``tenant``, ``channel`` where the
+    configuration does not name one.
     """
 
     node: str
@@ -47,6 +48,7 @@ class Site:
     vfs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     channel: Channel | None = None
     networks: NetworkWriter | None = None
+    device: str = ""
 
     @property
     def is_dpu(self) -> bool:
@@ -94,10 +96,14 @@ class Site:
         return Node(self.node, state.vteps), state.fabric
 
     def is_device_ready(self, device: str) -> bool:
-        """Say whether a DPU below this host is told to be ready, by the device's name."""
+        """Say whether the half of a DPU that this node is is told to be ready, by its name."""
         told = self.agent.snapshot.state.inventory
         return any(half.ready for half in told if half.name == device)
 
     def is_healthy(self) -> bool:
-        """Say whether nothing here is in the way of an attachment, if its Segment is there."""
-        return self.agent.obstacle() is None and all(map(self.is_device_ready, self.vfs))
+        """Say whether every half here is ready, and an attachment, if its Segment is there, can be.
+
+        A DPU is, with its switch and its dataplane.
+        """
+        halves = (*self.vfs, *filter(None, [self.device]))
+        return self.agent.obstacle() is None and all(map(self.is_device_ready, halves))

@@ -28,6 +28,7 @@ from dataplane.core.model import (
     UnknownUnicast,
     family_of,
 )
+from dataplane.core.probe import ETHERTYPE, PROBE_MAC
 from dataplane.core.reasons import Reason
 from overlay_ovs.tables import (
     ANSWER,
@@ -81,6 +82,8 @@ def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
     """
     plan = _Plan(bindings, _answered(desired), held=set(desired.held))
     plan.add(_PIPELINES[desired.node.datapath])
+    if desired.node.is_dpu:
+        plan.add(_PROBED)
     for view in desired.segments.values():
         _plan_ports(plan, view)
         _plan_fabric(plan, desired, view)
@@ -304,6 +307,22 @@ _PIPELINES: Mapping[Datapath, Flows] = {
     Datapath.USERSPACE: tuple(_pipeline(nd=True)),
     Datapath.KERNEL: tuple(_pipeline(nd=False)),
 }
+
+
+def _probe_rules() -> Rules:
+    """Return what becomes of probes (core/probe): none is for anybody but who sent it.
+
+    The answer is not in the datapath's cache: it takes the sender's MAC, which is always another.
+    """
+    kind = f"dl_type={ETHERTYPE:#x}"
+    answer = _steps("move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[]", "IN_PORT")
+    return (
+        (CLASSIFY, 400, f"in_port=LOCAL,{kind}", answer),
+        (CLASSIFY, 300, f"dl_dst={PROBE_MAC},{kind}", "drop"),
+    )
+
+
+_PROBED: Flows = tuple(_flow(*rule, cookie(Category.PIPELINE)) for rule in _probe_rules())
 
 
 # --- local ports -----------------------------------------------------------------------------

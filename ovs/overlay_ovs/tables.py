@@ -47,7 +47,7 @@ CLASSIFY = Table(
     0,
     "classify",
     "which segment a frame belongs to; frames of no segment of ours end here",
-    _fields("in_port dl_vlan tun_id tun_src tun_ipv6_src"),
+    _fields("in_port dl_vlan tun_id tun_src tun_ipv6_src dl_dst dl_type"),
     ("guard", "forwarding"),
 )
 GUARD = Table(

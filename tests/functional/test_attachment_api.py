@@ -18,12 +18,13 @@ from dataplane.api import health
 from dataplane.api.attachment import CODE_KEY, AttachmentService
 from dataplane.api.attachment_pb2_grpc import AttachmentStub
 from dataplane.api.dpu import DpuClient, Served
-from dataplane.api.health import DpuFeed
+from dataplane.api.health import DpuFeed, HostFeed
 from dataplane.api.service import serve_attachments
 from dataplane.contracts import AttachRefusedError, Vf
 from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.desired import Port
 from dataplane.core.events import AttachRequest, Event, HalfHeard
+from dataplane.core.heartbeat import SILENT_S
 from dataplane.core.model import AttachmentKey
 from dataplane.core.snapshot import Obstacle
 from dataplane.vf_ports import VfPorts
@@ -406,10 +407,11 @@ def test_health_is_told_at_each_look_and_silence_once(
 def test_who_falls_silent_was_heard_last_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "ASK_S", 0.02)
     told: list[Event] = []
-    answers = iter([Served("d1", frozenset({"M1"})), Served("No Name", frozenset({"M1"}))])
+    odd_one = Served("No Name", frozenset({"M1"}))
+    answers = iter([Served("d1", frozenset({"M1"})), odd_one, odd_one])  # two misses count
 
     class Client(DpuClient):
-        def served(self, address: str, timeout_s: float) -> Served:
+        def served(self, address: str, timeout_s: float, count: int = 0) -> Served:
             return next(answers)
 
     feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
@@ -422,15 +424,78 @@ def test_who_falls_silent_was_heard_last_before(monkeypatch: pytest.MonkeyPatch)
     assert lost == replace(well, error=lost.error)
 
 
-def test_the_dpu_hears_its_host(tmp_path: Path) -> None:
+def test_each_half_tells_the_other_how_often(tmp_path: Path) -> None:
     heard: list[int] = []
-    service = AttachmentService(VfPorts("d1", FakeAttachments()), {}, heard=lambda: heard.append(1))
+    service = AttachmentService(VfPorts("d1", FakeAttachments()), {}, heard=heard.append)
     server = serve_attachments(service, tmp_path / "attachment.sock")
+    address = f"unix:{tmp_path}/attachment.sock"
     try:
-        assert DpuClient().served(f"unix:{tmp_path}/attachment.sock", 5.0).node == "d1"
+        counts = [DpuClient().served(address, 5.0, number).count for number in (7, 8)]
+        assert DpuClient().served(address, 5.0).node == "d1"
     finally:
         server.stop(None).wait()
-    assert heard == [1]
+    assert (heard, counts) == ([7, 8, 0], [1, 2])
+
+
+def test_one_answer_that_is_missing_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ASK_S", 0.02)
+    told: list[Event] = []
+    asked: list[int] = []
+
+    class Client(DpuClient):
+        def served(self, address: str, timeout_s: float, count: int = 0) -> Served:
+            asked.append(count)
+            if count % 2 == 0:
+                raise AttachRefusedError(11, "busy")
+            return Served("d1", frozenset({"M1"}), count)
+
+    feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
+    feed.start(told.append)
+    assert wait_until(lambda: len(asked) > 20)
+    feed.stop()
+    assert asked == list(range(1, len(asked) + 1))
+    assert {each.error for each in told if isinstance(each, HalfHeard)} == {""}
+
+
+def test_an_answer_that_is_always_the_same_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ASK_S", 0.02)
+    told: list[Event] = []
+
+    class Client(DpuClient):
+        def served(self, address: str, timeout_s: float, count: int = 0) -> Served:
+            return Served("d1", frozenset({"M1"}), 7)
+
+    feed = DpuFeed({"a": ("M1", "unix:/none")}, Client())
+    feed.start(told.append)
+    assert wait_until(lambda: len(told) >= 2)
+    feed.stop()
+    errors = [each.error for each in told if isinstance(each, HalfHeard)]
+    assert errors[:2] == ["", "its agent answers with the same count, 7"]
+
+
+def test_a_host_that_asks_no_more() -> None:
+    now, told = 100.0, list[Event]()
+    feed = HostFeed("M1-dpu", lambda: now)
+    feed.look(told.append)
+    assert told == []
+    feed.heard(1)
+    feed.look(told.append)
+    now += SILENT_S
+    feed.look(told.append)
+    assert [(e.device, e.error) for e in told if isinstance(e, HalfHeard)] == [("M1-dpu", "")]
+    now += 0.1
+    feed.look(told.append)
+    feed.look(told.append)
+    well, silent = (each for each in told if isinstance(each, HalfHeard))
+    why = "the host's agent has not asked for more than 2.5 s"
+    assert silent == replace(well, error=why)
+    feed.heard(1)  # the same question again, late
+    feed.look(told.append)
+    assert told[-1] == silent
+    feed.heard(2)
+    feed.look(told.append)
+    assert isinstance(told[-1], HalfHeard)
+    assert (len(told), told[-1].error) == (3, "")
 
 
 def test_health_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +504,7 @@ def test_health_goes_on_after_a_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -
     fails = True
 
     class Client(DpuClient):
-        def served(self, address: str, timeout_s: float) -> Served:
+        def served(self, address: str, timeout_s: float, count: int = 0) -> Served:
             if fails:
                 raise KeyError("no such thing")
             return Served("d1", frozenset({"M1"}))

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -54,7 +55,7 @@ MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4", "p5")
 OPERATORS_POD = "10.1.15.250/20"  # of the operator's own IPAM
 GREEN = "kind: Segment\nname: green\nvni: 8\nsubnets: [10.2.0.0/24]\n"
 NODES = ("h", "d", "n")
-UNHEARD_S = 5.0  # who is ready has answered its host since
+DEAD_S, BACK_S, REFUSED_S = 3.0, 2.0, 2.0  # as stated: a DPU seen to be dead, and alive; an ADD
 CHANNEL = {"h": "203.0.113.1", "d": "203.0.113.2"}  # RFC 5737, of nothing but host and DPU
 PORT = 50052
 
@@ -122,6 +123,18 @@ class DpuWorld(World):
     def join(self) -> None:
         """Make VF and representor, as an emulator does."""
         self.relay = Relay(tap("h", "vf0"), tap("d", "rep0"))
+
+    def reboot(self) -> None:
+        """Take from the DPU all that a machine without a disk loses, then start it."""
+        assert self.relay is not None
+        self.relay.stop()  # the host's VF goes with it
+        self.stop("d", signal.SIGKILL)
+        OvsInstance(Place(self.node("d") / "ovs", self.node("d") / "ovs")).stop(cleanup=True)
+        if (self.node("d") / "bpf").is_mount():
+            subprocess.run(["umount", str(self.node("d") / "bpf")], check=True)
+        shutil.rmtree(self.node("d"))
+        self.join()
+        self.start("d", "agent", "--config", str(self.config("d")), space="d")
 
     def configure(self, name: str, devices: list[dict[str, Any]]) -> None:
         self.write_config(name, {"manage": True, "rundir": str(self.node(name) / "ovs")})
@@ -330,13 +343,54 @@ def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     stopped = time.monotonic()
     assert world.pings("p1", there) == 0
     world.until(lambda: not _hears(world), "h")
-    took = time.monotonic() - stopped
-    print(f"not ready after {took:.1f} s")
-    assert took < 5 * UNHEARD_S
+    _show("a dead DPU seen", time.monotonic() - stopped, DEAD_S)
+    assert "UNAVAILABLE" in _refused(world)
+    with pytest.raises(PluginError) as status:
+        world.cni("STATUS", "h", "p4", deviceID=OPERATORS_VF)
+    assert status.value.code == 50
     world.start("d", "agent", "--config", str(world.config("d")), space="d")
     world.until(lambda: world.is_ready("d"), "d")
+    began = time.monotonic()
     world.until(lambda: _hears(world), "h")
+    _show("one that is back", time.monotonic() - began, BACK_S)
     assert world.pings("p1", there) == 0
+
+
+def test_the_dpus_agent_hangs(world: DpuWorld) -> None:
+    """It takes connections, and that is all; packets go on, and the host gives up in time."""
+    (target,) = world.records("get", "endpoint", "p3/eth0")
+    there = {"ips": [{"address": each} for each in target["ips"]]}
+    world.processes["d"].send_signal(signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        assert "DEADLINE_EXCEEDED" in _refused(world)
+        with pytest.raises(PluginError) as status:
+            world.cni("STATUS", "h", "p4", deviceID=OPERATORS_VF)
+        assert status.value.code == 51
+        assert world.pings("p1", there) == 0
+        world.until(lambda: not _hears(world), "h")
+        print(f"seen after {time.monotonic() - stopped:.1f} s at most")
+    finally:
+        world.processes["d"].send_signal(signal.SIGCONT)
+    world.until(lambda: _hears(world), "h")
+
+
+def test_the_hosts_agent_hangs(world: DpuWorld) -> None:
+    def hears() -> bool:
+        (dpu,) = world.records("get", "dpu", f"{SERIAL}-dpu")
+        return any(each.startswith("HeartbeatOK=True") for each in dpu["conditions"])
+
+    assert hears()
+    world.processes["h"].send_signal(signal.SIGSTOP)
+    try:
+        stopped = time.monotonic()
+        world.until(lambda: not hears(), "d")
+        _show("a dead host seen", time.monotonic() - stopped, DEAD_S)
+    finally:
+        world.processes["h"].send_signal(signal.SIGCONT)
+    began = time.monotonic()
+    world.until(hears, "d")
+    _show("one that is back", time.monotonic() - began, BACK_S)
 
 
 def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
@@ -374,13 +428,27 @@ def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
     (p3,) = world.records("get", "endpoint", "p3/eth0")
     assert world.pings("p2", {"ips": [{"address": each} for each in p3["ips"]]}) == 0
 
-    world.join()
+    world.join()  # the pod has its VF again by itself
     plug()
     world.until(lambda: host()[0], "h", 5 * STATED_S)
-    world.cni("DEL", "h", "p1", deviceID=VF)
-    on_vf = world.cni("ADD", "h", "p1", deviceID=VF)
-    world.until(lambda: world.pings("p3", on_vf, 1) == 0, "d")
-    assert world.pings("p3", on_vf) == 0
+    world.until(lambda: world.pings("p3", world.on_vf, 1) == 0, "d")
+    assert world.pings("p3", world.on_vf) == 0
+    world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
+
+
+def test_a_dpu_that_reboots_and_has_forgotten_all(world: DpuWorld) -> None:
+    """Nobody calls CNI: what its host's pods had they have again."""
+    before = ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0")
+    world.cni("DEL", "d", "p2")
+    world.reboot()
+    world.until(lambda: world.is_ready("d"), "d")
+    began = time.monotonic()
+    world.until(lambda: world.pings("p3", world.on_vf, 1) == 0, "d")
+    print(f"its pod is heard {time.monotonic() - began:.1f} s after it is ready")
+    assert world.pings("p3", world.on_vf) == 0
+    assert ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0") == before
+    world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
+    assert "p1/eth0" in world("get", "port", agents="d").stdout
 
 
 class Daemon:
@@ -658,7 +726,8 @@ def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
         assert dpu.begin() == ("[fe80::1%eth0]", 8085)
         assert dpu.create(mac).spec == made.spec
         world.until(lambda: world.is_ready("d"), "d")
-        assert dpu.heartbeat.Ping(lifecycle.PingRequest(sender_id="host-daemon")).healthy
+        # It serves ports, and yet a DPU is not healthy whose switch nobody answers for.
+        assert not dpu.heartbeat.Ping(lifecycle.PingRequest(sender_id="host-daemon")).healthy
         assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)
 
         dpu.delete()
@@ -762,6 +831,23 @@ def test_uninstall_leaves_the_representor(world: DpuWorld) -> None:
         check=False,
     )
     assert filters.stdout == ""
+
+
+def _refused(world: DpuWorld) -> str:
+    """Return why an ADD of another VF is refused, which is told in time and leaves nothing."""
+    began = time.monotonic()
+    with pytest.raises(PluginError, match=f"DPU {SERIAL} is dead") as refused:
+        world.cni("ADD", "h", "p4", deviceID=OPERATORS_VF)
+    _show("an ADD towards a dead DPU refused", time.monotonic() - began, REFUSED_S)
+    assert refused.value.code == 11
+    assert "vf1" in ip("-n", netns("h").name, "-br", "link")
+    assert [each.name for each in (world.node("h") / "state" / "vfs").iterdir()] == ["p1+eth0.json"]
+    return str(refused.value)
+
+
+def _show(what: str, took: float, stated: float) -> None:
+    print(f"{what} after {took:.2f} s, stated {stated:g} s")
+    assert took < 5 * stated
 
 
 def _hears(world: DpuWorld) -> bool:

@@ -14,7 +14,7 @@ from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState
 from dataplane.core.diff import Change, Rendering, diff
 from dataplane.core.errors import TargetError
 from dataplane.core.events import Link
-from dataplane.core.model import Attachment, Fabric, Mac, Segment, Vni
+from dataplane.core.model import Attachment, Device, Fabric, Mac, Segment, Side, Vni
 from dataplane.host.target import AddressKey, LentAddress, LinkKey, LinksTarget, LinkState
 from dataplane.netlink.netns import Netns
 from tests.functional.namespaces import ip, namespace, shown
@@ -89,6 +89,18 @@ def routes(node: Netns) -> list[dict[str, Any]]:
     """Return the routes of ow-phy in every table: one to an address of its own would do harm."""
     every = [shown(node, family, "route", "show", "table", "all") for family in ("-4", "-6")]
     return [each for family in every for each in family if each["dev"] == "ow-phy"]
+
+
+def test_on_a_dpu_the_port_of_the_probes_is_up_and_silent(node: Netns) -> None:
+    ip(node, "link", "add", "ow-int", "mtu", "1400", "type", "veth", "peer", "ow-int-p")
+    half = Device("1-dpu", "1", "senao", "SX904", Side.DPU, "n1", ready=False)
+    converge(node, DUAL, bindings(*NETDEVS, "ow-int"))
+    assert "UP" not in link(node, "ow-int")["flags"]
+    dpu = replace(DUAL, node=replace(DUAL.node, devices=(half,)))
+    converge(node, dpu, bindings(*NETDEVS, "ow-int"))
+    found = link(node, "ow-int")
+    assert ("UP" in found["flags"], found["mtu"]) == (True, 1400)
+    assert shown(node, "addr", "show", "dev", "ow-int")[0]["addr_info"] == []
 
 
 BOTH = {str(V4): (32, True), str(V6): (128, True)}

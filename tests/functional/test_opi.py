@@ -25,7 +25,13 @@ from dataplane.contracts import AttachRefusedError
 from dataplane.core.admission import TRY_AGAIN
 from dataplane.core.desired import Port
 from dataplane.core.errors import FabricUnavailableError, InvalidValueError, OverweaveError
-from dataplane.core.events import AttachRequest, DevicesTold, FabricConnection, LinksChanged
+from dataplane.core.events import (
+    AttachRequest,
+    DevicesTold,
+    FabricConnection,
+    LinksChanged,
+    PathProbed,
+)
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
@@ -38,6 +44,7 @@ from dataplane.core.model import (
     Side,
     Vni,
 )
+from dataplane.core.snapshot import Obstacle
 from dataplane.fabric import networks as networks_module
 from dataplane.fabric.store import FabricStore
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
@@ -1141,6 +1148,23 @@ def test_what_the_database_says_is_told(tmp_path: Path) -> None:
                 call(world, CREATE_LB, bridge_named("opi-bridge9", vlan_id=22, vni=11))
             with refused(code, str(error)):
                 call(world, REMOVE_LB, pb.DeleteLogicalBridgeRequest(name=BRIDGE + "green"))
+
+
+def test_a_dpu_is_healthy_with_its_switch_and_its_dataplane(tmp_path: Path) -> None:
+    with running_world(tmp_path, device="M1-dpu") as world:
+        assert not world.heartbeat.Ping(lifecycle_pb2.PingRequest()).healthy
+        half = Device("M1-dpu", "M1", "senao", "SX904", Side.DPU, NODE, ready=True)
+        world.agent.post(DevicesTold((half,)))
+        wait_until(lambda: health(world) == "SERVING")
+        assert world.heartbeat.Ping(lifecycle_pb2.PingRequest()).healthy
+        world.agent.post(DevicesTold((replace(half, ready=False),)))
+        wait_until(lambda: health(world) == "NOT_SERVING")
+        world.agent.post(DevicesTold((half,)))
+        wait_until(lambda: health(world) == "SERVING")
+        world.agent.post(PathProbed("ovs", "Open vSwitch does not forward"))
+        wait_until(lambda: health(world) == "NOT_SERVING")
+        obstacle = world.agent.obstacle()
+        assert obstacle == Obstacle("Open vSwitch does not forward", limits_existing=True)
 
 
 def test_the_host_of_a_dpu(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ A veth pair is VF and representor: vf0 on the host, rep0 on the DPU.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
@@ -68,6 +69,12 @@ class HostWorld(World):
     def address(self) -> str:
         return f"ssl:127.0.0.1:{self.port}" if self.pki else f"unix:{self.dpu_socket}"
 
+    restore: Callable[[], None] = lambda: None
+
+    def look(self) -> None:
+        """Have the host's agent look once at what its pods have, as it does every second."""
+        self.space.run(self.restore)
+
     def start_dpu(self, kind: type[AttachmentService] = AttachmentService) -> None:
         service = kind(VfPorts("dpu1", self.dpu), {SERIAL: ("rep0", "rep1")})
         if self.pki is None:
@@ -99,6 +106,7 @@ class HostWorld(World):
         self.server = CniServer(self.socket, handler, self._take_note)
         assert self.node is not None
         self.node.run(self.server.start)  # its threads stay in the node's namespace
+        self.restore = handler.restore
         self.front.start()
 
     def stop(self, grace_s: float = 2.0) -> None:
@@ -439,6 +447,174 @@ def test_a_dpu_that_hangs(host: HostWorld) -> None:
     assert wait_until(lambda: host.dpu.keys() == ())
     host.dpu.programming_s = 0.0
     assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+@contextmanager
+def hung(host: HostWorld) -> Iterator[None]:
+    """Have a DPU's agent that takes connections and says nothing, as one that is stopped does."""
+    host.stop_dpu()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(host.dpu_socket))
+        silent.listen()
+        yield
+    host.dpu_socket.unlink()
+    host.start_dpu()
+
+
+def test_an_add_towards_a_dead_dpu_fails_at_once(host: HostWorld) -> None:
+    host.stop_dpu()
+    refused = host.add()
+    host.start_dpu()
+    with hung(host):
+        silent = host.add()
+    for outcome, why in ((refused, "UNAVAILABLE"), (silent, "DEADLINE_EXCEEDED")):
+        failed(outcome, 11, f"DPU {SERIAL} is dead: ", str(host.dpu_socket), why)
+        assert outcome.document["msg"].endswith("On the DPU: overweave status")
+        print(f"{why}: {outcome.seconds:.2f} s, stated 2 s")
+        assert outcome.seconds < 5 * 2
+    host.assert_home()
+    assert host.add(CNI_CONTAINERID="c2").status == 0
+
+
+def test_status_of_a_vf_network_while_its_dpu_is_dead(host: HostWorld) -> None:
+    """Of a DPU that says nothing nobody knows whether what is attached still works."""
+    of_vfs = host.config(deviceID=VF0)
+    assert host.run("STATUS", of_vfs).status == 0
+    host.dpu.obstruction = Obstacle("the underlay is gone", limits_existing=True)
+    failed(host.run("STATUS", of_vfs), 51, f"DPU {SERIAL}", "the underlay is gone")
+    host.dpu.obstruction = Obstacle("the database is away")
+    failed(host.run("STATUS", of_vfs), 50, f"DPU {SERIAL}", "the database is away")
+    host.dpu.obstruction = None
+    host.stop_dpu()
+    failed(host.run("STATUS", of_vfs), 50, f"DPU {SERIAL}", "does not answer")
+    assert host.run("STATUS").status == 0  # pods on veths are this node's own
+    host.start_dpu()
+    with hung(host):
+        failed(host.run("STATUS", of_vfs), 51, f"DPU {SERIAL}", "does not answer")
+    unknown = host.config(deviceID="0000:99:00.0")
+    failed(host.run("STATUS", unknown), 50, "0000:99:00.0", VF0)
+
+
+def reset_vf(host: HostWorld, pod: Netns) -> None:
+    """Have the VF go from the pod and come back on the node, as a DPU's reset does."""
+    shown_as = run("ip", "-n", name_of(pod), "link", "show", "dev", "eth0")
+    dpu = shown_as.partition("link-netns ")[2].split()[0]
+    ip(pod, "link", "del", "eth0")
+    peer = ["peer", "name", "rep0", "netns", dpu]
+    ip(host.space, "link", "add", "vf0", "type", "veth", *peer)
+    run("ip", "-n", dpu, "link", "set", "rep0", "up")
+
+
+def shape(pod: Netns) -> tuple[Any, ...]:
+    """Return all that a pod sees of its VF, but for what the kernel numbers."""
+    (eth0,) = shown(pod, "addr", "show", "dev", "eth0")
+    given = sorted(f"{each['local']}/{each['prefixlen']}" for each in eth0["addr_info"])
+    facts = (eth0["address"], eth0["mtu"], eth0["ifalias"], "UP" in eth0["flags"], given)
+    return (
+        *facts,
+        run("ip", "-n", name_of(pod), "route"),
+        run("ip", "-6", "-n", name_of(pod), "r"),
+    )
+
+
+ROUTED = PLUGIN.replace(
+    "]}'", '], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.3"}]}\'', 1
+)
+
+
+def test_a_vf_that_was_reset_is_plugged_into_its_pod_again(host: HostWorld, pod: Netns) -> None:
+    host.write_plugin("other-ipam", ROUTED)
+    ipam = {"ipam": {"type": "other-ipam"}}
+    config = host.config(deviceID=VF0, mtu=1400, **ipam)
+    added = host.run("ADD", config)
+    assert added.status == 0, added
+    before = shape(pod)
+    assert (before[1], "default via 10.1.0.1" in before[5]) == (1400, True)
+    assert "10.9.0.0/16 via 10.1.0.3" in before[5]
+    host.look()
+    assert shape(pod) == before
+    reset_vf(host, pod)
+    failed(host.run("CHECK", {**config, "prevResult": added.document}), 103, "does not exist")
+    host.stop()  # an agent that starts again knows it, too
+    host.start()
+    host.look()
+    assert wait_until(lambda: shape(pod) == before)
+    assert host.run("CHECK", {**config, "prevResult": added.document}).status == 0
+    assert host.run("DEL", config).status == 0
+    host.look()
+    host.assert_home()
+
+
+def test_a_vf_is_never_plugged_into_another_pod(host: HostWorld) -> None:
+    """The path of a namespace that is gone may be another one's by now."""
+    with namespace() as first:
+        path, name = first.path, name_of(first)
+        assert host.add(CNI_NETNS=path).status == 0
+        reset_vf(host, first)
+    run("ip", "netns", "add", name)
+    try:
+        host.look()
+        assert "vf0" in host.host_links()
+        assert run("ip", "-n", name, "-br", "link").split()[::4] == ["lo"]
+        assert host.dpu.keys() == (KEY,)
+    finally:
+        run("ip", "netns", "del", name)
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.assert_home()
+
+
+def test_a_vf_that_cannot_be_plugged_in_is_tried_again(host: HostWorld, pod: Netns) -> None:
+    assert host.add().status == 0
+    before = shape(pod)
+    reset_vf(host, pod)
+    ip(pod, "link", "add", "eth0", "type", "bridge")
+    host.look()
+    assert "vf0" in host.host_links()
+    ip(pod, "link", "del", "eth0")
+    host.look()
+    assert wait_until(lambda: shape(pod) == before)
+
+
+def test_what_a_dpu_has_forgotten_is_attached_again(host: HostWorld, pod: Netns) -> None:
+    assert host.add().status == 0
+    before, held = shape(pod), host.dpu.attachment(KEY)
+    assert held is not None
+    published: list[int] = []
+    host.dpu.at_publish = lambda: published.append(1)
+    host.look()
+    assert published == []
+    host.dpu.detach(KEY, 1.0)
+    host.look()
+    again = host.dpu.attachment(KEY)
+    assert again is not None
+    assert again == replace(held, requested_at=again.requested_at, mtu=1450)
+    assert (shape(pod), len(published)) == (before, 1)
+    host.look()
+    assert len(published) == 1
+
+
+def test_a_dpu_that_is_away_is_told_once_it_is_back(host: HostWorld) -> None:
+    assert host.add().status == 0
+    host.dpu.detach(KEY, 1.0)
+    host.stop_dpu()
+    host.look()
+    host.start_dpu(OldService)
+    host.dpu.refusal = AttachRefusedError(112, "subnet is exhausted")
+    host.look()
+    assert host.dpu.keys() == ()
+    host.dpu.refusal = None
+    host.look()
+    assert host.dpu.keys() == (KEY,)
+
+
+def test_what_is_being_deleted_is_not_attached_again(host: HostWorld) -> None:
+    assert host.add().status == 0
+    host.stop_dpu()
+    assert host.run("DEL", host.config(deviceID=VF0)).status == 0
+    host.start_dpu()
+    host.dpu.detach(KEY, 1.0)
+    host.look()
+    assert host.dpu.keys() == ()
 
 
 def test_a_dpu_that_is_away_at_del_is_told_later(

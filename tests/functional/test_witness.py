@@ -7,7 +7,7 @@ import resource
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -24,12 +24,14 @@ from dataplane.core.desired import Port
 from dataplane.core.errors import OverweaveError
 from dataplane.core.frames import UDP, Ip, ip_frame, is_answer, udp
 from dataplane.core.model import Attachment, AttachmentKey, Mac
+from dataplane.core.probe import ProbeFrame
 from dataplane.host.witness import PodWitness
 from dataplane.netlink.netns import Netns
 from dataplane.netlink.taps import Taps
 from dataplane.vf_ports import VfPorts
 from tests.functional.cni_world import BLUE, FakeAttachments
 from tests.functional.namespaces import ip, name_of, namespace, wait_until
+from vendors.probe import SwitchProbe
 
 LISTEN_S = 0.2
 ONE, OTHER = AttachmentKey("c1", "eth0"), AttachmentKey("c2", "eth0")
@@ -162,6 +164,51 @@ def test_what_no_pod_sends_to_one_is_not_sent(
     wrong = replace(good, frame=change(good.frame), mark=good.mark if mark is None else mark)
     with pytest.raises(OverweaveError, match="is not one that pod c1/eth0 could send"):
         witnessed(host, wrong)
+
+
+def test_a_probe_goes_through_the_switch_and_enters_no_pod(host: Host) -> None:
+    """The bridge has no entry for it; nobody but its sender's namespace is entered."""
+    behind = [
+        replace(p, attachment=replace(p.attachment, netdev=f"rep{n}"))
+        for n, p in enumerate(host.ports)
+    ]
+    one, other = behind
+    gone = replace(other, attachment=replace(other.attachment, container_id="c9"))
+    witness, lost = Losing(lambda: host.ports), set[AttachmentKey]()
+    witness.lost = lost
+
+    def probed(*pods: Port) -> str | None:
+        return host.dpu.run(SwitchProbe(witness, lambda: pods).probe)
+
+    assert probed() is None
+    assert probed(one, other) == ""
+    assert probed(one) == ""
+    assert probed(gone) is None  # the host does not know it
+    assert probed(one, gone) == ""
+    ip(host.pods[1], "link", "set", "eth0", "down")
+    assert probed(other) is None  # its pod has set it down
+    assert probed(one, other) == ""
+    ip(host.pods[1], "link", "set", "eth0", "up")
+    lost.add(ONE)
+    assert wait_until(lambda: probed(one, other) == "")  # one VF that sends nothing is no switch
+    said = probed(one)
+    assert said is not None
+    assert said.startswith("the switch does not forward: of probes from 1 VFs, such as that of pod")
+
+
+class Losing(PodWitness):
+    """Says that it has sent what it has not, for some pods: their frames are lost in the switch."""
+
+    lost: Collection[AttachmentKey] = ()
+
+    def send(self, sendings: Sequence[Sending], listen_s: float) -> Witnessed:
+        return super().send([each for each in sendings if each.key not in self.lost], listen_s)
+
+
+def test_a_probe_in_the_name_of_another_is_not_sent(host: Host) -> None:
+    probe = ProbeFrame(mac_of(1), secrets.token_bytes(16))
+    with pytest.raises(OverweaveError, match="is not one that pod c1/eth0 could send"):
+        witnessed(host, Sending(ONE, probe.frame, probe.mark))
 
 
 def test_too_much_is_refused(host: Host) -> None:

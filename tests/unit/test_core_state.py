@@ -178,6 +178,27 @@ REFUSALS = [
         id="a static address bound to another identity",
     ),
     pytest.param(
+        [],
+        request(ips=(ip_address("10.9.0.1"),), again=True),
+        INVALID_CONFIG,
+        "that the pod has",
+        id="an address again that is outside every subnet by now",
+    ),
+    pytest.param(
+        [remote()],
+        request(ips=(ip_address("10.0.0.99"),), again=True),
+        DUPLICATE,
+        "other",
+        id="an address again that somebody else has by now",
+    ),
+    pytest.param(
+        [remote("ns/pod/eth0", sequence=4)],
+        request(ips=(ip_address("10.0.0.99"),), again=True),
+        TRY_AGAIN,
+        "is on node n2 by now",
+        id="a workload again that has moved",
+    ),
+    pytest.param(
         [], request(mtu=1451), INVALID_CONFIG, "1451", id="an mtu the underlay cannot carry"
     ),
     pytest.param(
@@ -202,6 +223,45 @@ def test_refusals(
     assert state.refusals[POD].code == code
     assert words in state.refusals[POD].message
     assert not state.attachments
+
+
+@pytest.mark.parametrize(
+    ("ip", "bound"),
+    [
+        pytest.param("10.0.0.7", [], id="of a block of ours"),
+        pytest.param("10.0.0.40", [], id="of a block that is nobody's by now"),
+        pytest.param(
+            "10.0.0.200",
+            [Address("blue", ip_address("10.0.0.200"), "ns/pod/eth0", "n1")],
+            id="of the static range",
+        ),
+    ],
+)
+def test_who_is_attached_again_has_what_it_had(ip: str, bound: list[FabricEntity]) -> None:
+    """And its Block stays ours, so that the address is given to nobody else."""
+    mac, ips = Mac("02:00:00:00:00:07"), (ip_address(ip),)
+    stale = Endpoint("blue", "n1", mac, ips, "ns/pod/eth0", 3, "pod", "eth0")
+    asked = request(mac=mac, ips=ips, again=True)
+    state = after(*synced(OWN_BLOCK, stale, *bound), asked)
+    attachment = state.attachments[POD]
+    assert (attachment.mac, attachment.ips, attachment.ipam) == (mac, ips, False)
+    assert POD not in state.withheld
+    publication = desired(state).publication
+    assert publication is not None
+    blocks = {block.prefix for block in publication.blocks}
+    assert bound or any(ips[0] in prefix for prefix in blocks)
+    other = after(request(key=OTHER, identity="ns/other/eth0"), state=state)
+    assert other.attachments[OTHER].ips != ips
+
+
+def test_who_is_attached_again_waits_for_what_the_database_says_of_it() -> None:
+    again = request(ips=(ip_address("10.0.0.7"),), again=True)
+    state = State(LocalNode("n1", "eth0"))
+    state = replace(state, fabric=replace(state.fabric, cached=(BLUE, OWN_BLOCK)))
+    state = after(LinksChanged((NIC,)), again, state=state)
+    assert POD in state.requests
+    state = after(replace(again, wait_for_fabric=False), state=state)
+    assert (state.refusals[POD].code, state.attachments) == (TRY_AGAIN, {})
 
 
 def test_a_used_address_is_never_handed_out_again() -> None:

@@ -24,6 +24,7 @@ from dataplane.core.events import (
     DevicesFound,
     DevicesTold,
     HalfHeard,
+    PathProbed,
     SwitchSeen,
 )
 from dataplane.core.model import Condition, Device, Encap, Family, Node, Side, TableUse
@@ -55,7 +56,8 @@ def test_what_is_told_of_devices_is_published() -> None:
         assert [half.ready for half in found.publication.devices] == [ready]
     assert not told.is_decided_as(state)
     up = Capability("marvell", "1")
-    numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1))
+    probed = PathProbed("ovs", "lost")
+    numbers = (SwitchSeen(up), SwitchSeen(None, "no answer"), HalfHeard(HOST.name, 1), probed)
     assert after(*numbers, state=told).is_decided_as(told)
 
 

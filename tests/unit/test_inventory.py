@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import pytest
 from hypothesis import given
@@ -15,11 +16,10 @@ from dataplane import inventory
 from dataplane.core.capability import Assumption, Capability, Table, Use
 from dataplane.core.desired import LocalNode
 from dataplane.core.discovered import Discovered
-from dataplane.core.events import DevicesTold, Event, HalfHeard, TargetReport
+from dataplane.core.events import DevicesTold, Event, HalfHeard, PathProbed, TargetReport
 from dataplane.core.inventory import (
     LOST_S,
     REFRESH_S,
-    UNHEARD_S,
     Inventory,
     other_halves,
     tell,
@@ -28,7 +28,7 @@ from dataplane.core.model import READY, Device, Encap, EntryKey, Family, Side, T
 from dataplane.core.offload import Choice, SwitchView
 from dataplane.core.reasons import Reason
 from dataplane.core.snapshot import FABRIC_TARGET, SWITCH_TARGET, Snapshot
-from dataplane.core.state import State
+from dataplane.core.state import State, fold
 from tests.unit.overlay_builders import GENEVE4, attachment, desired, mac_of, port, trunk, view
 
 NOW = 1_800_000_000
@@ -57,6 +57,10 @@ def snapshot(
     state = State(node, switch=switch, heard={heard.device: heard} if heard else {})
     fine = Snapshot(state, ("flows", SWITCH_TARGET, FABRIC_TARGET), generation=3, reports=REPORTS)
     return replace(fine, **changes)  # type: ignore[arg-type]  # as the caller says
+
+
+def after_probes(picture: Snapshot, *events: PathProbed) -> Snapshot:
+    return replace(picture, state=reduce(fold, events, picture.state))
 
 
 def said(found: Inventory) -> dict[str, tuple[bool, str]]:
@@ -92,9 +96,15 @@ REASONS = {
             id="no host",
         ),
         pytest.param(
-            snapshot(DPU, heard=replace(HEARD, at=NOW - UNHEARD_S - 1)),
-            {"HeartbeatOK": (False, "not heard for more than 10 s")},
+            snapshot(DPU, heard=replace(HEARD, error="it has not asked for more than 2.5 s")),
+            {"HeartbeatOK": (False, "it has not asked for more than 2.5 s")},
             id="host silent",
+        ),
+        pytest.param(
+            snapshot(DPU, heard=replace(HEARD, at=NOW + 86400)), {}, id="the clock was set back"
+        ),
+        pytest.param(
+            snapshot(DPU, heard=replace(HEARD, at=NOW - 86400)), {}, id="the clock was set on"
         ),
         pytest.param(
             snapshot(DPU, SwitchView(), HEARD),
@@ -137,6 +147,34 @@ REASONS = {
             snapshot(DPU, heard=HEARD, choice=Choice(frozenset({KEY, *REASONS}))),
             {"DataplaneInSync": (False, "the switch lacks entries")},
             id="entries lost",
+        ),
+        pytest.param(
+            after_probes(snapshot(DPU, heard=HEARD), PathProbed("switch", "lost in the switch")),
+            dict.fromkeys(("Ready", "SwitchReachable"), (False, "lost in the switch")),
+            id="a probe is lost in the switch",
+        ),
+        pytest.param(
+            after_probes(snapshot(DPU, heard=HEARD), PathProbed("ovs", "lost in OVS")),
+            dict.fromkeys(("Ready", "DataplaneInSync"), (False, "lost in OVS")),
+            id="a probe is lost in Open vSwitch",
+        ),
+        pytest.param(
+            after_probes(
+                snapshot(DPU, heard=HEARD),
+                PathProbed("ovs", "lost in OVS"),
+                PathProbed("switch", "lost"),
+                PathProbed("switch"),
+                PathProbed("ovs"),
+            ),
+            {},
+            id="probes come through again",
+        ),
+        pytest.param(
+            after_probes(
+                snapshot(DPU, replace(UP, error="no answer"), HEARD), PathProbed("switch", "lost")
+            ),
+            dict.fromkeys(("Ready", "SwitchReachable", "Offloading"), (False, "no answer")),
+            id="a switch that is silent has told why",
         ),
         pytest.param(
             snapshot(DPU, heard=HEARD, reports={**REPORTS, **FAILED}),
@@ -182,9 +220,10 @@ def test_conditions_of_a_dpu(picture: Snapshot, wanted: dict[str, tuple[bool, st
             id="another DPU",
         ),
         pytest.param(
-            replace(ANSWERS, at=NOW - UNHEARD_S - 1),
-            *[(False, "not heard for more than 10 s")] * 2,
-            id="nobody asks any more",
+            replace(ANSWERS, at=NOW - 86400),
+            (True, "the DPU's agent serves it"),
+            (True, "the DPU's agent answers"),
+            id="the clock was set on",
         ),
     ],
 )
@@ -315,7 +354,7 @@ def test_the_feed_posts_what_is_news_and_outlives_a_fault(
 
 
 def heartbeats(second: int) -> Snapshot:
-    """Return a busy node: the host asks every 2 s, and rows come and go every second."""
+    """Return a busy node: the host asks all the time, and rows come and go every second."""
     used = replace(KNOWN, tables=(Table("forward", 1024, used=second % 97),))
     held = frozenset({KEY}) if second % 3 else frozenset()
     return snapshot(DPU, SwitchView(used, held=held), HalfHeard("1-dpu", NOW + second // 2 * 2))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dataplane.core.desired import Bindings, Desired, Port, PortState, SegmentView
 from dataplane.core.diff import Item, Rendering, diff
-from dataplane.core.model import Guard, IpAddress, Mac, Segment
+from dataplane.core.model import Device, Guard, IpAddress, Mac, Segment, Side
 from overlay_ovs import tables
 from overlay_ovs.flows import render_flows
 from overlay_ovs.tables import BridgeFlow, Category, PipelineError, check, cookie
@@ -86,7 +86,7 @@ def test_parse_flow(line: str, flow: Flow) -> None:
             Flow(10, 1, "in_port=1", "goto_table:60"), "guard does not lead to table 60", id="goto"
         ),
         pytest.param(Flow(60, 1, "", "goto_table:0"), "output does not lead", id="back"),
-        pytest.param(Flow(0, 1, "dl_dst=02:00:00:00:00:01", "drop"), "dl_dst", id="match"),
+        pytest.param(Flow(0, 1, "dl_src=02:00:00:00:00:01", "drop"), "dl_src", id="match"),
         pytest.param(Flow(11, 1, "", "drop"), "no table 11", id="table"),
     ],
 )
@@ -119,6 +119,26 @@ def test_every_flow_is_ours_and_says_where_it_comes_from() -> None:
 def wire(rendering: Rendering) -> dict[str, str]:
     """Return what the underlay bridge does with what tunnels send."""
     return {f.match: f.actions for f in flows(rendering) if "in_port=LOCAL" in f.match.split(",")}
+
+
+def test_a_dpu_has_flows_for_its_probes_and_no_other_node_has() -> None:
+    plain = desired(view(GENEVE4, [port(1, GENEVE4)]))
+    half = Device("1-dpu", "1", "senao", "SX904", Side.DPU, "n1", ready=False)
+    dpu = replace(plain, node=replace(plain.node, devices=(half,)))
+    host = replace(plain, node=replace(plain.node, devices=(replace(half, side=Side.HOST),)))
+    before, after = (
+        flows(render_flows(each, bindings(*each.segments.values()))) for each in (host, dpu)
+    )
+    assert before == flows(render_flows(plain, bindings(*plain.segments.values())))
+    found = {
+        flow.match: (flow.table, flow.priority, flow.actions)
+        for flow in after
+        if flow not in before
+    }
+    assert found == {
+        "dl_type=0x88b5,in_port=LOCAL": (0, 400, "move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],IN_PORT"),
+        "dl_dst=02:6f:77:70:72:62,dl_type=0x88b5": (0, 300, "drop"),
+    }
 
 
 def test_without_ebpf_the_next_hops_mac_is_written() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -116,6 +117,13 @@ class DpuScene(Scene):
         """Return the MACs of all that the DPU's switch does."""
         entries = nodes.entries(self.paths.node("d1"))
         return {entry.mac for entry in entries if entry.placement == "emulated"}
+
+    @property
+    def half(self) -> dict[str, Any]:
+        """Return what the DPU's agent tells of it."""
+        (found,) = json.loads(lab.overweave(self.paths, "get", "dpu", "d1", "-o", "json"))
+        assert isinstance(found, dict)
+        return found
 
     def key(self, colour: Colour, station: Station) -> EntryKey:
         return EntryKey(Vni(colour.vni), Mac(station.mac))

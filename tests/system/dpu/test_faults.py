@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import os
+import signal
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from dataplane.core.probe import is_probe
 from dataplane.core.reasons import Reason
-from dataplane.lab import lab, probes
+from dataplane.lab import probes
 from dataplane.lab.probes import Pace
 from dataplane.lab.scene import COLOURS
+from dataplane.netlink.netns import Netns
+from dataplane.netlink.probe_port import ProbePort
+from dataplane.probing import SWITCH_PROBE_S
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
 from tests.system.dpu.proofs import goes_by_the_switch, late_pod
 
 SOFTWARE_S = 5.0  # five times the second after which a dead device's traffic is in software
 SLOW_S = 0.2
+PROBED_S = 6.0  # two probes of a switch that are lost
 
 
 def test_a_device_that_crashes_is_used_again(talk: Talk) -> None:
@@ -56,6 +64,43 @@ def test_a_device_that_is_down_is_said_to_be_and_pods_are_added_all_the_same(
     assert probes.ping(talk.vf, talk.far.ip(4), Pace(20)).lost == 0
 
 
+def test_a_dpu_whose_open_vswitch_hangs_is_not_ready_and_forwards(talk: Talk) -> None:
+    """What is known goes on; what is new would not, and only a frame through it shows that."""
+    scene = talk.scene
+    until(lambda: is_ready(scene), what="not ready")
+    number = int((scene.paths.node("d1").ovs / "ovs-vswitchd.pid").read_text())
+    os.kill(number, signal.SIGSTOP)
+    try:
+        took = until(lambda: not is_ready(scene), what="said to be ready")
+        assert "Open vSwitch does not forward: " in said(scene, "Ready")
+        until(lambda: said(scene, "DataplaneInSync").startswith("DataplaneInSync=False"))
+        assert said(scene, "SwitchReachable").startswith("SwitchReachable=True")
+    finally:
+        os.kill(number, signal.SIGCONT)
+    back = until(lambda: is_ready(scene), what="not ready again")
+    print(f"said after {took:.1f} s, ready again after {back:.1f} s")
+    assert took < 5 * PROBED_S
+
+
+def test_probes_come_to_nobody(scene: DpuScene) -> None:
+    """Neither to a pod nor to the wire, while they come through."""
+    places = [(pod.netns, pod.ifname) for pods in scene.segments.values() for pod in pods]
+    places += [(scene.paths.node(name).netns, "eth0") for name in ("n2", "h1")]
+    with ExitStack() as stack:
+        at_rep, *ears = [
+            stack.enter_context(probe_port(*place))
+            for place in ((scene.paths.node("d1").netns, "rep0"), *places)
+        ]
+        assert at_rep.hears(is_probe, 5 * len(scene.segments) * SWITCH_PROBE_S)  # the control
+        for ear, place in zip(ears, places, strict=True):
+            assert not ear.hears(lambda _: True, 0.05), place
+
+
+def probe_port(netns: Path, netdev: str) -> ProbePort:
+    with Netns(str(netns)) as inside:
+        return inside.run(lambda: ProbePort(netdev))
+
+
 def test_a_channel_that_is_slow_loses_nothing(talk: Talk) -> None:
     scene = talk.scene
     scene.tell("slow", str(SLOW_S))
@@ -88,8 +133,12 @@ def pings(talk: Talk) -> bool:
 
 
 def is_ready(scene: DpuScene) -> bool:
-    (found,) = json.loads(lab.overweave(scene.paths, "get", "dpu", "d1", "-o", "json"))
-    return bool(found["status"])
+    return bool(scene.half["status"])
+
+
+def said(scene: DpuScene, kind: str) -> str:
+    conditions: list[str] = scene.half["conditions"]
+    return next(each for each in conditions if each.startswith(kind))
 
 
 def test_a_refused_write_is_tried_again(scene: DpuScene) -> None:

@@ -128,10 +128,12 @@ def test_the_published_driver_has_vfs_talk_in_the_switch_and_they_stay(scene: Dp
 
 
 def test_a_silent_device_forwards_and_is_said_to_be_down(talk: Talk) -> None:
+    until(lambda: talk.scene.half["status"], what="not ready: do its probes come through?")
     talk.scene.tell("hang")
     until(lambda: talk.scene.entry(talk.far).reason == Reason.DEVICE_DOWN, DOWN_S)
     talk.scene.tell("revive")
     until(lambda: talk.scene.placed(talk.far), 60)
+    until(lambda: talk.scene.half["status"], what="not ready again")
 
 
 @pytest.mark.parametrize("fault", [["slow", "0.2"], ["garbage"]], ids=lambda words: words[0])

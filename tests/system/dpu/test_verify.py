@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from dataplane.lab import lab, nodes
 from dataplane.lab.scene import COLOURS, Colour
-from tests.system.dpu.bugs import BUGS, planted, tables_of
-from tests.system.dpu.conftest import TRIES, DpuScene, assert_told, differences, pinned, words
+from tests.system.dpu.bugs import BUGS, Seeded, planted, tables_of
+from tests.system.dpu.conftest import (
+    TRIES,
+    DpuScene,
+    assert_told,
+    differences,
+    pinned,
+    until,
+    words,
+)
 from tests.system.test_lab_cli import Overweave
+from vendors.marvell.pipeline import MISS
 
 BLUE = COLOURS[0]
+PROBED_S = 6.0  # two probes of a switch that are lost
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,28 @@ def test_all_paths_agree(overweave: Overweave, colour: Colour) -> None:
 def test_a_bug_of_the_switch_is_found(placed: DpuScene, name: str) -> None:
     tables, bug = tables_of(placed, BLUE), BUGS[name]
     assert_told(placed, bug.told, partial(planted, tables, bug))
+
+
+def test_a_switch_that_answers_and_loses_frames_is_not_reachable(placed: DpuScene) -> None:
+    """Whoever has an entry goes on: what has none is lost."""
+
+    def is_lost() -> bool:
+        found = placed.half
+        lost = [each for each in found["conditions"] if "the switch does not forward: " in each]
+        kinds = {each.partition("=")[0] for each in lost}
+        return not found["status"] and kinds == {"Ready", "SwitchReachable"}
+
+    until(lambda: placed.half["status"], what="not ready")
+    tables = tables_of(placed, BLUE)
+    rows = [flow for flow in tables.bridge.dump_flows() if flow.table == MISS.number]
+    misses = [flow for flow in rows if flow.match.startswith("in_port=")]
+    assert len(misses) == len(placed.segments)
+    bug = Seeded("", lambda _: [replace(flow, actions="drop") for flow in misses])
+    with planted(tables, bug):
+        print(f"said after {until(is_lost, 5 * PROBED_S, 'not said'):.1f} s")
+        shown = lab.overweave(placed.paths, "explain", "lab-d1-dpu", *placed.asked)
+        assert "switch of d1: Marvell Octeon 10 (emulated): the switch does not forward" in shown
+    until(lambda: placed.half["status"], what="not ready again")
 
 
 def test_all_is_well_once_the_bugs_are_gone(placed: DpuScene) -> None:

@@ -30,14 +30,21 @@ class BridgePortService(rpc.BridgePortServiceServicer):
     def CreateBridgePort(
         self, request: pb.CreateBridgePortRequest, context: grpc.ServicerContext
     ) -> pb.BridgePort:
-        """Return the port once every local Target has it; the same once more: as it is."""
+        """Return the port once every local Target has it; the same once more: as it is.
+
+        Of a DPU operator's daemon another one takes its place: see ``ports.is_daemons``.
+        """
         if not request.HasField("bridge_port"):
             raise missing("bridge_port")
         port_id = PORTS.chosen_id(request.bridge_port_id, request.bridge_port.name)
         if not port_id:
             raise missing("bridge_port_id")
         wanted = self._wanted(port_id, request.bridge_port)
-        return self._told(self._site.ports.attach(wanted, context, publish=True).attachment)
+        if ports.is_daemons(request):
+            made = self._site.ports.change(wanted.key, lambda _held: wanted, context)
+        else:
+            made = self._site.ports.attach(wanted, context, publish=True)
+        return self._told(made.attachment)
 
     @answering
     def ListBridgePorts(

@@ -73,6 +73,15 @@ def netdev_of(port_id: str, node: str, representors: Sequence[str]) -> str:
     )
 
 
+def is_daemons(request: pb.CreateBridgePortRequest) -> bool:
+    """Say whether it is a DPU operator's daemon that asks: it names a VF, and chooses no id.
+
+    It deletes no port whose pod went without its namespace, so what it says of a VF is the news.
+    """
+    chosen, name = request.bridge_port_id, request.bridge_port.name
+    return not chosen and HOST_PORT.fullmatch(name) is not None
+
+
 def key_of(port_id: str) -> AttachmentKey:
     """Return what a port's attachment is called on this node."""
     return AttachmentKey(_CONTAINER + port_id, _IFNAME)

@@ -434,6 +434,17 @@ def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
         (row,) = world.records("get", "endpoint", "opi/d/host0-1")
         assert (row["node"], row["mac"], row["ips"]) == ("d", mac, [])
 
+        # The pod goes without its namespace, of which the daemon is told nothing; the next one
+        # gets its VF.
+        mac = "02:00:00:00:0a:02"
+        ip("-n", netns("p4").name, "link", "set", "net1", "address", mac)
+        assert world.pings("p4", there, 1) == 1
+        made = dpu.create(mac)
+        assert made.status.oper_status == opi.BP_OPER_STATUS_UP
+        world.until(lambda: world.pings("p4", there, 1) == 0, "d")
+        (row,) = world.records("get", "endpoint", "opi/d/host0-1")
+        assert row["mac"] == mac
+
         world.stop("d", signal.SIGKILL)
         assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)
         world.start("d", "agent", "--config", str(world.config("d")), space="d")

@@ -90,6 +90,11 @@ def named(port_id: str, **spec: Any) -> pb.CreateBridgePortRequest:
     return pb.CreateBridgePortRequest(bridge_port_id=port_id, bridge_port=port(**spec))
 
 
+def whole_name(**spec: Any) -> pb.CreateBridgePortRequest:
+    wanted = pb.BridgePort(name=PORT + "host0-3", spec=port(**spec).spec)
+    return pb.CreateBridgePortRequest(bridge_port=wanted)
+
+
 def bridge(**spec: Any) -> pb.LogicalBridge:
     return pb.LogicalBridge(spec=pb.LogicalBridgeSpec(**spec))
 
@@ -422,12 +427,7 @@ def test_a_port_of_the_daemon(world: OpiWorld) -> None:
         pytest.param(daemons_port(), id="as it was"),
         pytest.param(named("host0-3"), id="by its id"),
         pytest.param(daemons_port(logical_bridges=[BRIDGE + "blue"]), id="its bridge by name"),
-        pytest.param(
-            pb.CreateBridgePortRequest(
-                bridge_port=pb.BridgePort(name=PORT + "host0-3", spec=port().spec)
-            ),
-            id="by its whole name",
-        ),
+        pytest.param(whole_name(), id="by its whole name"),
     ],
 )
 def test_the_same_once_more(world: OpiWorld, again: pb.CreateBridgePortRequest) -> None:
@@ -439,8 +439,11 @@ def test_the_same_once_more(world: OpiWorld, again: pb.CreateBridgePortRequest) 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        pytest.param(daemons_port(mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac"),
-        pytest.param(daemons_port(logical_bridges=["6"]), "to segment blue", id="bridge"),
+        pytest.param(
+            named("host0-3", mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac, by its id"
+        ),
+        pytest.param(whole_name(mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac, by name"),
+        pytest.param(named("host0-3", logical_bridges=["6"]), "to segment blue", id="bridge"),
         pytest.param(named("rep3", mac=OTHER_MAC), "its VF is taken by", id="the VF by its netdev"),
         pytest.param(
             daemons_port(vf=4, logical_bridges=["5"]),
@@ -457,6 +460,38 @@ def test_another_in_its_place(
         world.ports.CreateBridgePort(other)
     assert world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made
     assert world.port_names() == ["host0-3"]
+
+
+@pytest.mark.parametrize(
+    ("other", "segment"),
+    [
+        pytest.param(daemons_port(mac=OTHER_MAC), "blue", id="mac"),
+        pytest.param(daemons_port(mac=OTHER_MAC, logical_bridges=["6"]), "green", id="mac, bridge"),
+        pytest.param(daemons_port(logical_bridges=["6"]), "green", id="bridge"),
+    ],
+)
+def test_what_the_daemon_says_of_a_vf_takes_the_place_of_what_it_said_before(
+    world: OpiWorld, other: pb.CreateBridgePortRequest, segment: str
+) -> None:
+    """A pod that went without its namespace is not deleted, and the next one gets its VF."""
+    world.ports.CreateBridgePort(daemons_port())
+    made = world.ports.CreateBridgePort(other)
+    assert made.spec.mac_address == other.bridge_port.spec.mac_address
+    assert list(made.spec.logical_bridges) == [BRIDGE + segment]
+    assert made.status.oper_status == pb.BP_OPER_STATUS_UP
+    assert world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made
+    assert world.port_names() == ["host0-3"]
+    with FabricStore(world.remote) as store:
+        (row,) = [each for each in store.read() if isinstance(each, Endpoint)]
+    assert (row.segment, row.mac) == (segment, Mac(made.spec.mac_address.hex(":")))
+
+
+def test_what_the_daemon_says_and_is_refused_leaves_what_was_there(world: OpiWorld) -> None:
+    made = world.ports.CreateBridgePort(daemons_port())
+    world.ports.CreateBridgePort(daemons_port(vf=4, mac=OTHER_MAC, logical_bridges=["5"]))
+    with refused(Code.ALREADY_EXISTS, "is already used by opi/d1/host0-4"):
+        world.ports.CreateBridgePort(daemons_port(mac=OTHER_MAC))
+    assert world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made
 
 
 def test_a_vf_that_the_hosts_agent_attached_is_not_taken(world: OpiWorld) -> None:

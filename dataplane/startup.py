@@ -59,6 +59,7 @@ from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
 from dataplane.host.witness import PodWitness
 from dataplane.inventory import InventoryFeed
+from dataplane.learning import LearningFeed
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
 from dataplane.statefile import StateFiles
@@ -173,6 +174,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> None:
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
         *dpus,
         *inventory,
+        LearningFeed(lambda: agent.snapshot),
         ovs,
         fabric,
     )

@@ -94,6 +94,13 @@ class DevicesFound:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressesLearned:
+    """All that the endpoints here claim by ARP and ND, by access port (core/learning)."""
+
+    addresses: Mapping[str, tuple[IpAddress, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficMeasured:
     """How much each entry forwards, on all paths together, in packets per second.
 
@@ -211,6 +218,7 @@ StateEvent = (
     | HalfHeard
     | DevicesTold
     | DevicesFound
+    | AddressesLearned
     | TrafficMeasured
     | FabricChanged
     | FabricConnection

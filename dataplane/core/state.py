@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.discovered import Discovered
 from dataplane.core.events import (
+    AddressesLearned,
     AttachCancelled,
     AttachmentsLoaded,
     AttachRequest,
@@ -155,7 +156,8 @@ class State:
     ``claims`` are the Blocks wanted, each with the generation of the desired state since which it
     is; ``published`` is a generation that the database is known to hold. ``heard`` is, by device,
     what is known of its other half, ``inventory`` what is told of the devices, empty: nothing yet,
-    ``discovered`` which halves the machine itself tells of. Attachments that may take a workload
+    ``discovered`` which halves the machine itself tells of, ``learned`` what is claimed by ARP and
+    ND, by access port. Attachments that may take a workload
     from another node are ``withheld`` from the database until their pod is connected and all here
     serves them: till then the workload stays where it is.
     """
@@ -177,6 +179,7 @@ class State:
     heard: Mapping[str, HalfHeard] = field(default_factory=dict)
     inventory: tuple[Device, ...] = ()
     discovered: Discovered = field(default_factory=Discovered)
+    learned: Mapping[str, tuple[IpAddress, ...]] = field(default_factory=dict)
 
     @property
     def underlay(self) -> Link | None:
@@ -247,8 +250,8 @@ def fold(state: State, event: StateEvent) -> State:
             LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
         ):
             return _fold_numbers(state, event)
-        case HalfHeard() | DevicesTold() | DevicesFound():
-            return _fold_devices(state, event)
+        case HalfHeard() | DevicesTold() | DevicesFound() | AddressesLearned():
+            return _fold_told(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -264,7 +267,11 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
-def _fold_devices(state: State, event: HalfHeard | DevicesTold | DevicesFound) -> State:
+def _fold_told(
+    state: State, event: HalfHeard | DevicesTold | DevicesFound | AddressesLearned
+) -> State:
+    if isinstance(event, AddressesLearned):
+        return replace(state, learned=event.addresses)
     if isinstance(event, DevicesFound):
         return replace(state, discovered=state.discovered.now(event.found, state.node.devices))
     if isinstance(event, DevicesTold):

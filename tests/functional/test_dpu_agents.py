@@ -414,6 +414,29 @@ def move_vf_into_pod() -> str:
     return str(vf["address"])
 
 
+def the_address_of_a_pod_of_theirs_is_learned(world: DpuWorld) -> None:
+    """And answered for by the other node, while the pod itself does not."""
+    address = OPERATORS_POD.partition("/")[0]
+
+    def learned() -> Any:
+        (row,) = world.records("get", "endpoint", "opi/d/host0-1")
+        assert row["ips"] == []
+        return row["learned"]
+
+    world.until(lambda: learned() == [address], "d")
+    assert f" {address}\n" in world("get", "endpoint", "opi/d/host0-1").stdout
+    ip("-n", netns("p4").name, "link", "set", "net1", "arp", "off")
+    ip("-n", netns("p4").name, "neigh", "flush", "dev", "net1")
+    ip("-n", netns("p3").name, "neigh", "flush", "to", address)
+    ours = world.records("get", "endpoint", "p3/eth0")[0]
+    own = next(each for each in ours["ips"] if "." in each)
+    permanent = ["neigh", "replace", own, "lladdr", ours["mac"], "dev", "net1"]
+    ip("-n", netns("p4").name, *permanent)
+    world.until(lambda: world.pings("p3", {"ips": [{"address": address}]}, 1) == 0, "n")
+    ip("-n", netns("p4").name, "neigh", "del", own, "dev", "net1")
+    ip("-n", netns("p4").name, "link", "set", "net1", "arp", "on")
+
+
 def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
     """The DPU's agent is killed in between: packets go on, and all is as before."""
     (other,) = world.records("get", "endpoint", "p3/eth0")
@@ -444,6 +467,7 @@ def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
         world.until(lambda: world.pings("p4", there, 1) == 0, "d")
         (row,) = world.records("get", "endpoint", "opi/d/host0-1")
         assert row["mac"] == mac
+        the_address_of_a_pod_of_theirs_is_learned(world)
 
         world.stop("d", signal.SIGKILL)
         assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)

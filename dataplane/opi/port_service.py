@@ -142,7 +142,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
         snapshot, key = self._site.agent.snapshot, attachment.key
         port = ports.resource(attachment)
         status = ports.status(
-            snapshot.port(key), snapshot.unprogrammed(key), published=snapshot.is_published(key)
+            snapshot.port(key), snapshot.unprogrammed(key), snapshot.unpublished(key)
         )
         port.status.CopyFrom(status)
         return port

@@ -105,8 +105,10 @@ def resource(attachment: Attachment) -> pb.BridgePort:
     )
 
 
-def status(port: Port | None, lag: Sequence[str], *, published: bool) -> pb.BridgePortStatus:
+def status(port: Port | None, lag: Sequence[str], unpublished: str) -> pb.BridgePortStatus:
     """Return how it is with a port; ``lag`` says why it is not programmed, as far as it is not.
+
+    So does ``unpublished`` of its row.
 
     It is up if packets pass here: what other nodes know of it is a component of its own.
     """
@@ -114,7 +116,7 @@ def status(port: Port | None, lag: Sequence[str], *, published: bool) -> pb.Brid
     up = port is not None and not lag and not blocked
     return pb.BridgePortStatus(
         oper_status=pb.BP_OPER_STATUS_UP if up else pb.BP_OPER_STATUS_DOWN,
-        components=[_dataplane(port, lag), _fabric(published=published)],
+        components=[_dataplane(port, lag), _fabric(unpublished)],
     )
 
 
@@ -126,8 +128,10 @@ def _dataplane(port: Port | None, lag: Sequence[str]) -> Component:
     return component("dataplane", COMP_STATUS_SUCCESS)
 
 
-def _fabric(*, published: bool) -> Component:
-    return component("fabric", COMP_STATUS_SUCCESS if published else COMP_STATUS_PENDING)
+def _fabric(unpublished: str) -> Component:
+    if unpublished:
+        return component("fabric", COMP_STATUS_PENDING, [unpublished])
+    return component("fabric", COMP_STATUS_SUCCESS)
 
 
 def _id(key: AttachmentKey) -> str:

@@ -521,28 +521,23 @@ BLOCKED = Port(attachment(), BLUE, 1450, PortState.BLOCKED, Reason.SUPERSEDED, "
 
 
 @pytest.mark.parametrize(
-    ("held", "lag", "published", "status", "components"),
+    ("held", "lag", "unpublished", "status", "components"),
     [
-        pytest.param(ACTIVE, (), True, UP, [(SUCCESS, ""), (SUCCESS, "")], id="all"),
-        pytest.param(ACTIVE, (), False, UP, [(SUCCESS, ""), (PENDING, "")], id="unpublished"),
+        pytest.param(ACTIVE, (), "", UP, [(SUCCESS, ""), (SUCCESS, "")], id="all"),
+        pytest.param(ACTIVE, (), "why", UP, [(SUCCESS, ""), (PENDING, "why")], id="unpublished"),
         pytest.param(
-            ACTIVE, ("no ot0",), True, DOWN, [(PENDING, "no ot0"), (SUCCESS, "")], id="late"
+            ACTIVE, ("no ot0",), "", DOWN, [(PENDING, "no ot0"), (SUCCESS, "")], id="late"
         ),
-        pytest.param(None, ("no",), False, DOWN, [(PENDING, "no"), (PENDING, "")], id="unknown"),
+        pytest.param(None, ("no",), "why", DOWN, [(PENDING, "no"), (PENDING, "why")], id="unknown"),
         pytest.param(
-            BLOCKED,
-            (),
-            True,
-            DOWN,
-            [(ERROR, "superseded: it is at n2"), (SUCCESS, "")],
-            id="blocked",
+            BLOCKED, (), "", DOWN, [(ERROR, "superseded: it is at n2"), (SUCCESS, "")], id="blocked"
         ),
     ],
 )
 def test_how_it_is_with_a_port(
-    held: Port | None, lag: tuple[str, ...], published: bool, status: int, components: Any
+    held: Port | None, lag: tuple[str, ...], unpublished: str, status: int, components: Any
 ) -> None:
-    found = ports.status(held, lag, published=published)
+    found = ports.status(held, lag, unpublished)
     assert found.oper_status == status
     told = [
         (c.status, json.loads(c.details)["reasons"] if c.details else []) for c in found.components

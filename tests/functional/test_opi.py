@@ -44,6 +44,7 @@ from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi.channel import Channel
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
 from dataplane.opi.ports import key_of
+from dataplane.opi.reflection_service import STREAMS
 from dataplane.opi.server import OpiServer
 from tests.functional.fabric_support import wait_until
 from tests.functional.opi_world import (
@@ -790,6 +791,42 @@ def test_reflection_names_every_service(world: OpiWorld) -> None:
     request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=PORTS[1:])
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     assert len(answer.file_descriptor_response.file_descriptor_proto) >= 3
+
+
+def test_streams_that_are_left_open_are_in_nobody_s_way(world: OpiWorld) -> None:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(world.channel)
+    watch = world.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    listing = reflection_pb2.ServerReflectionRequest(list_services="")
+    over = threading.Event()
+
+    def asked_once() -> Iterator[Any]:
+        yield listing
+        over.wait(60)
+
+    streams = [stub.ServerReflectionInfo(asked_once(), timeout=30) for _ in range(40)]
+    streams += [watch(health_pb2.HealthCheckRequest()) for _ in range(40)]
+    try:
+        call(world, CREATE, daemons_port(), 5)
+        answers = [_answer(each) for each in streams]
+        assert answers.count("answered") == 40 + STREAMS
+        assert answers.count("RESOURCE_EXHAUSTED") == 40 - STREAMS
+    finally:
+        over.set()
+        for each in streams:
+            each.cancel()
+    wait_until(lambda: _answer(stub.ServerReflectionInfo(iter([listing]))) == "answered")
+
+
+def _answer(stream: Any) -> str:
+    try:
+        next(stream)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "answered"
 
 
 def test_only_root_may_use_the_socket(world: OpiWorld) -> None:

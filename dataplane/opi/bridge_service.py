@@ -23,6 +23,7 @@ from dataplane.opi.site import Site
 from dataplane.turns import Turns
 
 _SEEN_S = 2.0  # how long a write waits to be seen here: the next call may ask for it
+_MAYBE_LATE = (Fault.IN_USE, Fault.NOT_TENANT)  # of a write; so is what is not seen here yet
 _TURN_S = 10.0  # at most: longer than a database that is away takes to be noticed
 
 
@@ -41,6 +42,12 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
         """Return the bridge, new or as it is there already."""
         with self._turn(context):
             view = self._site.bridges()
+            try:
+                return self._made(view, view.create(request))
+            except OpiRefusedError as refused:
+                if refused.fault not in _MAYBE_LATE or not self._is_old(view):
+                    raise
+            view = self._site.bridges()  # another node was first: with the same, or with another
             return self._made(view, view.create(request))
 
     @answering
@@ -138,6 +145,12 @@ class LogicalBridgeService(rpc.LogicalBridgeServiceServicer):
                 " have an administrator do it with 'overweave apply' or 'overweave delete'",
             )
         return self._site.segments
+
+    def _is_old(self, view: BridgeView) -> bool:
+        """Say whether other bridges are known than ``view`` has, or will be in a moment."""
+        return self._site.agent.wait(
+            lambda snapshot: snapshot.state.fabric.segments != view.segments, _SEEN_S
+        )
 
     def _wait(self, name: str, segment: Segment | None) -> None:
         self._site.agent.wait(

@@ -924,6 +924,18 @@ def test_what_was_written_is_there_for_the_next_call(tmp_path: Path) -> None:
         world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
         with refused(Code.NOT_FOUND):
             world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
+        for vni in (11, 12):  # another node writes it, of which this one has yet to hear
+            with FabricStore(world.remote) as store:
+                store.write([Segment("opi-bridge9", Vni(vni))])
+            asked = bridge_named("opi-bridge9", vlan_id=22, vni=11)
+            if vni == 11:
+                assert world.bridges.CreateLogicalBridge(asked) == made
+            else:
+                with refused(Code.ALREADY_EXISTS, "with vni 12"):
+                    world.bridges.CreateLogicalBridge(asked)
+            with FabricStore(world.remote) as store:
+                store.write(deletes=[Segment("opi-bridge9", Vni(vni))])
+            wait_until(lambda: "opi-bridge9" not in world.agent.snapshot.state.fabric.segments)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from dataplane.looking import Looking
 from dataplane.netlink.overheard import Overheard
 
 LOOK_S = 0.5
+_MOST_PORTS = 256  # each has a file open, of which a process has 1,024; a DPU has fewer VFs
 _MOST_FRAMES = 32  # of a port at a look: who sends more is not believed sooner
 
 log = structlog.get_logger()
@@ -47,7 +48,7 @@ class LearningFeed:
         snapshot, now = self._snapshot(), self._clock()
         if snapshot.desired is None:
             return
-        ports = learning_ports(snapshot.desired)
+        ports = learning_ports(snapshot.desired)[:_MOST_PORTS]
         ifindexes = snapshot.state.bindings.ifindexes
         places = {
             (port.attachment.access_port, ifindexes[port.attachment.access_port]): port

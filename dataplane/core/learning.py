@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from dataplane.core.desired import Desired, Port, PortState
 from dataplane.core.model import IpAddress, Mac, in_any
 
-AGE_S = 300.0  # how long a claim stands that is not repeated
+AGE_S = 120.0  # how long a claim stands that is not repeated
 MOST = 8  # addresses of a port
 
 _ARP, _IPV6 = b"\x08\x06", b"\x86\xdd"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -22,6 +23,14 @@ _MOST_FRAMES = 32  # of a port at a look: who sends more is not believed sooner
 log = structlog.get_logger()
 
 
+class _Place(NamedTuple):
+    """The netdev that an attachment is behind, which was another's before, or was another one."""
+
+    port: str
+    netdev: str
+    ifindex: int
+
+
 class LearningFeed:
     """Posts AddressesLearned where it is news; at most twice a second, whatever is sent."""
 
@@ -31,7 +40,7 @@ class LearningFeed:
         self._clock = clock
         self._learned = Learned()
         self._told = self._learned.addresses
-        self._heard: dict[tuple[str, int], Overheard] = {}
+        self._heard: dict[_Place, Overheard] = {}
         self._looking = Looking("learning", LOOK_S)
 
     def start(self, post: Post) -> None:
@@ -51,9 +60,9 @@ class LearningFeed:
         ports = learning_ports(snapshot.desired)[:_MOST_PORTS]
         ifindexes = snapshot.state.bindings.ifindexes
         places = {
-            (port.attachment.access_port, ifindexes[port.attachment.access_port]): port
-            for port in ports
-            if port.attachment.access_port in ifindexes
+            _Place(each.ovs_port, each.access_port, ifindexes[each.access_port]): port
+            for port, each in ((port, port.attachment) for port in ports)
+            if each.access_port in ifindexes
         }
         self._listen_to(set(places))
         learned = self._learned.age(ports, now)
@@ -66,12 +75,12 @@ class LearningFeed:
             self._told = learned.addresses
             post(AddressesLearned(self._told))
 
-    def _listen_to(self, wanted: set[tuple[str, int]]) -> None:
-        """Hear these netdevs, by name and number, and no others."""
+    def _listen_to(self, wanted: set[_Place]) -> None:
+        """Hear these netdevs, and no others."""
         for place in self._heard.keys() - wanted:
             self._heard.pop(place).close()
-        for name, ifindex in sorted(wanted - self._heard.keys()):
+        for place in sorted(wanted - self._heard.keys()):
             try:
-                self._heard[name, ifindex] = Overheard(name)
+                self._heard[place] = Overheard(place.netdev)
             except OverweaveError as error:  # it has just gone: the next look knows
                 log.info("learning.deaf", error=str(error))

@@ -102,10 +102,7 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
         synced=segment.name in state.fabric.synced,
         mtu=mtu,
         ports=tuple(
-            replace(
-                _port(attachment, segment, mtu),
-                learned=learned.get(attachment.endpoint(state.node.name).key, ()),
-            )
+            _believed(_port(attachment, segment, mtu), state.node.name, learned)
             for attachment in ports
         ),
         remotes=remotes,
@@ -128,6 +125,17 @@ def _remotes(
         and endpoint.key not in lost
         and grants.cover(endpoint)
     )
+
+
+def _believed(port: Port, node: str, learned: Mapping[EndpointKey, tuple[IpAddress, ...]]) -> Port:
+    """Return ``port`` with the addresses that it is believed to have."""
+    found = learned.get(EndpointKey(node, *port.attachment.key))
+    return replace(port, learned=found) if found else port
+
+
+def _row(port: Port, node: str) -> Endpoint:
+    endpoint = port.attachment.endpoint(node)
+    return replace(endpoint, learned=port.learned) if port.learned else endpoint
 
 
 def _answered(endpoint: Endpoint, learned: Mapping[EndpointKey, tuple[IpAddress, ...]]) -> Endpoint:
@@ -161,11 +169,7 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
     here = [port.attachment for port in ports]
     return Publication(
         node=Node(me, state.vteps),
-        endpoints=tuple(
-            replace(port.attachment.endpoint(me), learned=port.learned)
-            for port in ports
-            if port.attachment.sequence is not None
-        ),
+        endpoints=tuple(_row(port, me) for port in ports if port.attachment.sequence is not None),
         blocks=_blocks(state),
         addresses=_addresses(state, here),
         devices=(

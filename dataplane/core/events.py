@@ -95,7 +95,7 @@ class DevicesFound:
 
 @dataclass(frozen=True, slots=True)
 class AddressesLearned:
-    """All that the endpoints here claim by ARP and ND, by access port (core/learning)."""
+    """All that the endpoints here claim by ARP and ND, by OVS port (core/learning)."""
 
     addresses: Mapping[str, tuple[IpAddress, ...]]
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from dataplane.core.desired import Desired, Port, PortState
 from dataplane.core.model import IpAddress, Mac, in_any
 
-AGE_S = 120.0  # how long a claim stands that is not repeated
+AGE_S = 60.0  # how long a claim stands that is not repeated; who talks repeats it by then
 MOST = 8  # addresses of a port
 
 _ARP, _IPV6 = b"\x08\x06", b"\x86\xdd"
@@ -71,7 +71,10 @@ def _is_of_one_interface(ip: IpAddress) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Whose an address is, by the name of its access port, and when that was last heard."""
+    """Whose an address is, by the name of its OVS port, and when that was last heard.
+
+    That name is its own: who is behind the same netdev later has another.
+    """
 
     port: str
     heard_at: float
@@ -88,7 +91,7 @@ class Learned:
 
     def hear(self, port: Port, ips: Collection[IpAddress], now: float) -> Learned:
         """Return what is known once ``port`` has claimed ``ips`` at ``now``, in seconds."""
-        name, subnets = port.attachment.access_port, port.segment.subnets
+        name, subnets = port.attachment.ovs_port, port.segment.subnets
         claims = dict(self.claims)
         room = MOST - sum(each.port == name for each in claims.values())
         for ip in ips:
@@ -105,7 +108,7 @@ class Learned:
 
     def age(self, ports: Collection[Port], now: float) -> Learned:
         """Return what is left at ``now``, of those ``ports`` that still are there."""
-        here = {(port.segment.name, port.attachment.access_port) for port in ports}
+        here = {(port.segment.name, port.attachment.ovs_port) for port in ports}
         return Learned(
             {
                 (segment, ip): each
@@ -116,7 +119,7 @@ class Learned:
 
     @property
     def addresses(self) -> Mapping[str, tuple[IpAddress, ...]]:
-        """Return the addresses by access port, sorted."""
+        """Return the addresses by OVS port, sorted."""
         found: dict[str, list[IpAddress]] = {}
         for (_, ip), each in self.claims.items():
             found.setdefault(each.port, []).append(ip)

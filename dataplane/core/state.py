@@ -157,7 +157,7 @@ class State:
     is; ``published`` is a generation that the database is known to hold. ``heard`` is, by device,
     what is known of its other half, ``inventory`` what is told of the devices, empty: nothing yet,
     ``discovered`` which halves the machine itself tells of, ``learned`` what is claimed by ARP and
-    ND, by access port. Attachments that may take a workload
+    ND, by OVS port. Attachments that may take a workload
     from another node are ``withheld`` from the database until their pod is connected and all here
     serves them: till then the workload stays where it is.
     """

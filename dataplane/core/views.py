@@ -47,7 +47,7 @@ def learned_addresses(
     rows = [row for row in state.fabric.endpoints(segment) if row.learned]
     claims = [row for row in rows if row.node != me]
     for attachment in own:
-        claims_here = state.learned.get(attachment.access_port, ())
+        claims_here = state.learned.get(attachment.ovs_port, ())
         if claims_here and not attachment.ips:
             claims.append(replace(attachment.endpoint(me), learned=claims_here))
     if not claims:

@@ -19,7 +19,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
 from dataplane.core.desired import Port, PortState
-from dataplane.core.events import AddressesLearned, AttachRequest
+from dataplane.core.events import AddressesLearned, AttachRequest, Detached
 from dataplane.core.learning import AGE_S, MOST, Learned, claimed, learning_ports
 from dataplane.core.model import (
     Address,
@@ -113,17 +113,17 @@ def ips(*numbers: int) -> list[IpAddress]:
 def test_the_first_keeps_an_address_until_it_is_too_old() -> None:
     one, other = port(1), port(2)
     known = Learned().hear(one, ips(1, 2), 0.0).hear(other, ips(2, 3), 10.0)
-    assert known.addresses == {"vp1": (*ips(1, 2),), "vp2": (*ips(3),)}
+    assert known.addresses == {"ot1": (*ips(1, 2),), "ot2": (*ips(3),)}
     known = known.hear(one, ips(1), AGE_S - 1)  # says it again
     known = known.age([one, other], AGE_S + 1).hear(other, ips(1, 2), AGE_S + 1)
-    assert known.addresses == {"vp1": (*ips(1),), "vp2": (*ips(2, 3),)}
-    assert known.age([other], AGE_S + 1).addresses == {"vp2": (*ips(2, 3),)}
+    assert known.addresses == {"ot1": (*ips(1),), "ot2": (*ips(2, 3),)}
+    assert known.age([other], AGE_S + 1).addresses == {"ot2": (*ips(2, 3),)}
 
 
 def test_two_segments_do_not_share_addresses_and_a_subnet_bounds_them() -> None:
     green = replace(SEGMENT, name="green", subnets=(ip_network("10.0.0.0/30"),))
     known = Learned().hear(port(1), ips(1), 0.0).hear(port(2, green), ips(1, 2, 9), 0.0)
-    assert known.addresses == {"vp1": (*ips(1),), "vp2": (*ips(1, 2),)}
+    assert known.addresses == {"ot1": (*ips(1),), "ot2": (*ips(1, 2),)}
 
 
 @given(
@@ -179,7 +179,7 @@ def believed(state: State) -> dict[str, tuple[IpAddress, ...]]:
 
 
 def claims(state: State, *extra: IpAddress) -> State:
-    name = state.attachments[KEY].access_port
+    name = state.attachments[KEY].ovs_port
     return after(AddressesLearned({**state.learned, name: (CLAIM, *extra)}), state=state)
 
 
@@ -194,6 +194,15 @@ def test_what_is_claimed_is_answered_for_and_published_and_the_guard_stays() -> 
     )
     assert port_.attachment.ips == ()
     state = after(AddressesLearned({}), state=state)
+    assert believed(state) == {}
+
+
+def test_who_is_behind_the_same_netdev_next_has_not_what_was_claimed_before() -> None:
+    wanted = replace(unnumbered(), netdev="rep0")
+    state = claims(after(*synced(), wanted))
+    assert believed(state)
+    state = after(Detached(KEY), wanted, state=state)
+    assert [port.attachment.access_port for port in desired(state).ports] == ["rep0"]
     assert believed(state) == {}
 
 
@@ -252,5 +261,5 @@ def test_a_port_that_was_given_addresses_learns_none() -> None:
     state = after(*synced(OWN_BLOCK), request())
     (attachment,) = state.attachments.values()
     assert attachment.ips
-    state = after(AddressesLearned({attachment.access_port: (CLAIM,)}), state=state)
+    state = after(AddressesLearned({attachment.ovs_port: (CLAIM,)}), state=state)
     assert believed(state) == {}

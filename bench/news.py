@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 from bench.plugins import CallFailedError
 from bpf.layout import encode_entry_key
@@ -84,7 +85,10 @@ def arrivals(remote: str, vni: Vni, new: Sequence[Endpoint], node: NodePaths) ->
     database.start()
     try:
         database.wait_connected(_CONNECT_S)
-        with _flow_monitor(node) as monitor, _entries(node) as entries:
+        with (
+            flow_monitor(node.ovs / f"{INTEGRATION_BRIDGE}.mgmt", node) as monitor,
+            _entries(node) as entries,
+        ):
             for each in new:
                 database.transact(upsert(each, None))
                 committed = time.monotonic()
@@ -111,7 +115,7 @@ def _entry_arrival(entries: Map, key: bytes) -> float:
     return time.monotonic()
 
 
-class _FlowMonitor:
+class FlowMonitor:
     """The moments at which ovs-ofctl printed what the switch told it."""
 
     def __init__(self, printing: subprocess.Popen[str]) -> None:
@@ -129,6 +133,7 @@ class _FlowMonitor:
             return self._arrivals[mac]
 
     def join(self) -> None:
+        """Wait for its last word, once ovs-ofctl has ended."""
         self._thread.join()
 
     def _read(self) -> None:
@@ -141,9 +146,12 @@ class _FlowMonitor:
 
 
 @contextmanager
-def _flow_monitor(node: NodePaths) -> Iterator[_FlowMonitor]:
-    socket_path = node.ovs / f"{INTEGRATION_BRIDGE}.mgmt"
-    words = [find_program("ovs-ofctl"), "monitor", f"unix:{socket_path}", "watch:!initial"]
+def flow_monitor(bridge: Path, node: NodePaths) -> Iterator[FlowMonitor]:
+    """Yield what hears of each new flow of the ``bridge`` with this management socket.
+
+    Only the tool itself is of ``node``, wherever the bridge is.
+    """
+    words = [find_program("ovs-ofctl"), "monitor", f"unix:{bridge}", "watch:!initial"]
     with subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -152,7 +160,7 @@ def _flow_monitor(node: NodePaths) -> Iterator[_FlowMonitor]:
         text=True,
         env=nodes.environment(node),
     ) as it:
-        monitor = _FlowMonitor(it)
+        monitor = FlowMonitor(it)
         time.sleep(_SUBSCRIBE_S)
         try:
             yield monitor

@@ -163,7 +163,7 @@ def _remote(way: _Way, remote: RemoteEndpoint) -> tuple[EntryItem, ...]:
     entry = RemoteEntry(way.ifindex, way.encap, way.port, way.local, remote.vtep)
     return (
         EntryItem("entries", encode_entry_key(way.vni, mac), encode_entry(entry)),
-        *_neighbours(way.vni, mac, remote.endpoint.ips, local=False),
+        *_neighbours(way.vni, mac, remote.endpoint.answered, local=False),
     )
 
 
@@ -179,7 +179,7 @@ def _port_entries(port: Port, ifindex: int) -> tuple[EntryItem, ...]:
     return (
         EntryItem("ports", encode_ifindex(ifindex), value),
         EntryItem("entries", encode_entry_key(vni, mac), encode_entry(entry)),
-        *_neighbours(vni, mac, attachment.ips, local=True),
+        *_neighbours(vni, mac, port.answered, local=True),
     )
 
 

@@ -60,6 +60,7 @@ from dataplane.host.probe import LoopProbe
 from dataplane.host.target import LinksTarget
 from dataplane.host.vf import VfWiring
 from dataplane.inventory import InventoryFeed
+from dataplane.learning import LearningFeed
 from dataplane.looking import Looking
 from dataplane.metrics import Metrics, MetricsServer
 from dataplane.netlink.monitor import LinkFeed, WayFeed
@@ -202,6 +203,7 @@ def _start(config: AgentConfig, stack: ExitStack) -> _Running:
         *_feeds(ways, lambda name: agent.look(name)),  # noqa: PLW0108  # agent is made below
         InventoryFeed(lambda: agent.snapshot),
         *probes,
+        LearningFeed(lambda: agent.snapshot),
         ovs,
         *shared.feeds,
     )

@@ -42,6 +42,15 @@ def offload(rounds: int, target: Path | None) -> None:
     _figures("offload").run(rounds, target)
 
 
+@bench.command()
+@rounds_option
+@click.option("--ports", type=click.IntRange(2, 2000), default=1000, show_default=True)
+@json_option
+def opi(rounds: int, ports: int, target: Path | None) -> None:
+    """Time bridge ports of OPI's clients, a thousand on one agent, and the pool of DPUs."""
+    _figures("opi").run(rounds, ports, target)
+
+
 @bench.command("packet-cost")
 @rounds_option
 @json_option

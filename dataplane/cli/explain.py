@@ -119,6 +119,12 @@ def _halves_of(remote: str | None, name: str) -> tuple[Device, ...]:
     if len(dpus) > 1:
         nodes = ", ".join(node for node, _ in dpus)
         raise InvalidValueError(f"device {name!r} is on several nodes: {nodes}; name one of them")
+    if meant and not dpus:
+        nodes = ", ".join(sorted({each.node for each in meant}))
+        raise InvalidValueError(
+            f"device {name!r} is its host's half, on node {nodes}, and no node tells of the DPU,"
+            " which has the entries: is the DPU's agent running? See: overweave get dpu -o wide"
+        )
     if not dpus:
         return ()
     dpu = dpus[0][1]

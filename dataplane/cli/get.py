@@ -57,7 +57,7 @@ SEGMENTS = Listing(
 )
 ENDPOINTS = Listing(
     "endpoint",
-    ("identity", "segment", "node", "mac", "ips"),
+    ("identity", "segment", "node", "mac", "ips", "learned"),
     ("vtep", "sequence", "container_id", "ifname"),
 )
 DPUS = Listing(
@@ -237,6 +237,7 @@ def endpoint_records(rows: Rows) -> list[Record]:
             "vtep": _vtep(nodes.get(e.node), underlays.get(e.segment)),
             "mac": str(e.mac),
             "ips": [str(ip) for ip in e.ips],
+            "learned": [str(ip) for ip in e.learned],
             "sequence": e.sequence,
             "container_id": e.container_id,
             "ifname": e.ifname,

@@ -21,6 +21,8 @@ from dataplane.core.model import (
     Address,
     Attachment,
     Block,
+    Endpoint,
+    EndpointKey,
     FabricEntity,
     IpAddress,
     Node,
@@ -31,7 +33,14 @@ from dataplane.core.model import (
 from dataplane.core.overhead import encap_overhead, pod_mtu
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State
-from dataplane.core.views import block_addresses, block_plan, grants_of, losses, vteps
+from dataplane.core.views import (
+    block_addresses,
+    block_plan,
+    grants_of,
+    learned_addresses,
+    losses,
+    vteps,
+)
 
 _UNCONNECTED = Verdict(
     Reason.PENDING, "its pod is not connected yet: until then the workload stays where it is"
@@ -114,14 +123,18 @@ def _own_vtep(state: State, segment: Segment) -> IpAddress | None:
 
 
 def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
-    remotes = _remotes(state, segment)
     ports = sorted(state.local(segment.name), key=lambda attachment: attachment.slot)
     mates = state.fabric.routed((segment.name,))  # whose nodes may send to it, too
+    learned = learned_addresses(state, segment.name, (a for a in ports if not _why_blocked(a)))
+    remotes = _remotes(state, segment, learned)
     return SegmentView(
         segment=segment,
         synced={segment.name, *mates} <= state.fabric.synced,
         mtu=mtu,
-        ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
+        ports=tuple(
+            _believed(_port(attachment, segment, mtu), state.node.name, learned)
+            for attachment in ports
+        ),
         remotes=remotes,
         flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
         pins=state.fabric.pins(segment.name),
@@ -129,18 +142,37 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
     )
 
 
-def _remotes(state: State, segment: Segment) -> tuple[RemoteEndpoint, ...]:
+def _remotes(
+    state: State, segment: Segment, learned: Mapping[EndpointKey, tuple[IpAddress, ...]]
+) -> tuple[RemoteEndpoint, ...]:
     where, grants = vteps(state, segment.underlay), grants_of(state, segment.name)
     here = [a for a in state.local(segment.name) if _why_blocked(a) is None]
     lost = losses(state, segment, here)
     return tuple(
-        RemoteEndpoint(endpoint, where[endpoint.node])
+        RemoteEndpoint(_answered(endpoint, learned), where[endpoint.node])
         for endpoint in sorted(state.fabric.endpoints(segment.name), key=lambda e: e.key)
         if endpoint.node != state.node.name
         and endpoint.node in where
         and endpoint.key not in lost
         and grants.cover(endpoint)
     )
+
+
+def _believed(port: Port, node: str, learned: Mapping[EndpointKey, tuple[IpAddress, ...]]) -> Port:
+    """Return ``port`` with the addresses that it is believed to have."""
+    found = learned.get(EndpointKey(node, *port.attachment.key))
+    return replace(port, learned=found) if found else port
+
+
+def _row(port: Port, node: str) -> Endpoint:
+    endpoint = port.attachment.endpoint(node)
+    return replace(endpoint, learned=port.learned) if port.learned else endpoint
+
+
+def _answered(endpoint: Endpoint, learned: Mapping[EndpointKey, tuple[IpAddress, ...]]) -> Endpoint:
+    """Return ``endpoint`` with what it is believed to have."""
+    believed = learned.get(endpoint.key, ())
+    return endpoint if endpoint.learned == believed else replace(endpoint, learned=believed)
 
 
 def _why_blocked(attachment: Attachment) -> Verdict | None:
@@ -159,15 +191,16 @@ def _publication(state: State, views: dict[str, SegmentView]) -> Publication | N
     me = state.node.name
     if not state.vteps:
         return None
-    here = [
-        port.attachment
+    ports = [
+        port
         for view in views.values()
         for port in view.ports
         if port.state is PortState.ACTIVE and port.attachment.key not in state.withheld
     ]
+    here = [port.attachment for port in ports]
     return Publication(
         node=Node(me, state.vteps),
-        endpoints=tuple(a.endpoint(me) for a in here if a.sequence is not None),
+        endpoints=tuple(_row(port, me) for port in ports if port.attachment.sequence is not None),
         blocks=_blocks(state),
         addresses=_addresses(state, here),
         devices=(

@@ -99,7 +99,10 @@ class PortState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A local attachment with the verdict on it; ``mtu`` in bytes; ``reason`` if blocked."""
+    """A local attachment with the verdict on it; ``mtu`` in bytes; ``reason`` if blocked.
+
+    ``learned`` are the addresses that it claims and nobody else has.
+    """
 
     attachment: Attachment
     segment: Segment
@@ -107,6 +110,12 @@ class Port:
     state: PortState = PortState.ACTIVE
     reason: Reason | None = None
     detail: str = ""
+    learned: tuple[IpAddress, ...] = ()
+
+    @property
+    def answered(self) -> tuple[IpAddress, ...]:
+        """Return the addresses that ARP and ND for it are answered for."""
+        return (*self.attachment.ips, *self.learned)
 
     @property
     def guard(self) -> Guard:

@@ -109,6 +109,13 @@ class DevicesFound:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressesLearned:
+    """All that the endpoints here claim by ARP and ND, by OVS port (core/learning)."""
+
+    addresses: Mapping[str, tuple[IpAddress, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficMeasured:
     """How much each entry forwards, on all paths together, in packets per second.
 
@@ -232,6 +239,7 @@ StateEvent = (
     | DevicesConfigured
     | DevicesTold
     | DevicesFound
+    | AddressesLearned
     | TrafficMeasured
     | FabricChanged
     | FabricConnection

@@ -200,6 +200,7 @@ class EndpointKey(NamedTuple):
 class Endpoint:
     """MAC and addresses on a Segment at a Node; ``sequence`` counts the moves of ``identity``.
 
+    ``learned`` are addresses that nobody gave it: it claims them by ARP or ND (core/learning).
     ``moves`` are the times of the newest of them, in whole unix seconds, no two alike, newest last.
     """
 
@@ -212,11 +213,17 @@ class Endpoint:
     container_id: str
     ifname: str
     moves: tuple[int, ...] = ()
+    learned: tuple[IpAddress, ...] = ()
 
     @property
     def key(self) -> EndpointKey:
         """Return the name of this row among all rows of the fabric."""
         return EndpointKey(self.node, self.container_id, self.ifname)
+
+    @property
+    def answered(self) -> tuple[IpAddress, ...]:
+        """Return the addresses that ARP and ND for it are answered for."""
+        return (*self.ips, *self.learned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dataplane.core.desired import Desired, Port
 from dataplane.core.events import TargetReport
-from dataplane.core.model import AttachmentKey, EntryKey, Side
+from dataplane.core.model import Attachment, AttachmentKey, EntryKey, Side
 from dataplane.core.offload import Choice
 from dataplane.core.placement import Cause, FullMap, Holdings, Traffic, placement_in
 from dataplane.core.reasons import Reason
@@ -19,6 +19,8 @@ NO_ACCESS = "none"  # how the fabric database is reached by a node that is in no
 STATE_TARGET = "state"
 SWITCH_TARGET = "switch"
 OVS_PATH = "ovs"
+_UNDESIRED = "it is not part of the desired state"
+_UNWRITTEN = "fabric has yet to write it"
 _NOT_AWAITED = frozenset({FABRIC_TARGET, SWITCH_TARGET})
 
 
@@ -109,7 +111,7 @@ class Snapshot:
         """Return why the attachment is not yet in place, one phrase per Target; empty: it is."""
         since = self.since.get(key)
         if since is None:
-            return ("it is not part of the desired state",)
+            return (_UNDESIRED,)
         lag = [self._lag(name, since, key) for name in self.local_targets]
         attachment = self.state.attachments.get(key)
         if attachment is not None:
@@ -147,14 +149,32 @@ class Snapshot:
 
     def is_published(self, key: AttachmentKey) -> bool:
         """Say whether the fabric row of the attachment is committed."""
+        return not self.unpublished(key)
+
+    def unpublished(self, key: AttachmentKey) -> str:
+        """Return why the fabric database has not the attachment's row; empty: it has."""
         since, attachment = self.since.get(key), self.state.attachments.get(key)
-        if since is None or attachment is None or attachment.sequence is None:
-            return False
-        if key in self.state.withheld:
-            return False
+        if since is None or attachment is None:
+            return _UNDESIRED
+        if why := self._unready(attachment):
+            return why
         report = self.reports.get(FABRIC_TARGET)
-        refused = report is not None and any(each.about == key for each in report.pending)
-        return attachment.blocked is None and since <= self.written and not refused
+        refused = [p.reason for p in report.pending if p.about == key] if report else []
+        if refused:
+            return f"{FABRIC_TARGET}: {refused[0]}"
+        if since <= self.written:  # what it holds it does not lose by not answering
+            return ""
+        return self.state.fabric.error or self._lag(FABRIC_TARGET, since) or _UNWRITTEN
+
+    def _unready(self, attachment: Attachment) -> str:
+        """Return why no row of ``attachment`` is to be written yet; empty: it is."""
+        if attachment.blocked is not None:
+            return f"{attachment.blocked.reason}: {attachment.blocked.detail}"
+        if attachment.sequence is None:
+            return self.state.fabric.error or "the rows of its segment have yet to come"
+        if attachment.key in self.state.withheld:
+            return "it stays where it was until its pod is connected, and served here"
+        return ""
 
     @property
     def is_in_step(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 from dataplane.core.desired import Bindings, LocalNode
 from dataplane.core.discovered import Discovered
 from dataplane.core.events import (
+    AddressesLearned,
     AttachCancelled,
     AttachmentsLoaded,
     AttachRequest,
@@ -190,9 +191,9 @@ class State:
     is; ``published`` is a generation that the database is known to hold. ``heard`` is, by device,
     what is known of its other half, ``inventory`` what is told of the devices, empty: nothing yet,
     ``discovered`` which halves the machine itself tells of, ``lost`` why probes do not come
-    through, by path of a DPU. Attachments that may take a workload from another node are
-    ``withheld`` from the database until their pod is connected and all here serves them: till then
-    the workload stays where it is.
+    through, by path of a DPU, ``learned`` what is claimed by ARP and ND, by OVS port. Attachments
+    that may take a workload from another node are ``withheld`` from the database until their pod is
+    connected and all here serves them: till then the workload stays where it is.
     """
 
     node: LocalNode
@@ -213,6 +214,7 @@ class State:
     inventory: tuple[Device, ...] = ()
     discovered: Discovered = field(default_factory=Discovered)
     lost: Mapping[str, str] = field(default_factory=dict)
+    learned: Mapping[str, tuple[IpAddress, ...]] = field(default_factory=dict)
 
     @property
     def underlay(self) -> Link | None:
@@ -291,8 +293,15 @@ def fold(state: State, event: StateEvent) -> State:
             LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
         ):
             return _fold_numbers(state, event)
-        case HalfHeard() | PathProbed() | DevicesConfigured() | DevicesTold() | DevicesFound():
-            return _fold_devices(state, event)
+        case (
+            HalfHeard()
+            | PathProbed()
+            | DevicesConfigured()
+            | DevicesTold()
+            | DevicesFound()
+            | AddressesLearned()
+        ):
+            return _fold_told(state, event)
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -308,15 +317,22 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
-def _fold_devices(
+def _fold_told(
     state: State,
-    event: HalfHeard | PathProbed | DevicesConfigured | DevicesTold | DevicesFound,
+    event: HalfHeard
+    | PathProbed
+    | DevicesConfigured
+    | DevicesTold
+    | DevicesFound
+    | AddressesLearned,
 ) -> State:
     if isinstance(event, DevicesConfigured):
         return _with_devices(state, event.devices)
     if isinstance(event, PathProbed):
         lost = {event.path: event.error} if event.error else {}
         return replace(state, lost={**_without(state.lost, event.path), **lost})
+    if isinstance(event, AddressesLearned):
+        return replace(state, learned=event.addresses)
     if isinstance(event, DevicesFound):
         return replace(state, discovered=state.discovered.now(event.found, state.node.devices))
     if isinstance(event, DevicesTold):

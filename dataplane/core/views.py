@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from sys import maxsize
 
 from dataplane.core.addressing import Addresses, BlockPlan, plan_blocks
@@ -34,6 +35,42 @@ def addresses_in_use(state: State, segment: str) -> frozenset[IpAddress]:
     gateway = state.fabric.gateway(segment)
     ips = (ip for endpoint in known_endpoints(state, segment) for ip in endpoint.ips)
     return frozenset((*ips, *(gateway.ips if gateway else ())))
+
+
+def learned_addresses(
+    state: State, segment: str, own: Iterable[Attachment]
+) -> dict[EndpointKey, tuple[IpAddress, ...]]:
+    """Return what is answered for of all that endpoints claim by ARP and ND, by endpoint.
+
+    Only what nobody was given, and what the endpoint may have; of two the one keeps it whose row
+    the database has, and of two rows that came at once the first by name.
+    """
+    me, grants = state.node.name, grants_of(state, segment)
+    rows = [row for row in state.fabric.endpoints(segment) if row.learned]
+    claims = [row for row in rows if row.node != me]
+    for attachment in own:
+        claims_here = state.learned.get(attachment.ovs_port, ())
+        if claims_here and not attachment.ips:
+            claims.append(replace(attachment.endpoint(me), learned=claims_here))
+    if not claims:
+        return {}
+    gateway = state.fabric.gateway(segment)
+    given = addresses_in_use(state, segment) | {a.ip for a in state.fabric.addresses(segment)}
+    given |= set(gateway.ips if gateway else ())
+    first: dict[IpAddress, EndpointKey] = {}
+    for row in sorted(rows, key=lambda row: row.key):
+        for ip in row.learned:
+            first.setdefault(ip, row.key)
+    found: dict[EndpointKey, tuple[IpAddress, ...]] = {}
+    for claim in claims:
+        found[claim.key] = tuple(
+            ip
+            for ip in claim.learned
+            if ip not in given
+            and first.setdefault(ip, claim.key) == claim.key
+            and grants.cover(replace(claim, ips=(ip,)))
+        )
+    return found
 
 
 def block_addresses(state: State, segment: str) -> frozenset[IpAddress]:

@@ -169,6 +169,7 @@ def _write_endpoint(endpoint: Endpoint) -> Mapping[str, Value]:
         "container_id": endpoint.container_id,
         "ifname": endpoint.ifname,
         "moves": tuple(sorted(set(endpoint.moves))),
+        "learned": _texts(endpoint.learned),
     }
 
 
@@ -183,6 +184,7 @@ def _read_endpoint(columns: _Columns) -> Endpoint:
         container_id=columns["container_id"],
         ifname=columns["ifname"],
         moves=tuple(sorted(columns["moves"])),
+        learned=_in_order(ip_address(text) for text in columns["learned"]),
     )
 
 
@@ -361,6 +363,7 @@ _TABLES: Mapping[str, _Table] = {
             "container_id",
             "ifname",
             "moves",
+            "learned",
         ),
         write=_write_endpoint,
         read=_read_endpoint,

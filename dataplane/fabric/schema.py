@@ -48,7 +48,11 @@ class Permission:
 NODE_PERMISSIONS = (
     Permission("Node", "name"),
     Permission("Vtep", "node"),
-    Permission("Endpoint", "node", ("segment", "mac", "ips", "identity", "sequence", "moves")),
+    Permission(
+        "Endpoint",
+        "node",
+        ("segment", "mac", "ips", "identity", "sequence", "moves", "learned"),
+    ),
     Permission("Block", "node"),
     Permission(
         "Device",

@@ -22,6 +22,7 @@ from dataplane.opi.site import Site
 from dataplane.turns import Turns
 
 _SEEN_S = 2.0  # how long a write waits to be seen here: the next call may ask for it
+_MAYBE_LATE = (Fault.IN_USE, Fault.NOT_TENANT)  # of a write; so is what is not seen here yet
 _TURN_S = 10.0  # at most: longer than a database that is away takes to be noticed
 
 Row = TypeVar("Row", Segment, Vrf, Svi)
@@ -68,6 +69,12 @@ class Methods(Generic[Row, Resource]):
         asked = self._collection.chosen_id(asked, wanted.name)
         with self._turn(caller):
             view = self._view()
+            try:
+                return self._made(view, view.create(asked, wanted))
+            except OpiRefusedError as refused:
+                if refused.fault not in _MAYBE_LATE or not self._is_old(view):
+                    raise
+            view = self._view()  # another node was first: with the same, or with another
             return self._made(view, view.create(asked, wanted))
 
     def page(self, size: int, token: str) -> tuple[Iterator[Resource], str]:
@@ -151,6 +158,10 @@ class Methods(Generic[Row, Resource]):
                 " have an administrator do it with 'overweave apply' or 'overweave delete'",
             )
         return self._site.networks
+
+    def _is_old(self, view: View[Row, Resource]) -> bool:
+        """Say whether others are known than ``view`` has, or will be in a moment."""
+        return self._site.agent.wait(lambda _: self._view().known != view.known, _SEEN_S)
 
     def _wait(self, row: Row, wanted: Row | None) -> None:
         def is_seen(snapshot: Snapshot) -> bool:

@@ -31,14 +31,20 @@ class BridgePortService(rpc.BridgePortServiceServicer):
     def CreateBridgePort(
         self, request: pb.CreateBridgePortRequest, context: grpc.ServicerContext
     ) -> pb.BridgePort:
-        """Return the port once every local Target has it; the same once more: as it is."""
+        """Return the port once every local Target has it; the same once more: as it is.
+
+        Of a DPU operator's daemon another one takes its place: see ``ports.is_daemons``.
+        """
         if not request.HasField("bridge_port"):
             raise missing("bridge_port")
         port_id = PORTS.chosen_id(request.bridge_port_id, request.bridge_port.name)
         if not port_id:
             raise missing("bridge_port_id")
         wanted = self._wanted(port_id, request.bridge_port)
-        return self._told(self._site.ports.create(ports.key_of(port_id), wanted, context))
+        key, change = ports.key_of(port_id), self._site.ports.change
+        if ports.is_daemons(request):
+            return self._told(change(key, lambda _held: wanted, context))
+        return self._told(self._site.ports.create(key, wanted, context))
 
     @answering
     def ListBridgePorts(
@@ -149,7 +155,7 @@ class BridgePortService(rpc.BridgePortServiceServicer):
                 segment=each.segment,
                 port=snapshot.port(each.key),
                 lag=snapshot.unprogrammed(each.key),
-                published=snapshot.is_published(each.key),
+                unpublished=snapshot.unpublished(each.key),
             )
             for each in attachments
         ]

@@ -41,12 +41,15 @@ class PortWish:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """How far one Segment of a port is served; ``lag`` says why it is not programmed."""
+    """How far one Segment of a port is served; ``lag`` says why it is not programmed.
+
+    So does ``unpublished`` of its row.
+    """
 
     segment: str
     port: Port | None
     lag: Sequence[str]
-    published: bool
+    unpublished: str
 
 
 def wish(bridge_port: pb.BridgePort, vlans: Vlans) -> PortWish:
@@ -101,6 +104,15 @@ def netdev_of(port_id: str, node: str, representors: Sequence[str]) -> str:
     )
 
 
+def is_daemons(request: pb.CreateBridgePortRequest) -> bool:
+    """Say whether it is a DPU operator's daemon that asks: it names a VF, and chooses no id.
+
+    It deletes no port whose pod went without its namespace, so what it says of a VF is the news.
+    """
+    chosen, name = request.bridge_port_id, request.bridge_port.name
+    return not chosen and HOST_PORT.fullmatch(name) is not None
+
+
 def key_of(port_id: str, vlan: int | None = None) -> AttachmentKey:
     """Return what a port is called on this node, or of a trunk port the attachment of a VLAN."""
     return AttachmentKey(_CONTAINER + port_id, "port" if vlan is None else f"vlan{vlan}")
@@ -145,7 +157,7 @@ def status(served: Sequence[Served]) -> pb.BridgePortStatus:
     up = dataplane.status == COMP_STATUS_SUCCESS
     return pb.BridgePortStatus(
         oper_status=pb.BP_OPER_STATUS_UP if up else pb.BP_OPER_STATUS_DOWN,
-        components=[dataplane, _fabric(published=all(each.published for each in served))],
+        components=[dataplane, _fabric(served)],
     )
 
 
@@ -153,12 +165,17 @@ def _dataplane(served: Sequence[Served]) -> Component:
     found = [(each.segment, *_state(each)) for each in served]
     states = {state for _, state, _ in found}
     worst = (COMP_STATUS_ERROR, COMP_STATUS_PENDING, COMP_STATUS_SUCCESS)
-    reasons = [
-        f"{segment}: {why}" if len(served) > 1 else why
-        for segment, _, reasons in found
-        for why in reasons
-    ]
+    reasons = _reasons({segment: whys for segment, _, whys in found})
     return component("dataplane", next(each for each in worst if each in states), reasons)
+
+
+def _reasons(whys: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the reasons of all Segments, which they name where there are more."""
+    return [
+        f"{segment}: {why}" if len(whys) > 1 else why
+        for segment, found in whys.items()
+        for why in found
+    ]
 
 
 def _state(served: Served) -> tuple[CompStatus, Sequence[str]]:
@@ -168,8 +185,9 @@ def _state(served: Served) -> tuple[CompStatus, Sequence[str]]:
     return (COMP_STATUS_PENDING if port is None or served.lag else COMP_STATUS_SUCCESS), served.lag
 
 
-def _fabric(*, published: bool) -> Component:
-    return component("fabric", COMP_STATUS_SUCCESS if published else COMP_STATUS_PENDING)
+def _fabric(served: Sequence[Served]) -> Component:
+    reasons = _reasons({e.segment: [e.unpublished] if e.unpublished else [] for e in served})
+    return component("fabric", COMP_STATUS_PENDING if reasons else COMP_STATUS_SUCCESS, reasons)
 
 
 def _type(ptype: int) -> str:

@@ -9,6 +9,7 @@ from types import ModuleType
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from dataplane.core.errors import OverweaveError
 from dataplane.opi import (
@@ -27,6 +28,7 @@ from dataplane.opi.gateway_service import SviService, VrfService
 from dataplane.opi.health import HealthTeller
 from dataplane.opi.lifecycle_service import DeviceService, HeartbeatService, LifeCycleService
 from dataplane.opi.port_service import BridgePortService
+from dataplane.opi.reflection_service import ReflectionService
 from dataplane.opi.site import Site
 from dataplane.rpc import listen
 from dataplane.unix_socket import remove_stale
@@ -50,7 +52,8 @@ class OpiServer:
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
         _add(self._server, site)
         shown = (*_services(*_BUILT, *_NOT_BUILT, health_pb2), reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(shown, self._server)
+        service = ReflectionService(shown)
+        add_ServerReflectionServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]  # the stubs leave it out
 
     def start(self, socket: Path) -> None:
         """Listen on a unix ``socket`` that only root may use, its directory made where missing.

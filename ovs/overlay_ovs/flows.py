@@ -349,7 +349,7 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
             plan.add([_flow(CLASSIFY, 100, here.arrival, "drop", port_owner)])
         else:
             active.append(here)
-            access = _Access(here, port.guard, attachment.mac, attachment.ips)
+            access = _Access(here, port.guard, attachment.mac, port.answered)
             plan.add(_access_flows(access, plan.answered, port_owner))
     if active:
         copies = _steps(*map(_copy, sorted(active, key=lambda port: port.ofport)))
@@ -497,7 +497,7 @@ def _plan_fabric(plan: _Plan, desired: Desired, view: SegmentView) -> None:
     tunnel = _Tunnel(vni, number, _source(desired, view))
     plan.add(_decapsulation_flow(vni, number, vtep) for vtep in view.members)
     for remote in view.remotes:
-        mac, ips = remote.endpoint.mac, remote.endpoint.ips
+        mac, ips = remote.endpoint.mac, remote.endpoint.answered
         asked = tuple(ip for ip in ips if family_of(ip) in plan.answered)
         plan.add(_remote_flows(tunnel, remote.vtep, mac, asked))
     copies = tuple(sorted(view.flood, key=int))[:MAX_COPIES]

@@ -106,7 +106,7 @@ def test_apply_get_and_delete(fabric: Fabric, tmp_path: Path) -> None:
     (endpoint,) = fabric.rows("endpoint")
     assert (endpoint["vtep"], endpoint["ips"]) == ("192.0.2.9", ["10.0.0.99"])
     table = fabric("get", "endpoint", "10.0.0.99").stdout.splitlines()
-    assert table[0].split() == ["IDENTITY", "SEGMENT", "NODE", "MAC", "IPS"]
+    assert table[0].split() == ["IDENTITY", "SEGMENT", "NODE", "MAC", "IPS", "LEARNED"]
     assert len(table) == 2
     assert fabric("get", "endpoint", "10.0.0.98").returncode == 1
 

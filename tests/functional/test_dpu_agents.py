@@ -700,6 +700,29 @@ def _check_what_is_said(world: DpuWorld) -> None:
     assert row["vfs_used"] == 2
 
 
+def the_address_of_a_pod_of_theirs_is_learned(world: DpuWorld) -> None:
+    """And answered for by the other node, while the pod itself does not."""
+    address = OPERATORS_POD.partition("/")[0]
+
+    def learned() -> Any:
+        (row,) = world.records("get", "endpoint", "opi/d/host0-1")
+        assert row["ips"] == []
+        return row["learned"]
+
+    world.until(lambda: learned() == [address], "d")
+    assert f" {address}\n" in world("get", "endpoint", "opi/d/host0-1").stdout
+    ip("-n", netns("p4").name, "link", "set", "net1", "arp", "off")
+    ip("-n", netns("p4").name, "neigh", "flush", "dev", "net1")
+    ip("-n", netns("p3").name, "neigh", "flush", "to", address)
+    ours = world.records("get", "endpoint", "p3/eth0")[0]
+    own = next(each for each in ours["ips"] if "." in each)
+    permanent = ["neigh", "replace", own, "lladdr", ours["mac"], "dev", "net1"]
+    ip("-n", netns("p4").name, *permanent)
+    world.until(lambda: world.pings("p3", {"ips": [{"address": address}]}, 1) == 0, "n")
+    ip("-n", netns("p4").name, "neigh", "del", own, "dev", "net1")
+    ip("-n", netns("p4").name, "link", "set", "net1", "arp", "on")
+
+
 def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
     """The DPU's agent is killed in between: packets go on, and all is as before."""
     (other,) = world.records("get", "endpoint", "p3/eth0")
@@ -719,6 +742,18 @@ def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
         assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)
         (row,) = world.records("get", "endpoint", "opi/d/host0-1")
         assert (row["node"], row["mac"], row["ips"]) == ("d", mac, [])
+
+        # The pod goes without its namespace, of which the daemon is told nothing; the next one
+        # gets its VF.
+        mac = "02:00:00:00:0a:02"
+        ip("-n", netns("p4").name, "link", "set", "net1", "address", mac)
+        assert world.pings("p4", there, 1) == 1
+        made = dpu.create(mac)
+        assert made.status.oper_status == opi.BP_OPER_STATUS_UP
+        world.until(lambda: world.pings("p4", there, 1) == 0, "d")
+        (row,) = world.records("get", "endpoint", "opi/d/host0-1")
+        assert row["mac"] == mac
+        the_address_of_a_pod_of_theirs_is_learned(world)
 
         world.stop("d", signal.SIGKILL)
         assert (world.pings("p4", there), world.pings("p3", here)) == (0, 0)

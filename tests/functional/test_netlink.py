@@ -26,12 +26,14 @@ from pyroute2.netlink.rtnl.ifinfmsg.plugins.vxlan import vxlan
 
 from bpf import syscalls
 from bpf.syscalls import Program
+from dataplane.core.errors import OverweaveError
 from dataplane.core.events import Event, Link, LinksChanged
 from dataplane.netlink import addresses, links, netns, routes, sysctl, tc, udp
 from dataplane.netlink.links import LinkChange, LinkSpec
 from dataplane.netlink.messages import tunnel_port
 from dataplane.netlink.monitor import LinkFeed
 from dataplane.netlink.netns import Netns, NetnsError, NetnsGoneError
+from dataplane.netlink.overheard import Overheard
 from dataplane.netlink.rtnl import KernelError, Rtnl, within
 from dataplane.netlink.tc import BpfFilter, Slot
 from tests.functional.namespaces import (
@@ -864,3 +866,59 @@ def test_a_process_has_a_udp_port(space: Netns, family: socket.AddressFamily) ->
         assert holder.endswith(f" ({os.getpid()})")
         assert udp.holder(6081) != holder  # it is in another namespace
     assert space.run(lambda: udp.holder(6081)) is None
+
+
+# ---- what is overheard
+
+ARP_REQUEST = bytes.fromhex("ffffffffffff02000000000108060001080006040001020000000001") + bytes(14)
+
+
+def nd(kind: int, hops: int = 255, code: int = 58) -> bytes:
+    ethernet = bytes.fromhex("33330000000102000000000186dd")
+    ip6 = bytes.fromhex("600000000020") + bytes((code, hops)) + bytes(32)
+    return ethernet + ip6 + bytes((kind,)) + bytes(31)
+
+
+def test_arp_and_nd_are_overheard_and_nothing_else(space: Netns, rtnl: Rtnl) -> None:
+    netdev(rtnl)
+    heard = space.run(lambda: Overheard("d0"))
+    tagged = ARP_REQUEST[:12] + bytes.fromhex("81000005") + ARP_REQUEST[12:]
+    wanted = [ARP_REQUEST, nd(135), nd(136)]
+    others = [tagged, nd(134), nd(135, hops=64), nd(135, code=17), b"\x02" * 12 + b"\x08\x00" * 20]
+
+    def send(netdev: str, *frames: bytes) -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((netdev, 0))
+            for frame in frames:
+                sender.send(frame)
+
+    try:
+        space.run(lambda: send("d0p", *others, *wanted, *others))
+        space.run(lambda: send("d0", ARP_REQUEST))  # what it sends itself is not overheard
+        frames = heard.frames(2) + heard.frames(100)
+        assert [each for each in frames if each[6:12] == ARP_REQUEST[6:12]] == wanted
+        assert heard.frames(100) == []
+    finally:
+        heard.close()
+
+
+def test_who_is_not_there_cannot_be_overheard(space: Netns) -> None:
+    with pytest.raises(OverweaveError, match="ARP of vp9 cannot be heard: No such device"):
+        space.run(lambda: Overheard("vp9"))
+
+
+def test_a_flood_that_nobody_reads_is_bounded(space: Netns, rtnl: Rtnl) -> None:
+    netdev(rtnl)
+    heard = space.run(lambda: Overheard("d0"))
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("d0p", 0))
+            for _ in range(2000):
+                sender.send(ARP_REQUEST)
+
+    try:
+        space.run(send)
+        assert 8 < len(heard.frames(5000)) < 500
+    finally:
+        heard.close()

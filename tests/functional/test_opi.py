@@ -52,6 +52,7 @@ from dataplane.opi import lifecycle_pb2, methods
 from dataplane.opi.channel import Channel
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
 from dataplane.opi.ports import key_of
+from dataplane.opi.reflection_service import STREAMS
 from dataplane.opi.server import OpiServer
 from tests.functional.fabric_support import wait_until
 from tests.functional.opi_world import (
@@ -100,6 +101,11 @@ def trunk(*bridges: str, **spec: Any) -> pb.CreateBridgePortRequest:
 
 def named(port_id: str, **spec: Any) -> pb.CreateBridgePortRequest:
     return pb.CreateBridgePortRequest(bridge_port_id=port_id, bridge_port=port(**spec))
+
+
+def whole_name(**spec: Any) -> pb.CreateBridgePortRequest:
+    wanted = pb.BridgePort(name=PORT + "host0-3", spec=port(**spec).spec)
+    return pb.CreateBridgePortRequest(bridge_port=wanted)
 
 
 def bridge(**spec: Any) -> pb.LogicalBridge:
@@ -439,12 +445,7 @@ def test_a_port_of_the_daemon(world: OpiWorld) -> None:
         pytest.param(daemons_port(), id="as it was"),
         pytest.param(named("host0-3"), id="by its id"),
         pytest.param(daemons_port(logical_bridges=[BRIDGE + "blue"]), id="its bridge by name"),
-        pytest.param(
-            pb.CreateBridgePortRequest(
-                bridge_port=pb.BridgePort(name=PORT + "host0-3", spec=port().spec)
-            ),
-            id="by its whole name",
-        ),
+        pytest.param(whole_name(), id="by its whole name"),
     ],
 )
 def test_the_same_once_more(world: OpiWorld, again: pb.CreateBridgePortRequest) -> None:
@@ -456,8 +457,11 @@ def test_the_same_once_more(world: OpiWorld, again: pb.CreateBridgePortRequest) 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        pytest.param(daemons_port(mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac"),
-        pytest.param(daemons_port(logical_bridges=["6"]), "to segment blue", id="bridge"),
+        pytest.param(
+            named("host0-3", mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac, by its id"
+        ),
+        pytest.param(whole_name(mac=OTHER_MAC), "with MAC 02:00:00:00:00:01", id="mac, by name"),
+        pytest.param(named("host0-3", logical_bridges=["6"]), "to segment blue", id="bridge"),
         pytest.param(named("rep3", mac=OTHER_MAC), "its VF is taken by", id="the VF by its netdev"),
         pytest.param(
             daemons_port(vf=4, logical_bridges=["5"]),
@@ -474,6 +478,38 @@ def test_another_in_its_place(
         world.ports.CreateBridgePort(other)
     assert world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made
     assert world.port_names() == ["host0-3"]
+
+
+@pytest.mark.parametrize(
+    ("other", "segment"),
+    [
+        pytest.param(daemons_port(mac=OTHER_MAC), "blue", id="mac"),
+        pytest.param(daemons_port(mac=OTHER_MAC, logical_bridges=["6"]), "green", id="mac, bridge"),
+        pytest.param(daemons_port(logical_bridges=["6"]), "green", id="bridge"),
+    ],
+)
+def test_what_the_daemon_says_of_a_vf_takes_the_place_of_what_it_said_before(
+    world: OpiWorld, other: pb.CreateBridgePortRequest, segment: str
+) -> None:
+    """A pod that went without its namespace is not deleted, and the next one gets its VF."""
+    world.ports.CreateBridgePort(daemons_port())
+    made = world.ports.CreateBridgePort(other)
+    assert made.spec.mac_address == other.bridge_port.spec.mac_address
+    assert list(made.spec.logical_bridges) == [BRIDGE + segment]
+    assert made.status.oper_status == pb.BP_OPER_STATUS_UP
+    assert world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made
+    assert world.port_names() == ["host0-3"]
+    with FabricStore(world.remote) as store:
+        (row,) = [each for each in store.read() if isinstance(each, Endpoint)]
+    assert (row.segment, row.mac) == (segment, Mac(made.spec.mac_address.hex(":")))
+
+
+def test_what_the_daemon_says_and_is_refused_leaves_what_was_there(world: OpiWorld) -> None:
+    made = world.ports.CreateBridgePort(daemons_port())
+    world.ports.CreateBridgePort(daemons_port(vf=4, mac=OTHER_MAC, logical_bridges=["5"]))
+    with refused(Code.ALREADY_EXISTS, "is already used by opi/d1/host0-4"):
+        world.ports.CreateBridgePort(daemons_port(mac=OTHER_MAC))
+    assert world.ports.GetBridgePort(pb.GetBridgePortRequest(name="host0-3")) == made
 
 
 def test_a_vf_that_the_hosts_agent_attached_is_not_taken(world: OpiWorld) -> None:
@@ -933,6 +969,42 @@ def test_reflection_names_every_service(world: OpiWorld) -> None:
     assert len(answer.file_descriptor_response.file_descriptor_proto) >= 3
 
 
+def test_streams_that_are_left_open_are_in_nobody_s_way(world: OpiWorld) -> None:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(world.channel)
+    watch = world.channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    listing = reflection_pb2.ServerReflectionRequest(list_services="")
+    over = threading.Event()
+
+    def asked_once() -> Iterator[Any]:
+        yield listing
+        over.wait(60)
+
+    streams = [stub.ServerReflectionInfo(asked_once(), timeout=30) for _ in range(40)]
+    streams += [watch(health_pb2.HealthCheckRequest()) for _ in range(40)]
+    try:
+        call(world, CREATE, daemons_port(), 5)
+        answers = [_answer(each) for each in streams]
+        assert answers.count("answered") == 40 + STREAMS
+        assert answers.count("RESOURCE_EXHAUSTED") == 40 - STREAMS
+    finally:
+        over.set()
+        for each in streams:
+            each.cancel()
+    wait_until(lambda: _answer(stub.ServerReflectionInfo(iter([listing]))) == "answered")
+
+
+def _answer(stream: Any) -> str:
+    try:
+        next(stream)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "answered"
+
+
 def test_only_root_may_use_the_socket(world: OpiWorld) -> None:
     assert stat.S_IMODE(world.socket.stat().st_mode) == 0o600
     assert stat.S_IMODE(world.socket.parent.stat().st_mode) == 0o700
@@ -1028,6 +1100,18 @@ def test_what_was_written_is_there_for_the_next_call(tmp_path: Path) -> None:
         world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
         with refused(Code.NOT_FOUND):
             world.bridges.DeleteLogicalBridge(pb.DeleteLogicalBridgeRequest(name=made.name))
+        for vni in (11, 12):  # another node writes it, of which this one has yet to hear
+            with FabricStore(world.remote) as store:
+                store.write([Segment("opi-bridge9", Vni(vni))])
+            asked = bridge_named("opi-bridge9", vlan_id=22, vni=11)
+            if vni == 11:
+                assert world.bridges.CreateLogicalBridge(asked) == made
+            else:
+                with refused(Code.ALREADY_EXISTS, "with vni 12"):
+                    world.bridges.CreateLogicalBridge(asked)
+            with FabricStore(world.remote) as store:
+                store.write(deletes=[Segment("opi-bridge9", Vni(vni))])
+            wait_until(lambda: "opi-bridge9" not in world.agent.snapshot.state.fabric.segments)
 
 
 @pytest.fixture

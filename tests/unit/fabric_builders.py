@@ -84,6 +84,7 @@ ENDPOINTS = st.builds(
     container_id=TEXT,
     ifname=st.text(max_size=15),
     moves=st.lists(st.integers(0, 1 << 40), max_size=6).map(tuple),
+    learned=some(IPS),
 )
 NODES = st.builds(Node, NAMES, some(IPS), st.booleans())
 TIMES = st.integers(0, LATEST)

@@ -529,15 +529,33 @@ def test_an_attachment_that_has_changed_has_to_be_published_anew() -> None:
     lab.agent._take([PodConnected(POD), TakenOver(POD)])
     lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
     assert not lab.agent.snapshot.is_published(POD)
+    assert lab.agent.snapshot.unpublished(POD) == "not connected yet"
     numbers = lab.agent.snapshot.state.watched
     lab.agent._take([FabricConnection(connected=True), FabricChanged((BLUE, BLOCK))])
     lab.agent._take([FabricSynced(), FabricSynced("blue", numbers["blue"])])
     assert lab.agent.snapshot.state.attachments[POD].sequence == 0
     assert not lab.agent.snapshot.is_published(POD)
+    assert lab.agent.snapshot.unpublished(POD) == "fabric has not answered yet"
     lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation)])
     assert lab.agent.snapshot.is_published(POD)
     lab.agent._take([TargetReport("fabric", lab.agent.snapshot.generation + 1, "no database")])
     assert lab.agent.snapshot.is_published(POD)  # what it holds it does not lose by not answering
+
+
+def test_what_the_database_refuses_of_an_attachment_is_why_it_is_not_published() -> None:
+    lab = Lab()
+    lab.agent._take([AttachmentsLoaded((), (BLUE, BLOCK)), LinksChanged((NIC,))])
+    lab.agent._take([replace(REQUEST, wait_for_fabric=False)])
+    numbers = lab.agent.snapshot.state.watched
+    lab.agent._take([FabricConnection(connected=True), FabricChanged((BLUE, BLOCK))])
+    assert "have yet to come" in lab.agent.snapshot.unpublished(POD)
+    lab.agent._take([FabricSynced(), FabricSynced("blue", numbers["blue"])])
+    assert "until its pod is connected" in lab.agent.snapshot.unpublished(POD)
+    lab.agent._take([PodConnected(POD), TakenOver(POD)])
+    generation, refusal = lab.agent.snapshot.generation, Pending(POD, "not yours")
+    lab.agent._take([TargetReport("fabric", generation, pending=(refusal,))])
+    assert lab.agent.snapshot.unpublished(POD) == "fabric: not yours"
+    assert "desired state" in lab.agent.snapshot.unpublished(AttachmentKey("x", "eth0"))
 
 
 def test_who_comes_from_another_node_is_published_once_the_pod_is_connected() -> None:

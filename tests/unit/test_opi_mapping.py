@@ -590,28 +590,23 @@ BLOCKED = Port(attachment(), BLUE, 1450, PortState.BLOCKED, Reason.SUPERSEDED, "
 
 
 @pytest.mark.parametrize(
-    ("held", "lag", "published", "status", "components"),
+    ("held", "lag", "unpublished", "status", "components"),
     [
-        pytest.param(ACTIVE, (), True, UP, [(SUCCESS, ""), (SUCCESS, "")], id="all"),
-        pytest.param(ACTIVE, (), False, UP, [(SUCCESS, ""), (PENDING, "")], id="unpublished"),
+        pytest.param(ACTIVE, (), "", UP, [(SUCCESS, ""), (SUCCESS, "")], id="all"),
+        pytest.param(ACTIVE, (), "why", UP, [(SUCCESS, ""), (PENDING, "why")], id="unpublished"),
         pytest.param(
-            ACTIVE, ("no ot0",), True, DOWN, [(PENDING, "no ot0"), (SUCCESS, "")], id="late"
+            ACTIVE, ("no ot0",), "", DOWN, [(PENDING, "no ot0"), (SUCCESS, "")], id="late"
         ),
-        pytest.param(None, ("no",), False, DOWN, [(PENDING, "no"), (PENDING, "")], id="unknown"),
+        pytest.param(None, ("no",), "why", DOWN, [(PENDING, "no"), (PENDING, "why")], id="unknown"),
         pytest.param(
-            BLOCKED,
-            (),
-            True,
-            DOWN,
-            [(ERROR, "superseded: it is at n2"), (SUCCESS, "")],
-            id="blocked",
+            BLOCKED, (), "", DOWN, [(ERROR, "superseded: it is at n2"), (SUCCESS, "")], id="blocked"
         ),
     ],
 )
 def test_how_it_is_with_a_port(
-    held: Port | None, lag: tuple[str, ...], published: bool, status: int, components: Any
+    held: Port | None, lag: tuple[str, ...], unpublished: str, status: int, components: Any
 ) -> None:
-    found = ports.status([ports.Served("blue", held, lag, published)])
+    found = ports.status([ports.Served("blue", held, lag, unpublished)])
     assert found.oper_status == status
     told = [
         (c.status, json.loads(c.details)["reasons"] if c.details else []) for c in found.components
@@ -620,8 +615,8 @@ def test_how_it_is_with_a_port(
     assert [c.name for c in found.components] == ["dataplane", "fabric"]
 
 
-def served(held: Port | None, segment: str, *lag: str, published: bool = True) -> ports.Served:
-    return ports.Served(segment, held, lag, published)
+def served(held: Port | None, segment: str, *lag: str, unpublished: str = "") -> ports.Served:
+    return ports.Served(segment, held, lag, unpublished)
 
 
 @pytest.mark.parametrize(
@@ -631,7 +626,7 @@ def served(held: Port | None, segment: str, *lag: str, published: bool = True) -
             [served(ACTIVE, "blue"), served(ACTIVE, "green")], UP, (SUCCESS, []), SUCCESS, id="all"
         ),
         pytest.param(
-            [served(ACTIVE, "blue"), served(ACTIVE, "green", "no ot0", published=False)],
+            [served(ACTIVE, "blue"), served(ACTIVE, "green", "no ot0", unpublished="why")],
             DOWN,
             (PENDING, ["green: no ot0"]),
             PENDING,

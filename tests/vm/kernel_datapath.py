@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from itertools import product
 from typing import NoReturn
 
@@ -26,7 +25,6 @@ import yaml
 from dataplane.cli import main as overweave
 from dataplane.config import load_config
 from dataplane.core.errors import OverweaveError
-from dataplane.core.model import Svi, Vrf
 from dataplane.core.placement import Placement
 from dataplane.fabric.intent import plan_apply
 from dataplane.fabric.intent_file import read_intent
@@ -34,7 +32,7 @@ from dataplane.fabric.store import FabricStore
 from dataplane.lab import foreign, lab, matrix, nodes, probes
 from dataplane.lab.foreign import Guest
 from dataplane.lab.layout import LabPaths, NodePaths
-from dataplane.lab.probes import Echo, Pace, Station
+from dataplane.lab.probes import Echo, Station
 from dataplane.lab.runtime import Pod, Runtime
 from dataplane.lab.scene import COLOURS, INTENT, Colour, silent
 from dataplane.lab.topology import LabNode, Topology, read_topology
@@ -45,7 +43,6 @@ from ovs_client.daemons import run
 from ovs_client.ofctl import OpenFlowBridge, OpenFlowError
 from ovs_client.unixctl import Unixctl
 from tests.coverage_grid import FAMILIES, Proven
-from tests.system.gateways import default_routes, documents, gateway_of, reaches
 from tests.vm import other_ports
 from tests.vm.other_ports import KINDS, Ports
 
@@ -337,31 +334,6 @@ def test_verify_finds_what_pods_send_in_agreement(
     fast = [each for each in record["paths"] if each["path"] == "fastpath"]
     assert len(fast) == len(world.nodes)
     assert all(each["agree"] > 100 for each in fast), record["paths"]
-
-
-def test_pods_of_two_segments_reach_each_other(world: World) -> None:
-    """Open vSwitch routes in the kernel; for IPv6 gateways the fast path answers, it cannot."""
-    colours = (COLOURS[0], COLOURS[3])
-    write_intent(world.paths, documents(colours))
-    pods = [(pod, colour) for colour in colours for pod in world.segments[colour.name]]
-    (one, near), (other, far) = (pods[0][0], pods[2][0]), (pods[1][0], pods[3][0])
-    with default_routes(pods):
-        for version in (4, 6):
-            for source, sink in ((one, near), (one, far), (far, one), (other, near)):
-                until(partial(unreached, source, sink, version), world.nodes[0])
-                assert probes.ping(source, sink.ip(version), Pace(10)).lost == 0
-        for colour, pod in zip(colours, (one, far), strict=True):
-            for version in (4, 6):
-                gateway = ip_address(gateway_of(colour, version))
-                assert probes.ping(pod, gateway, Pace(3)).lost == 0
-    with FabricStore(lab.fabric_server(world.paths).remote) as store:
-        store.write(deletes=[row for row in store.read() if isinstance(row, Vrf | Svi)])
-
-
-def unreached(source: Station, sink: Station, version: int, _paths: NodePaths) -> str:
-    """Say if one echo request is not answered."""
-    where = f"{source.name} does not reach {sink.name} over IPv{version}"
-    return "" if reaches(source, sink, version) else where
 
 
 def test_nothing_leaves_its_segment(world: World) -> None:

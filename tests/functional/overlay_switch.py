@@ -33,7 +33,8 @@ SENTINEL_FLOW = "priority=65000,in_port=5001,actions=output:5002"
 GATEWAY_MAC = "02:00:00:00:77:02"
 _CLONE_NEWNET = 0x40000000
 _ETH_P_ALL = 3
-_SOL_PACKET, _PACKET_AUXDATA, _TP_STATUS_VLAN_VALID = 263, 8, 1 << 4
+_SOL_PACKET, _PACKET_AUXDATA, _PACKET_QDISC_BYPASS = 263, 8, 20  # linux/if_packet.h
+_TP_STATUS_VLAN_VALID = 1 << 4
 _REVALIDATED_S = 5.0
 _SENTINEL = b"\xff" * 6 + b"\x02\x00\x00\x00\xee\x01" + b"\x88\xb5" + bytes(46)
 _PORTS = {Encap.GENEVE: 6081, Encap.VXLAN: 4789}
@@ -263,6 +264,8 @@ def _port(bridge: str, name: str, ofport: int, *columns: str) -> list[str]:
 def opened(device: str) -> socket.socket:
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     made.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+    # A busy machine may send what waits in a queue long after what was sent elsewhere since.
+    made.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
     made.bind((device, 0))
     return made
 

@@ -130,6 +130,14 @@ class Two:
     def _read_pid(self) -> str:
         return (self._switch.rundir / "ovs-vswitchd.pid").read_text(encoding="ascii")
 
+    def forget(self) -> None:
+        """Have Open vSwitch decide anew about every frame.
+
+        What it remembers of a Geneve packet with malformed options holds for right ones as well
+        (seen with 3.1.0): whether it does, depends on what else it remembers.
+        """
+        self._switch.control("revalidator/purge")
+
     def has_crashed(self) -> bool:
         """Say whether this is not the ovs-vswitchd that was started."""
         return self._read_pid() != self.pid
@@ -237,6 +245,7 @@ def test_right_frames(world: Two) -> None:
 def test_mutated_frames(world: Two, name: str) -> None:
     cases = [MUTATIONS[name].case(f"{name}/{seed}") for seed in range(SEEDS)]
     before = world.dropped_early
+    world.forget()
     found = verdicts(world.agree(case) for case in sorted(cases, key=lambda case: case.slot))
     early = world.dropped_early - before
     print(name, {verdict.name: count for verdict, count in found.items()}, f"by XDP: {early}")

@@ -32,6 +32,7 @@ from bpf.layout import (
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.events import Link
+from dataplane.core.functions import Role
 from dataplane.core.model import Encap, Guard, IpAddress, Mac, Vni, family_of
 
 _BY_VNI = frozenset({"neighbours", "entries", "members"})  # their keys begin with the VNI
@@ -129,7 +130,10 @@ def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:
         for port in view.ports:
             ifindex = bindings.ifindexes.get(port.attachment.access_port)
             if ifindex is not None and port.state is PortState.ACTIVE:
-                yield from _port_entries(port, ifindex)
+                entries = _port_entries(port, ifindex)
+                # What a network function has to do with is Open vSwitch's, but who has an address.
+                steered = port.role is not Role.PLAIN
+                yield from (e for e in entries if not steered or e.map_name == "neighbours")
 
 
 def _way(desired: Desired, bindings: Bindings, view: SegmentView) -> _Way | None:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.functions import WithoutFunction
 from dataplane.core.model import IpAddress, family_of
 from dataplane.device_config import Devices, Vendor, unix_socket
 from dataplane.documents import (
@@ -216,7 +217,8 @@ class OpiAccess(Strict):
     """The services for a DPU operator's daemon, and which of its VLAN ids is which segment.
 
     Every VLAN id that ``bridges`` does not name is ``segment``. ``channel`` is where the daemons on
-    the DPU and on its host meet.
+    the DPU and on its host meet. ``functions`` says what becomes of the traffic of a network
+    function that is gone.
     """
 
     socket: Annotated[Path, PlainValidator(unix_socket)] = Path(
@@ -226,6 +228,7 @@ class OpiAccess(Strict):
     segment: SegmentName = "default"
     bridges: dict[Annotated[int, PlainValidator(_vlan_id)], SegmentName] = {}
     role: Annotated[OpiRole, Field(strict=False)] = OpiRole.NODE
+    functions: Annotated[WithoutFunction, Field(strict=False)] = WithoutFunction.BLOCK
 
 
 class AgentConfig(Strict):
@@ -336,6 +339,7 @@ class AgentConfig(Strict):
             exclusive_ports=self.underlay.exclusive_ports,
             xdp=self.underlay.xdp,
             devices=tuple(device.entity(self.node) for device in self.devices),
+            without_function=self.opi.functions if self.opi else WithoutFunction.BLOCK,
         )
 
 
@@ -400,6 +404,8 @@ fabric:
 #   segment: default           # what a VLAN id means here that is none of these:
 #   bridges: {5: blue, 6: green}
 #   role: node                 # or tenant: callers may make, change and delete segments
+#   functions: block           # or bypass: what becomes of the traffic of a network function that
+#                              # is gone and was not deleted
 """
 
 

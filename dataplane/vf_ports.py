@@ -125,9 +125,9 @@ class VfPorts:
         known = self.attachments.attachment(wanted.key)
         try:
             port = self.attachments.admit(wanted, _ADMIT_S)
-            _refuse_gone(caller)
+            refuse_gone(caller)
             self.attachments.wait_programmed(wanted.key, _PROGRAMMED_S)
-            _refuse_gone(caller)
+            refuse_gone(caller)
             if publish:
                 self._publish(wanted.key)
         except AttachRefusedError:
@@ -174,11 +174,11 @@ class VfPorts:
                 raise AttachRefusedError(
                     TRY_AGAIN, f"another request for {name} is still under way"
                 )
-            _refuse_gone(caller)
+            refuse_gone(caller)
             yield
 
 
-def _refuse_gone(caller: Caller) -> None:
+def refuse_gone(caller: Caller) -> None:
     """Raise AttachRefusedError if nobody waits for the answer: what comes of it had no owner."""
     if not caller.is_active() or caller.time_remaining() == 0:
         raise AttachRefusedError(TRY_AGAIN, "the caller is gone")

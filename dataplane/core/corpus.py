@@ -36,6 +36,7 @@ from dataplane.core.frames import (
     mac_bytes,
     udp,
 )
+from dataplane.core.functions import Role
 from dataplane.core.model import Encap, EntryKey, IpAddress, Mac, Node, Vni
 from dataplane.core.path import FromPod, Tunnel
 
@@ -166,8 +167,12 @@ def corpus(desired: Desired, nic: Link, draw: Draw, choice: Choice) -> Corpus:
 
 
 def _ways(desired: Desired, view: SegmentView) -> Iterator[_Way]:
-    """Yield from every active port of a segment to every other endpoint there."""
-    ports = [port for port in view.ports if port.state is PortState.ACTIVE]
+    """Yield from every active port of a segment to every other endpoint there.
+
+    A network function sends what is others', so what may come from it is not told by its ports.
+    """
+    active = (port for port in view.ports if port.state is PortState.ACTIVE)
+    ports = [port for port in active if port.role not in (Role.INPUT, Role.OUTPUT)]
     here = [_Who(port.attachment.mac, port.attachment.ips) for port in ports]
     own = {vtep.version for vtep in desired.vteps}
     far = [

@@ -29,6 +29,7 @@ from dataplane.core.model import (
 from dataplane.core.overhead import encap_overhead, pod_mtu
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State
+from dataplane.core.steering import Steering, steering
 from dataplane.core.views import block_addresses, block_plan, grants_of, losses, vteps
 
 _UNCONNECTED = Verdict(
@@ -52,7 +53,10 @@ def derive(state: State) -> Desired | None:
                 f"segment {name}: {Reason.UNKNOWN_SEGMENT}, its ports here are not programmed"
             )
             continue
-        views[name] = _view(state, segment, _mtu(segment, state.nic.mtu, problems))
+        steered = steering(state, name)
+        views[name] = _view(state, segment, _mtu(segment, state.nic.mtu, problems), steered)
+        if steered.problem:
+            problems.append(f"segment {name}: {Reason.NETWORK_FUNCTION}, {steered.problem}")
         if _own_vtep(state, segment) is None:
             problems.append(
                 f"segment {name}: {Reason.NO_VTEP}, node has no {segment.underlay} underlay address"
@@ -66,6 +70,7 @@ def derive(state: State) -> Desired | None:
         attachments=tuple(sorted(state.attachments.values(), key=lambda a: a.slot)),
         kept=_kept(state),
         problems=tuple(problems),
+        functions=state.functions,
     )
 
 
@@ -83,14 +88,14 @@ def _own_vtep(state: State, segment: Segment) -> IpAddress | None:
     return Node(state.node.name, state.vteps).vtep(segment.underlay)
 
 
-def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
+def _view(state: State, segment: Segment, mtu: int, steered: Steering) -> SegmentView:
     remotes = _remotes(state, segment)
     ports = sorted(state.local(segment.name), key=lambda attachment: attachment.slot)
     return SegmentView(
         segment=segment,
         synced=segment.name in state.fabric.synced,
         mtu=mtu,
-        ports=tuple(_port(attachment, segment, mtu) for attachment in ports),
+        ports=tuple(_port(attachment, segment, mtu, steered) for attachment in ports),
         remotes=remotes,
         flood=tuple(sorted({remote.vtep for remote in remotes}, key=int)),
         pins=state.fabric.pins(segment.name),
@@ -115,9 +120,13 @@ def _why_blocked(attachment: Attachment) -> Verdict | None:
     return attachment.blocked or (None if attachment.connected else _UNCONNECTED)
 
 
-def _port(attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
+def _port(attachment: Attachment, segment: Segment, largest_mtu: int, steered: Steering) -> Port:
+    key = attachment.key
     port = Port(attachment, segment, min(attachment.mtu or largest_mtu, largest_mtu))
-    blocked = _why_blocked(attachment)
+    blocked = _why_blocked(attachment) or steered.idle.get(key)
+    if blocked is None and key in steered.roles:
+        role, detail = steered.roles[key], steered.details[key]
+        return replace(port, role=role, reason=Reason.NETWORK_FUNCTION, detail=detail)
     if blocked is None:
         return port
     return replace(port, state=PortState.BLOCKED, reason=blocked.reason, detail=blocked.detail)

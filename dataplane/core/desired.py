@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dataplane.core.events import Link
+from dataplane.core.functions import NetworkFunction, Role, WithoutFunction
 from dataplane.core.model import (
     Address,
     Attachment,
@@ -50,6 +51,7 @@ class LocalNode:
     So is ``datapath``: with the kernel's, the kernel itself sends and receives tunnel packets, and
     nothing lies between the underlay NIC and Open vSwitch.
     ``devices`` are the halves of DPUs that this node is, none of them ready yet.
+    ``without_function`` says what becomes of traffic whose network function is gone.
     """
 
     name: str
@@ -62,6 +64,7 @@ class LocalNode:
     exclusive_ports: bool = False
     xdp: Xdp = Xdp.AUTO
     devices: tuple[Device, ...] = ()
+    without_function: WithoutFunction = WithoutFunction.BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,10 @@ class PortState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A local attachment with the verdict on it; ``mtu`` in bytes; ``reason`` if blocked."""
+    """A local attachment with the verdict on it; ``mtu`` in bytes.
+
+    ``reason`` says why it is blocked, or left to Open vSwitch by its ``role``.
+    """
 
     attachment: Attachment
     segment: Segment
@@ -98,6 +104,7 @@ class Port:
     state: PortState = PortState.ACTIVE
     reason: Reason | None = None
     detail: str = ""
+    role: Role = Role.PLAIN
 
     @property
     def guard(self) -> Guard:
@@ -155,7 +162,7 @@ class Desired:
 
     ``segments`` are those present here, by name. ``publication`` is None until the underlay
     address is known. ``kept`` are the rows to keep in local files, so that ADD works after a
-    restart without the fabric database.
+    restart without the fabric database. ``functions`` are the network functions, kept there, too.
     """
 
     node: LocalNode
@@ -166,6 +173,7 @@ class Desired:
     attachments: tuple[Attachment, ...]
     kept: tuple[FabricEntity, ...] = ()
     problems: tuple[str, ...] = ()
+    functions: tuple[NetworkFunction, ...] = ()
 
     @property
     def held(self) -> frozenset[int]:

@@ -6,10 +6,11 @@ The path of a packet is a row of hops: at the node of who sends it, and at the n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dataplane.core.desired import Desired, Port, PortState, SegmentView
+from dataplane.core.functions import Role, next_port
 from dataplane.core.model import (
     Encap,
     IpAddress,
@@ -209,7 +210,8 @@ def _fast_agrees(predicted: Outcome, fast: Outcome, full: Collection[str]) -> bo
             is_meant = predicted.reason is not None or predicted.action not in _PASSES
             return is_meant or fast.owner in full
         case _:
-            return predicted.reason is not Reason.POLICY_OFF and predicted.does_as(fast)
+            forbidden = predicted.reason in (Reason.POLICY_OFF, Reason.NETWORK_FUNCTION)
+            return not forbidden and predicted.does_as(fast)
 
 
 def _otherwise(live: Outcome, predicted: Outcome) -> str:
@@ -237,7 +239,7 @@ def _from_pod(desired: Desired, view: SegmentView, source: End, target: End) -> 
     if port.state is PortState.BLOCKED:
         predicted = Outcome(Action.DROP, reason=port.reason)
     else:
-        predicted = _sent(desired, view, target)
+        predicted = _steered(view, port.role, target, _sent(desired, view, target))
     return Hop(source, target, predicted, _probe(desired, view, (source, target), entry))
 
 
@@ -264,7 +266,8 @@ def _from_wire(desired: Desired, view: SegmentView, source: End, target: End) ->
         no_address = f"{lacking} has no {view.segment.underlay} address"
         return Hop(source, target, _nowhere(Reason.NO_VTEP, no_address))
     tunnel = _tunnel(desired, view, source.vtep, local)
-    predicted = _received(desired, view, source.vtep, target)
+    straight = _received(desired, view, source.vtep, target)
+    predicted = _steered(view, Role.PLAIN, target, straight)
     return Hop(source, target, predicted, _probe(desired, view, (source, target), tunnel))
 
 
@@ -276,6 +279,23 @@ def _received(desired: Desired, view: SegmentView, vtep: IpAddress, target: End)
     if port is None or port.state is PortState.BLOCKED:
         return _unknown(view, port)
     return _by_policy(desired, Outcome(Action.DELIVER, port=port.attachment.access_port))
+
+
+def _steered(view: SegmentView, sender: Role, target: End, straight: Outcome) -> Outcome:
+    """Return what becomes of a packet that would go ``straight`` without a network function."""
+    port = _port(view, target.mac)
+    role = port.role if port is not None else Role.PLAIN
+    concerned = {sender, role} != {Role.PLAIN}
+    if straight.action not in (Action.TUNNEL, Action.DELIVER) or not concerned:
+        return straight
+    first = next_port(sender, role)
+    if first is role:
+        return replace(straight, reason=Reason.NETWORK_FUNCTION)
+    to = next((each for each in view.ports if each.role is first), None)
+    if to is None:
+        return Outcome(Action.DROP, reason=Reason.NETWORK_FUNCTION)
+    through = to.attachment.access_port
+    return Outcome(Action.DELIVER, port=through, reason=Reason.NETWORK_FUNCTION, detail=to.detail)
 
 
 def _unknown(view: SegmentView, port: Port | None) -> Outcome:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dataplane.core.capability import Capability
-from dataplane.core.desired import Desired, PortState, SegmentView
+from dataplane.core.desired import Desired, Port, PortState, SegmentView
+from dataplane.core.functions import Role
 from dataplane.core.model import Attachment, Endpoint, EntryKey, IpAddress, Mac, Vni
 from dataplane.core.reasons import Reason
 
@@ -120,13 +121,13 @@ def placed_entries(desired: Desired, holdings: Holdings) -> Iterator[PlacedEntry
     lacking = Reason.TABLE_FULL if ENTRIES_FULL in holdings.full else Reason.PENDING
     slow = Cause(lacking if desired.node.ebpf else Reason.NO_FASTPATH)
     for view in desired.segments.values():
-        for owner, via, blocked in _owners(view):
+        for owner, via, obstacle in _owners(view):
             key = EntryKey(view.segment.vni, owner.mac)
-            # What is held for a blocked port is another's, of the same MAC.
-            traffic = {} if blocked else holdings.traffic(key)
+            # What is held for such a port is another's, of the same MAC.
+            traffic = {} if obstacle else holdings.traffic(key)
             placement = next(iter(traffic), Placement.OVS)
             causes = {
-                Placement.OVS: blocked or slow,
+                Placement.OVS: obstacle or slow,
                 Placement.FASTPATH: holdings.unswitched.get(key),
             }
             yield PlacedEntry(
@@ -144,10 +145,14 @@ def placed_entries(desired: Desired, holdings: Holdings) -> Iterator[PlacedEntry
 def _owners(
     view: SegmentView,
 ) -> Iterator[tuple[Attachment | Endpoint, str | IpAddress, Cause | None]]:
-    """Yield who is on a segment, where its frames go, and why they must not."""
+    """Yield who is on a segment, where its frames go, and why not, or by Open vSwitch alone."""
     for port in view.ports:
-        why = port.reason or Reason.PENDING
-        blocked = Cause(why, port.detail) if port.state is PortState.BLOCKED else None
-        yield port.attachment, port.attachment.access_port, blocked
+        yield port.attachment, port.attachment.access_port, _obstacle(port)
     for remote in view.remotes:
         yield remote.endpoint, remote.vtep, None
+
+
+def _obstacle(port: Port) -> Cause | None:
+    if port.state is PortState.ACTIVE and port.role is Role.PLAIN:
+        return None
+    return Cause(port.reason or Reason.PENDING, port.detail)

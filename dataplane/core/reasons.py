@@ -19,6 +19,7 @@ class Reason(StrEnum):
     TABLE_FULL = "table-full"
     NO_FASTPATH = "no-fastpath"
     NO_NEXTHOP = "no-nexthop"
+    NETWORK_FUNCTION = "network-function"
 
     # Why an entry is not in the DPU's switch.
     NO_SWITCH_PORT = "no-switch-port"

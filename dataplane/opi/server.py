@@ -23,6 +23,7 @@ from dataplane.opi import (
 )
 from dataplane.opi.answering import not_built
 from dataplane.opi.bridge_service import LogicalBridgeService
+from dataplane.opi.function_service import NetworkFunctionService
 from dataplane.opi.health import HealthTeller
 from dataplane.opi.lifecycle_service import DeviceService, HeartbeatService, LifeCycleService
 from dataplane.opi.port_service import BridgePortService
@@ -32,10 +33,9 @@ from dataplane.unix_socket import remove_stale
 
 _THREADS = 32  # each CreateBridgePort waits for the dataplane, and many pods may start at once
 _ROUTING = "routing between bridges is not built yet: see dataplane/opi/README.md"
-_CHAINS = "network functions are not built yet: see dataplane/opi/README.md"
 
-_BUILT = (l2_xpu_infra_mgr_pb2, lifecycle_pb2)
-_NOT_BUILT = (l3_xpu_infra_mgr_pb2, network_function_pb2)
+_BUILT = (l2_xpu_infra_mgr_pb2, lifecycle_pb2, network_function_pb2)
+_NOT_BUILT = (l3_xpu_infra_mgr_pb2,)
 
 
 class OpiServer:
@@ -88,6 +88,4 @@ def _add(server: grpc.Server, site: Site) -> None:
     lifecycle.add_DeviceServiceServicer_to_server(DeviceService(site), server)
     lifecycle.add_HeartbeatServiceServicer_to_server(HeartbeatService(site), server)
     chains = network_function_pb2_grpc
-    chains.add_NetworkFunctionServiceServicer_to_server(
-        not_built(chains.NetworkFunctionServiceServicer, _CHAINS), server
-    )
+    chains.add_NetworkFunctionServiceServicer_to_server(NetworkFunctionService(site), server)

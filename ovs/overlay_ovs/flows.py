@@ -16,6 +16,7 @@ from typing import NamedTuple
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Datapath, Desired, PortState, SegmentView
 from dataplane.core.diff import Pending, Rendering
+from dataplane.core.functions import Role
 from dataplane.core.model import (
     Encap,
     Family,
@@ -27,6 +28,7 @@ from dataplane.core.model import (
     family_of,
 )
 from dataplane.core.reasons import Reason
+from overlay_ovs.steering import Sides, entering, function_guard, steering_rules
 from overlay_ovs.tables import (
     ANSWER,
     ANSWER_ND,
@@ -40,10 +42,13 @@ from overlay_ovs.tables import (
     INTEGRATION_BRIDGE,
     OUTPUT,
     OWNER,
+    STEERING,
     UNDERLAY_BRIDGE,
     WIRE,
     BridgeFlow,
     Category,
+    Rule,
+    Rules,
     Table,
     check,
     cookie,
@@ -65,9 +70,6 @@ _NO_MAC = "00:00:00:00:00:00"  # how OVS shows an ND message without that option
 _CACHE = 1 << 14  # flows of at most so many endpoints are kept ready
 
 Flows = tuple[BridgeFlow, ...]
-Rule = tuple[Table, int, str, str]
-"""A flow before it has an owner: table, priority, match, actions."""
-Rules = tuple[Rule, ...]
 
 
 def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
@@ -223,6 +225,7 @@ def _forwarding_rules() -> Rules:
     return (
         (FORWARDING, 50, group, _goto(FLOOD)),
         (FLOOD, 10, "", _goto(FLOOD_LOCAL)),
+        (STEERING, 10, "", _goto(OUTPUT)),
         (OUTPUT, 10, "", "output:NXM_NX_REG2[]"),
     )
 
@@ -296,7 +299,8 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
     """Plan what this node's own ports on a segment need."""
     vni = view.segment.vni
     owner = cookie(Category.SEGMENT, vni)
-    active: list[int] = []
+    active: dict[int, Role] = {}
+    members = _function_macs(view)
     for port in view.ports:
         attachment = port.attachment
         port_owner = cookie(Category.PORT, vni, attachment.ofport)
@@ -306,36 +310,55 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
         elif port.state is PortState.BLOCKED:
             plan.add([_flow(CLASSIFY, 100, f"in_port={ofport}", "drop", port_owner)])
         else:
-            active.append(ofport)
-            access = _Access(vni, ofport, port.guard, attachment.mac, attachment.ips)
+            active[ofport] = port.role
+            own = members if port.role in (Role.INPUT, Role.OUTPUT) else ()
+            access = _Access(
+                vni, ofport, port.guard, attachment.mac, attachment.ips, port.role, own
+            )
             plan.add(_access_flows(access, plan.answered, port_owner))
-    if active:
-        outputs = _steps(*(f"output:{ofport}" for ofport in sorted(active)))
+    sides = Sides(vni, active)
+    if sides.outside:
+        outputs = _steps(*(f"output:{ofport}" for ofport in sides.outside))
         plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", outputs, owner)])
+    if any(port.role is not Role.PLAIN for port in view.ports):
+        plan.add(_flow(*rule, owner) for rule in steering_rules(sides))
     if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
         plan.add([_flow(FORWARDING, 10, f"reg0={vni:#x}", _goto(FLOOD), owner)])
 
 
 class _Access(NamedTuple):
-    """A pod's port as its flows see it."""
+    """A pod's port as its flows see it; ``members`` are the MACs that a function may send as."""
 
     vni: int
     ofport: int
     guard: Guard
     mac: Mac
     ips: tuple[IpAddress, ...]
+    role: Role
+    members: tuple[Mac, ...]
+
+
+def _function_macs(view: SegmentView) -> tuple[Mac, ...]:
+    """Return the MACs of a function and of who is behind it."""
+    return tuple(port.attachment.mac for port in view.ports if port.role is not Role.PLAIN)
 
 
 @lru_cache(_CACHE)
 def _access_flows(access: _Access, answered: frozenset[Family], owner: int) -> Flows:
-    vni, ofport, guard, mac, ips = access
+    vni, ofport, guard, mac, ips, role, members = access
     own = (*ips, eui64_link_local(mac))
     asked = [ip for ip in own if family_of(ip) in answered]
-    enter = _steps(_set(vni, "reg0"), _goto(GUARD))
-    leave = _steps(_set(ofport, "reg2"), _goto(OUTPUT))
+    enter = f"{_set(vni, 'reg0')},{entering(vni, role)}{_goto(GUARD)}"
+    leave = _steps(_set(ofport, "reg2"), _goto(STEERING))
+    is_function = role in (Role.INPUT, Role.OUTPUT)
+    checks = (
+        tuple(function_guard(ofport, role, guard, members))
+        if is_function
+        else _GUARDS[guard](ofport, mac, own)
+    )
     rules = (
         (CLASSIFY, 100, f"in_port={ofport}", enter),
-        *_GUARDS[guard](ofport, mac, own),
+        *checks,
         *((OWNER, 200, f"in_port={ofport},{_question(ip)}", _goto(FORWARDING)) for ip in asked),
         *(
             (OWNER, 110, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac))
@@ -464,7 +487,9 @@ def _remote_flows(
     tunnel: _Tunnel, vtep: IpAddress, mac: Mac, asked: tuple[IpAddress, ...]
 ) -> Flows:
     vni, owner = tunnel.vni, cookie(Category.REMOTE, tunnel.vni)
-    leave = _steps(tunnel.enter, _tunnel_end("dst", vtep), _set(tunnel.port, "reg2"), _goto(OUTPUT))
+    leave = _steps(
+        tunnel.enter, _tunnel_end("dst", vtep), _set(tunnel.port, "reg2"), _goto(STEERING)
+    )
     return (
         _flow(FORWARDING, 100, f"reg0={vni:#x},reg1=0,dl_dst={mac}", leave, owner),
         *(

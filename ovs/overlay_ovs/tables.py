@@ -3,7 +3,8 @@
 A frame from a pod walks the tables of ow-int from top to bottom; one from a tunnel enters at
 ``forwarding``. Registers: reg0 the VNI; reg1 is 1 for a frame from a tunnel; reg2 the port to leave
 by; reg3 is 1 while a question about a link-local address travels as if to its owner; xreg2
-(reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had.
+(reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had; reg8
+the VNI in a frame from within a network function (overlay_ovs/steering), else 0.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Table:
     goto: tuple[str, ...] = ()
 
 
+Rule = tuple[Table, int, str, str]
+"""A flow before it has an owner: table, priority, match, actions."""
+Rules = tuple[Rule, ...]
+
+
 def _fields(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
@@ -57,7 +63,7 @@ GUARD = Table(
         "in_port dl_src dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6 icmp_type"
         " icmp_code nd_target nd_sll nd_tll"
     ),
-    ("guard_source", "arp_nd"),
+    ("guard_source", "arp_nd", "forwarding"),
 )
 GUARD_SOURCE = Table(
     15,
@@ -85,17 +91,24 @@ FORWARDING = Table(
     "forwarding",
     "where the owner of the destination MAC is",
     _fields("reg0 reg1 reg3 dl_dst"),
-    ("flood", "output"),
+    ("flood", "steering"),
 )
 FLOOD = Table(
     40,
     "flood",
     "which VTEPs get a copy; never of a frame that came from one",
-    _fields("reg0 reg1"),
+    _fields("reg0 reg1 reg8"),
     ("flood_local",),
 )
 FLOOD_LOCAL = Table(
-    50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0")
+    50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0 reg8")
+)
+STEERING = Table(
+    55,
+    "steering",
+    "whether a frame goes through a network function first",
+    _fields("in_port reg2 reg8"),
+    ("output",),
 )
 OUTPUT = Table(
     60, "output", "a frame leaves, or a question has found its owner", _fields("reg3"), ("answer",)
@@ -122,6 +135,7 @@ PIPELINES: Mapping[str, tuple[Table, ...]] = {
         FORWARDING,
         FLOOD,
         FLOOD_LOCAL,
+        STEERING,
         OUTPUT,
         ANSWER,
         ANSWER_ND,

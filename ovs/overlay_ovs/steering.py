@@ -69,15 +69,14 @@ def function_guard(ofport: int, role: Role, guard: Guard, macs: Collection[Mac])
 
 
 def steering_rules(sides: Sides) -> Iterator[Rule]:
-    """Yield how frames cross, or end where they must not; what stays on its side just goes on."""
+    """Yield how frames cross; what stays on its side just goes on.
+
+    What a function sends would cross by the port it came from: Open vSwitch sends nothing back.
+    """
     vni, source, sink = sides.vni, sides.of(Role.INPUT), sides.of(Role.OUTPUT)
     for port in sides.within:
         yield STEERING, 80, f"reg2={port:#x},reg8={vni:#x}", _ON
-        if sink is not None:
-            yield STEERING, 70, f"in_port={sink},reg2={port:#x}", "drop"
         yield STEERING, 50, f"reg2={port:#x}", _to(sink)
-    if source is not None:
-        yield STEERING, 70, f"in_port={source},reg8={vni:#x}", "drop"
     yield STEERING, 60, f"reg8={vni:#x}", _to(source)
     yield FLOOD, 150, f"reg0={vni:#x},reg8={vni:#x}", f"goto_table:{FLOOD_LOCAL.number}"
     copies = ",".join(f"output:{port}" for port in sides.within)

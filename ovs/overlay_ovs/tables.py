@@ -107,7 +107,7 @@ STEERING = Table(
     55,
     "steering",
     "whether a frame goes through a network function first",
-    _fields("in_port reg2 reg8"),
+    _fields("reg2 reg8"),
     ("output",),
 )
 OUTPUT = Table(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf.entries import fast_entries
+from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, Desired, LocalNode, Port, PortState, SegmentView
 from dataplane.core.events import (
     AttachmentsLoaded,
@@ -44,6 +45,7 @@ from tests.unit.overlay_builders import (
     GENEVE4,
     MAC_ONLY,
     NIC,
+    OWN4,
     TUNNELS,
     UNGUARDED,
     VTEP4,
@@ -112,7 +114,7 @@ def state(
     here: Iterable[Attachment] = EVERYBODY,
     without: WithoutFunction = WithoutFunction.BLOCK,
 ) -> State:
-    found = State(LocalNode("d", NIC.name, without_function=without))
+    found = State(LocalNode("d", NIC.name, (OWN4,), without_function=without))
     links = LinksChanged((NIC, *map(link, here)))
     for event in (AttachmentsLoaded(tuple(here), (GENEVE4,)), links, *events):
         found = fold(found, event)
@@ -195,6 +197,25 @@ def test_one_that_left_makes_room_for_the_next() -> None:
     assert fold(left, CREATED2).functions == (SECOND,)
     half = state(CREATED, Detached(I1.key))
     assert fold(half, CREATED2).functions == (FIRST, SECOND)
+
+
+def test_what_is_derived() -> None:
+    found = derive(state(CREATED, CREATED2))
+    assert found is not None
+    ports = {each.attachment.key: each for each in found.ports}
+    assert {key: ports[key].role for key in BOTH_WAYS} == BOTH_WAYS
+    assert {key for key, each in ports.items() if each.state is PortState.BLOCKED} == {
+        I2.key,
+        O2.key,
+    }
+    assert {each.reason for key, each in ports.items() if key != PLAIN.key} == {WHY}
+    assert ports[PLAIN.key].reason is None
+    assert (found.functions, found.problems) == ((FIRST, SECOND), ())
+    gone = derive(state(CREATED, DOWN))
+    assert gone is not None
+    (problem,) = gone.problems
+    assert "network-function, function" in problem
+    assert "cut off" in problem
 
 
 def test_another_segment_is_not_concerned() -> None:

@@ -265,15 +265,17 @@ def confirm(state: State, generation: int) -> State:
     return replace(state, published=generation) if is_news else state
 
 
-def fold(state: State, event: StateEvent) -> State:
+def fold(state: State, event: StateEvent) -> State:  # noqa: PLR0911  # one for each kind of event
     """Return the state after ``event``; decisions are left to ``settle`` and ``derive``."""
     match event:
         case (
             LinksChanged() | NextHopsChanged() | OfportChanged() | SwitchSeen() | TrafficMeasured()
         ):
             return _fold_numbers(state, event)
-        case HalfHeard() | DevicesTold() | DevicesFound() | FunctionCreated() | FunctionDeleted():
+        case HalfHeard() | DevicesTold() | DevicesFound():
             return _fold_devices(state, event)
+        case FunctionCreated() | FunctionDeleted():
+            return replace(state, functions=_fold_functions(state, event))
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
@@ -290,12 +292,7 @@ def fold(state: State, event: StateEvent) -> State:
             )
 
 
-def _fold_devices(
-    state: State,
-    event: HalfHeard | DevicesTold | DevicesFound | FunctionCreated | FunctionDeleted,
-) -> State:
-    if isinstance(event, FunctionCreated | FunctionDeleted):
-        return replace(state, functions=_fold_functions(state, event))
+def _fold_devices(state: State, event: HalfHeard | DevicesTold | DevicesFound) -> State:
     if isinstance(event, DevicesFound):
         return replace(state, discovered=state.discovered.now(event.found, state.node.devices))
     if isinstance(event, DevicesTold):

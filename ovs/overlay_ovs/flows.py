@@ -318,12 +318,17 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
             plan.add(_access_flows(access, plan.answered, port_owner))
     sides = Sides(vni, active)
     if sides.outside:
-        outputs = _steps(*(f"output:{ofport}" for ofport in sides.outside))
-        plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", outputs, owner)])
+        plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", _copies(sides.outside), owner)])
     if any(port.role is not Role.PLAIN for port in view.ports):
+        within = f"reg0={vni:#x},reg10={vni:#x}"
+        plan.add([_flow(FLOOD_LOCAL, 150, within, _copies(sides.within) or "drop", owner)])
         plan.add(_flow(*rule, owner) for rule in steering_rules(sides))
     if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
         plan.add([_flow(FORWARDING, 10, f"reg0={vni:#x}", _goto(FLOOD), owner)])
+
+
+def _copies(ofports: Iterable[int]) -> str:
+    return _steps(*(f"output:{ofport}" for ofport in ofports))
 
 
 class _Access(NamedTuple):

@@ -1,6 +1,6 @@
 """Which rules have the traffic of a Segment pass a network function (core/functions). Pure.
 
-reg8 is the VNI in a frame from within (a VF, a function's input), 0 in one from outside.
+reg10 is the VNI in a frame from within (a VF, a function's input), 0 in one from outside.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Sides:
 
 def entering(vni: int, role: Role) -> str:
     """Return the actions that note the side of a frame; none for one from outside."""
-    return f"set_field:{vni:#x}->reg8," if role.is_within else ""
+    return f"set_field:{vni:#x}->reg10," if role.is_within else ""
 
 
 def function_guard(ofport: int, role: Role, guard: Guard, macs: Collection[Mac]) -> Iterator[Rule]:
@@ -73,14 +73,12 @@ def steering_rules(sides: Sides) -> Iterator[Rule]:
 
     What a function sends would cross by the port it came from: Open vSwitch sends nothing back.
     """
-    vni, source, sink = sides.vni, sides.of(Role.INPUT), sides.of(Role.OUTPUT)
+    vni, sink = sides.vni, sides.of(Role.OUTPUT)
     for port in sides.within:
-        yield STEERING, 80, f"reg2={port:#x},reg8={vni:#x}", _ON
+        yield STEERING, 80, f"reg2={port:#x},reg10={vni:#x}", _ON
         yield STEERING, 50, f"reg2={port:#x}", _to(sink)
-    yield STEERING, 60, f"reg8={vni:#x}", _to(source)
-    yield FLOOD, 150, f"reg0={vni:#x},reg8={vni:#x}", f"goto_table:{FLOOD_LOCAL.number}"
-    copies = ",".join(f"output:{port}" for port in sides.within)
-    yield FLOOD_LOCAL, 150, f"reg0={vni:#x},reg8={vni:#x}", copies
+    yield STEERING, 60, f"reg10={vni:#x}", _to(sides.of(Role.INPUT))
+    yield FLOOD, 150, f"reg0={vni:#x},reg10={vni:#x}", f"goto_table:{FLOOD_LOCAL.number}"
 
 
 def _to(port: int | None) -> str:

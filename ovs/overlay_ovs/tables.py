@@ -3,7 +3,7 @@
 A frame from a pod walks the tables of ow-int from top to bottom; one from a tunnel enters at
 ``forwarding``. Registers: reg0 the VNI; reg1 is 1 for a frame from a tunnel; reg2 the port to leave
 by; reg3 is 1 while a question about a link-local address travels as if to its owner; xreg2
-(reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had; reg8
+(reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had; reg10
 the VNI in a frame from within a network function (overlay_ovs/steering), else 0.
 """
 
@@ -97,17 +97,17 @@ FLOOD = Table(
     40,
     "flood",
     "which VTEPs get a copy; never of a frame that came from one",
-    _fields("reg0 reg1 reg8"),
+    _fields("reg0 reg1 reg10"),
     ("flood_local",),
 )
 FLOOD_LOCAL = Table(
-    50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0 reg8")
+    50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0 reg10")
 )
 STEERING = Table(
     55,
     "steering",
     "whether a frame goes through a network function first",
-    _fields("reg2 reg8"),
+    _fields("reg2 reg10"),
     ("output",),
 )
 OUTPUT = Table(

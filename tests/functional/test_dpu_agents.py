@@ -427,6 +427,9 @@ def test_what_is_behind_a_vf_passes_a_network_function(world: DpuWorld) -> None:
     told = world("explain", "p1/eth0", agents="d").stdout
     assert "1 in Open vSwitch" in told
     assert f"reached through function {' > '.join(function.macs)}" in told
+    traced = world("trace", "p1/eth0", "p3/eth0", agents="dn")
+    assert traced.returncode == 0, traced.stdout + traced.stderr
+    assert f"network-function, input of function {function.macs[0]}" in traced.stdout
 
 
 def test_a_network_function_that_is_killed_and_comes_back(world: DpuWorld) -> None:

@@ -284,7 +284,7 @@ class Pipeline:
             flow = next((f for f in self._flows if f.table == number and _fits(f, frame)), None)
             table = None
             for action in flow.actions.split(",") if flow else ():
-                if set_ := re.fullmatch(r"set_field:(0x\w+)->(reg\d)", action):
+                if set_ := re.fullmatch(r"set_field:(0x\w+)->(reg\d+)", action):
                     frame[set_[2]] = int(set_[1], 16)
                 elif output := re.fullmatch(r"output:(.+)", action):
                     to = frame["reg2"] if output[1] == "NXM_NX_REG2[]" else int(output[1])
@@ -415,7 +415,7 @@ def test_nobody_else_is_changed() -> None:
     assert not [
         item
         for item in flows
-        if isinstance(item, BridgeFlow) and "reg8" in item.flow.match + item.flow.actions
+        if isinstance(item, BridgeFlow) and "reg10" in item.flow.match + item.flow.actions
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dataplane.core.functions import FunctionPort, NetworkFunction, Role, WithoutFunction
@@ -31,16 +31,20 @@ def steering(state: State, segment: str) -> Steering:
     if not functions:
         return Steering()
     here = state.local(segment)
-    gone = {each: _why_gone(state, each, here) for each in functions}
+    # Of two of one pod, the old one's and the new one's, the one that may send counts.
+    in_order = sorted(here, key=lambda each: each.blocked is None)
+    named = {FunctionPort(each.mac, each.identity): each for each in in_order}
+    gone = {each: _why_gone(state, each, named) for each in functions}
     chosen = next((each for each, why in gone.items() if not why), None)
     idle = {
-        attachment.key: Verdict(Reason.NETWORK_FUNCTION, why or f"{each} waits for {chosen} to go")
+        named[port].key: Verdict(Reason.NETWORK_FUNCTION, why or f"{each} waits for {chosen} to go")
         for each, why in gone.items()
         if each != chosen
-        for attachment in _attached(each, here)
+        for port in each.ports
+        if port in named
     }
     if chosen is not None:
-        source, sink = _attached(chosen, here)
+        source, sink = named[chosen.input], named[chosen.output]
         steered = f"all but what is behind other VFs is reached through {chosen}"
         roles = {source.key: Role.INPUT, sink.key: Role.OUTPUT}
         details = {source.key: f"input of {chosen}", sink.key: f"output of {chosen}"}
@@ -63,16 +67,12 @@ def _with_vfs(found: Steering, here: list[Attachment], detail: str) -> Steering:
     )
 
 
-def _attached(function: NetworkFunction, here: list[Attachment]) -> Iterator[Attachment]:
-    for port in function.ports:
-        yield from (a for a in here if FunctionPort(a.mac, a.identity) == port)
-
-
-def _why_gone(state: State, function: NetworkFunction, here: list[Attachment]) -> str:
+def _why_gone(
+    state: State, function: NetworkFunction, named: Mapping[FunctionPort, Attachment]
+) -> str:
     """Return why a function cannot have the traffic; empty: it can."""
-    found = {FunctionPort(a.mac, a.identity): a for a in here}
     for port in function.ports:
-        attachment = found.get(port)
+        attachment = named.get(port)
         if attachment is None:
             return f"{function}: {port.identity} is not attached"
         if attachment.blocked is not None or not attachment.connected:

@@ -199,6 +199,16 @@ def test_one_that_left_makes_room_for_the_next() -> None:
     assert fold(half, CREATED2).functions == (FIRST, SECOND)
 
 
+def test_of_a_pod_that_is_there_twice_the_one_that_may_send_is_the_function() -> None:
+    old = replace(I1, container_id="old", blocked=Verdict(Reason.SUPERSEDED, ""), slot=9)
+    for here in ((VF, old, I1, O1), (VF, I1, old, O1)):
+        assert steering(state(CREATED, here=here), GENEVE4.name).roles == {
+            VF.key: S,
+            I1.key: IN,
+            O1.key: OUT,
+        }
+
+
 def test_what_is_derived() -> None:
     found = derive(state(CREATED, CREATED2))
     assert found is not None

@@ -52,6 +52,8 @@ from tests.unit.overlay_builders import (
     attachment,
     bindings,
     desired,
+    gateway_mac,
+    gateway_of,
     mac_of,
     port,
     remote,
@@ -264,6 +266,7 @@ class Pipeline:
 
     def __init__(self, seen: SegmentView) -> None:
         self._view = seen
+        self.passed: list[int] = []  # the tables of the last frame
         rendering = render_flows(desired(seen), bindings(seen))
         assert not rendering.pending
         self._flows = sorted(
@@ -290,8 +293,10 @@ class Pipeline:
         frame: dict[str, object] = {**entry, "dl_src": source, "dl_dst": target}
         found: Counter[int] = Counter()
         table: int | None = 0
+        self.passed = []
         while table is not None:
             number = table
+            self.passed.append(number)
             flow = next((f for f in self._flows if f.table == number and _fits(f, frame)), None)
             table = None
             for action in flow.actions.split(",") if flow else ():
@@ -361,6 +366,22 @@ def test_every_frame_takes_the_way_that_is_decided(seen: SegmentView) -> None:
             assert found == expected, (slot, to)
             if role in (IN, OUT):
                 assert not {by_role[IN], by_role[OUT]} & found.keys() - {to}
+
+
+@given(worlds())
+def test_from_within_a_gateway_is_reached_through_the_function_alone(seen: SegmentView) -> None:
+    """So nothing is routed past it: what ends in the routing table, or anywhere, is not within."""
+    pipeline = Pipeline(replace(seen, gateway=gateway_of(seen.segment, 2)))
+    by_role = {each.role: each.attachment.slot for each in seen.ports}
+    within = {each.attachment.slot for each in seen.ports if each.role is S}
+    for each in seen.ports:
+        slot, mac = each.attachment.slot, each.attachment.mac
+        found, passed = pipeline.sent(slot, mac, gateway_mac(2)), 27 in pipeline.passed
+        assert passed == (each.role in (P, OUT)), slot
+        if each.role is S:
+            assert found == Counter([by_role[IN]] if IN in by_role else [])
+        else:
+            assert found.keys() <= (within if each.role is IN else set())
 
 
 @given(worlds())

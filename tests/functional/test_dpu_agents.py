@@ -630,6 +630,7 @@ def test_a_dpu_that_reboots_and_has_forgotten_all(world: DpuWorld) -> None:
     assert ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0") == before
     world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
     assert "p1/eth0" in world("get", "port", agents="d").stdout
+    world.cni("ADD", "d", "p2")  # as it was, for those that come next
 
 
 class Daemon:

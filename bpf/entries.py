@@ -32,6 +32,7 @@ from bpf.layout import (
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Desired, Port, PortState, RemoteEndpoint, SegmentView
 from dataplane.core.events import Link
+from dataplane.core.functions import Role
 from dataplane.core.model import Encap, Guard, IpAddress, Mac, Svi, Vni, family_of
 
 _BY_VNI = frozenset({"neighbours", "entries", "members"})  # their keys begin with the VNI
@@ -131,7 +132,10 @@ def fast_entries(desired: Desired, bindings: Bindings) -> Iterator[EntryItem]:
             # The programs see no tag, so a trunk port is left to Open vSwitch, both ways.
             is_plain = port.state is PortState.ACTIVE and port.attachment.vlan is None
             if ifindex is not None and is_plain:
-                yield from _port_entries(port, ifindex)
+                entries = _port_entries(port, ifindex)
+                # What a network function has to do with is Open vSwitch's, but who has an address.
+                steered = port.role is not Role.PLAIN
+                yield from (e for e in entries if not steered or e.map_name == "neighbours")
         if view.gateway is not None:
             yield from _gateway(view.segment.vni, view.gateway)
 

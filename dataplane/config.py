@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from dataplane.core.desired import LocalNode, Xdp
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.functions import WithoutFunction
 from dataplane.core.model import IpAddress, Side, family_of
 from dataplane.device_config import Devices, Vendor, unix_socket
 from dataplane.documents import (
@@ -240,7 +241,8 @@ class OpiAccess(Strict):
     """The services for a DPU operator's daemon, and which of its VLAN ids is which segment.
 
     Every VLAN id that ``bridges`` does not name is ``segment``. ``channel`` is where the daemons on
-    the DPU and on its host meet.
+    the DPU and on its host meet. ``functions`` says what becomes of the traffic of a network
+    function that is gone.
     """
 
     socket: Annotated[Path, PlainValidator(unix_socket)] = Path(
@@ -250,6 +252,7 @@ class OpiAccess(Strict):
     segment: SegmentName = "default"
     bridges: dict[Annotated[int, PlainValidator(_vlan_id)], SegmentName] = {}
     role: Annotated[OpiRole, Field(strict=False)] = OpiRole.NODE
+    functions: Annotated[WithoutFunction, Field(strict=False)] = WithoutFunction.BLOCK
 
 
 class AgentConfig(Strict):
@@ -395,6 +398,7 @@ class AgentConfig(Strict):
             exclusive_ports=self.underlay.exclusive_ports,
             xdp=self.underlay.xdp,
             devices=tuple(device.entity(self.node) for device in self.devices),
+            without_function=self.opi.functions if self.opi else WithoutFunction.BLOCK,
             in_fabric=self.fabric is not None,
         )
 
@@ -465,6 +469,8 @@ fabric:                        # or none: a host whose pods are all on its DPUs'
 #   segment: default           # what a VLAN id means here that is none of these:
 #   bridges: {5: blue, 6: green}      # and these are the tags at trunk ports
 #   role: node                 # or tenant: callers may make, change and delete segments
+#   functions: block           # or bypass: what becomes of the traffic of a network function that
+#                              # is gone and was not deleted
 
 # tls:                         # the node's certificate (overweave pki), for attachment: ssl:
 #   private_key: /etc/overweave/node1-privkey.pem    # its owner's alone: mode 600

@@ -1,4 +1,4 @@
-"""Local files: attachments before ADD answers, segments, blocks and pins for a lone restart.
+"""Local files: attachments before ADD answers, segments, blocks, pins, functions for a restart.
 
 Each file is written whole, fsynced and renamed, so that a crash leaves the old or the new one.
 """
@@ -19,6 +19,7 @@ from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import Change, Rendering
 from dataplane.core.errors import TargetError
 from dataplane.core.events import AttachmentsLoaded
+from dataplane.core.functions import FunctionPort, NetworkFunction
 from dataplane.core.model import (
     Attachment,
     Block,
@@ -40,6 +41,7 @@ from dataplane.core.model import (
 from dataplane.core.reasons import Reason
 
 _FABRIC_FILE = "fabric.json"
+_FUNCTIONS_FILE = "functions.json"
 _ATTACHMENTS = "attachments"
 _MOST_PODS = 1024  # of a node, usually: the texts of more are made anew
 
@@ -71,12 +73,15 @@ class StateFiles:
         directory.chmod(0o700)
 
     def render(self, desired: Desired, bindings: Bindings) -> Rendering:
-        """Return one file per attachment, and one with the rows to keep."""
+        """Return one file per attachment, one with the rows to keep, one with the functions."""
         del bindings
         files = [
             StateFile(_FABRIC_FILE, _dump([_encode(entity) for entity in desired.kept])),
             *map(_attachment_file, desired.attachments),
         ]
+        if desired.functions:
+            functions = [_encode_function(each) for each in desired.functions]
+            files.append(StateFile(_FUNCTIONS_FILE, _dump(functions)))
         return Rendering({file.path: file for file in files})
 
     def observe(self) -> Mapping[Hashable, StateFile]:
@@ -109,11 +114,14 @@ class StateFiles:
         """Return what an earlier run kept. Raises TargetError naming a file that cannot be read."""
         attachments: list[Attachment] = []
         entities: list[FabricEntity] = []
+        functions: list[NetworkFunction] = []
         for path, file in self.observe().items():
             try:
                 data = json.loads(file.text)
                 if path == _FABRIC_FILE:
                     entities += [_decode(item) for item in data]
+                elif path == _FUNCTIONS_FILE:
+                    functions += [_decode_function(item) for item in data]
                 else:
                     attachments.append(_decode_attachment(data))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -121,14 +129,14 @@ class StateFiles:
                     f"{self._directory / str(path)} is damaged ({error!r}); move it away and detach"
                     " what it names"
                 ) from error
-        return AttachmentsLoaded(tuple(attachments), tuple(entities))
+        return AttachmentsLoaded(tuple(attachments), tuple(entities), tuple(functions))
 
     def _paths(self) -> list[str]:
         names = (
             f"{_ATTACHMENTS}/{p.name}" for p in (self._directory / _ATTACHMENTS).glob("*.json")
         )
-        fabric = [_FABRIC_FILE] if (self._directory / _FABRIC_FILE).exists() else []
-        return [*names, *fabric]
+        others = (_FABRIC_FILE, _FUNCTIONS_FILE)
+        return [*names, *(name for name in others if (self._directory / name).exists())]
 
 
 @lru_cache(_MOST_PODS)
@@ -187,6 +195,17 @@ def _decode_attachment(data: dict[str, Any]) -> Attachment:
     return Attachment(
         **{**data, "mac": Mac(data["mac"]), "ips": ips, "blocked": blocked, "moves": moves}
     )
+
+
+def _encode_function(function: NetworkFunction) -> dict[str, Any]:
+    ports = [{"mac": port.mac, "identity": port.identity} for port in function.ports]
+    return {"segment": function.segment, "input": ports[0], "output": ports[1]}
+
+
+def _decode_function(data: dict[str, Any]) -> NetworkFunction:
+    ports = (data["input"], data["output"])
+    source, sink = (FunctionPort(Mac(each["mac"]), each["identity"]) for each in ports)
+    return NetworkFunction(data["segment"], source, sink)
 
 
 def _encode(entity: FabricEntity) -> dict[str, Any]:

@@ -45,7 +45,14 @@ from ovs_client.vswitch import OWNER_KEY, Bridge, Port, VSwitch
 from vendors import registry
 
 _PINS = ("programs_*", "maps_*", "loading_*")  # what bpf/loader.py pins
-_STATE_FILES = ("attachments", "fabric.json", "*.partial", "agent.lock", "ebpf.log")
+_STATE_FILES = (
+    "attachments",
+    "fabric.json",
+    "functions.json",
+    "*.partial",
+    "agent.lock",
+    "ebpf.log",
+)
 _RUN_FILES = ("cni.sock", "api.sock", "metrics.sock", "attachment.sock", "tombstones")
 _OVS_FILES = (
     "conf.db",

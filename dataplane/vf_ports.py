@@ -166,7 +166,7 @@ class VfPorts:
             ports = [self._admit(each, caller) for each in wanted]
             for each in wanted:
                 self.attachments.wait_programmed(each.key, _PROGRAMMED_S)
-            _refuse_gone(caller)
+            refuse_gone(caller)
             if publish:
                 self._publish_all(wanted)
         except AttachRefusedError:
@@ -177,7 +177,7 @@ class VfPorts:
 
     def _admit(self, wanted: AttachRequest, caller: Caller) -> Port:
         port = self.attachments.admit(wanted, _ADMIT_S)
-        _refuse_gone(caller)
+        refuse_gone(caller)
         return port
 
     def _publish_all(self, wanted: Iterable[AttachRequest]) -> None:
@@ -225,7 +225,7 @@ class VfPorts:
                 raise AttachRefusedError(
                     TRY_AGAIN, f"another request for {name} is still under way"
                 )
-            _refuse_gone(caller)
+            refuse_gone(caller)
             yield
 
 
@@ -233,7 +233,7 @@ def _attached(ports: Iterable[Port]) -> tuple[Attachment, ...]:
     return tuple(port.attachment for port in ports)
 
 
-def _refuse_gone(caller: Caller) -> None:
+def refuse_gone(caller: Caller) -> None:
     """Raise AttachRefusedError if nobody waits for the answer: what comes of it had no owner."""
     if not caller.is_active() or caller.time_remaining() == 0:
         raise AttachRefusedError(TRY_AGAIN, "the caller is gone")

@@ -219,7 +219,7 @@ def _port(snapshot: Snapshot, port: Port) -> pb.Port:
         state=port.state,
         reason=port.reason or "",
         detail=port.detail,
-        published=snapshot.is_published(attachment.key),
+        published=port.state is PortState.ACTIVE and snapshot.is_published(attachment.key),
         guard=port.segment.guard,
     )
 

@@ -44,6 +44,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.NO_FASTPATH: "what keeps eBPF off this node: overweave status -o wide",
     Reason.NO_NEXTHOP: "the way to that VTEP: a route, and a neighbour that answers",
     Reason.ROUTED: "nothing: Open vSwitch alone routes between segments",
+    Reason.NETWORK_FUNCTION: "nothing, while it is there: overweave status, overweave get port",
     Reason.NO_SWITCH_PORT: "a VF of the DPU, for a pod or for a peer on its segment",
     Reason.BELOW_THRESHOLD: "more traffic, 10 packets a second, or a pin: kind: Pin",
     Reason.UNSUPPORTED_ENCAP: "another encapsulation or underlay family for the segment",

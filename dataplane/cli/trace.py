@@ -17,6 +17,7 @@ from dataplane.cli.places import Place, addresses, all_places, the_place
 from dataplane.cli.store import open_store
 from dataplane.core.errors import InvalidValueError, OverweaveError
 from dataplane.core.model import FabricEntity, IpAddress, Node, Segment, Svi
+from dataplane.core.reasons import Reason
 
 TRACES = Listing("trace", ())
 HOPS = Listing("hop", ("source", "target", "node", "enters", "predicted", "ebpf", "ovs"))
@@ -159,7 +160,7 @@ def _joined(way: list[Record]) -> list[Record]:
     if len(way) == 1 or not all(hop["arrives"] for hop in way):
         return way
     sent, awaited = (hop["tunnel"] for hop in way)
-    if sent == awaited:
+    if sent == awaited or _is_steered(way[0]):
         return way
     what = f"{way[0]['node']} sends {sent}, {way[1]['node']} awaits {awaited}"
     return [way[0], {**way[1], "arrives": False, "owner": _VIEW, "difference": what}]
@@ -188,7 +189,15 @@ def judge(asked: Asked, found: Sequence[Record]) -> Judgement:
     if blamed:
         return Judgement(f"reachable, {_way(found)}{blamed}", FAILED, "overweave status")
     mesh = f"overweave ping --mesh --segment {names[0]}"
-    return Judgement(f"reachable, {_way(found)}", OK, mesh)
+    through = dict.fromkeys(hop["node"] for hop in found if _is_steered(hop))
+    beyond = f"; what the network function of {', '.join(through)} does is not known"
+    return Judgement(f"reachable, {_way(found)}{beyond if through else ''}", OK, mesh)
+
+
+def _is_steered(hop: Record) -> bool:
+    """Say whether the packet goes into a network function, which sends it on if it wants to."""
+    predicted = hop["predicted"] or {}
+    return predicted.get("reason") == Reason.NETWORK_FUNCTION and bool(predicted["detail"])
 
 
 def _ends(hop: Record) -> str:

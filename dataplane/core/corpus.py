@@ -168,10 +168,10 @@ def corpus(desired: Desired, nic: Link, draw: Draw, choice: Choice) -> Corpus:
 def _ways(desired: Desired, view: SegmentView) -> Iterator[_Way]:
     """Yield from every active port of a segment to every other endpoint there.
 
-    Not from or to trunk ports: their frames, with a tag, are Open vSwitch's alone.
+    Not from or to trunk ports: their frames, with a tag, are Open vSwitch's alone. Not from or to a
+    network function: it sends what is others', so what may come from it is not told by its ports.
     """
-    active = (port for port in view.ports if port.state is PortState.ACTIVE)
-    ports = [port for port in active if port.attachment.vlan is None]
+    ports = _asked(view)
     here = [_Who(port.attachment.mac, port.attachment.ips) for port in ports]
     own = {vtep.version for vtep in desired.vteps}
     far = [
@@ -185,12 +185,17 @@ def _ways(desired: Desired, view: SegmentView) -> Iterator[_Way]:
                 yield _Way(view, port, source, target)
 
 
+def _asked(view: SegmentView) -> list[Port]:
+    active = (port for port in view.ports if port.state is PortState.ACTIVE)
+    return [port for port in active if port.attachment.vlan is None and not port.role.is_function]
+
+
 def _routed(desired: Desired, view: SegmentView) -> Iterator[_Way]:
     """Yield from an active port to its gateway, for an endpoint of each segment: here, and away.
 
     Also for the gateway itself, which has no port: what it answers comes back.
     """
-    gateway, ports = view.gateway, [p for p in view.ports if p.state is PortState.ACTIVE]
+    gateway, ports = view.gateway, _asked(view)
     if gateway is None or not ports:
         return
     source = _Who(ports[0].attachment.mac, ports[0].attachment.ips)

@@ -33,6 +33,7 @@ from dataplane.core.model import (
 from dataplane.core.overhead import encap_overhead, pod_mtu
 from dataplane.core.reasons import Reason
 from dataplane.core.state import State
+from dataplane.core.steering import Steering, steering
 from dataplane.core.views import (
     block_addresses,
     block_plan,
@@ -64,14 +65,17 @@ def derive(state: State) -> Desired | None:
                 f"segment {name}: {Reason.UNKNOWN_SEGMENT}, its ports here are not programmed"
             )
             continue
-        views[name] = _view(state, segment, _mtu(segment, state.nic.mtu, problems))
+        steered = steering(state, name)
+        views[name] = _view(state, segment, _mtu(segment, state.nic.mtu, problems), steered)
+        if steered.problem:
+            problems.append(f"segment {name}: {Reason.NETWORK_FUNCTION}, {steered.problem}")
         if _own_vtep(state, segment) is None:
             problems.append(
                 f"segment {name}: {Reason.NO_VTEP}, node has no {segment.underlay} underlay address"
             )
     present = state.present
     routed = {
-        name: _view(state, segment, _mtu(segment, state.nic.mtu, problems))
+        name: _view(state, segment, _mtu(segment, state.nic.mtu, problems), Steering())
         for name in sorted(state.fabric.routed(present) - present)
         if (segment := state.fabric.segment(name)) is not None
     }
@@ -84,6 +88,7 @@ def derive(state: State) -> Desired | None:
         attachments=tuple(sorted(state.attachments.values(), key=lambda a: a.slot)),
         kept=_kept(state),
         problems=tuple(problems),
+        functions=state.functions,
         routed=routed,
     )
 
@@ -122,7 +127,7 @@ def _own_vtep(state: State, segment: Segment) -> IpAddress | None:
     return Node(state.node.name, state.vteps).vtep(segment.underlay)
 
 
-def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
+def _view(state: State, segment: Segment, mtu: int, steered: Steering) -> SegmentView:
     ports = sorted(state.local(segment.name), key=lambda attachment: attachment.slot)
     mates = state.fabric.routed((segment.name,))  # whose nodes may send to it, too
     learned = learned_addresses(state, segment.name, (a for a in ports if not _why_blocked(a)))
@@ -132,7 +137,7 @@ def _view(state: State, segment: Segment, mtu: int) -> SegmentView:
         synced={segment.name, *mates} <= state.fabric.synced,
         mtu=mtu,
         ports=tuple(
-            _believed(_port(attachment, segment, mtu), state.node.name, learned)
+            _believed(_port(attachment, segment, mtu, steered), state.node.name, learned)
             for attachment in ports
         ),
         remotes=remotes,
@@ -179,9 +184,13 @@ def _why_blocked(attachment: Attachment) -> Verdict | None:
     return attachment.blocked or (None if attachment.connected else _UNCONNECTED)
 
 
-def _port(attachment: Attachment, segment: Segment, largest_mtu: int) -> Port:
+def _port(attachment: Attachment, segment: Segment, largest_mtu: int, steered: Steering) -> Port:
+    key = attachment.key
     port = Port(attachment, segment, min(attachment.mtu or largest_mtu, largest_mtu))
-    blocked = _why_blocked(attachment)
+    blocked = _why_blocked(attachment) or steered.idle.get(key)
+    if blocked is None and key in steered.roles:
+        role, detail = steered.roles[key], steered.details[key]
+        return replace(port, role=role, reason=Reason.NETWORK_FUNCTION, detail=detail)
     if blocked is None:
         return port
     return replace(port, state=PortState.BLOCKED, reason=blocked.reason, detail=blocked.detail)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dataplane.core.events import Link
+from dataplane.core.functions import NetworkFunction, Role, WithoutFunction
 from dataplane.core.model import (
     Address,
     Attachment,
@@ -52,6 +53,7 @@ class LocalNode:
     So is ``datapath``: with the kernel's, the kernel itself sends and receives tunnel packets, and
     nothing lies between the underlay NIC and Open vSwitch.
     ``devices`` are the halves of DPUs that this node is, none of them ready yet.
+    ``without_function`` says what becomes of traffic whose network function is gone.
     One that is not ``in_fabric`` has no pods of its own: those on VFs are its DPUs' to serve.
     """
 
@@ -65,6 +67,7 @@ class LocalNode:
     exclusive_ports: bool = False
     xdp: Xdp = Xdp.AUTO
     devices: tuple[Device, ...] = ()
+    without_function: WithoutFunction = WithoutFunction.BLOCK
     in_fabric: bool = True
 
     @property
@@ -99,9 +102,10 @@ class PortState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A local attachment with the verdict on it; ``mtu`` in bytes; ``reason`` if blocked.
+    """A local attachment with the verdict on it; ``mtu`` in bytes.
 
-    ``learned`` are the addresses that it claims and nobody else has.
+    ``reason`` says why it is blocked, or left to Open vSwitch by its ``role``. ``learned`` are
+    the addresses that it claims and nobody else has.
     """
 
     attachment: Attachment
@@ -111,6 +115,7 @@ class Port:
     reason: Reason | None = None
     detail: str = ""
     learned: tuple[IpAddress, ...] = ()
+    role: Role = Role.PLAIN
 
     @property
     def answered(self) -> tuple[IpAddress, ...]:
@@ -183,7 +188,8 @@ class Desired:
     ``segments`` are those present here, by name; ``routed`` others that share a Vrf with one of
     them: they are routed into, and nothing of theirs comes in. ``publication`` is None until the
     underlay address is known. ``kept`` are the rows to keep in local files, so that ADD works
-    after a restart without the fabric database.
+    after a restart without the fabric database. ``functions`` are the network functions, kept
+    there, too.
     """
 
     node: LocalNode
@@ -195,6 +201,7 @@ class Desired:
     kept: tuple[FabricEntity, ...] = ()
     problems: tuple[str, ...] = ()
     routed: Mapping[str, SegmentView] = field(default_factory=dict)
+    functions: tuple[NetworkFunction, ...] = ()
 
     @property
     def held(self) -> frozenset[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dataplane.core.capability import Capability
 from dataplane.core.diff import Pending
 from dataplane.core.discovered import Found
+from dataplane.core.functions import NetworkFunction
 from dataplane.core.model import (
     Attachment,
     AttachmentKey,
@@ -21,7 +22,10 @@ from dataplane.core.model import (
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A netdev of this node as the kernel reports it; ``mtu`` in bytes; ``kind``: "veth" or so."""
+    """A netdev of this node as the kernel reports it; ``mtu`` in bytes; ``kind``: "veth" or so.
+
+    Without a ``carrier``, or down, it takes no frames.
+    """
 
     name: str
     ifindex: int
@@ -30,6 +34,7 @@ class Link:
     up: bool
     addresses: tuple[IpAddress, ...] = ()
     kind: str = ""
+    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +211,11 @@ class AttachCancelled:
 
 @dataclass(frozen=True, slots=True)
 class AttachmentsLoaded:
-    """The attachments, segments and blocks that the local files of an earlier run hold."""
+    """What the local files of an earlier run hold: attachments, segments, blocks, functions."""
 
     attachments: tuple[Attachment, ...]
     entities: tuple[FabricEntity, ...]
+    functions: tuple[NetworkFunction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,20 @@ class Detached:
     """An attachment is gone: DEL, GC, or a tombstone."""
 
     key: AttachmentKey
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCreated:
+    """The traffic of a segment is to pass a network function on this node."""
+
+    function: NetworkFunction
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDeleted:
+    """It is not to pass it any more."""
+
+    function: NetworkFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,5 +270,7 @@ StateEvent = (
     | AttachCancelled
     | AttachmentsLoaded
     | Detached
+    | FunctionCreated
+    | FunctionDeleted
 )
 Event = StateEvent | TargetReport

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from dataplane.core.capability import Capability, Part, Table
 from dataplane.core.desired import Desired, Port, PortState, RemoteEndpoint, SegmentView
+from dataplane.core.functions import Role
 from dataplane.core.model import (
     Attachment,
     Endpoint,
@@ -275,6 +276,8 @@ class _Segment:
         netdev, known = port.attachment.netdev, self._capability
         if not netdev or (known and netdev not in known.guards):
             return Reason.NO_SWITCH_PORT
+        if port.role is not Role.PLAIN:
+            return port.reason
         if port.attachment.vlan is not None:
             return Reason.UNSUPPORTED_MATCH
         if known and port.guard not in known.guards[netdev]:
@@ -306,7 +309,12 @@ class _Segment:
         obstacles = {self._obstacle(port) for port in allowed}
         if None in obstacles:
             return Reason.POLICY_OFF
-        nearest = (Reason.PENDING, Reason.UNSUPPORTED_GUARD, Reason.UNSUPPORTED_MATCH)
+        nearest = (
+            Reason.PENDING,
+            Reason.NETWORK_FUNCTION,
+            Reason.UNSUPPORTED_GUARD,
+            Reason.UNSUPPORTED_MATCH,
+        )
         return next((why for why in nearest if why in obstacles), Reason.NO_SWITCH_PORT)
 
     def _is(self, word: Hardware, owner: Attachment | Endpoint) -> bool:

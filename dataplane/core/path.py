@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dataplane.core.desired import Desired, Port, PortState, SegmentView
+from dataplane.core.functions import Role, next_port
 from dataplane.core.model import (
     Encap,
     IpAddress,
@@ -222,7 +223,8 @@ def _fast_agrees(predicted: Outcome, fast: Outcome, full: Collection[str]) -> bo
             is_meant = predicted.reason is not None or predicted.action not in _PASSES
             return is_meant or fast.owner in full
         case _:
-            return predicted.reason is not Reason.POLICY_OFF and predicted.does_as(fast)
+            forbidden = predicted.reason in (Reason.POLICY_OFF, Reason.NETWORK_FUNCTION)
+            return not forbidden and predicted.does_as(fast)
 
 
 def _otherwise(live: Outcome, predicted: Outcome) -> str:
@@ -251,8 +253,12 @@ def _routed_hop(desired: Desired, source: End, target: End) -> Hop:
         return Hop(source, target, _nowhere(Reason.NO_ENTRY, f"segment {here} has no gateway"))
     if source.node == desired.node.name:
         hop = _from_pod(desired, view, source, replace(target, mac=view.gateway.mac))
-        if hop.probe is None or hop.predicted.reason is not Reason.NO_ENTRY:
+        sender = _role(view, source.mac)
+        is_lost = hop.probe is None or hop.predicted.reason is not Reason.NO_ENTRY
+        if is_lost or sender is Role.INPUT:
             return replace(hop, target=target)  # it ends before the gateway
+        if sender is Role.STEERED:
+            return replace(hop, target=target, predicted=_into(view, Role.INPUT))
         return replace(hop, target=target, predicted=_routed(desired, view.gateway, target))
     routed = replace(source, mac=view.gateway.mac, vtep=source.vtep_there)
     return replace(_from_wire(desired, view, routed, target), source=source)
@@ -267,7 +273,9 @@ def _routed(desired: Desired, gateway: Svi, target: End) -> Outcome:
     if not into.gateway.covers(target.ip):
         return _nowhere(Reason.NO_ENTRY, f"{target.ip} is in no subnet of svi {into.gateway.name}")
     sent = _sent(desired, into, target)
-    return replace(sent, reason=Reason.ROUTED) if sent.action in _FORWARDS else sent
+    if sent.action not in _FORWARDS:
+        return sent
+    return _steered(into, Role.PLAIN, target, replace(sent, reason=Reason.ROUTED))
 
 
 def _from_pod(desired: Desired, view: SegmentView, source: End, target: End) -> Hop:
@@ -279,7 +287,8 @@ def _from_pod(desired: Desired, view: SegmentView, source: End, target: End) -> 
     if port.state is PortState.BLOCKED:
         predicted = Outcome(Action.DROP, reason=port.reason)
     else:
-        predicted = _by_tag(port, _sent(desired, view, target))
+        sent = _by_tag(port, _sent(desired, view, target))
+        predicted = _steered(view, port.role, target, sent)
     return Hop(source, target, predicted, _probe(desired, view, (source, target), entry))
 
 
@@ -306,7 +315,8 @@ def _from_wire(desired: Desired, view: SegmentView, source: End, target: End) ->
         no_address = f"{lacking} has no {view.segment.underlay} address"
         return Hop(source, target, _nowhere(Reason.NO_VTEP, no_address))
     tunnel = _tunnel(desired, view, source.vtep, local)
-    predicted = _received(desired, view, source.vtep, target)
+    straight = _received(desired, view, source.vtep, target)
+    predicted = _steered(view, Role.PLAIN, target, straight)
     return Hop(source, target, predicted, _probe(desired, view, (source, target), tunnel))
 
 
@@ -332,6 +342,27 @@ def _by_tag(port: Port, outcome: Outcome) -> Outcome:
     return replace(outcome, reason=Reason.UNSUPPORTED_MATCH)
 
 
+def _steered(view: SegmentView, sender: Role, target: End, straight: Outcome) -> Outcome:
+    """Return what becomes of a packet that would go ``straight`` without a network function."""
+    role = _role(view, target.mac)
+    concerned = {sender, role} != {Role.PLAIN}
+    if straight.action not in _FORWARDS or not concerned:
+        return straight
+    first = next_port(sender, role)
+    if first is role:
+        return replace(straight, reason=Reason.NETWORK_FUNCTION)
+    return _into(view, first)
+
+
+def _into(view: SegmentView, role: Role | None) -> Outcome:
+    """Return what becomes of a packet that goes into the port of a function, if it is there."""
+    to = next((each for each in view.ports if each.role is role), None)
+    if to is None:
+        return Outcome(Action.DROP, reason=Reason.NETWORK_FUNCTION)
+    through = to.attachment.access_port
+    return Outcome(Action.DELIVER, port=through, reason=Reason.NETWORK_FUNCTION, detail=to.detail)
+
+
 def _unknown(view: SegmentView, port: Port | None) -> Outcome:
     """Say what becomes of a frame to a MAC that nobody reachable has; ``port``: who is blocked."""
     if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
@@ -352,6 +383,11 @@ def _by_policy(desired: Desired, outcome: Outcome) -> Outcome:
 
 def _port(view: SegmentView, mac: Mac) -> Port | None:
     return next((port for port in view.ports if port.attachment.mac == mac), None)
+
+
+def _role(view: SegmentView, mac: Mac) -> Role:
+    port = _port(view, mac)
+    return port.role if port is not None else Role.PLAIN
 
 
 def _own_vtep(desired: Desired, view: SegmentView) -> IpAddress | None:

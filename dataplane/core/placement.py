@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from dataplane.core.capability import Capability
 from dataplane.core.desired import Desired, Port, PortState, SegmentView
+from dataplane.core.functions import Role
 from dataplane.core.model import Attachment, Endpoint, EntryKey, IpAddress, Mac, Vni
 from dataplane.core.reasons import Reason
 
@@ -152,7 +153,7 @@ def _owners(
 
 
 def _obstacle(port: Port) -> Cause | None:
-    if port.state is PortState.BLOCKED:
+    if port.state is PortState.BLOCKED or port.role is not Role.PLAIN:
         return Cause(port.reason or Reason.PENDING, port.detail)
     # Tags are written and read by Open vSwitch alone.
     return Cause(Reason.UNSUPPORTED_MATCH) if port.attachment.vlan is not None else None

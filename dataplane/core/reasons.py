@@ -20,6 +20,7 @@ class Reason(StrEnum):
     NO_FASTPATH = "no-fastpath"
     NO_NEXTHOP = "no-nexthop"
     ROUTED = "routed"
+    NETWORK_FUNCTION = "network-function"
 
     # Why an entry is not in the DPU's switch.
     NO_SWITCH_PORT = "no-switch-port"

@@ -20,6 +20,8 @@ from dataplane.core.events import (
     FabricChanged,
     FabricConnection,
     FabricSynced,
+    FunctionCreated,
+    FunctionDeleted,
     HalfHeard,
     Link,
     LinksChanged,
@@ -32,6 +34,7 @@ from dataplane.core.events import (
     TakenOver,
     TrafficMeasured,
 )
+from dataplane.core.functions import FunctionPort, NetworkFunction
 from dataplane.core.model import (
     Address,
     Attachment,
@@ -193,7 +196,8 @@ class State:
     ``discovered`` which halves the machine itself tells of, ``lost`` why probes do not come
     through, by path of a DPU, ``learned`` what is claimed by ARP and ND, by OVS port. Attachments
     that may take a workload from another node are ``withheld`` from the database until their pod is
-    connected and all here serves them: till then the workload stays where it is.
+    connected and all here serves them: till then the workload stays where it is. ``functions``
+    are the network functions, the oldest first, ``down`` the netdevs that take no frames.
     """
 
     node: LocalNode
@@ -215,6 +219,8 @@ class State:
     discovered: Discovered = field(default_factory=Discovered)
     lost: Mapping[str, str] = field(default_factory=dict)
     learned: Mapping[str, tuple[IpAddress, ...]] = field(default_factory=dict)
+    functions: tuple[NetworkFunction, ...] = ()
+    down: frozenset[str] = frozenset()
 
     @property
     def underlay(self) -> Link | None:
@@ -259,9 +265,23 @@ class State:
             switch=before.switch,
             heard=before.heard,
             lost=before.lost,
+            down=before.down,
         )
-        same = self.underlay == before.underlay
+        same = (self.underlay, self.carrying) == (before.underlay, before.carrying)
         return same and all(getattr(told, name) is getattr(before, name) for name in self.__slots__)
+
+    @property
+    def carrying(self) -> frozenset[str]:
+        """Return which netdevs of network functions take frames."""
+        ends = {port for function in self.functions for port in function.ports}
+        if not ends:
+            return frozenset()
+        netdevs = {
+            a.access_port
+            for a in self.attachments.values()
+            if FunctionPort(a.mac, a.identity) in ends
+        }
+        return frozenset(netdevs & self.bindings.ifindexes.keys() - self.down)
 
     def knows(self, key: AttachmentKey) -> bool:
         """Say whether there is an attachment, a request or an answer of that name."""
@@ -286,7 +306,7 @@ def confirm(state: State, generation: int) -> State:
     return replace(state, published=generation) if is_news else state
 
 
-def fold(state: State, event: StateEvent) -> State:
+def fold(state: State, event: StateEvent) -> State:  # noqa: PLR0911  # one for each kind of event
     """Return the state after ``event``; decisions are left to ``settle`` and ``derive``."""
     match event:
         case (
@@ -302,18 +322,21 @@ def fold(state: State, event: StateEvent) -> State:
             | AddressesLearned()
         ):
             return _fold_told(state, event)
+        case FunctionCreated() | FunctionDeleted():
+            return replace(state, functions=_fold_functions(state, event))
         case FabricSynced(segment=str(name), watch=number) if state.watched.get(name) != number:
             return state  # a late word on a segment that was given up meanwhile
         case FabricChanged() | FabricConnection() | FabricSynced():
             return replace(state, fabric=_fold_fabric(state.fabric, event))
         case AttachRequest() | PodConnected() | TakenOver() | AttachCancelled() | Detached():
             return _fold_attachment(state, event)
-        case AttachmentsLoaded(attachments=attachments, entities=entities):
+        case AttachmentsLoaded(attachments=attachments, entities=entities, functions=functions):
             return replace(
                 state,
                 attachments={attachment.key: attachment for attachment in attachments},
                 withheld=frozenset(each.key for each in attachments if not each.connected),
                 fabric=replace(state.fabric, cached=entities),
+                functions=functions,
             )
 
 
@@ -395,9 +418,12 @@ def _fold_links(state: State, event: LinksChanged) -> State:
     nic = told or (None if name in event.gone else before.nic)
     told_indexes = {link.name: link.ifindex for link in event.links}
     bindings = replace(before, nic=nic, ifindexes={**kept, **told_indexes})
-    if bindings == before:
+    told_down = {link.name for link in event.links if not (link.up and link.carrier)}
+    down = state.down - told_indexes.keys() - set(event.gone) | told_down
+    if (bindings, down) == (before, state.down):
         return state
-    return replace(state, bindings=bindings, nic=_steady(told, state.nic) if told else state.nic)
+    steady = _steady(told, state.nic) if told else state.nic
+    return replace(state, bindings=bindings, nic=steady, down=down)
 
 
 def _steady(link: Link, before: Link | None) -> Link:
@@ -407,6 +433,24 @@ def _steady(link: Link, before: Link | None) -> Link:
     old = [address for address in before.addresses if address in link.addresses]
     new = [address for address in link.addresses if address not in old]
     return replace(link, addresses=(*old, *new))
+
+
+def _fold_functions(
+    state: State, event: FunctionCreated | FunctionDeleted
+) -> tuple[NetworkFunction, ...]:
+    """Return the functions; one whose pod is gone makes room for another on its segment."""
+    others = tuple(each for each in state.functions if each != event.function)
+    if isinstance(event, FunctionDeleted):
+        return others
+    if event.function in state.functions:
+        return state.functions
+    here = {FunctionPort(a.mac, a.identity) for a in state.local(event.function.segment)}
+    kept = (
+        each
+        for each in others
+        if each.segment != event.function.segment or not here.isdisjoint(each.ports)
+    )
+    return (*kept, event.function)
 
 
 def _fold_attachment(

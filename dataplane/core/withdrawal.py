@@ -91,7 +91,7 @@ def _known(desired: Desired) -> Iterator[tuple[Hashable, Hashable, EntryKey]]:
             owner = port.attachment
             if owner.netdev and owner.vlan is None and port.state is PortState.ACTIVE:
                 entry = EntryKey(segment.vni, owner.mac)
-                yield owner.netdev, (entry, owner.ips, port.guard), entry
+                yield owner.netdev, (entry, owner.ips, port.guard, port.role), entry
                 yield entry, owner.netdev, entry
         for remote in view.remotes:
             entry = EntryKey(segment.vni, remote.endpoint.mac)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETNSID
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOWER_UP, IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 
 from dataplane.netlink.messages import attributes, has_ipv6, text, tunnel_port, xdp_program
@@ -25,7 +25,7 @@ _STATES = {True: "up", False: "down", None: None}
 class Netdev:
     """A netdev as the kernel describes it; ``mtu`` in bytes, ``up`` is its administrative state.
 
-    ``running``: it sends, too, which the kernel lets it some time after it has a carrier.
+    ``running``: it sends, too, which the kernel lets it some time after it has a ``carrier``.
     ``peer`` is the ifindex of a veth's other end, in the namespace that this namespace knows by
     the number ``peer_nsid`` (None: this very namespace). ``ipv6`` is False with disable_ipv6=1.
     ``xdp`` is the id of the XDP program in its driver, ``udp_port`` where a tunnel receives.
@@ -38,6 +38,7 @@ class Netdev:
     mtu: int
     up: bool
     running: bool
+    carrier: bool
     alias: str
     group: int
     ipv6: bool
@@ -197,6 +198,7 @@ def _netdev(message: nlmsg) -> Netdev:
         mtu=found["IFLA_MTU"],
         up=bool(message["flags"] & IFF_UP),
         running=found.get("IFLA_OPERSTATE") == _OPER_UP,
+        carrier=bool(message["flags"] & IFF_LOWER_UP),
         alias=text(found.get("IFLA_IFALIAS", b"")),
         group=found.get("IFLA_GROUP", 0),
         ipv6=has_ipv6(found.get("IFLA_AF_SPEC", b"")),

@@ -236,7 +236,16 @@ def _at(rtnl: Rtnl, ifindex: int) -> Link | None:
 
 def _link(netdev: Netdev, held: tuple[Assigned, ...]) -> Link:
     usable = tuple(each.ip for each in held if each.usable)
-    return Link(netdev.name, netdev.ifindex, netdev.mac, netdev.mtu, netdev.up, usable, netdev.kind)
+    return Link(
+        netdev.name,
+        netdev.ifindex,
+        netdev.mac,
+        netdev.mtu,
+        netdev.up,
+        usable,
+        netdev.kind,
+        netdev.carrier,
+    )
 
 
 def _subscribe() -> IPRSocket:

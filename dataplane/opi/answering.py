@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 
@@ -35,15 +35,3 @@ def answering(
         raise AssertionError("abort ends the call")
 
     return call
-
-
-def not_built(service: type[_Service], why: str) -> _Service:
-    """Return a service that answers every method of ``service`` with UNIMPLEMENTED and ``why``."""
-
-    def refuse(self: object, request: object, context: grpc.ServicerContext) -> None:
-        del self, request
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, why)
-
-    methods: dict[str, Any] = {name: refuse for name in vars(service) if not name.startswith("_")}
-    built: type[_Service] = type(service.__name__, (service,), methods)
-    return built()

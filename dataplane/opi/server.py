@@ -22,8 +22,8 @@ from dataplane.opi import (
     network_function_pb2,
     network_function_pb2_grpc,
 )
-from dataplane.opi.answering import not_built
 from dataplane.opi.bridge_service import LogicalBridgeService
+from dataplane.opi.function_service import NetworkFunctionService
 from dataplane.opi.gateway_service import SviService, VrfService
 from dataplane.opi.health import HealthTeller
 from dataplane.opi.lifecycle_service import DeviceService, HeartbeatService, LifeCycleService
@@ -34,10 +34,8 @@ from dataplane.rpc import listen
 from dataplane.unix_socket import remove_stale
 
 _THREADS = 32  # each CreateBridgePort waits for the dataplane, and many pods may start at once
-_CHAINS = "network functions are not built yet: see dataplane/opi/README.md"
 
-_BUILT = (l2_xpu_infra_mgr_pb2, l3_xpu_infra_mgr_pb2, lifecycle_pb2)
-_NOT_BUILT = (network_function_pb2,)
+_BUILT = (l2_xpu_infra_mgr_pb2, l3_xpu_infra_mgr_pb2, lifecycle_pb2, network_function_pb2)
 
 
 class OpiServer:
@@ -51,7 +49,7 @@ class OpiServer:
         self._teller = HealthTeller(servicer, names, site.is_healthy)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
         _add(self._server, site)
-        shown = (*_services(*_BUILT, *_NOT_BUILT, health_pb2), reflection.SERVICE_NAME)
+        shown = (*_services(*_BUILT, health_pb2), reflection.SERVICE_NAME)
         service = ReflectionService(shown)
         add_ServerReflectionServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]  # the stubs leave it out
 
@@ -91,6 +89,4 @@ def _add(server: grpc.Server, site: Site) -> None:
     lifecycle.add_DeviceServiceServicer_to_server(DeviceService(site), server)
     lifecycle.add_HeartbeatServiceServicer_to_server(HeartbeatService(site), server)
     chains = network_function_pb2_grpc
-    chains.add_NetworkFunctionServiceServicer_to_server(
-        not_built(chains.NetworkFunctionServiceServicer, _CHAINS), server
-    )
+    chains.add_NetworkFunctionServiceServicer_to_server(NetworkFunctionService(site), server)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dataplane.contracts import Attachments, NetworkWriter
+from dataplane.core.events import Event
 from dataplane.core.model import Node
 from dataplane.core.snapshot import Snapshot
 from dataplane.core.state import FabricView
@@ -23,6 +24,10 @@ class Deciding(Attachments, Protocol):
     @property
     def snapshot(self) -> Snapshot:
         """Return the newest picture of all it knows."""
+        ...
+
+    def post(self, event: Event) -> None:
+        """Hand an event to it."""
         ...
 
     def wait(self, condition: Callable[[Snapshot], bool], timeout_s: float) -> bool:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from dataplane.core.addressing import eui64_link_local
 from dataplane.core.desired import Bindings, Datapath, Desired, PortState, SegmentView
 from dataplane.core.diff import Pending, Rendering
+from dataplane.core.functions import Role
 from dataplane.core.model import (
     Encap,
     Family,
@@ -30,6 +31,7 @@ from dataplane.core.model import (
 )
 from dataplane.core.probe import ETHERTYPE, PROBE_MAC
 from dataplane.core.reasons import Reason
+from overlay_ovs.steering import Sides, entering, function_guard, steering_rules
 from overlay_ovs.tables import (
     ANSWER,
     ANSWER_ND,
@@ -45,10 +47,13 @@ from overlay_ovs.tables import (
     OUTPUT,
     OWNER,
     ROUTING,
+    STEERING,
     UNDERLAY_BRIDGE,
     WIRE,
     BridgeFlow,
     Category,
+    Rule,
+    Rules,
     Table,
     check,
     cookie,
@@ -70,9 +75,6 @@ _NO_MAC = "00:00:00:00:00:00"  # how OVS shows an ND message without that option
 _CACHE = 1 << 14  # flows of at most so many endpoints are kept ready
 
 Flows = tuple[BridgeFlow, ...]
-Rule = tuple[Table, int, str, str]
-"""A flow before it has an owner: table, priority, match, actions."""
-Rules = tuple[Rule, ...]
 
 
 def render_flows(desired: Desired, bindings: Bindings) -> Rendering:
@@ -243,6 +245,7 @@ def _forwarding_rules() -> Rules:
     return (
         (FORWARDING, 50, group, _goto(FLOOD)),
         (FLOOD, 10, "", _goto(FLOOD_LOCAL)),
+        (STEERING, 10, "", _goto(OUTPUT)),
         (OUTPUT, 10, "", "output:NXM_NX_REG2[]"),
     )
 
@@ -332,7 +335,8 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
     """Plan what this node's own ports on a segment need."""
     vni = view.segment.vni
     owner = cookie(Category.SEGMENT, vni)
-    active: list[_Port] = []
+    active: dict[_Port, Role] = {}
+    members, gateway = _function_macs(view), _gateway_mac(view)
     for port in view.ports:
         attachment = port.attachment
         port_owner = cookie(Category.PORT, vni, attachment.ofport)
@@ -348,14 +352,31 @@ def _plan_ports(plan: _Plan, view: SegmentView) -> None:
         if port.state is PortState.BLOCKED:
             plan.add([_flow(CLASSIFY, 100, here.arrival, "drop", port_owner)])
         else:
-            active.append(here)
-            access = _Access(here, port.guard, attachment.mac, port.answered)
+            active[here] = port.role
+            own = members if port.role.is_function else ()
+            access = _Access(
+                here, port.guard, attachment.mac, port.answered, port.role, own, gateway
+            )
             plan.add(_access_flows(access, plan.answered, port_owner))
-    if active:
-        copies = _steps(*map(_copy, sorted(active, key=lambda port: port.ofport)))
-        plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", copies, owner)])
+    _plan_sides(plan, view, active)
     if view.segment.unknown_unicast is UnknownUnicast.FLOOD:
         plan.add([_flow(FORWARDING, 10, f"reg0={vni:#x}", _goto(FLOOD), owner)])
+
+
+def _plan_sides(plan: _Plan, view: SegmentView, active: Mapping[_Port, Role]) -> None:
+    """Plan who gets a copy of what all get, and what passes a network function."""
+    vni = view.segment.vni
+    owner = cookie(Category.SEGMENT, vni)
+    within = [port for port, role in active.items() if role.is_within]
+    outside = [port for port, role in active.items() if not role.is_within]
+    if outside:
+        plan.add([_flow(FLOOD_LOCAL, 100, f"reg0={vni:#x}", _copies(outside), owner)])
+    if any(port.role is not Role.PLAIN for port in view.ports):
+        from_within = f"reg0={vni:#x},reg10={vni:#x}"
+        plan.add([_flow(FLOOD_LOCAL, 150, from_within, _copies(within) or "drop", owner)])
+        numbers = {port.ofport: role for port, role in active.items()}
+        sides = Sides(vni, numbers, _gateway_mac(view))
+        plan.add(_flow(*rule, owner) for rule in steering_rules(sides))
 
 
 class _Port(NamedTuple):
@@ -377,24 +398,39 @@ class _Port(NamedTuple):
 
 
 class _Access(NamedTuple):
-    """A pod's port as its flows see it."""
+    """A pod's port as its flows see it.
+
+    ``members`` are the MACs that a function may send as, ``gateway`` that of the segment's.
+    """
 
     port: _Port
     guard: Guard
     mac: Mac
     ips: tuple[IpAddress, ...]
+    role: Role
+    members: tuple[Mac, ...]
+    gateway: Mac | None
+
+
+def _function_macs(view: SegmentView) -> tuple[Mac, ...]:
+    """Return the MACs of a function and of who is behind it."""
+    return tuple(port.attachment.mac for port in view.ports if port.role is not Role.PLAIN)
+
+
+def _gateway_mac(view: SegmentView) -> Mac | None:
+    return view.gateway.mac if view.gateway else None
 
 
 @lru_cache(_CACHE)
 def _access_flows(access: _Access, answered: frozenset[Family], owner: int) -> Flows:
-    port, guard, mac, ips = access
+    port, guard, mac, ips = access.port, access.guard, access.mac, access.ips
     vni, here = port.vni, port.here
     own = (*ips, eui64_link_local(mac))
     asked = [ip for ip in own if family_of(ip) in answered]
-    leave = _steps(_set(port.ofport, "reg2"), _goto(OUTPUT))
+    leave = _steps(_set(port.ofport, "reg2"), _goto(STEERING))
     rules = (
-        *_tag_rules(port),
-        *_GUARDS[guard](here, mac, own),
+        *_tag_rules(port, access.role),
+        *(_function_guard(access) if access.role.is_function else _GUARDS[guard](here, mac, own)),
         *((OWNER, 200, f"{here},{_question(ip)}", _goto(FORWARDING)) for ip in asked),
         *(
             (OWNER, 110, f"reg0={vni:#x},{_question(ip)}", _answer_with(mac))
@@ -406,9 +442,9 @@ def _access_flows(access: _Access, answered: frozenset[Family], owner: int) -> F
     return tuple(_flow(*rule, owner) for rule in rules)
 
 
-def _tag_rules(port: _Port) -> Rules:
+def _tag_rules(port: _Port, role: Role) -> Rules:
     """Return how a frame enters, and at a trunk port its tag is taken off and put on again."""
-    enter = _steps(_set(port.vni, "reg0"), _goto(GUARD))
+    enter = f"{_set(port.vni, 'reg0')},{entering(port.vni, role)}{_goto(GUARD)}"
     if port.vlan is None:
         return ((CLASSIFY, 100, port.arrival, enter),)
     tag, leaving = _tag(port.vlan), f"reg0={port.vni:#x},reg2={port.ofport:#x}"
@@ -424,10 +460,24 @@ def _tag(vlan: int) -> str:
     return _steps("push_vlan:0x8100", f"set_field:{present | vlan}->vlan_vid")
 
 
+def _copies(ports: Iterable[_Port]) -> str:
+    return _steps(*map(_copy, sorted(ports, key=lambda port: port.ofport)))
+
+
 def _copy(port: _Port) -> str:
     """Return how a port gets its copy of a frame, which others get as it was."""
     copy = f"output:{port.ofport}"
     return copy if port.vlan is None else _steps(_tag(port.vlan), copy, "pop_vlan")
+
+
+def _function_guard(access: _Access) -> Rules:
+    here = access.port.here
+    if access.role is Role.INPUT:
+        return function_guard((400, here), None)
+    if access.guard is Guard.OFF:
+        return function_guard((400, here), access.gateway)
+    senders = ((250, f"{here},dl_src={mac}") for mac in access.members)
+    return tuple(rule for each in senders for rule in function_guard(each, access.gateway))
 
 
 def _no_guard(here: str, _mac: Mac, _own: tuple[IpAddress, ...]) -> Rules:
@@ -557,7 +607,9 @@ def _remote_flows(
     tunnel: _Tunnel, vtep: IpAddress, mac: Mac, asked: tuple[IpAddress, ...]
 ) -> Flows:
     vni, owner = tunnel.vni, cookie(Category.REMOTE, tunnel.vni)
-    leave = _steps(tunnel.enter, _tunnel_end("dst", vtep), _set(tunnel.port, "reg2"), _goto(OUTPUT))
+    leave = _steps(
+        tunnel.enter, _tunnel_end("dst", vtep), _set(tunnel.port, "reg2"), _goto(STEERING)
+    )
     return (
         _flow(FORWARDING, 100, f"reg0={vni:#x},reg1=0,dl_dst={mac}", leave, owner),
         *(

@@ -14,7 +14,14 @@ from dataplane.core.model import Encap
 from dataplane.core.path import Action, FromPod, Outcome, Probe, Tunnel
 from overlay_ovs.datapath_actions import Output, UnknownActionError, performed
 from overlay_ovs.flows import TUNNEL_PORTS, UNDERLAY_PORT
-from overlay_ovs.tables import INTEGRATION_BRIDGE, OUTPUT, PIPELINES, UNDERLAY_BRIDGE, WIRE
+from overlay_ovs.tables import (
+    INTEGRATION_BRIDGE,
+    OUTPUT,
+    PIPELINES,
+    STEERING,
+    UNDERLAY_BRIDGE,
+    WIRE,
+)
 from ovs_client.unixctl import Unixctl, UnixctlError
 
 _BRIDGE = re.compile(r'\s*bridge\("(.+)"\)')
@@ -28,7 +35,7 @@ _IP = {  # by EtherType: names, where source, its width, protocol and transport 
     "86dd": ("ipv6", "udp6", "ipv6_", 22, 16, 20, 54),
 }
 _TO_NIC = frozenset({UNDERLAY_PORT, *TUNNEL_PORTS.values()})
-_CARRY_OUT = (OUTPUT.name, WIRE.name)
+_CARRY_OUT = (STEERING.name, OUTPUT.name, WIRE.name)
 _TUNNELS_FAULTS = ("native tunnel routing failed", "neighbor cache miss")
 
 

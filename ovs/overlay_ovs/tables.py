@@ -4,7 +4,8 @@ A frame from a pod walks the tables of ow-int from top to bottom; one from a tun
 ``forwarding``. Registers: reg0 the VNI; reg1 is 1 for a frame from a tunnel; reg2 the port to leave
 by; reg3 is 1 while a question about a link-local address travels as if to its owner; xreg2
 (reg4, reg5) the MAC to answer with; xreg3 (reg6, reg7) the destination such a question had; xreg4
-(reg8, reg9) the Vrf that a frame is routed in.
+(reg8, reg9) the Vrf that a frame is routed in; reg10 the VNI in a frame from within a network
+function (overlay_ovs/steering), else 0.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class Table:
     goto: tuple[str, ...] = ()
 
 
+Rule = tuple[Table, int, str, str]
+"""A flow before it has an owner: table, priority, match, actions."""
+Rules = tuple[Rule, ...]
+
+
 def _fields(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
@@ -55,10 +61,10 @@ GUARD = Table(
     "guard",
     "whether a pod may claim this MAC, and what its ARP and ND messages say",
     _fields(
-        "in_port reg0 dl_src dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6 icmp_type"
-        " icmp_code nd_target nd_sll nd_tll"
+        "in_port reg0 dl_src dl_dst dl_type arp arp_op arp_spa arp_sha nw_frag nw_ttl icmp6"
+        " icmp_type icmp_code nd_target nd_sll nd_tll"
     ),
-    ("guard_source", "arp_nd"),
+    ("guard_source", "arp_nd", "forwarding"),
 )
 GUARD_SOURCE = Table(
     15,
@@ -72,9 +78,10 @@ ARP_ND = Table(
     "arp_nd",
     "whether a frame is a question for a MAC that can be answered here",
     _fields(
-        "vlan_tci arp arp_op icmp6 icmp_type icmp_code nw_ttl ipv6_src nd_options_type reg0 dl_dst"
+        "vlan_tci arp arp_op icmp6 icmp_type icmp_code nw_ttl ipv6_src nd_options_type reg0 reg10"
+        " dl_dst"
     ),
-    ("owner", "routing", "forwarding"),
+    ("owner", "routing", "forwarding", "steering"),
 )
 OWNER = Table(
     25,
@@ -98,17 +105,24 @@ FORWARDING = Table(
     "forwarding",
     "where the owner of the destination MAC is",
     _fields("reg0 reg1 reg3 dl_dst"),
-    ("flood", "output"),
+    ("flood", "steering"),
 )
 FLOOD = Table(
     40,
     "flood",
     "which VTEPs get a copy; never of a frame that came from one",
-    _fields("reg0 reg1"),
+    _fields("reg0 reg1 reg10"),
     ("flood_local",),
 )
 FLOOD_LOCAL = Table(
-    50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0")
+    50, "flood_local", "which local ports get a copy; OVS spares the sender", _fields("reg0 reg10")
+)
+STEERING = Table(
+    55,
+    "steering",
+    "whether a frame goes through a network function first",
+    _fields("reg0 reg2 reg10"),
+    ("output",),
 )
 OUTPUT = Table(
     60,
@@ -149,6 +163,7 @@ PIPELINES: Mapping[str, tuple[Table, ...]] = {
         FORWARDING,
         FLOOD,
         FLOOD_LOCAL,
+        STEERING,
         OUTPUT,
         ANSWER,
         ANSWER_ND,

@@ -24,6 +24,7 @@ from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as rpc
 from dataplane.opi import l3_xpu_infra_mgr_pb2_grpc as l3_rpc
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
+from dataplane.opi import network_function_pb2_grpc as function_rpc
 from dataplane.opi.bridges import Vlans
 from dataplane.opi.channel import Channel
 from dataplane.opi.server import OpiServer
@@ -113,6 +114,7 @@ class OpiWorld:
         self.lifecycle = lifecycle_rpc.LifeCycleServiceStub(self.channel)
         self.devices = lifecycle_rpc.DeviceServiceStub(self.channel)
         self.heartbeat = lifecycle_rpc.HeartbeatServiceStub(self.channel)
+        self.functions = function_rpc.NetworkFunctionServiceStub(self.channel)
 
     def stop(self) -> None:
         self._running.close()

@@ -16,11 +16,13 @@ import re
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -41,6 +43,8 @@ from dataplane.opi import l2_xpu_infra_mgr_pb2 as opi
 from dataplane.opi import l2_xpu_infra_mgr_pb2_grpc as opi_rpc
 from dataplane.opi import lifecycle_pb2 as lifecycle
 from dataplane.opi import lifecycle_pb2_grpc as lifecycle_rpc
+from dataplane.opi import network_function_pb2 as nf
+from dataplane.opi import network_function_pb2_grpc as nf_rpc
 from ovs_client.daemons import OvsInstance, Place
 from tests.functional.certificates import Pki
 from tests.functional.overlay_switch import drain, in_netns, opened
@@ -51,7 +55,7 @@ VF, OPERATORS_VF = "0000:06:00.2", "0000:06:00.3"
 SERIAL = "M1"
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
-MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4", "p5")
+MEMBERS = ("h", "d", "n", "p1", "p2", "p3", "p4", "p5", "f")
 OPERATORS_POD = "10.1.15.250/20"  # of the operator's own IPAM
 GREEN = "kind: Segment\nname: green\nvni: 8\nsubnets: [10.2.0.0/24]\n"
 NODES = ("h", "d", "n")
@@ -93,13 +97,14 @@ class Relay:
 
 
 class DpuWorld(World):
-    """Host h, its DPU d, plain node n; pods p1 and p4 on h, p2 on d, p3 and p5 on n."""
+    """Host h, its DPU d, plain node n; pods p1, p4 on h, p2 and function f on d, p3, p5 on n."""
 
     hidden: Path | None = None
     relay: Relay | None = None
     pki: Pki | None = None  # None: host and DPU share a socket
     on_vf: Any = None  # what the plugin has answered for the pod on the VF
     operators_relay: Relay | None = None
+    function: Function | None = None
 
     def make_namespaces(self) -> None:
         for name in MEMBERS:
@@ -173,12 +178,12 @@ class DpuWorld(World):
                 env={**os.environ, "PYTHONPATH": path},
             )
 
-    def cni(self, verb: str, node: str, pod: str, **config: object) -> Any:
+    def cni(self, verb: str, node: str, pod: str, ifname: str = "eth0", **config: object) -> Any:
         environment = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": pod,
             "CNI_NETNS": str(netns(pod)),
-            "CNI_IFNAME": "eth0",
+            "CNI_IFNAME": ifname,
             "CNI_PATH": "/nowhere",
             "CNI_ARGS": f"OVERWEAVE_ENDPOINT={pod}",
         }
@@ -197,14 +202,16 @@ class DpuWorld(World):
         (found,) = json.loads(self("status", "-o", "json", agents=name).stdout)
         return not found["unreachable"] and not found["obstacle"]
 
-    def pings(self, source: str, result: dict[str, Any], count: int = 5) -> int:
+    def pings(
+        self, source: str, result: dict[str, Any], count: int = 5, mark: bytes = b"\0"
+    ) -> int:
         """Return how many of the pings to the addresses of a pod were not answered."""
         lost = 0
         for each in result["ips"]:
             target = each["address"].partition("/")[0]
             command = ["ip", "netns", "exec", netns(source).name, "ping", "-c", str(count)]
             done = subprocess.run(
-                [*command, "-i", "0.05", "-W", "2", target],
+                [*command, "-i", "0.05", "-W", "2", "-p", mark.hex(), target],
                 capture_output=True,
                 text=True,
                 check=False,
@@ -335,6 +342,180 @@ def test_a_dpu_whose_switch_does_not_answer_is_not_ready_and_says_so(world: DpuW
     assert "nobody.sock" in status["modes"]["switch"]
 
 
+class Ears:
+    """Hears every frame at some netdevs of pods: by place, and whether the pod sent it."""
+
+    def __init__(self, *places: tuple[str, str]) -> None:
+        self._sockets: dict[tuple[str, str], socket.socket] = {}
+        for space, netdev in places:
+            with Netns(str(netns(space))) as inside:
+                self._sockets[space, netdev] = inside.run(lambda: _opened(netdev))  # noqa: B023
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._sockets.values():
+            each.close()
+
+    def send(self, space: str, netdev: str, frame: bytes) -> None:
+        self._sockets[space, netdev].send(frame)
+
+    def heard(self, mark: bytes) -> Counter[tuple[str, str, str]]:
+        """Return how many frames with ``mark`` came in and went out where, since the last time."""
+        time.sleep(0.3)  # a frame too many would come within milliseconds
+        found: Counter[tuple[str, str, str]] = Counter()
+        for (space, netdev), each in self._sockets.items():
+            with suppress(BlockingIOError):
+                while True:
+                    frame, address = each.recvfrom(1 << 16)
+                    way = "out" if address[2] == socket.PACKET_OUTGOING else "in"
+                    found[space, netdev, way] += mark in frame
+        return +found
+
+
+def _opened(netdev: str) -> socket.socket:
+    ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+    ear.bind((netdev, 0))
+    ear.setblocking(False)
+    return ear
+
+
+IN, OUT = ("f", "net1"), ("f", "net2")
+PINGS = 5
+
+
+class Function:
+    """A pod on the DPU whose two interfaces are the ports of a bridge."""
+
+    def __init__(self, world: DpuWorld) -> None:
+        self._world = world
+        ip("-n", netns("f").name, "link", "add", "br0", "up", "type", "bridge")
+        self.macs = [self.add(port) for _, port in (IN, OUT)]
+
+    def add(self, port: str) -> str:
+        added = self._world.cni("ADD", "d", "f", port)
+        ip("-n", netns("f").name, "addr", "flush", "dev", port)
+        self.set(port, "master", "br0")
+        (inside,) = (part for part in added["interfaces"] if "sandbox" in part)
+        return str(inside["mac"])
+
+    @property
+    def request(self) -> nf.NFRequest:
+        return nf.NFRequest(input=self.macs[0], output=self.macs[1])
+
+    def set(self, port: str, *words: str) -> None:
+        ip("-n", netns("f").name, "link", "set", port, *words)
+
+    def problems(self) -> str:
+        (found,) = json.loads(self._world("status", "-o", "json", agents="d").stdout)
+        return "\n".join(found["problems"])
+
+
+def addresses(world: DpuWorld, pod: str) -> dict[str, Any]:
+    (row,) = world.records("get", "endpoint", f"{pod}/eth0")
+    return {"ips": [{"address": each} for each in row["ips"]]}
+
+
+def passes_once(world: DpuWorld, there: dict[str, Any]) -> None:
+    """Ping from behind the VF and back, and count the echo requests at every place."""
+    mark, count = os.urandom(8), len(there["ips"]) * PINGS
+    with Ears(("p1", "eth0"), IN, OUT, ("p3", "eth0")) as ears:
+        assert world.pings("p1", there, PINGS, mark) == 0
+        found = ears.heard(mark)
+        # Requests go in at the input and out of the output, answers the other way round.
+        assert found[(*IN, "in")] == found[(*IN, "out")] == count
+        assert found[(*OUT, "in")] == found[(*OUT, "out")] == count
+        assert found["p3", "eth0", "in"] == found["p3", "eth0", "out"] == count
+        assert found["p1", "eth0", "in"] == found["p1", "eth0", "out"] == count
+
+
+def all_get_it_once(world: DpuWorld) -> None:
+    """Broadcast on either side of the function; nobody gets it twice, nor the sender back."""
+    everywhere = (("p1", "eth0"), IN, OUT, ("p2", "eth0"), ("p3", "eth0"))
+    within, outside = {("p1", "eth0"), IN}, {OUT, ("p2", "eth0"), ("p3", "eth0")}
+    for sender in (("p1", "eth0"), ("p2", "eth0"), ("p3", "eth0")):
+        mark = os.urandom(8)
+        (link,) = json.loads(ip("-n", netns(sender[0]).name, "-j", "link", "show", "dev", "eth0"))
+        source = bytes.fromhex(link["address"].replace(":", ""))
+        with Ears(*everywhere) as ears:
+            ears.send(*sender, b"\xff" * 6 + source + b"\x88\xb5" + mark + bytes(46))
+            first, last = (IN, OUT) if sender in within else (OUT, IN)
+            others = (within | outside) - {sender, first, last}
+            received = {(*place, "in"): 1 for place in (first, *others)}
+            assert ears.heard(mark) == {**received, (*last, "out"): 1}
+
+
+def goes_past(world: DpuWorld, there: dict[str, Any], *places: tuple[str, str]) -> None:
+    mark = os.urandom(8)
+    with Ears(*places) as ears:
+        assert world.pings("p1", there, PINGS, mark) == 0
+        assert not ears.heard(mark)
+
+
+def test_what_is_behind_a_vf_passes_a_network_function(world: DpuWorld) -> None:
+    """Both ways, and once, broadcasts too."""
+    function = world.function = Function(world)
+    there, back = addresses(world, "p3"), addresses(world, "p1")
+    with Daemon(world, "d") as dpu:
+        dpu.functions.CreateNetworkFunction(function.request)
+    passes_once(world, there)
+    all_get_it_once(world)
+    assert [world.pings(pod, back) for pod in ("p2", "p3")] == [0, 0]
+    (port,) = json.loads(world("get", "port", "p1/eth0", "-o", "json", agents="d").stdout)
+    assert (port["reason"], function.macs[0] in port["detail"]) == ("network-function", True)
+    told = world("explain", "p1/eth0", agents="d").stdout
+    assert "1 in Open vSwitch" in told
+    assert f"reached through function {' > '.join(function.macs)}" in told
+    traced = world("trace", "p1/eth0", "p3/eth0", agents="dn")
+    assert traced.returncode == 0, traced.stdout + traced.stderr
+    assert f"network-function, input of function {function.macs[0]}" in traced.stdout
+
+
+def after_a_restart(world: DpuWorld, function: Function, there: dict[str, Any]) -> None:
+    """Kill the agent and start it with another word on functions; then take this one away."""
+    world.stop("d", signal.SIGKILL)
+    passes_once(world, there)
+    config = json.loads(world.config("d").read_text())
+    config["opi"]["functions"] = "bypass"
+    world.config("d").write_text(json.dumps(config))
+    world.start("d", "agent", "--config", str(world.config("d")), space="d")
+    world.until(lambda: world.is_ready("d"), "d")
+    passes_once(world, there)
+
+    world.cni("DEL", "d", "f", "net2")
+    assert "f/net2 is not attached: traffic goes past it" in function.problems()
+    goes_past(world, there, IN)
+    function.add("net2")
+    world.until(lambda: not function.problems(), "d")
+    passes_once(world, there)
+
+
+def test_a_network_function_that_is_killed_and_comes_back(world: DpuWorld) -> None:
+    """Meanwhile nothing passes; after a restart with another word on it, all goes past it."""
+    function, there = world.function, addresses(world, "p3")
+    assert function is not None
+    only4 = {"ips": there["ips"][:1]}
+    function.set("net2", "down")
+    world.until(lambda: "cut off, by opi.functions: block" in function.problems(), "d")
+    assert world.pings("p1", only4, 1) == 1
+    assert world.pings("p2", there) == 0
+    function.set("net2", "up")
+    world.until(lambda: not function.problems(), "d")
+
+    passes_once(world, there)
+    if world.hidden is None:  # eBPF has no part in it, but to be out of the way
+        after_a_restart(world, function, there)
+
+    with Daemon(world, "d") as dpu:
+        dpu.functions.CreateNetworkFunction(function.request)  # is as it was
+        dpu.functions.DeleteNetworkFunction(function.request)
+    goes_past(world, there, IN, OUT)
+    for _, ifname in (IN, OUT):
+        world.cni("DEL", "d", "f", ifname)
+    assert not (world.node("d") / "state" / "functions.json").exists()
+
+
 def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     """Packets go on while it is away, and it knows its ports when it is back."""
     (target,) = world.records("get", "endpoint", "p3/eth0")
@@ -449,6 +630,7 @@ def test_a_dpu_that_reboots_and_has_forgotten_all(world: DpuWorld) -> None:
     assert ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0") == before
     world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
     assert "p1/eth0" in world("get", "port", agents="d").stdout
+    world.cni("ADD", "d", "p2")  # as it was, for those that come next
 
 
 class Daemon:
@@ -462,6 +644,7 @@ class Daemon:
         self.heartbeat = lifecycle_rpc.HeartbeatServiceStub(self._channel)
         self.ports = opi_rpc.BridgePortServiceStub(self._channel)
         self.bridges = opi_rpc.LogicalBridgeServiceStub(self._channel)
+        self.functions = nf_rpc.NetworkFunctionServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         return self

@@ -50,6 +50,7 @@ from dataplane.fabric.store import FabricStore
 from dataplane.opi import l2_xpu_infra_mgr_pb2 as pb
 from dataplane.opi import lifecycle_pb2, methods
 from dataplane.opi.channel import Channel
+from dataplane.opi.network_function_pb2 import NFRequest
 from dataplane.opi.networktypes_pb2 import IPAddress, IPPrefix
 from dataplane.opi.ports import key_of
 from dataplane.opi.reflection_service import STREAMS
@@ -155,10 +156,18 @@ CREATE, GET, REMOVE, UPDATE = (
 INIT, SET_VFS = f"{LIFECYCLE}.LifeCycleService/Init", f"{LIFECYCLE}.DeviceService/SetNumVfs"
 CREATE_LB, GET_LB = f"{BRIDGES}/CreateLogicalBridge", f"{BRIDGES}/GetLogicalBridge"
 UPDATE_LB, REMOVE_LB = f"{BRIDGES}/UpdateLogicalBridge", f"{BRIDGES}/DeleteLogicalBridge"
+FUNCTIONS = "/Vendor.NetworkFunctionService"
+CREATE_NF, REMOVE_NF = (f"{FUNCTIONS}/{verb}NetworkFunction" for verb in ("Create", "Delete"))
+NF_MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 BAD, MISSING, REFUSED = Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION
 TAKEN = Code.ALREADY_EXISTS
 GIVEN_UP = (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE)  # whoever sees first that the time is over
 FORGED = pb.ListLogicalBridgesRequest(page_token="Lw==")  # noqa: S106  # of a page
+
+
+def nf(source: str, sink: str) -> NFRequest:
+    return NFRequest(input=source, output=sink)
+
 
 WRONG: list[tuple[str, str, Any, grpc.StatusCode, str]] = [
     # missing fields
@@ -279,6 +288,19 @@ WRONG: list[tuple[str, str, Any, grpc.StatusCode, str]] = [
     ("vni in use", CREATE_LB, bridge_named("opi-bridge9", vlan_id=22, vni=7), TAKEN, "by blue"),
     ("nobody's vlan", CREATE_LB, bridge_named("pink", vlan_id=23, vni=77), REFUSED, "opi.bridges"),
     ("dpu as host", INIT, lifecycle_pb2.InitRequest(), REFUSED, "not its host side"),
+    # network functions
+    ("nf of nothing", CREATE_NF, NFRequest(), BAD, "missing required field: input"),
+    ("nf without output", CREATE_NF, nf(NF_MACS[0], ""), BAD, "missing required field: output"),
+    ("nf of one", CREATE_NF, nf(NF_MACS[0], NF_MACS[0]), BAD, "are the same interface"),
+    ("nf of one in capitals", CREATE_NF, nf("02:00:00:00:00:AA", "02:00:00:00:00:aa"), BAD, "same"),
+    ("nf garbage", CREATE_NF, nf("net1", NF_MACS[1]), BAD, "input 'net1' is no MAC"),
+    ("nf not hex", CREATE_NF, nf(NF_MACS[0], "02:00:00:00:00:0g"), BAD, "six hexadecimal bytes"),
+    ("nf long", CREATE_NF, nf("0" * 100000, NF_MACS[1]), BAD, "(100000 characters)"),
+    ("nf multicast", CREATE_NF, nf("01:00:5e:00:00:01", NF_MACS[1]), BAD, "multicast"),
+    ("nf unknown", CREATE_NF, nf(*NF_MACS), MISSING, "find key interface 02:00:00:00:00:01 at"),
+    ("nf delete", REMOVE_NF, nf(*NF_MACS), MISSING, "network function 02:00:00:00:00:01 > 02:"),
+    ("nf delete nothing", REMOVE_NF, NFRequest(), BAD, "missing required field: input"),
+    ("nf not UTF-8", CREATE_NF, b"\x0a\x02\xff\xfe", Code.INTERNAL, "deserializing"),
     # masks and pages
     ("bad mask", UPDATE, update("host0-3", "spec.x"), BAD, "field path: 'spec.x'"),
     ("star and more", UPDATE, update("host0-3", "*", "spec"), BAD, "'*' must not"),
@@ -322,22 +344,6 @@ def test_bad_input(
 def test_there_are_fifty_and_more() -> None:
     assert len(WRONG) >= 50
     assert len({each[0] for each in WRONG}) == len(WRONG)
-
-
-@pytest.mark.parametrize(
-    ("service", "methods", "words"),
-    [
-        (
-            "/Vendor.NetworkFunctionService",
-            "CreateNetworkFunction DeleteNetworkFunction",
-            "network functions are",
-        ),
-    ],
-)
-def test_what_is_not_built_says_so(world: OpiWorld, service: str, methods: str, words: str) -> None:
-    for method in methods.split():
-        with refused(Code.UNIMPLEMENTED, words, "dataplane/opi/README.md"):
-            call(world, f"{service}/{method}", Empty())
 
 
 def test_unknown_fields_are_ignored(world: OpiWorld) -> None:
@@ -883,6 +889,98 @@ def test_what_cannot_be_put_back_is_told(world: OpiWorld, monkeypatch: pytest.Mo
     assert world.port_names() == []
 
 
+def vf(number: int) -> str:
+    """Return the MAC of what is attached behind a VF."""
+    return f"02:00:00:00:00:{number + 0x10:02x}"
+
+
+@pytest.fixture
+def attached(world: OpiWorld) -> OpiWorld:
+    """Return the node with VFs 1 to 4 on blue and 5 on green; it has no functions in the end."""
+    for number in range(1, 6):
+        raw = bytes.fromhex(vf(number).replace(":", ""))
+        bridges = ["6" if number == 5 else "5"]
+        world.ports.CreateBridgePort(daemons_port(number, raw, logical_bridges=bridges))
+    return world
+
+
+def kept(world: OpiWorld) -> list[tuple[str, str]]:
+    return [(str(a.mac), str(b.mac)) for a, b in (f.ports for f in functions(world))]
+
+
+def functions(world: OpiWorld) -> tuple[Any, ...]:
+    return world.agent.snapshot.state.functions
+
+
+@pytest.fixture
+def function(attached: OpiWorld) -> Iterator[NFRequest]:
+    """Yield the function from VF 1 to VF 2, which is there."""
+    request = nf(vf(1), vf(2))
+    attached.functions.CreateNetworkFunction(request)
+    yield request
+    for source, sink in kept(attached):
+        attached.functions.DeleteNetworkFunction(nf(source, sink))
+
+
+def test_a_function_is_kept_over_a_restart(attached: OpiWorld, function: NFRequest) -> None:
+    attached.functions.CreateNetworkFunction(nf(vf(1).upper(), vf(2).upper()))
+    assert kept(attached) == [(vf(1), vf(2))]
+    attached.restart()
+    assert kept(attached) == [(vf(1), vf(2))]
+    attached.functions.CreateNetworkFunction(function)
+    assert kept(attached) == [(vf(1), vf(2))]
+    attached.functions.DeleteNetworkFunction(function)
+    assert kept(attached) == []
+    with refused(MISSING, "unable to find key network function"):
+        attached.functions.DeleteNetworkFunction(function)
+    attached.restart()
+    assert kept(attached) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "words"),
+    [
+        pytest.param((2, 1), TAKEN, f"is of function {vf(1)} > {vf(2)} already", id="reversed"),
+        pytest.param((1, 3), TAKEN, "delete that first", id="same input"),
+        pytest.param((3, 2), TAKEN, "opi/d1/host0-2", id="same output"),
+        pytest.param((3, 5), REFUSED, "are together on no segment", id="two segments"),
+        pytest.param((3, 9), MISSING, f"unable to find key interface {vf(9)} at node d1", id="no"),
+    ],
+)
+@pytest.mark.usefixtures("function")
+def test_another_function_that_cannot_be(
+    attached: OpiWorld, other: tuple[int, int], code: grpc.StatusCode, words: str
+) -> None:
+    with refused(code, words):
+        attached.functions.CreateNetworkFunction(nf(*map(vf, other)))
+    assert kept(attached) == [(vf(1), vf(2))]
+
+
+@pytest.mark.usefixtures("function")
+def test_a_second_function_waits_for_the_first_to_go(attached: OpiWorld) -> None:
+    attached.functions.CreateNetworkFunction(nf(vf(3), vf(4)))
+    assert kept(attached) == [(vf(1), vf(2)), (vf(3), vf(4))]
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 1e-6])
+def test_a_function_whose_caller_has_given_up_is_not_made(
+    attached: OpiWorld, timeout_s: float
+) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        attached.functions.CreateNetworkFunction(nf(vf(1), vf(2)), timeout=timeout_s)
+    assert raised.value.code() in GIVEN_UP
+    time.sleep(0.1)  # what came after all would be there now
+    wait_until(lambda: kept(attached) == [])
+
+
+def test_many_make_the_same_function_at_once(attached: OpiWorld) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        create = attached.functions.CreateNetworkFunction
+        list(pool.map(create, [nf(vf(1), vf(2))] * 8))
+    assert kept(attached) == [(vf(1), vf(2))]
+    attached.functions.DeleteNetworkFunction(nf(vf(1), vf(2)))
+
+
 def test_many_ask_for_the_same_at_once(world: OpiWorld) -> None:
     with ThreadPoolExecutor(16) as pool:
         made = list(pool.map(lambda _: world.ports.CreateBridgePort(daemons_port()), range(16)))
@@ -1249,6 +1347,14 @@ def test_a_dpu_is_healthy_with_its_switch_and_its_dataplane(tmp_path: Path) -> N
         wait_until(lambda: health(world) == "NOT_SERVING")
         obstacle = world.agent.obstacle()
         assert obstacle == Obstacle("Open vSwitch does not forward", limits_existing=True)
+
+
+def test_a_function_is_on_a_dpu(tmp_path: Path) -> None:
+    with running_world(tmp_path, representors=None) as host:
+        with refused(REFUSED, "is no DPU"):
+            host.functions.CreateNetworkFunction(nf(*NF_MACS))
+        with refused(REFUSED, "is no DPU"):
+            host.functions.DeleteNetworkFunction(nf(*NF_MACS))
 
 
 def test_the_host_of_a_dpu(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from dataplane.core.derive import derive
 from dataplane.core.desired import Bindings, Desired
 from dataplane.core.diff import diff
 from dataplane.core.errors import TargetError
-from dataplane.core.model import Verdict
+from dataplane.core.functions import FunctionPort, NetworkFunction
+from dataplane.core.model import Mac, Verdict
 from dataplane.core.reasons import Reason
 from dataplane.statefile import StateFiles
 from tests.unit.test_core_state import NOW, OWN_BLOCK, PINS, after, request, synced
@@ -63,6 +64,19 @@ def test_a_pod_that_is_not_connected_yet_is_read_back(tmp_path: Path, desired: D
     waiting = replace(desired.attachments[0], connected=False)
     converge(StateFiles(tmp_path), replace(desired, attachments=(waiting,)))
     assert StateFiles(tmp_path).load().attachments == (waiting,)
+
+
+def test_functions_are_read_back_in_their_order(tmp_path: Path, desired: Desired) -> None:
+    ports = [FunctionPort(Mac(f"02:00:00:00:00:0{n}"), f"default/f/net{n}") for n in range(1, 5)]
+    made = (NetworkFunction("blue", *ports[:2]), NetworkFunction("blue", *ports[2:]))
+    target = StateFiles(tmp_path)
+    converge(target, replace(desired, functions=made))
+    assert target.load().functions == made
+    (tmp_path / "functions.json").write_text("[{}]")
+    with pytest.raises(TargetError, match=r"functions\.json is damaged"):
+        target.load()
+    converge(target, desired)
+    assert not (tmp_path / "functions.json").exists()
 
 
 def test_a_file_of_before_moves_were_counted_is_read(tmp_path: Path, desired: Desired) -> None:

@@ -72,6 +72,9 @@ BARE = {key: value for key, value in hop(A, B, "n1").items() if key not in ("fas
 NOT_BEGUN = Heard({"n1": [{**BARE, "arrives": False, "via": "", "predicted": NO_PORT}]}, ())
 SILENCE = Heard({}, ["no agent answers"])
 HALF = Heard({"n1": heard().hops["n1"]}, ())
+INTO = {**outcome("deliver to vp3", "network-function"), "detail": "input of function a > b"}
+OVER = {"via": "ovs", "reason": "network-function", "tunnel": "", "predicted": INTO}
+THROUGH = Heard({"n1": [hop(A, B, "n1", **OVER), hop(B, A, "n1")], "n2": heard().hops["n2"]}, ())
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,14 @@ HALF = Heard({"n1": heard().hops["n1"]}, ())
         pytest.param(
             heard(**SLOW), 0, "reachable, over ovs, because policy-off on n2", "overweave ping",
             id="over ovs, as meant",
+        ),
+        pytest.param(
+            THROUGH,
+            0,
+            "reachable, over ovs, because network-function on n1; what the network function of n1"
+            " does is not known",
+            "overweave ping",
+            id="through a function",
         ),
         pytest.param(
             heard(**LACKS),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dataplane.config import EXAMPLE, AgentConfig, OpiRole, load_config, parse_config
 from dataplane.core.desired import LocalNode
 from dataplane.core.errors import InvalidValueError
+from dataplane.core.functions import WithoutFunction
 from dataplane.core.model import Device, Side
 from dataplane.device_config import peers
 from dataplane.documents import FaultyFileError
@@ -258,6 +259,10 @@ def test_what_the_file_says_of_opi() -> None:
     assert opi.socket == Path("/var/run/dpu-daemon/vendor-plugin/vendor-plugin.sock")
     assert (opi.channel, opi.bridges) == (("fe80::1%eth1", 8085), {5: "blue", 6: "green"})
     assert (opi.segment, opi.role) == ("default", OpiRole.NODE)
+    assert opi.functions is WithoutFunction.BLOCK
+    for told in WithoutFunction:
+        found = config(DPU + f"opi: {{functions: {told}}}").local_node
+        assert found.without_function is told
 
 
 @pytest.mark.parametrize(
@@ -292,6 +297,7 @@ def test_where_the_daemons_of_a_dpu_meet(
         pytest.param("{bridges: {5: B}}", "segment name 'B'", id="bridge"),
         pytest.param("{bridges: {5: a, '5': b}}", "key '5' is already there", id="twice"),
         pytest.param("{role: admin}", "opi.role 'admin'", id="role"),
+        pytest.param("{functions: drop}", "opi.functions 'drop'", id="functions"),
         pytest.param("{vlan: 5}", "unknown key opi.vlan", id="unknown key"),
     ],
 )

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from dataplane.core.desired import Desired, PortState, SegmentView
+from dataplane.core.desired import Desired, Port, PortState, SegmentView
+from dataplane.core.functions import Role
 from dataplane.core.model import Encap, IpAddress, Segment, UnknownUnicast
 from dataplane.core.path import (
     Action,
@@ -88,9 +89,20 @@ ROUTED_THERE = replace(
     ),
     gateway=gateway_of(ROUTED_B, 3),
 )
+INPUT, OUTPUT = (
+    replace(port(n, ROUTED_A), role=role, detail="of function", reason=Reason.NETWORK_FUNCTION)
+    for n, role in ((30, Role.INPUT), (31, Role.OUTPUT))
+)
+CUT_OFF = replace(ROUTED_HERE, ports=(replace(ROUTED_HERE.ports[0], role=Role.STEERED),))
+STEERED_HERE = replace(CUT_OFF, ports=(*CUT_OFF.ports, INPUT, OUTPUT))
 OTHER_VRF = replace(ROUTED_THERE, gateway=gateway_of(ROUTED_B, 3, "stock"))
 INTO_B = Tunnel(Encap.VXLAN, ROUTED_B.vni, OWN6, VTEP6[0], 4789)
 PORT21, PORT23 = (port(n, ROUTED_A).attachment.access_port for n in (21, 23))
+
+
+def steered(into: Port) -> Outcome:
+    access_port = into.attachment.access_port
+    return Outcome(Action.DELIVER, None, access_port, Reason.NETWORK_FUNCTION, detail=into.detail)
 
 
 def routed_end(number: int, net: int, node: str = HERE, there: IpAddress | None = None) -> End:
@@ -115,6 +127,41 @@ def routed_end(number: int, net: int, node: str = HERE, there: IpAddress | None 
             routed_end(26, 3, THERE),
             Outcome(Action.TUNNEL, INTO_B, NIC, Reason.ROUTED),
             id="to another node",
+        ),
+        pytest.param(
+            (STEERED_HERE, ROUTED_THERE),
+            routed_end(21, 2),
+            routed_end(23, 3),
+            steered(INPUT),
+            id="through a network function to the gateway",
+        ),
+        pytest.param(
+            (ROUTED_THERE, STEERED_HERE),
+            routed_end(23, 3),
+            routed_end(21, 2),
+            steered(OUTPUT),
+            id="routed into a network function",
+        ),
+        pytest.param(
+            (STEERED_HERE,),
+            routed_end(27, 3, THERE, VTEP4[1]),
+            routed_end(21, 2),
+            steered(OUTPUT),
+            id="from a router of the Vrf into a network function",
+        ),
+        pytest.param(
+            (CUT_OFF, ROUTED_THERE),
+            routed_end(21, 2),
+            routed_end(23, 3),
+            Outcome(Action.DROP, reason=Reason.NETWORK_FUNCTION),
+            id="its network function is gone",
+        ),
+        pytest.param(
+            (CUT_OFF, ROUTED_THERE),
+            routed_end(23, 3),
+            routed_end(21, 2),
+            Outcome(Action.DROP, reason=Reason.NETWORK_FUNCTION),
+            id="its network function is gone, back",
         ),
         pytest.param(
             (ROUTED_HERE,),
@@ -177,7 +224,7 @@ def test_a_hop_between_segments(
     if hop.probe is not None:
         sent = source.node == HERE
         own, other = hop.probe.source.mac, hop.probe.target.mac
-        gateway = gateway_mac(2)
+        gateway = gateway_mac(2 if source.segment == ROUTED_A.name or not sent else 3)
         assert (own, other) == ((source.mac, gateway) if sent else (gateway, target.mac))
 
 

@@ -252,7 +252,7 @@ def test_what_is_here_wins_over_a_held_view_that_has_it_elsewhere() -> None:
     )
     assert [priority for priority, _ in asked] == [100, 110]
     assert [priority for priority, _ in sought] == [100, 110]
-    assert sought[-1][1] == "set_field:0x66->reg2,goto_table:60"
+    assert sought[-1][1] == "set_field:0x66->reg2,goto_table:55"
 
 
 def test_addresses_that_are_not_known_are_not_checked() -> None:

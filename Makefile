@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 COMMAND := /usr/local/bin/overweave
 QUICK := $(wildcard tests/packets tests/unit)  # what takes long is begun first
-SLOW := $(wildcard tests/system tests/vm tests/functional)
+SLOW := $(wildcard tests/vm tests/system tests/functional)
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,7 +20,7 @@ test: ## everything: lint and all tests, on real servers and the lab (as root, a
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest -n 2 $(QUICK)
-	@$(BIN)/pytest -n 3 $(SLOW)
+	@$(BIN)/pytest -n 4 --no-loadscope-reorder $(SLOW)
 
 check: ## lint, types, imports, unit and packet tests (as root, at most 60 seconds)
 	@.ci/setup --root

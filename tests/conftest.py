@@ -1,5 +1,6 @@
 """What holds for every test: a skip that is not expected, in writing, fails the run."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,22 @@ settings.load_profile("untimed")
 EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
 
 
+# Of the folders where files share a lab, or a machine, those that have one of their own.
+SHARED = ("tests/system/dpu/", "tests/system/without_ebpf/", "tests/system/", "tests/vm/")
+APART = re.compile(
+    r"tests/system/(dpu/test_(intel|senao)|test_(apart|demo|foreign_ovs|jumbo|lab_lifecycle"
+    r"|lab_probes|two_machines))\.py"
+)
+
+
 class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Gives whole files to a worker, and to one all that share a lab; labs mostly wait."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        shared = ("tests/system/dpu/", "tests/system/", "tests/vm/")
-        return next((folder for folder in shared if path.startswith(folder)), path)
+        if APART.fullmatch(path):
+            return path
+        return next((folder for folder in SHARED if path.startswith(folder)), path)
 
 
 @pytest.hookimpl(optionalhook=True)  # known in runs of several workers only

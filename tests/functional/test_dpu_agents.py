@@ -235,6 +235,10 @@ class DpuWorld(World):
             subprocess.run(["ip", "netns", "del", netns(name).name], check=False)
 
 
+# What is the same without eBPF: who hears whom, and who is told what.
+ONCE = pytest.mark.parametrize("world", ["ebpf"], indirect=True)
+
+
 @pytest.fixture(scope="module", params=["ebpf", "no ebpf"])
 def world(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -293,6 +297,7 @@ def test_a_pod_on_a_vf_among_others(world: DpuWorld) -> None:
     assert world("get", "port", "-o", "wide", agents="d").returncode == 0
 
 
+@ONCE
 def test_both_halves_are_listed(world: DpuWorld) -> None:
     world.until(lambda: _hears(world), "h")
     found = [(d["name"], d["dpu_side"], d["node"]) for d in world.records("get", "dpu")]
@@ -304,6 +309,7 @@ def test_both_halves_are_listed(world: DpuWorld) -> None:
     assert re.split("   +", host) == [f"{SERIAL}-host", product, "false", "h", "True"]
 
 
+@ONCE
 def test_each_half_tells_what_it_knows_of_the_other(world: DpuWorld) -> None:
     def conditions(record: dict[str, Any]) -> dict[str, str]:
         return dict(each.split(" ")[0].split("=") for each in record["conditions"])
@@ -332,6 +338,7 @@ def test_each_half_tells_what_it_knows_of_the_other(world: DpuWorld) -> None:
     assert all(" since 20" in each for each in (*dpu["conditions"], *host["conditions"]))
 
 
+@ONCE
 def test_a_dpu_whose_switch_does_not_answer_is_not_ready_and_says_so(world: DpuWorld) -> None:
     (found,) = world.records("get", "dpu", f"{SERIAL}-dpu")
     assert found["status"] is False
@@ -516,6 +523,7 @@ def test_a_network_function_that_is_killed_and_comes_back(world: DpuWorld) -> No
     assert not (world.node("d") / "state" / "functions.json").exists()
 
 
+@ONCE
 def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     """Packets go on while it is away, and it knows its ports when it is back."""
     (target,) = world.records("get", "endpoint", "p3/eth0")
@@ -537,6 +545,7 @@ def test_the_dpus_agent_comes_and_goes(world: DpuWorld) -> None:
     assert world.pings("p1", there) == 0
 
 
+@ONCE
 def test_the_dpus_agent_hangs(world: DpuWorld) -> None:
     """It takes connections, and that is all; packets go on, and the host gives up in time."""
     (target,) = world.records("get", "endpoint", "p3/eth0")
@@ -556,6 +565,7 @@ def test_the_dpus_agent_hangs(world: DpuWorld) -> None:
     world.until(lambda: _hears(world), "h")
 
 
+@ONCE
 def test_the_hosts_agent_hangs(world: DpuWorld) -> None:
     def hears() -> bool:
         (dpu,) = world.records("get", "dpu", f"{SERIAL}-dpu")
@@ -574,6 +584,7 @@ def test_the_hosts_agent_hangs(world: DpuWorld) -> None:
     _show("one that is back", time.monotonic() - began, BACK_S)
 
 
+@ONCE
 def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
     """What there is of it goes at once, on both halves; its pod stays known, the others talk on."""
     card, vf = "0000:06:00.0", {VF: "vf0"}
@@ -617,6 +628,7 @@ def test_a_dpu_that_is_unplugged_under_its_pods(world: DpuWorld) -> None:
     world.cni("CHECK", "h", "p1", deviceID=VF, prevResult=world.on_vf)
 
 
+@ONCE
 def test_a_dpu_that_reboots_and_has_forgotten_all(world: DpuWorld) -> None:
     """Nobody calls CNI: what its host's pods had they have again."""
     before = ip("-n", netns("p1").name, "-br", "addr", "show", "dev", "eth0")
@@ -954,6 +966,7 @@ def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
         world.until(lambda: world("get", "endpoint", "opi/d/host0-1").returncode == 1, "d")
 
 
+@ONCE
 def test_an_opi_client_makes_a_segment(world: DpuWorld) -> None:
     bridge = opi.LogicalBridge(spec=opi.LogicalBridgeSpec(vlan_id=22, vni=11))
     with Daemon(world, "d") as dpu:
@@ -975,7 +988,7 @@ def test_the_vf_goes_home(world: DpuWorld) -> None:
     world.until(lambda: world("get", "endpoint", "p1/eth0").returncode == 1, "d")
 
 
-@pytest.mark.parametrize("world", ["ebpf"], indirect=True)  # where a network is between them
+@ONCE  # where a network is between them
 def test_a_host_in_another_cluster(world: DpuWorld) -> None:
     """Without access to any fabric, from here on: the channel to its DPU is all that it has."""
     world.stop("h")
@@ -998,6 +1011,7 @@ def test_a_host_in_another_cluster(world: DpuWorld) -> None:
     world.cni("DEL", "h", "p1", deviceID=VF)
 
 
+@ONCE
 def test_a_vf_that_died_with_its_pod(world: DpuWorld) -> None:
     world.cni("ADD", "h", "p1", deviceID=VF)
     ip("netns", "del", netns("p1").name)

@@ -97,12 +97,11 @@ class VfRecord:
 
 
 class VfRecords:
-    """The files below a directory, which is made (mode 0700); each change is durable on return."""
+    """Files below a directory, made (0700) for the first; each change is durable on return."""
 
     def __init__(self, directory: Path) -> None:
         """Use ``directory``."""
         self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def load(self) -> tuple[VfRecord, ...]:
         """Return what an earlier run kept. Raises OverweaveError naming a file that is damaged."""
@@ -112,6 +111,7 @@ class VfRecords:
         """Keep ``record`` instead of an earlier one of its key. Raises OverweaveError."""
         fields = {name: getattr(record, name) for name in VfRecord.__slots__}
         try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             durable.write(self.path(record.key), json.dumps(fields, indent=1) + "\n")
             durable.settle(self._directory)
         except OSError as error:
@@ -122,8 +122,9 @@ class VfRecords:
     def remove(self, key: AttachmentKey) -> None:
         """Forget; nothing there is success. Raises OverweaveError."""
         try:
-            self.path(key).unlink(missing_ok=True)
-            durable.settle(self._directory)
+            if self._directory.is_dir():
+                self.path(key).unlink(missing_ok=True)
+                durable.settle(self._directory)
         except OSError as error:
             raise OverweaveError(f"state directory {self._directory}: {error}") from error
 

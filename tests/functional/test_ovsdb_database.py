@@ -318,7 +318,8 @@ def downs(events: list[DatabaseEvent]) -> int:
 def change_unseen(server: DatabaseServer) -> None:
     """Replace pod1 by pod3 while no server runs, as happens to a client that is away."""
     columns = encode(endpoint("n1", 3)).items()
-    row = {name: value for name, value in columns if name not in {"ips", "moves"}}  # sets
+    sets = {"ips", "moves", "learned"}
+    row = {name: value for name, value in columns if name not in sets}
     operations = [
         {"op": "delete", "table": "Endpoint", "where": [["container_id", "==", "pod1"]]},
         {"op": "insert", "table": "Endpoint", "row": row},

@@ -918,6 +918,7 @@ def the_address_of_a_pod_of_theirs_is_learned(world: DpuWorld) -> None:
     ip("-n", netns("p4").name, "link", "set", "net1", "arp", "on")
 
 
+@ONCE
 def test_a_dpu_operators_daemons_and_a_pod_of_theirs(world: DpuWorld) -> None:
     """The DPU's agent is killed in between: packets go on, and all is as before."""
     (other,) = world.records("get", "endpoint", "p3/eth0")
@@ -1011,7 +1012,6 @@ def test_a_host_in_another_cluster(world: DpuWorld) -> None:
     world.cni("DEL", "h", "p1", deviceID=VF)
 
 
-@ONCE
 def test_a_vf_that_died_with_its_pod(world: DpuWorld) -> None:
     world.cni("ADD", "h", "p1", deviceID=VF)
     ip("netns", "del", netns("p1").name)

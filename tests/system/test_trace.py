@@ -31,7 +31,16 @@ from tests.system.test_lab_cli import Overweave
 
 BLUE = COLOURS[0]
 BOTH = "reachable, fastpath both ways"
-SAME_FLOWS = ["classify", "guard", "guard_source", "arp_nd", "forwarding", "output", "wire"]
+SAME_FLOWS = [
+    "classify",
+    "guard",
+    "guard_source",
+    "arp_nd",
+    "forwarding",
+    "steering",
+    "output",
+    "wire",
+]
 _TRIES = 3
 REPAIRED_S = 60.0
 Undo = Callable[[], None]

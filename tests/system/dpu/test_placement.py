@@ -211,12 +211,13 @@ def test_a_row_written_by_hand_moves_packets(scene: DpuScene) -> None:
     row = Flow(0, 500, f"dl_dst={other.mac},in_port={ports['vf0']}", f"output:{ports['vf1']}", 0)
     scene.bridge().apply_bundle([row], ())
     try:
-        assert deliver(one, frames, [other])["by hand"] == {other.name: 1}
+        # For a moment after a change Open vSwitch still does what it remembers.
+        until(lambda: deliver(one, frames, [other])["by hand"] == {other.name: 1})
         (counted,) = (each for each in scene.bridge().counted_flows(0) if each.flow.key == row.key)
-        assert counted.packets == 1
+        assert counted.packets >= 1
     finally:
         scene.bridge().apply_bundle((), [row])
-    assert deliver(one, frames, [other])["by hand"] == {}
+    until(lambda: deliver(one, frames, [other])["by hand"] == {})
 
 
 def test_a_trace_shows_the_switch_as_the_hop_that_it_is(talk: Talk) -> None:

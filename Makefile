@@ -16,7 +16,7 @@ demo: ## hosts and DPUs, two encapsulations, every pair reachable (KEEP=1 leaves
 	@.ci/setup --root
 	@$(BIN)/python -m dataplane.lab.demo
 
-test: ## everything: lint and all tests, on real servers and the lab (as root, about 19 minutes)
+test: ## everything: lint and all tests, on real servers and the lab (as root, about 20 minutes)
 	@.ci/setup --root
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/pytest -n 2 $(QUICK)

@@ -411,6 +411,10 @@ class Function:
     def request(self) -> nf.NFRequest:
         return nf.NFRequest(input=self.macs[0], output=self.macs[1])
 
+    def forget(self) -> None:
+        """Have the bridge forget on which side it saw whom before it was a function."""
+        ip("-n", netns("f").name, "link", "set", "br0", "type", "bridge", "fdb_flush")
+
     def set(self, port: str, *words: str) -> None:
         ip("-n", netns("f").name, "link", "set", port, *words)
 
@@ -466,6 +470,7 @@ def test_what_is_behind_a_vf_passes_a_network_function(world: DpuWorld) -> None:
     there, back = addresses(world, "p3"), addresses(world, "p1")
     with Daemon(world, "d") as dpu:
         dpu.functions.CreateNetworkFunction(function.request)
+    function.forget()
     passes_once(world, there)
     all_get_it_once(world)
     assert [world.pings(pod, back) for pod in ("p2", "p3")] == [0, 0]
@@ -495,6 +500,7 @@ def after_a_restart(world: DpuWorld, function: Function, there: dict[str, Any]) 
     goes_past(world, there, IN)
     function.add("net2")
     world.until(lambda: not function.problems(), "d")
+    function.forget()
     passes_once(world, there)
 
 

@@ -47,6 +47,19 @@ def progress() -> Progress:
     return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
+def say(bars: Progress, line: str) -> None:
+    """Tell above the bars what goes on."""
+    bars.console.print(f"[dim]{line}[/dim]")
+
+
+def steps(bars: Progress, title: str, count: int) -> Iterator[int]:
+    """Yield the numbers below ``count``, and show in a bar how far that is."""
+    task = bars.add_task(title, total=count)
+    for number in range(count):
+        yield number
+        bars.advance(task)
+
+
 @contextmanager
 def _taken_down(paths: LabPaths) -> Iterator[None]:
     """Take the lab down at the end, also after Ctrl-C or SIGTERM; a second one changes nothing."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.progress import Progress
 
 from bench import e2100, switch_entries, sx904
 from bench.figures import YARDSTICK, Figure, at_least, fingerprint, median
-from bench.in_lab import progress, require_root, scratch_lab
+from bench.in_lab import progress, require_root, say, scratch_lab, steps
 from bench.report import tell
 from bench.switch_entries import all_placed, answers, expect
 from dataplane.api.agent_pb2 import Entry
@@ -142,11 +143,11 @@ class Run:
 
     def measure(self) -> None:
         """Bring the lab up and take every sample. Raises OverweaveError."""
-        self._say("an SX904's filters, in the kernel's tc")
+        say(self.bars, "an SX904's filters, in the kernel's tc")
         self.samples.sx904 = sx904.take(self.rounds)
         if why_not := self.samples.sx904.why_not:
-            self._say(f"none of an SX904: {why_not}")
-        lab.build(self.paths, self.topology, self._say)
+            say(self.bars, f"none of an SX904: {why_not}")
+        lab.build(self.paths, self.topology, partial(say, self.bars))
         self._e2100()  # first: of what the other leaves in memory Python walks through all
         with closing(self._driver()) as switch:
             self._program(switch)
@@ -163,7 +164,9 @@ class Run:
             there = process.wait_until(lambda: answers(switch), _CONNECTED_S)
             expect(e2100.NODE, there, "it does not answer")
             server = Server(half["switch"]["address"])
-            run = e2100.Run(switch, server, self._reset_e2100, self._steps, self.samples.e2100)
+            run = e2100.Run(
+                switch, server, self._reset_e2100, partial(steps, self.bars), self.samples.e2100
+            )
             vteps = [address.ip for address in self.topology.node(e2100.NODE).addresses]
             run.measure(
                 lambda count, scale: switch_entries.desired(
@@ -190,7 +193,7 @@ class Run:
 
     def _program(self, switch: Driver) -> None:
         many, few = self._desired(MANY), self._desired(REPLAYED)
-        for _ in self._steps("bundles", self.rounds):
+        for _ in steps(self.bars, "bundles", self.rounds):
             self._fill(switch, many)
             self._replay(switch, few)
 
@@ -251,7 +254,7 @@ class Run:
             before = choose(wanted, view, ways, frozenset()).placed
             _expect((before == everything) == (known is capability), f"{len(before)} are placed")
             took = self.samples.decide.setdefault(title, [])
-            for _ in self._steps(f"decisions, {title}", self.rounds):
+            for _ in steps(self.bars, f"decisions, {title}", self.rounds):
                 began = time.thread_time()  # it waits for nothing but a processor
                 choose(wanted, view, ways, before)
                 took.append(time.thread_time() - began)
@@ -270,14 +273,14 @@ class Run:
         vf = runtime.add(Pod("vf", "h1", _SEGMENT, device=device))
         fast, slow = (runtime.add(Pod(name, "n2", _SEGMENT)) for name in ("loud", _SILENT))
         matrix.converge([vf, fast, slow])
-        for _ in self._steps("dead switch", self.rounds):
+        for _ in steps(self.bars, "dead switch", self.rounds):
             self._killed(vf, fast, slow)
         for fault in ("die", "hang"):
-            for _ in self._steps(f"switch told to {fault}", self.rounds):
+            for _ in steps(self.bars, f"switch told to {fault}", self.rounds):
                 with probes.flow(vf, fast.ip(4), _PACE_S):
                     self._await_placed(vf, fast)
                 self._said(fault, switch_entries.NODE, fault)
-        for _ in self._steps("E2100 told to hang", self.rounds):
+        for _ in steps(self.bars, "E2100 told to hang", self.rounds):
             self._said("hang", e2100.NODE, "hang, an E2100")
 
     def _killed(self, vf: Station, fast: Station, slow: Station) -> None:
@@ -319,17 +322,6 @@ class Run:
 
     def _fault(self, *words: str, node: str = switch_entries.NODE) -> None:
         tell_switch(dpus.control(self.paths, self.topology.node(node)), *words)
-
-    # --- what is shown meanwhile ---
-
-    def _say(self, line: str) -> None:
-        self.bars.console.print(f"[dim]{line}[/dim]")
-
-    def _steps(self, title: str, count: int) -> Iterator[int]:
-        task = self.bars.add_task(title, total=count)
-        for number in range(count):
-            yield number
-            self.bars.advance(task)
 
 
 def run(rounds: int, target: Path | None) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
 from bench import one_agent, pool
 from bench.figures import YARDSTICK, Figure, fingerprint, median, tail
-from bench.in_lab import progress, require_root, scratch_lab
+from bench.in_lab import progress, require_root, say, scratch_lab, steps
 from bench.news import FlowMonitor, flow_monitor
 from bench.opi_node import (
     OpiClient,
@@ -110,7 +111,7 @@ class Run:
 
     def measure(self) -> None:
         """Bring the lab up and take every sample. Raises OverweaveError."""
-        lab.build(self.paths, self.topology, self._say)
+        lab.build(self.paths, self.topology, partial(say, self.bars))
         for name in (_DPU, _MANY):
             serve_opi(self.paths.node(name), _SEGMENT)
         add_representors(self.paths.node(_MANY), self.ports)
@@ -118,7 +119,9 @@ class Run:
         lab.start_agents(self.paths, self.topology.agents)
         lab.apply(self.paths, INTENT)
         self._one_at_a_time()
-        pool.Run(self.paths, _DPU, machine, self._steps, self.samples.pool).measure(self.rounds)
+        pool.Run(self.paths, _DPU, machine, partial(steps, self.bars), self.samples.pool).measure(
+            self.rounds
+        )
         self._all_ports()
 
     # --- one port more, among others ---
@@ -137,7 +140,7 @@ class Run:
             flow_monitor(switch / f"{dpus.BRIDGE}.mgmt", node) as monitor,
         ):
             client.create(_VFS - 1, port_mac(0), _SEGMENT)
-            for number in self._steps("ports, one at a time", self.rounds):
+            for number in steps(self.bars, "ports, one at a time", self.rounds):
                 for vf in range(_VFS - 1):
                     mac = port_mac(1 + number * _VFS + vf)
                     if (number + vf) % 2:
@@ -165,23 +168,12 @@ class Run:
         node = self.paths.node(_MANY)
         with OpiClient(node) as client:
             began = time.monotonic()
-            for number in self._steps(f"{self.ports:,} ports", self.ports):
+            for number in steps(self.bars, f"{self.ports:,} ports", self.ports):
                 started = time.monotonic()
                 client.create(number, port_mac(_FIRST_OF_MANY + number), _SEGMENT)
                 self.samples.all_ports.append(time.monotonic() - started)
             self.samples.all_took_s = time.monotonic() - began
             self.samples.memory_mb = one_agent.resident_mb(node)
-
-    # --- what is shown meanwhile ---
-
-    def _say(self, line: str) -> None:
-        self.bars.console.print(f"[dim]{line}[/dim]")
-
-    def _steps(self, title: str, count: int) -> Iterator[int]:
-        task = self.bars.add_task(title, total=count)
-        for number in range(count):
-            yield number
-            self.bars.advance(task)
 
 
 def run(rounds: int, ports: int, target: Path | None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from dataplane.lab import dpus, matrix, probes
 from dataplane.lab.probes import Pace, Station
 from dataplane.lab.scene import COLOURS, Colour
 from tests.system.dpu.conftest import BUSY, DpuScene, Talk, until
+from tests.system.test_lab_cli import Overweave
 from tests.system.test_wire import OUTER, PORTS, WRONG, capture, dissect
 
 BLUE = COLOURS[0]
@@ -78,6 +81,22 @@ class Traffic:
         until(lambda: probes.ping(near, address, Pace(3)).received == 0, what="still there")
         talk.scene.tell("port-back", "vf0")
         until(lambda: probes.ping(near, address, Pace(10)).lost == 0, what="not back")
+
+
+def judged(placed: DpuScene, packets: int) -> dict[tuple[str, str], Any]:
+    """Verify all paths; return what was counted of each, by node and path, where all agree."""
+    shown = Overweave(placed).run("verify", "--packets", str(packets), "-o", "json")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    (found,) = json.loads(shown.stdout)
+    print(found["verdict"])
+    assert found["verdict"].startswith("all agree, but in what the device cannot do: ")
+    assert (found["differences"], found["left_out"]) == ([], 0)
+    rows = {(row["node"], row["path"]): row for row in found["paths"]}
+    switch = rows["d1", "switch"]
+    assert (switch["unknown"], switch["not_observed"]) == (0, {})
+    assert min(switch["agree"], switch["handed_over"]) > 100
+    assert 0 < switch["excused"] < switch["agree"] / 2
+    return rows
 
 
 class Judged:
